@@ -1,0 +1,240 @@
+"""`AsyncClient`: one workspace, its endpoints and driver proxy apps."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+from urllib.parse import urlencode
+
+from . import target
+from .auth import Token, auth_for
+from .config import Config, resolve
+from .endpoints import AsyncDriverApp, AsyncEndpoint, Tasks
+from .errors import ConfigError
+from .io import AsyncLeaf, Leaf
+from .prompt import Options, Signature
+from .retry import Retry, Timeout
+from .transport import Transport
+
+MAX_CONNECTIONS = 1000
+
+
+class AsyncClient:
+    """Calls the models of one Databricks workspace; for asyncio and trio.
+
+    Making one sends nothing. It may be used from several event loops, one after another too: each has its own
+    connections, and they close with their loop. In plain code use `Client`, which has the same names.
+
+    Args:
+        host: the workspace, as https://name; default DATABRICKS_HOST, then the profile's.
+        token: a token, or a function (sync or async) that returns one, called before every attempt; default
+            DATABRICKS_TOKEN, then the profile's. A token goes only to the host it was configured with.
+        profile: a profile of ~/.databrickscfg.
+        retry: the policy of every call that has none of its own.
+        timeout: seconds for a whole call, or a `Timeout`.
+        max_connections: how many calls may be under way at once; further ones wait.
+        transport: an `httpx.AsyncBaseTransport` of yours to send with; it stays open when the client closes.
+        http_client: an `httpx.AsyncClient` of yours to send with, whose headers, proxies and TLS settings then apply
+            (its auth and redirects do not); it stays open when the client closes.
+        engine: "httpx" or None, which is the same.
+        headers: headers to send with every call.
+
+    Raises:
+        ConfigError: no host, no token, or something that cannot be used.
+    """
+
+    def __init__(
+        self,
+        host: str | None = None,
+        token: Token | None = None,
+        *,
+        profile: str | None = None,
+        retry: Retry | None = None,
+        timeout: float | Timeout | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        transport: Any = None,
+        http_client: Any = None,
+        engine: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        check(max_connections, transport, http_client, engine)
+        config = resolve(host, token, profile, env=os.environ)
+        leaf = AsyncLeaf(config.host, limit=max_connections, transport=transport, client=http_client)
+        self._join(config, leaf, Options().but(timeout, retry, headers))
+
+    def _join(self, config: Config, leaf: Leaf, options: Options) -> None:
+        self._config = config
+        self._transport = Transport(config.host, auth_for(config.token), leaf)
+        self._options = options
+        self._tasks = Tasks()
+        self._owns = True
+
+    @classmethod
+    def _over(cls, config: Config, leaf: Leaf, options: Options) -> AsyncClient:
+        """A client over any leaf: what `Client` drives, and what tests give their clocks to."""
+        client = cls.__new__(cls)
+        client._join(config, leaf, options)
+        return client
+
+    @property
+    def host(self) -> str:
+        """The workspace, as scheme://name[:port]."""
+        return self._config.host
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(host={self.host!r})"
+
+    def endpoint(
+        self,
+        name: str,
+        *,
+        task: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        transform_input: Callable[..., Any] | None = None,
+        transform_output: Callable[[Any], str] | None = None,
+        served_model: str | None = None,
+    ) -> AsyncEndpoint:
+        """A serving endpoint. Nothing is sent.
+
+        Args:
+            name: its name.
+            task: what it speaks ("llm/v1/chat" or "chat", "completions", "embeddings", "custom" …), so that
+                `complete` need not look it up.
+            params: parameters for every call.
+            transform_input: called with the request as keywords (prompt, stop where given, parameters); returns the
+                request to send, or a whole body (with messages, input, inputs, instances or dataframe_*).
+            transform_output: called with the answer (`predictions[0]` of a custom model, the whole JSON of the
+                others); returns the text.
+            served_model: one served entity behind the endpoint.
+
+        Raises:
+            ConfigError: no name, or no such task.
+        """
+        signature = Signature(params or {}, transform_input, transform_output)
+        path, kind = target.invocations_path(name, served_model), target.checked_task(task)
+        return AsyncEndpoint(self._transport, self._options, signature, path, name, self._tasks, kind)
+
+    def driver_app(
+        self,
+        port: int | str,
+        cluster_id: str | None = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        transform_input: Callable[..., Any] | None = None,
+        transform_output: Callable[[Any], str] | None = None,
+    ) -> AsyncDriverApp:
+        """A small HTTP server on a cluster's driver node, reached through the driver proxy. Nothing is sent.
+
+        Args:
+            port: where it listens, 3000 to 8000.
+            cluster_id: its cluster; default: the one this notebook runs on, or DATABRICKS_CLUSTER_ID.
+            params, transform_input, transform_output: as for `endpoint`; the output is the app's JSON.
+
+        Raises:
+            ConfigError: a port outside 3000 to 8000, or no cluster.
+        """
+        cluster = cluster_id or notebook_cluster() or self._config.cluster_id
+        if not cluster:
+            raise ConfigError(
+                "no cluster is known: pass cluster_id=, or set DATABRICKS_CLUSTER_ID (in a notebook on the cluster it "
+                "is found)."
+            )
+        signature = Signature(params or {}, transform_input, transform_output)
+        path = target.app_path(port, cluster)
+        return AsyncDriverApp(self._transport, self._options, signature, path, f"{cluster}:{port}")
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Call any REST path of the workspace.
+
+        Args:
+            method: GET, POST, ...
+            path: from "/" on, without the host: the token goes to this workspace only.
+            params: the query; None values are left out, booleans are true/false.
+            json: the body.
+            timeout, retry, headers: as for `AsyncEndpoint.complete`.
+
+        Returns:
+            The answer's JSON; its text where it is none; None where it is empty.
+
+        Raises:
+            ConfigError: `path` does not begin with one "/".
+            APIError: the call failed.
+        """
+        if not path.startswith("/") or path.startswith("//"):
+            raise ConfigError(f"path {path!r} begins with '/': the host is the client's own, {self.host}.")
+        options = self._options.but(timeout, retry, headers)
+        whole = path + (("&" if "?" in path else "?") + query if (query := _query(params)) else "")
+        answer = await self._transport.call(options.call(self._transport, method.upper(), whole, json))
+        try:
+            return json_module.loads(answer.raw.body) if answer.raw.body.strip() else None
+        except ValueError:
+            return answer.raw.text
+
+    def with_options(
+        self,
+        *,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncClient:
+        """The same client with other defaults. It shares the connections, and closing it closes nothing."""
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._options = self._options.but(timeout, retry, headers)
+        other._owns = False
+        return other
+
+    async def aclose(self) -> None:
+        """Close the connections. Calls after this raise RuntimeError."""
+        if self._owns:
+            await self._transport.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def check(max_connections: object, transport: object, http_client: object, engine: str | None) -> None:
+    """Arguments that cannot be used, or not together.
+
+    Raises:
+        ConfigError: which, and why.
+    """
+    if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
+        raise ConfigError(f"max_connections={max_connections!r} is a whole number from 1 up.")
+    if transport is not None and http_client is not None:
+        raise ConfigError("transport= and http_client= are two ways to say the same: pass one.")
+    if engine not in (None, "httpx"):
+        raise ConfigError(f"engine={engine!r} is not known; there is 'httpx'.")
+
+
+def notebook_cluster() -> str | None:
+    """The cluster of the notebook this runs in, or None."""
+    if "DATABRICKS_RUNTIME_VERSION" not in os.environ:
+        return None
+    try:
+        context = import_module("dbruntime.databricks_repl_context").get_context()
+    except ImportError:
+        return None
+    return getattr(context, "clusterId", None)
+
+
+def _query(params: Mapping[str, Any] | None) -> str:
+    shown = {True: "true", False: "false"}
+    pairs = ((name, value) for name, value in (params or {}).items() if value is not None)
+    return urlencode([(name, shown[value] if isinstance(value, bool) else value) for name, value in pairs], doseq=True)

@@ -1,0 +1,251 @@
+"""The HTTP engine: httpx, one connection at a time. The only room that builds httpx's objects.
+
+A `Wire` hands requests straight to an httpx transport. What `httpx.Client` adds (merging, cookies, redirects, its own
+auth) is not wanted for a model's call and costs more than the call; a user's own client is used whole.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import anyio
+import httpcore
+import httpx
+
+from .errors import APIConnectionError, APIError, APIResponseError, APITimeoutError, Raw
+
+# One connection a transport; the pool drops it earlier, so the engine's own expiry is only a second line.
+_ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
+_READ_AHEAD = 20_000  # pieces in the 64 KiB that h11 may have read ahead, at the very most
+_FAILURES = (httpx.TransportError, httpx.DecodingError)
+FOREVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One HTTP request, ready to send. `deadline` is on the leaf's clock, the others are seconds."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None
+    deadline: float
+    connect: float | None = None
+    queue: float | None = None
+
+
+class Wire:
+    """One connection, in either colour: its coroutines suspend over an async transport, and block over a sync one.
+
+    Attributes:
+        until: the deadline of what is being done; blocking operations are cut at it.
+        status, headers: the answer's head, once `send` has returned (names in lower case, no cookies).
+    """
+
+    def __init__(
+        self, respond: Callable[[Outgoing], Any], suspends: bool, line: _Line, hang_up: Callable[[], Any] | None = None
+    ) -> None:
+        self._respond = respond
+        self._suspends = suspends
+        self._line = line
+        self._hang_up = hang_up  # None: the connection is the user's own
+        self._served = 0
+        self._response: httpx.Response | None = None
+        self._parts: Any = None
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+
+    def cut_at(self, deadline: float) -> None:
+        """The deadline of the next operations."""
+        self._line.until = deadline
+
+    async def send(self, out: Outgoing) -> None:
+        """Send, and wait for the answer's head.
+
+        Raises:
+            APIConnectionError, APITimeoutError: there was none.
+        """
+        self.status = 0
+        try:
+            response = self._respond(out)
+            self._response = response = await response if self._suspends else response
+        except _FAILURES as error:
+            raise self._ours(error) from error
+        self.status, self.headers = response.status_code, _plain_headers(response)
+        self._parts = response.aiter_bytes() if self._suspends else response.iter_bytes()
+
+    async def read(self) -> bytes:
+        """The next piece of the body, decompressed; b"" at its end.
+
+        Raises:
+            APIConnectionError, APITimeoutError, APIResponseError: it did not come, or cannot be decompressed.
+        """
+        try:
+            piece: bytes = await anext(self._parts, b"") if self._suspends else next(self._parts, b"")
+        except _FAILURES as error:
+            raise self._ours(error) from error
+        if not piece:
+            self._parts = self._response = None
+            self._served += 1
+        return piece
+
+    async def close(self) -> None:
+        """Give the socket up: never raises, and no cancellation cuts it short."""
+        parts, response, self._parts, self._response = self._parts, self._response, None, None
+        try:
+            if not self._suspends:
+                if response is not None:
+                    response.close()
+                if self._hang_up is not None:
+                    self._hang_up()
+                return
+            with anyio.CancelScope(shield=True):
+                if response is not None:
+                    await response.aclose()
+                if self._hang_up is not None:
+                    await self._hang_up()
+                # The socket is gone, so what was read ahead comes and then an error; thus all the generators that
+                # httpx has stacked end here, not in the garbage collector (where trio warns of them).
+                for _ in range(_READ_AHEAD):
+                    if parts is None or not await anext(parts, b""):
+                        break
+        except Exception:  # noqa: BLE001, S110 - the socket is given up; why it complains concerns nobody
+            pass
+
+    def _ours(self, error: Exception) -> APIError:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raw = Raw(self.status, self.headers) if self.status else None
+        if isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)):
+            return APITimeoutError(f"no connection in time ({what})", sent=False)
+        if isinstance(error, httpx.TimeoutException):
+            return APITimeoutError(f"the answer did not come in time ({what})", raw=raw)
+        if isinstance(error, httpx.DecodingError):
+            return APIResponseError(f"the answer cannot be decompressed ({what})", raw=raw)
+        if isinstance(error, (httpx.ConnectError, httpx.ProxyError, httpx.UnsupportedProtocol)):
+            return APIConnectionError(f"no connection to the workspace ({what})", sent=False)
+        # A kept-alive connection that the server had closed meanwhile never carried the request to it.
+        stale = self._hang_up is not None and self._served > 0 and not self.status
+        return APIConnectionError(f"the connection broke ({what})", sent=not stale, raw=raw)
+
+
+class _Line:
+    """What a blocking connection's sockets look at: how long an operation may still take."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.until = FOREVER
+
+    def left(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float | None:
+        """Seconds that one operation may take."""
+        left = self.until - self.now()
+        if left <= 0:
+            raise late("the deadline has passed")
+        return timeout if left == FOREVER else left if timeout is None else min(left, timeout)
+
+
+class _BlockingBackend(httpcore.SyncBackend):
+    """What dials in plain code, cut at the deadline."""
+
+    def __init__(self, line: _Line) -> None:
+        self._line = line
+
+    def connect_tcp(self, host: str, port: int, timeout: float | None = None, *rest: Any, **options: Any) -> Any:
+        left = self._line.left(timeout, httpcore.ConnectTimeout)
+        return _BlockingStream(super().connect_tcp(host, port, left, *rest, **options), self._line)
+
+
+class _BlockingStream(httpcore.NetworkStream):
+    """A socket in plain code: every operation is cut at the deadline, so that a dripping server is too."""
+
+    def __init__(self, inner: httpcore.NetworkStream, line: _Line) -> None:
+        self._inner, self._line = inner, line
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, self._line.left(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, self._line.left(timeout, httpcore.WriteTimeout))
+
+    def start_tls(self, ssl_context: ssl.SSLContext, *args: Any, **options: Any) -> httpcore.NetworkStream:
+        return _BlockingStream(self._inner.start_tls(ssl_context, *args, **options), self._line)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """Building a context reads the whole CA bundle (15 to 100 ms): one for the process."""
+    return httpx.create_ssl_context()
+
+
+_url = lru_cache(maxsize=64)(httpx.URL)
+
+
+def _route(base: str) -> tuple[ssl.SSLContext, str | None]:
+    """TLS context and proxy (from the environment, as curl and requests read it) for a host."""
+    parts = urlsplit(base)
+    # A plain http host never uses the context, and an empty one is cheap.
+    context = _tls() if parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.hostname or ""):
+        return context, None
+    return context, proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _plain_headers(response: httpx.Response) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in response.headers.raw:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    headers.pop("set-cookie", None)  # a session is a secret, and nobody needs it here
+    return headers
+
+
+def wires(base: str, *, suspends: bool, now: Callable[[], float], transport: Any, client: Any) -> Callable[[], Wire]:
+    """How connections to `base` are made: each on a transport of its own, or all on the user's transport or client."""
+
+    def request(out: Outgoing) -> httpx.Request:
+        # Deadlines are kept by the leaf; a foreign transport in plain code is the one thing that it cannot cut.
+        left = None if suspends or transport is None or out.deadline == FOREVER else max(0.001, out.deadline - now())
+        timeout = {"connect": out.connect, "read": left, "write": left, "pool": None}
+        return httpx.Request(
+            out.method, _url(out.url), headers=dict(out.headers), content=out.body, extensions={"timeout": timeout}
+        )
+
+    def by_client(out: Outgoing) -> Any:
+        left = None if suspends or out.deadline == FOREVER else max(0.001, out.deadline - now())
+        timeout = httpx.Timeout(left, connect=out.connect)
+        built = client.build_request(out.method, out.url, headers=dict(out.headers), content=out.body, timeout=timeout)
+        return client.send(built, stream=True, auth=None, follow_redirects=False)
+
+    def foreign() -> Wire:
+        handle = transport and (transport.handle_async_request if suspends else transport.handle_request)
+        respond = by_client if transport is None else lambda out: handle(request(out))
+        return Wire(respond, suspends, _Line(now))
+
+    if transport is not None or client is not None:
+        return foreign
+    context, proxy = _route(base)
+
+    def own() -> Wire:
+        line = _Line(now)
+        if suspends:
+            dialler = httpx.AsyncHTTPTransport(verify=context, limits=_ONE, proxy=proxy)
+            return Wire(lambda out: dialler.handle_async_request(request(out)), True, line, dialler.aclose)
+        blocking = httpx.HTTPTransport(verify=context, limits=_ONE, proxy=proxy)
+        # httpx has no argument for httpcore's public `network_backend`.
+        blocking._pool._network_backend = _BlockingBackend(line)
+        return Wire(lambda out: blocking.handle_request(request(out)), False, line, blocking.close)
+
+    return own

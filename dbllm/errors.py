@@ -1,0 +1,194 @@
+"""Everything that can go wrong, as one tree.
+
+    DbllmError
+    ├── ConfigError                   what was configured cannot be used; nothing was sent
+    └── APIError                      a call failed
+        ├── APIConnectionError        no answer: DNS, TCP, TLS, or the connection broke
+        ├── APITimeoutError           no answer in time
+        ├── APIStatusError            the workspace answered, and it was not a success
+        │   ├── BadRequestError           400, 422
+        │   ├── AuthenticationError       401
+        │   ├── PermissionDeniedError     403
+        │   ├── NotFoundError             404
+        │   ├── ConflictError             409
+        │   ├── RequestTooLargeError      413
+        │   ├── RateLimitError            429
+        │   └── InternalServerError       5xx
+        ├── APIResponseError          a success whose body is not what was promised
+        └── StreamInterruptedError    a stream ended before its end
+
+A wrong argument (a list where one prompt belongs, a NaN) is a plain `TypeError` or `ValueError`,
+raised before anything is sent. Every error survives pickling, so that it can cross processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """What came over the wire: status, headers (lower-case names) and the undecoded body."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+    @property
+    def text(self) -> str:
+        """The body as text; bytes that are not UTF-8 are replaced."""
+        return self.body.decode("utf-8", "replace")
+
+
+class DbllmError(Exception):
+    """The root: `except DbllmError` catches all that dbllm raises of its own."""
+
+
+class ConfigError(DbllmError):
+    """Host, token, profile or an option cannot be used. Nothing was sent."""
+
+
+class APIError(DbllmError):
+    """A call failed.
+
+    Attributes:
+        detail: what happened, in the server's words where it gave any.
+        hint: what to do next.
+        status: HTTP status, or None when there was no answer.
+        error_code: Databricks' code, always a str ("RESOURCE_DOES_NOT_EXIST", "403"); "" when there is none.
+        request_id: the workspace's id of the request, for its support.
+        attempts: how often the call was tried, this failure included.
+        retry_after: seconds the server asked to wait, or None.
+        previous: the errors of the earlier attempts, oldest first.
+        raw: status, headers and body of the answer, or None when there was none.
+        sent: False only when the request cannot have reached the server, so that it surely did not run.
+    """
+
+    next_step: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        hint: str = "",
+        status: int | None = None,
+        error_code: str = "",
+        request_id: str | None = None,
+        attempts: int = 1,
+        retry_after: float | None = None,
+        raw: Raw | None = None,
+        sent: bool = True,
+    ) -> None:
+        super().__init__(detail)
+        self.detail, self.hint, self.raw, self.sent = detail, hint or self.next_step, raw, sent
+        self.status = raw.status if status is None and raw is not None else status
+        self.error_code, self.request_id, self.retry_after = error_code, request_id, retry_after
+        self.attempts = attempts
+        self.previous: tuple[APIError, ...] = ()
+
+    @property
+    def message(self) -> str:
+        """What happened and what to do next, in one text."""
+        return f"{_sentence(self.detail)} {self.hint}".strip()
+
+    def __str__(self) -> str:
+        code = "" if self.error_code == str(self.status) else self.error_code
+        head = " ".join(part for part in (f"HTTP {self.status}" if self.status else "", code) if part)
+        about = [f"request {self.request_id}"] if self.request_id else []
+        about += [f"{self.attempts} attempts"] if self.attempts > 1 else []
+        head = f"{head} ({', '.join(about)})".strip() if about else head
+        return f"{head}: {self.message}" if head else self.message
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    return text if not text or text[-1] in ".!?:>" else text + "."
+
+
+class APIConnectionError(APIError):
+    """The connection could not be made, or broke before the answer was whole."""
+
+    next_step = "Check that the host is right and reachable from here (DNS, proxy, firewall)."
+
+
+class APITimeoutError(APIError):
+    """The answer did not come in time. Unless `sent` is False the server may still be working on it."""
+
+    next_step = "Allow more time with timeout= (seconds) if the model is slow, or check that the endpoint is awake."
+
+
+class APIStatusError(APIError):
+    """The workspace answered with a status that is not a success."""
+
+
+class BadRequestError(APIStatusError):
+    """400 or 422: the endpoint does not understand the request."""
+
+    next_step = "Compare what was sent with what the endpoint expects."
+
+
+class AuthenticationError(APIStatusError):
+    """401: no credential, or one of a kind the workspace does not take."""
+
+    next_step = "Set DATABRICKS_TOKEN, pass token=, or name a profile that has one."
+
+
+class PermissionDeniedError(APIStatusError):
+    """403: the token is wrong or expired (Databricks answers 403 for that), or a permission is missing."""
+
+    next_step = (
+        "Check that the token belongs to this workspace and is not expired, and that its owner has "
+        "'Can Query' on the endpoint."
+    )
+
+
+class NotFoundError(APIStatusError):
+    """404: there is no such endpoint, scope, key or path."""
+
+    next_step = "Check the name and the workspace."
+
+
+class ConflictError(APIStatusError):
+    """409: it exists already, or is being changed just now."""
+
+    next_step = "Choose another name, or wait until the running update has ended."
+
+
+class RequestTooLargeError(APIStatusError):
+    """413: the body is over the limit (16 MB for custom models, 4 MB for the others)."""
+
+    next_step = "Send less in one call: split the input."
+
+
+class RateLimitError(APIStatusError):
+    """429: a rate limit of the endpoint, the user or the workspace."""
+
+    next_step = "Send less at a time, wait, or ask for a higher limit."
+
+
+class InternalServerError(APIStatusError):
+    """5xx: the workspace, the model behind it or the app failed."""
+
+    next_step = "Try again later; if it stays, look at the endpoint's logs."
+
+
+class APIResponseError(APIError):
+    """A success whose body is not what was promised; `raw` has it whole."""
+
+    next_step = "Look at error.raw for the whole answer."
+
+
+class StreamInterruptedError(APIError):
+    """A stream ended before its end; what had come is kept.
+
+    Attributes:
+        partial_text: the text that had arrived.
+        usage: the last usage that had arrived (a `Usage`), or None.
+    """
+
+    next_step = "What had arrived is in error.partial_text; ask again for the rest."
+
+    partial_text: str = ""
+    usage: object = None

@@ -1,0 +1,307 @@
+"""The two leaves, and the driver that runs the core without a loop. Only here, and in the engine, is waited.
+
+The core is written once, as coroutines that wait only through their leaf. `AsyncLeaf` waits with anyio (asyncio and
+trio). `BlockingLeaf` has the same methods, and they block instead of suspending; so one `send(None)` runs such a
+coroutine to its end. No thread, no hidden loop: it works inside a running loop, from many threads, after a fork.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import threading
+import time
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import anyio
+
+from .engine import FOREVER, Outgoing, wires
+from .errors import APITimeoutError, ConfigError, Raw
+from .pool import Exchange, Pool
+
+T = TypeVar("T")
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine of the core over a blocking leaf.
+
+    Raises:
+        RuntimeError: it suspended, so something in it waits elsewhere than in the leaf (a user's async function that
+            really waits, in a sync client); the message names it.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    error = RuntimeError(
+        f"{_waiting_in(coroutine)} waits for an event loop, and the sync Client has none: give Client plain functions "
+        "only, or use AsyncClient."
+    )
+    try:
+        coroutine.throw(error)  # what it holds is given back by its own finally blocks
+    except (RuntimeError, StopIteration) as raised:
+        if isinstance(raised, RuntimeError) and raised is not error:
+            raise
+    finally:
+        coroutine.close()
+    raise error
+
+
+def _waiting_in(coroutine: Any) -> str:
+    name = "a coroutine"
+    while coroutine is not None:
+        if (code := getattr(coroutine, "cr_code", None)) is not None:
+            name = f"{getattr(code, 'co_qualname', code.co_name)} ({os.path.basename(code.co_filename)})"
+        coroutine = getattr(coroutine, "cr_await", None)
+    return name
+
+
+class _Leaf(ABC):
+    """All that the core waits with, in one colour; the clocks are here for tests to put others in their place."""
+
+    name: str  # of the client, for messages
+    method: str  # what a transport of this colour has
+    closing: str  # what a client of this colour has
+
+    def __init__(self, base: str, *, limit: int, transport: Any = None, client: Any = None) -> None:
+        for given, argument, needed in ((transport, "transport", self.method), (client, "http_client", self.closing)):
+            if given is not None and not callable(getattr(given, needed, None)):  # duck-typed: forks of httpx fit
+                raise ConfigError(f"{self.name}({argument}=…) takes one with {needed}(), not {type(given).__name__}.")
+        suspends = self.closing == "aclose"
+        self.limit = limit
+        self.new_wire = wires(base, suspends=suspends, now=lambda: self.now(), transport=transport, client=client)
+
+    def now(self) -> float:
+        """Seconds of a clock that never goes back; deadlines are on it."""
+        return time.monotonic()
+
+    def wall(self) -> float:
+        """Epoch seconds."""
+        return time.time()
+
+    @abstractmethod
+    async def _pool(self) -> Pool:
+        """The pool of where this is called."""
+
+    async def send(self, out: Outgoing) -> Raw:
+        """One request, one whole answer."""
+        return await (await self._pool()).send(out)
+
+    async def open(self, out: Outgoing) -> Exchange:
+        """One request, and its answer up to the head."""
+        return await (await self._pool()).open(out)
+
+    async def read(self, exchange: Exchange, deadline: float) -> bytes:
+        """The next piece of an open answer; b"" at its end."""
+        return await (await self._pool()).carry(exchange, deadline, lambda: exchange.read(deadline))
+
+    async def call(self, function: Callable[[], T | Awaitable[T]]) -> T:
+        """Call a user's function, sync or async."""
+        result: Any = function()
+        return await result if inspect.isawaitable(result) else result  # type: ignore[no-any-return]
+
+
+def _left(deadline: float, now: float) -> float | None:
+    return None if deadline == FOREVER else max(0.0, deadline - now)
+
+
+def _too_late() -> APITimeoutError:
+    return APITimeoutError("another call of this client, which this one waits for, did not end in time", sent=False)
+
+
+# --- plain code -------------------------------------------------------------------------------------------------------
+
+
+class _Process:
+    """Where the blocking pool of one process lives; see `pool.Home`."""
+
+    def __init__(self, leaf: BlockingLeaf) -> None:
+        self.now, self.wire, self.event = leaf.now, leaf.new_wire, threading.Event
+        self.locks: dict[str, threading.Lock] = {}
+        self.pool = Pool(self, leaf.limit)
+
+    async def wait(self, event: Any, timeout: float | None) -> bool:
+        return bool(event.wait(timeout))
+
+    async def within(self, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T:
+        return await thunk()  # the wire looks at the deadline itself
+
+    def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        drive(thunk())
+
+
+class BlockingLeaf(_Leaf):
+    """The leaf of plain code: blocking HTTP, `time` and `threading`.
+
+    Every socket operation is cut at its deadline; a name look-up (DNS) is the operating system's and cannot be cut.
+    """
+
+    name, method, closing = "Client", "handle_request", "close"
+
+    def __init__(self, base: str, *, limit: int, transport: Any = None, client: Any = None) -> None:
+        super().__init__(base, limit=limit, transport=transport, client=client)
+        self._homes: dict[int, _Process] = {}
+        weakref.finalize(self, _close_process, self._homes)
+
+    def _home(self) -> _Process:
+        pid = os.getpid()  # a forked child never touches its parent's sockets
+        home = self._homes.get(pid)
+        return home if home is not None else self._homes.setdefault(pid, _Process(self))
+
+    async def _pool(self) -> Pool:
+        return self._home().pool
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)  # noqa: ASYNC251 - to block is what this leaf is for
+
+    @asynccontextmanager
+    async def lock(self, name: str, deadline: float) -> AsyncIterator[None]:
+        """A lock of that name; APITimeoutError at the deadline."""
+        lock = self._home().locks.setdefault(name, threading.Lock())
+        left = _left(deadline, self.now())
+        if not lock.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
+            raise _too_late()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    async def aclose(self) -> None:
+        """Close all connections of this process."""
+        if (home := self._homes.pop(os.getpid(), None)) is not None:
+            await home.pool.aclose()
+
+
+_parents: list[object] = []  # homes of other processes: to close or collect their sockets would disturb the parent
+
+
+def _close_process(homes: dict[int, _Process]) -> None:
+    """Close what a leaf that nobody closed has left open."""
+    home = homes.pop(os.getpid(), None)
+    _parents.extend(homes.values())
+    if home is not None:
+        drive(home.pool.aclose())
+
+
+# --- asyncio and trio -------------------------------------------------------------------------------------------------
+
+
+def _current_loop() -> Any:
+    """What the running loop is known by: asyncio's loop, or trio's token."""
+    asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")  # under one, the other is never imported by us
+    loop = asyncio._get_running_loop() if asyncio is not None else None
+    if loop is None and trio is not None and trio.lowlevel.in_trio_run():
+        loop = trio.lowlevel.current_trio_token()
+    if loop is None:
+        raise RuntimeError("AsyncClient needs a running event loop (asyncio or trio); in plain code use Client.")
+    return loop
+
+
+class _Loop:
+    """Where the pool of one event loop lives; see `pool.Home`."""
+
+    def __init__(self, leaf: AsyncLeaf, loop: Any) -> None:
+        self.now, self.wire, self.event = leaf.now, leaf.new_wire, anyio.Event
+        self._loop = loop
+        self._tasks: set[Any] = set()
+        self.locks: dict[str, anyio.Lock] = {}
+        self.pool = Pool(self, leaf.limit)
+        self.lifetime: AsyncGenerator[None, None]
+
+    async def wait(self, event: Any, timeout: float | None) -> bool:
+        with anyio.move_on_after(timeout):
+            await event.wait()
+        return bool(event.is_set())
+
+    async def within(self, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T:
+        with anyio.fail_after(_left(deadline, self.now())):
+            return await thunk()
+
+    def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            if hasattr(self._loop, "call_soon_threadsafe"):
+                self._loop.call_soon_threadsafe(self._spawn, thunk)
+            else:
+                self._loop.run_sync_soon(sys.modules["trio"].lowlevel.spawn_system_task, thunk)
+        except RuntimeError:  # the loop has ended, and its sockets with it
+            pass
+
+    def _spawn(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = self._loop.create_task(thunk())
+        self._tasks.add(task)  # asyncio itself keeps no strong reference
+        task.add_done_callback(self._tasks.discard)
+
+    @property
+    def ended(self) -> bool:
+        return bool(getattr(self._loop, "is_closed", bool)())
+
+
+class AsyncLeaf(_Leaf):
+    """The leaf of asyncio and trio: async HTTP and anyio. Each event loop has its own connections."""
+
+    name, method, closing = "AsyncClient", "handle_async_request", "aclose"
+
+    def __init__(self, base: str, *, limit: int, transport: Any = None, client: Any = None) -> None:
+        super().__init__(base, limit=limit, transport=transport, client=client)
+        self._homes: dict[tuple[int, object], _Loop] = {}
+
+    async def _home(self) -> _Loop:
+        key = (os.getpid(), _current_loop())
+        if (known := self._homes.get(key)) is not None:
+            return known
+        for old, past in list(self._homes.items()):
+            if old[0] != key[0] or past.ended:
+                _parents.extend([self._homes.pop(old)] if old[0] != key[0] else [])
+                self._homes.pop(old, None)
+        home = self._homes[key] = _Loop(self, key[1])
+        home.lifetime = self._lifetime(key, home.pool)
+        await anext(home.lifetime)
+        return home
+
+    async def _lifetime(self, key: tuple[int, object], pool: Pool) -> AsyncGenerator[None, None]:
+        """Advanced once, this is closed by the loop itself when it shuts down, and closes the pool there."""
+        try:
+            yield
+        finally:
+            self._homes.pop(key, None)
+            await pool.aclose()
+
+    async def _pool(self) -> Pool:
+        return (await self._home()).pool
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await anyio.sleep(seconds)
+
+    @asynccontextmanager
+    async def lock(self, name: str, deadline: float) -> AsyncIterator[None]:
+        """A lock of that name, in this loop; APITimeoutError at the deadline."""
+        lock = (await self._home()).locks.setdefault(name, anyio.Lock())
+        try:
+            with anyio.fail_after(_left(deadline, self.now())):
+                await lock.acquire()
+        except TimeoutError:
+            raise _too_late() from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    async def aclose(self) -> None:
+        """Close all connections of this loop; those of other live loops are closed there, soon."""
+        here = (os.getpid(), _current_loop())
+        for key, home in list(self._homes.items()):
+            if key == here:
+                await home.lifetime.aclose()
+            elif key[0] == here[0] and not home.ended:
+                home.soon(home.lifetime.aclose)
+
+
+Leaf = AsyncLeaf | BlockingLeaf

@@ -1,0 +1,184 @@
+"""From an answer that is no success to the error that says so. Pure.
+
+The bodies are those the Databricks REST API, the serving layer, proxied providers and proxies in between really
+send: JSON with a string or an integer `error_code`, a provider's own error inside `external_model_message`,
+OpenAI's and OAuth's shapes, SCIM's, bare text, HTML.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from . import errors
+from .errors import APIStatusError, Raw
+from .sse import Event
+
+_CLASSES: dict[int, type[APIStatusError]] = {
+    400: errors.BadRequestError,
+    401: errors.AuthenticationError,
+    403: errors.PermissionDeniedError,
+    404: errors.NotFoundError,
+    409: errors.ConflictError,
+    413: errors.RequestTooLargeError,
+    422: errors.BadRequestError,
+    429: errors.RateLimitError,
+}
+_CODES = ("error_code", "errorCode", "code", "type", "scimType")
+_TEXTS = ("message", "error_description", "errorSummary", "detail", "msg")
+_CODE_AND_TEXT = re.compile(r"\s*([A-Z][A-Z0-9_]{3,}):\s+(.+)", re.DOTALL)
+_REQUEST_ID = re.compile(r"\[ReqId: ([^\]\s]+)\]")
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+_SHOWN = 2000  # characters of a server's text that go into a message; the whole is on error.raw
+
+
+def status_error(raw: Raw, *, wall: float) -> APIStatusError:
+    """The typed error for an answer whose status is not 2xx. `wall` is the time now, in epoch seconds."""
+    code, detail, details = read_error(raw.body)
+    kind = _CLASSES.get(raw.status) or (errors.InternalServerError if raw.status >= 500 else APIStatusError)
+    hint = ""
+    if 300 <= raw.status < 400:
+        detail = f"the workspace answered with a redirect to {_place(raw.headers.get('location', ''))}"
+        hint = "dbllm follows no redirect, since the token would go along: check the host."
+    return kind(
+        detail or f"the server answered {raw.status} without a reason",
+        hint=hint,
+        error_code=code or str(raw.status),
+        request_id=request_id(raw.headers, detail),
+        retry_after=retry_after(raw.headers, details, wall=wall),
+        raw=raw,
+    )
+
+
+def request_id(headers: Mapping[str, str], detail: str = "") -> str | None:
+    """The request's id: header `x-request-id`, else the `[ReqId: …]` that Databricks writes into messages."""
+    found = headers.get("x-request-id") or headers.get("x-databricks-request-id")
+    if not found and (match := _REQUEST_ID.search(detail)):
+        found = match.group(1)
+    return found or None
+
+
+def read_error(body: bytes) -> tuple[str, str, list[Any]]:
+    """(error code, sentence, google.rpc details) of an error body; "" and [] where there is none."""
+    text = body.decode("utf-8", "replace").strip()
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return _code_in(text), _plain(text), []
+    if isinstance(content, dict):
+        details = content.get("details")
+        code, detail = _from_object(content)
+        return code, detail[:_SHOWN], details if isinstance(details, list) else []
+    return "", _plain(content if isinstance(content, str) else text), []
+
+
+def _from_object(content: dict[str, Any]) -> tuple[str, str]:
+    provider = content.get("external_model_message")
+    if provider is not None:
+        code, inner = _from_object(provider) if isinstance(provider, dict) else ("", str(provider))
+        said = content.get("error") or content.get("message") or "Received error from the external model"
+        return code or _word(content.get("error_code")), f"{said}: {inner}" if inner else str(said)
+    error = content.get("error")
+    if isinstance(error, dict):
+        code, detail = _from_object(error)
+        return code or _word(content.get("error_code")), detail
+    code = next((word for key in _CODES if (word := _word(content.get(key)))), "")
+    detail = next((str(content[key]) for key in _TEXTS if content.get(key)), "")
+    if isinstance(error, str):  # OAuth: {"error": code, "error_description": text}; others: {"error": text}
+        code, detail = (code or error, detail) if detail else (code, error)
+    if not detail:
+        detail = json.dumps(content, ensure_ascii=False)
+    return code, detail
+
+
+def _word(value: object) -> str:
+    """A code as a str; Databricks sends some as integers, some providers as null."""
+    return "" if value is None or isinstance(value, (dict, list, bool)) else str(value)
+
+
+def _plain(text: str) -> str:
+    if "<html" in text[:2000].lower() or text[:9].lower() == "<!doctype":
+        title = _TITLE.search(text)
+        text = html.unescape(title.group(1) if title else _TAG.sub(" ", text))
+        text = "an HTML page: " + " ".join(text.split())
+    return text[:_SHOWN]
+
+
+def error_frame(event: Event) -> tuple[str, str] | None:
+    """(code, sentence) of an event that reports an error inside a 200 stream, or None.
+
+    Seen on the wire: `{"error": "text"}`, `{"error": {...}}`, `{"error_code", "message"}`, `{"type": "error", ...}`.
+    """
+    if event.type != "error":
+        if b'"error' not in event.data[:4096]:
+            return None  # the usual chunk, told apart without parsing it twice
+        try:
+            content = json.loads(event.data)
+        except ValueError:
+            return None
+        if not isinstance(content, dict) or content.get("choices"):
+            return None
+        if not (content.get("error") or content.get("error_code") or content.get("type") == "error"):
+            return None
+    code, detail, _ = read_error(event.data)
+    return code, detail
+
+
+def _code_in(text: str) -> str:
+    match = _CODE_AND_TEXT.match(text)
+    return match.group(1) if match else ""
+
+
+def _place(location: str) -> str:
+    return location.split("?", 1)[0] or "an unnamed place"
+
+
+def retry_after(headers: Mapping[str, str], details: list[Any] = [], *, wall: float) -> float | None:  # noqa: B006
+    """Seconds the server asks to wait, or None.
+
+    In this order: `retry-after-ms`, `retry-after` (seconds, or an HTTP date), google.rpc `RetryInfo.retry_delay` in
+    the body, `x-ratelimit-reset-*`. What is negative, not finite or not readable is ignored.
+    """
+    if (ms := _number(headers.get("retry-after-ms"))) is not None:
+        return ms / 1000
+    if value := headers.get("retry-after"):
+        if (seconds := _number(value)) is not None:
+            return seconds
+        if (date := _date(value)) is not None:
+            return max(0.0, date - wall)
+    for item in details:
+        if isinstance(item, dict) and "retry_delay" in item:
+            delay = str(item["retry_delay"]).strip().removesuffix("s")
+            if (seconds := _number(delay)) is not None:
+                return seconds
+    resets = (
+        _number(value.removesuffix("s")) for name, value in headers.items() if name.startswith("x-ratelimit-reset")
+    )
+    # A large number is a moment in epoch seconds, a small one a duration.
+    waits = [reset - wall if reset > 1e9 else reset for reset in resets if reset is not None]
+    return max((wait for wait in waits if wait >= 0), default=None)
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        number = float(value) if value is not None else math.nan
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _date(value: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(value)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+    if moment.tzinfo is None:  # "-0000": HTTP dates are GMT
+        moment = moment.replace(tzinfo=timezone.utc)
+    return moment.timestamp()

@@ -1,0 +1,218 @@
+"""The connections of one home (an event loop, or a process in plain code), and the exchanges over them.
+
+One text for both colours: it waits only through what its `Home` hands it.
+
+Each call in flight has an engine connection to itself, taken from a LIFO stack. The engine's own pool is never asked
+for a second connection, so neither its queue (quadratic in calls) nor its bookkeeping of cancelled waiters is ever
+used. How many may be open at once is decided here, by permits that belong to the exchange itself: whatever interrupts
+whom, the question is who still holds one, never what a counter says.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Protocol, TypeVar
+
+from .engine import FOREVER, Outgoing, Wire
+from .errors import APIResponseError, APITimeoutError, Raw
+
+T = TypeVar("T")
+
+IDLE_SECONDS = 4.0  # below the 5 s after which common servers (uvicorn, node) close an idle connection
+MAX_BODY = 256 * 2**20  # bytes after decompression; a model's answer is far below, a compression bomb is not
+
+
+class Event(Protocol):
+    """What a waiter waits for."""
+
+    def set(self) -> object: ...
+
+
+class Home(Protocol):
+    """What only the leaf can do for a pool."""
+
+    def wire(self) -> Wire: ...  # a new connection, not dialled yet
+    def event(self) -> Event: ...
+    async def wait(self, event: Any, timeout: float | None) -> bool: ...  # whether it was set in time
+    def now(self) -> float: ...  # the clock of deadlines, in seconds
+    async def within(self, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T: ...  # or TimeoutError
+    def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None: ...  # run it here, from any thread
+
+
+class Gate:
+    """At most `limit` exchanges at once; those that wait are served in order.
+
+    A permit is handed over inside `release`, before its new holder wakes: no one can slip in between, and a waiter
+    that is interrupted while it wakes gives back what it already holds.
+    """
+
+    def __init__(self, limit: int, home: Home) -> None:
+        self._limit = limit
+        self._home = home
+        self._lock = threading.Lock()
+        self._waiting: dict[Exchange, Event] = {}
+        self.holders: set[Exchange] = set()
+
+    async def acquire(self, holder: Exchange, timeout: float | None) -> bool:
+        """Whether a permit came in time."""
+        try:
+            with self._lock:
+                if len(self.holders) < self._limit and not self._waiting:
+                    self.holders.add(holder)
+                    return True
+                event = self._waiting[holder] = self._home.event()
+            if await self._home.wait(event, timeout):
+                return True
+        except BaseException:
+            self.release(holder)
+            raise
+        self.release(holder)
+        return False
+
+    def release(self, holder: Exchange) -> None:
+        """Give back the permit, or the place in the queue; who has neither changes nothing."""
+        with self._lock:
+            self._waiting.pop(holder, None)
+            self.holders.discard(holder)
+            while self._waiting and len(self.holders) < self._limit:
+                following = next(iter(self._waiting))
+                event = self._waiting.pop(following)
+                self.holders.add(following)
+                event.set()
+
+
+class Exchange:
+    """One request and its answer, on a connection that is its own until the answer is read to its end."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.wire: Wire | None = None
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+
+    async def start(self, out: Outgoing) -> None:
+        """Wait for a permit, send, and wait for the answer's head."""
+        pool = self._pool
+        left = out.deadline - pool.home.now()
+        patience = left if out.queue is None else min(left, out.queue)
+        if left <= 0 or not await pool.gate.acquire(self, None if patience == FOREVER else patience):
+            hint = "More calls are under way than max_connections allows: raise it, or send fewer at a time."
+            raise APITimeoutError(f"no free connection within {max(0.0, patience):.1f} s", hint=hint, sent=False)
+        self.wire = wire = await pool.take()
+        wire.cut_at(out.deadline)
+        await wire.send(out)
+        self.status, self.headers = wire.status, wire.headers
+
+    async def read(self, deadline: float) -> bytes:
+        """The next piece of the body; b"" at its end, and ever after."""
+        wire = self.wire
+        if wire is None:
+            return b""
+        wire.cut_at(deadline)
+        piece = await wire.read()
+        if not piece:
+            self.wire = None
+            self._pool.give_back(self, wire)
+        return piece
+
+    async def rest(self, deadline: float) -> bytes:
+        """What is left of the body; APIResponseError when that is over 256 MiB."""
+        parts: list[bytes] = []
+        size = 0
+        while piece := await self.read(deadline):
+            parts.append(piece)
+            size += len(piece)
+            if size > MAX_BODY:
+                raise APIResponseError(f"the answer is over {MAX_BODY} bytes", raw=Raw(self.status, self.headers))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def aclose(self) -> None:
+        """End it; a connection whose answer was not read to its end is never used again."""
+        wire, self.wire = self.wire, None
+        self._pool.gate.release(self)
+        if wire is not None:
+            await wire.close()
+
+    def abandon(self) -> None:
+        """End it from where nothing can be awaited: a finalizer, or a coroutine that is being closed."""
+        if self.wire is not None:
+            self._pool.home.soon(self.aclose)
+        else:
+            self._pool.gate.release(self)
+
+
+class Pool:
+    """The open connections of one home."""
+
+    def __init__(self, home: Home, limit: int) -> None:
+        self.home = home
+        self.gate = Gate(limit, home)
+        # A stack: the last one used is the warmest, the first one the next to expire.
+        self._idle: list[tuple[Wire, float]] = []
+
+    async def send(self, out: Outgoing) -> Raw:
+        """Send a request and read the whole answer.
+
+        Raises:
+            APIConnectionError, APITimeoutError: no answer, or not all of it.
+            APIResponseError: a body over 256 MiB.
+        """
+        exchange = Exchange(self)
+
+        async def whole() -> bytes:
+            await exchange.start(out)
+            return await exchange.rest(out.deadline)
+
+        body = await self.carry(exchange, out.deadline, whole)
+        return Raw(exchange.status, exchange.headers, body)
+
+    async def open(self, out: Outgoing) -> Exchange:
+        """Send a request and wait for the answer's head; the caller reads (through `carry`) and closes."""
+        exchange = Exchange(self)
+        await self.carry(exchange, out.deadline, lambda: exchange.start(out))
+        return exchange
+
+    async def carry(self, exchange: Exchange, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T:
+        """Do something with an exchange before a deadline; whatever goes wrong ends the exchange."""
+        try:
+            return await self.home.within(deadline, thunk)
+        except GeneratorExit:  # nothing may be awaited any more
+            exchange.abandon()
+            raise
+        except TimeoutError:
+            sent = exchange.wire is not None  # else it waited for a connection all the time
+            raw = Raw(exchange.status, exchange.headers) if exchange.status else None
+            await exchange.aclose()
+            raise APITimeoutError("the answer did not come in time", sent=sent, raw=raw) from None
+        except BaseException:
+            await exchange.aclose()
+            raise
+
+    async def take(self) -> Wire:
+        """The warmest idle connection, or a new one."""
+        expired = self.home.now() - IDLE_SECONDS
+        stale: list[Wire] = []
+        try:
+            while self._idle[0][1] < expired:
+                stale.append(self._idle.pop(0)[0])
+        except IndexError:  # none is left, or another thread was quicker
+            pass
+        for wire in stale:
+            await wire.close()
+        try:
+            return self._idle.pop()[0]
+        except IndexError:
+            return self.home.wire()
+
+    def give_back(self, exchange: Exchange, wire: Wire) -> None:
+        """The answer was read to its end: the connection may serve the next call."""
+        self._idle.append((wire, self.home.now()))
+        self.gate.release(exchange)
+
+    async def aclose(self) -> None:
+        """Close all connections, also those in use: their calls fail."""
+        while self._idle:
+            await self._idle.pop()[0].close()
+        for exchange in tuple(self.gate.holders):
+            await exchange.aclose()

@@ -1,0 +1,432 @@
+"""What goes over the wire and what comes back, typed and without loss.
+
+Unknown fields survive (`model_extra`), and what Databricks' own answers leave out or set to null may be missing here
+too. What dbllm knows about the call (`request_id`, `attempts`, `raw`) stays out of `model_dump()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr, StrictStr, ValidationError
+
+from .errors import APIResponseError, Raw
+
+T = TypeVar("T")
+
+
+class WireModel(BaseModel):
+    """A JSON object as it goes over the wire; fields that have no name here are kept."""
+
+    # Built at first use: a program that only embeds never pays for the chat models.
+    model_config = ConfigDict(extra="allow", defer_build=True, protected_namespaces=())
+
+
+class Meta(NamedTuple):
+    """What is known of the call behind an answer."""
+
+    request_id: str | None = None
+    attempts: int = 1
+    raw: Raw | None = None
+
+    def unexpected(self, detail: str, hint: str = "") -> APIResponseError:
+        """The error for an answer that is not what was promised; it keeps the whole answer."""
+        return APIResponseError(detail, hint=hint, request_id=self.request_id, attempts=self.attempts, raw=self.raw)
+
+
+class Reply(WireModel):
+    """An answer and the call that brought it."""
+
+    _meta: Meta = PrivateAttr(default=Meta())
+
+    @property
+    def request_id(self) -> str | None:
+        """The workspace's id of the request (header `x-request-id`)."""
+        return self._meta.request_id
+
+    @property
+    def attempts(self) -> int:
+        """How often the call was sent until this answer came."""
+        return self._meta.attempts
+
+    @property
+    def raw(self) -> Raw | None:
+        """Status, headers and body as they came (no body for a stream)."""
+        return self._meta.raw
+
+
+class PromptRequest(WireModel):
+    """The prompt/stop signature: `{"prompt": str, "stop"?: [str], ...}`; further fields are the model's parameters.
+
+    A custom MLflow model takes it as one row, a driver proxy app as the body; both answer a string.
+    """
+
+    prompt: StrictStr
+    stop: list[StrictStr] | None = None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters beside prompt and stop, as they came."""
+        return dict(self.model_extra or {})
+
+
+class Usage(WireModel):
+    """Tokens billed. Embeddings have no completion tokens; any of them may be missing."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+class FunctionCall(WireModel):
+    """The function a model wants called; `arguments` is JSON text as the model wrote it."""
+
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class ToolCall(WireModel):
+    """One call of a tool; in a stream's pieces `index` says which call a piece belongs to."""
+
+    id: str | None = None
+    type: str | None = None
+    function: FunctionCall | None = None
+
+
+Content = str | list[Any] | None
+
+
+def content_text(content: Content) -> str:
+    """The text of a message's content: itself, or the `text` items of a list (reasoning and images are left out)."""
+    if isinstance(content, str):
+        return content
+    return "".join(
+        item if isinstance(item, str) else str(item.get("text") or "")
+        for item in content or ()
+        if isinstance(item, str) or (isinstance(item, dict) and item.get("type") in ("text", "output_text"))
+    )
+
+
+class Message(WireModel):
+    """One message of a chat: `content` is text, null (a pure tool call) or a list of content items."""
+
+    role: str = "assistant"
+    content: Content = None
+    tool_calls: list[ToolCall] | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as text; "" where there is none."""
+        return content_text(self.content)
+
+    def as_wire(self) -> dict[str, Any]:
+        """The message as it is sent: what was set, and nothing that was not."""
+        return {"role": self.role, **self.model_dump(exclude_unset=True)}
+
+
+class Choice(WireModel):
+    """One of the `n` answers."""
+
+    index: int = 0
+    message: Message
+    finish_reason: str | None = None
+
+
+class Head(WireModel):
+    """What chat and completions answers, and their chunks, have in common; any of it may be missing.
+
+    `model` is the provider's model, not the endpoint's name. `created` is in epoch seconds.
+    """
+
+    id: str | None = None
+    object: str | None = None
+    created: int | float | None = None
+    model: str | None = None
+    usage: Usage | None = None
+
+
+class ChatCompletion(Head, Reply):
+    """Answer of `llm/v1/chat`."""
+
+    choices: list[Choice]
+
+    @property
+    def message(self) -> Message:
+        """The first choice's message.
+
+        Raises:
+            APIResponseError: the answer has no choices.
+        """
+        return _first(self.choices, self._meta).message
+
+    @property
+    def text(self) -> str:
+        """The first choice's text; "" for a pure tool call."""
+        return self.message.text
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first choice ended: stop, length, tool_calls, content_filter …; None when the model does not say."""
+        return _first(self.choices, self._meta).finish_reason
+
+
+class CompletionChoice(WireModel):
+    """One of the `n` continuations."""
+
+    index: int = 0
+    text: str = ""
+    finish_reason: str | None = None
+
+
+class Completion(Head, Reply):
+    """Answer of `llm/v1/completions`."""
+
+    choices: list[CompletionChoice]
+
+    @property
+    def text(self) -> str:
+        """The first choice's text.
+
+        Raises:
+            APIResponseError: the answer has no choices.
+        """
+        return _first(self.choices, self._meta).text
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first choice ended, or None."""
+        return _first(self.choices, self._meta).finish_reason
+
+
+class Delta(WireModel):
+    """What a chunk adds to a message."""
+
+    role: str | None = None
+    content: Content = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class ChunkChoice(WireModel):
+    """What a chunk adds to one choice."""
+
+    index: int = 0
+    delta: Delta
+    finish_reason: str | None = None
+
+
+class ChatCompletionChunk(Head):
+    """One piece of a streamed chat. `choices` may be empty; `usage`, where it comes, is cumulative: never add it up."""
+
+    choices: list[ChunkChoice] = []
+
+    @property
+    def text(self) -> str:
+        """The text this piece adds to the first choice."""
+        return "".join(content_text(choice.delta.content) for choice in self.choices if choice.index == 0)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Set on the first choice's last piece."""
+        return next((choice.finish_reason for choice in self.choices if choice.index == 0), None)
+
+
+class CompletionChunk(Head):
+    """One piece of streamed text: of `llm/v1/completions`, or of any other endpoint through `stream_complete`."""
+
+    choices: list[CompletionChoice] = []
+
+    @property
+    def text(self) -> str:
+        """The text this piece adds to the first choice."""
+        return "".join(choice.text for choice in self.choices if choice.index == 0)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Set on the first choice's last piece."""
+        return next((choice.finish_reason for choice in self.choices if choice.index == 0), None)
+
+    @classmethod
+    def of(cls, text: str, finish_reason: str | None = None, usage: Usage | None = None) -> CompletionChunk:
+        """A chunk that carries `text`."""
+        return cls(choices=[CompletionChoice(text=text, finish_reason=finish_reason)], usage=usage)
+
+
+class Embedding(WireModel):
+    """One vector and the place of its text in the request."""
+
+    index: int | None = None
+    embedding: list[float]
+
+
+class Embeddings(Reply):
+    """Answer of `llm/v1/embeddings`."""
+
+    object: str | None = None
+    model: str | None = None
+    data: list[Embedding]
+    usage: Usage | None = None
+
+    @property
+    def vectors(self) -> list[list[float]]:
+        """The vectors in the order of the texts, whatever order they came in."""
+        places = ((item.index if item.index is not None else place, item) for place, item in enumerate(self.data))
+        return [item.embedding for _, item in sorted(places, key=lambda pair: pair[0])]
+
+
+class Predictions(Reply):
+    """Answer of a custom model: `{"predictions": …}`, or the bare output of a model that leaves the wrapper out."""
+
+    predictions: Any
+
+    @property
+    def first(self) -> Any:
+        """The first row's prediction, or the prediction itself where it is no list.
+
+        Raises:
+            APIResponseError: the list is empty.
+        """
+        if isinstance(self.predictions, list):
+            return _first(self.predictions, self._meta, "predictions")
+        return self.predictions
+
+
+def _first(items: list[T], meta: Meta, what: str = "choices") -> T:
+    if not items:
+        raise meta.unexpected(f"the answer has no {what}")
+    return items[0]
+
+
+def answer_text(answer: Any) -> str | None:
+    """The text in any answer that has one place for it, or None.
+
+    A bare string; `choices` (chat, completions), `candidates` (llama2/chat), `messages` (agent/v2/chat), `output`
+    (agent responses); a list stands for its first item.
+    """
+    if isinstance(answer, str):
+        return answer
+    if isinstance(answer, list):
+        return answer_text(answer[0]) if answer else None
+    if not isinstance(answer, dict):
+        return None
+    for key in ("choices", "candidates"):
+        if isinstance(answer.get(key), list) and answer[key] and isinstance(choice := answer[key][0], dict):
+            if isinstance(message := choice.get("message"), dict):
+                return content_text(message.get("content"))
+            return choice["text"] if isinstance(choice.get("text"), str) else None
+    if isinstance(messages := answer.get("messages"), list) and messages and isinstance(messages[-1], dict):
+        return content_text(messages[-1].get("content"))
+    if isinstance(output := answer.get("output"), list):
+        said = [item for item in output if isinstance(item, dict) and item.get("type") == "message"]
+        return "".join(content_text(item.get("content")) for item in said)
+    return None
+
+
+def first_flaw(error: ValidationError) -> str:
+    """Where and why a JSON text is not the schema, in one sentence without the values themselves."""
+    flaw = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in flaw["loc"])
+    return f"{place}: {flaw['msg']}" if place else flaw["msg"]
+
+
+def assemble_chat(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
+    """The whole answer from its chunks: texts joined, tool calls merged by index, the last usage kept."""
+    head, choices = _gather([chunk.model_dump(exclude_unset=True) for chunk in chunks])
+    whole = [{**choice, "message": {"role": "assistant", **_tidy(choice.pop("delta", {}))}} for choice in choices]
+    return ChatCompletion.model_validate({**head, "object": "chat.completion", "choices": whole})
+
+
+def assemble_completion(chunks: Iterable[CompletionChunk]) -> Completion:
+    """The whole answer from its chunks."""
+    head, choices = _gather([chunk.model_dump(exclude_unset=True) for chunk in chunks])
+    return Completion.model_validate({**head, "object": "text_completion", "choices": choices})
+
+
+def _gather(chunks: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    head: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    for chunk in chunks:
+        for choice in chunk.pop("choices", None) or ():
+            place = choice.setdefault("index", 0)
+            choices[place] = _grow(choices.get(place, {}), choice)
+        head.update({key: value for key, value in chunk.items() if value is not None})
+    return head, [choices[place] for place in sorted(choices)]
+
+
+# Strings that name a thing come whole, though some servers repeat them on every piece; all others grow.
+_WHOLE = frozenset({"role", "type", "id", "name", "finish_reason", "object", "model", "signature"})
+
+
+def _grow(known: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
+    for key, value in piece.items():
+        before = known.get(key)
+        if value is None or (key in _WHOLE and before and not value):
+            known.setdefault(key, value)
+        elif isinstance(value, str) and isinstance(before, str) and key not in _WHOLE:
+            known[key] = before + value
+        elif isinstance(value, dict) and isinstance(before, dict):
+            known[key] = _grow(before, value)
+        elif isinstance(value, list):
+            known[key] = _grow_list(before if isinstance(before, list) else _as_items(before), value)
+        elif isinstance(value, str) and isinstance(before, list):
+            known[key] = [*before, *_as_items(value)]
+        else:
+            known[key] = value
+    return known
+
+
+def _as_items(text: object) -> list[Any]:
+    return [{"type": "text", "text": text}] if text and isinstance(text, str) else []
+
+
+def _grow_list(known: list[Any], pieces: list[Any]) -> list[Any]:
+    for piece in pieces:
+        index = piece.get("index") if isinstance(piece, dict) else None
+        same = next((item for item in known if index is not None and item.get("index") == index), None)
+        if same is None:
+            known.append(piece)
+        else:
+            _grow(same, piece)
+    return known
+
+
+def _tidy(delta: dict[str, Any]) -> dict[str, Any]:
+    """Drop the places that only a stream's pieces need from the tool calls of a whole message."""
+    for call in delta.get("tool_calls") or ():
+        call.pop("index", None)
+    return delta
+
+
+def text_chunk(content: Any) -> CompletionChunk:
+    """Any server's piece of streamed text as a `CompletionChunk`, told by its shape.
+
+    A JSON string (driver apps, custom models), chat and completions chunks, `agent` deltas, the events of
+    `agent/v*/responses`; and a whole answer, from a server that does not stream. What has no text gives none.
+    """
+    if not isinstance(content, dict):
+        return CompletionChunk.of(answer_text(content) or "")
+    if isinstance(choices := content.get("choices"), list):
+        return CompletionChunk.model_validate({**content, "choices": [_text_choice(choice) for choice in choices]})
+    if isinstance(delta := content.get("delta"), dict):
+        return CompletionChunk.of(content_text(delta.get("content")))
+    if isinstance(event := content.get("type"), str) and "." in event:
+        ended = event.endswith(".completed")
+        usage = (content.get("response") or {}).get("usage") if ended else None
+        text = content.get("delta") if event == "response.output_text.delta" else ""
+        return CompletionChunk.of(str(text or ""), "stop" if ended else None, _responses_usage(usage))
+    return CompletionChunk.of(answer_text(content.get("predictions", content)) or "")
+
+
+def _text_choice(choice: Any) -> Any:
+    if not isinstance(choice, dict) or "text" in choice:
+        return choice
+    rest = {key: value for key, value in choice.items() if key not in ("delta", "message")}
+    said = choice.get("delta") or choice.get("message") or {}
+    return {**rest, "text": content_text(said.get("content")) if isinstance(said, dict) else ""}
+
+
+def _responses_usage(usage: Any) -> Usage | None:
+    if not isinstance(usage, dict):
+        return None
+    names = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
+    return Usage.model_validate({names.get(key, key): value for key, value in usage.items()})

@@ -1,0 +1,241 @@
+"""A streamed answer, chunk by chunk, in both colours.
+
+Classes with `__anext__` and `__next__`, never generators: they may be closed from anywhere and at any time, and no
+cancel scope is open while the caller holds a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from .engine import FOREVER
+from .errors import APIError, Raw, StreamInterruptedError
+from .io import drive
+from .judge import error_frame
+from .schema import ChatCompletionChunk, CompletionChunk, Meta, Usage
+from .transport import Opened, Transport
+
+C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk)
+R = TypeVar("R")
+
+_AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is usually there already
+
+
+class Reading(Generic[C, R]):
+    """What both colours of a stream share: the chunks so far, and the coroutines that get the next one."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        start: Callable[[], Awaitable[Opened]],
+        parse: Callable[[bytes, Opened], C],
+        assemble: Callable[[list[C], Meta], R],
+        patience: float | None,
+    ) -> None:
+        self._transport = transport
+        self._start = start
+        self._parse = parse
+        self._assemble = assemble
+        self._patience = patience  # seconds from one event to the next
+        self._opened: Opened | None = None
+        self._chunks: list[C] = []
+        self._complete = False  # [DONE], a finish_reason or a whole answer has come
+        self._ended = False
+        self._busy = False
+
+    @property
+    def text(self) -> str:
+        """The text that has arrived so far."""
+        return "".join(chunk.text for chunk in self._chunks)
+
+    @property
+    def usage(self) -> Usage | None:
+        """The last usage that has arrived: servers that send it on every chunk send it cumulated."""
+        return next((chunk.usage for chunk in reversed(self._chunks) if chunk.usage is not None), None)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended, once that is known."""
+        return next((chunk.finish_reason for chunk in reversed(self._chunks) if chunk.finish_reason), None)
+
+    @property
+    def request_id(self) -> str | None:
+        """The workspace's id of the request, once the stream is open."""
+        return self._opened.meta.request_id if self._opened else None
+
+    @property
+    def attempts(self) -> int:
+        """How often the call was sent until it opened; 0 before."""
+        return self._opened.attempts if self._opened else 0
+
+    @property
+    def raw(self) -> Raw | None:
+        """Status and headers, once the stream is open."""
+        return self._opened.raw if self._opened else None
+
+    def __del__(self) -> None:
+        self._abandon()
+
+    def _abandon(self) -> None:
+        opened = getattr(self, "_opened", None)
+        if opened is not None and opened.exchange is not None and not self._ended:
+            self._ended = True
+            opened.exchange.abandon()
+
+    async def _open(self) -> Opened:
+        if self._ended and self._opened is None:
+            raise RuntimeError("this stream is closed; call the verb again for a new one.")
+        if self._opened is None:
+            self._opened = await self._start()
+        return self._opened
+
+    async def _close(self) -> None:
+        self._ended = True
+        if self._opened is not None and self._opened.exchange is not None:
+            await self._opened.exchange.aclose()
+
+    async def _next(self) -> C | None:
+        """The next chunk; None at the end."""
+        if self._busy:
+            raise RuntimeError(
+                "this stream is read twice at once: read it in one place, and hand the chunks out there."
+            )
+        self._busy = True
+        try:
+            return await self._advance()
+        except GeneratorExit:  # nothing may be awaited any more
+            self._abandon()
+            raise
+        except BaseException:
+            await self._close()
+            raise
+        finally:
+            self._busy = False
+
+    async def _final(self) -> R:
+        while await self._next() is not None:
+            pass
+        if self._opened is None or not self._complete:
+            raise self._broken("the stream was closed before its end")
+        return self._assemble(self._chunks, self._opened.meta)
+
+    async def _advance(self) -> C | None:
+        if self._ended:
+            return None
+        opened = await self._open()
+        if opened.exchange is None:  # a whole answer is one chunk
+            self._complete = self._ended = True
+            return self._keep(self._parse(opened.raw.body, opened))
+        if not await self._more(opened):
+            if not self._complete:
+                raise self._broken("the stream ended before the model did")
+            await self._close()
+            return None
+        event = opened.events.popleft()
+        if event.data.strip() == b"[DONE]":
+            self._complete = True
+            await self._drain(opened)
+            return None
+        if frame := error_frame(event):
+            raise self._broken(f"the stream reported an error: {frame[1]}", frame[0])
+        chunk = self._keep(self._parse(event.data, opened))
+        self._complete = self._complete or bool(chunk.finish_reason)
+        return chunk
+
+    def _keep(self, chunk: C) -> C:
+        self._chunks.append(chunk)
+        return chunk
+
+    async def _more(self, opened: Opened) -> bool:
+        patience = FOREVER if self._patience is None else self._patience
+        try:
+            return await self._transport.more(opened, self._transport.leaf.now() + patience)
+        except APIError as error:
+            raise self._broken(error.detail) from error
+
+    async def _drain(self, opened: Opened) -> None:
+        """Read the end that follows [DONE], so that the connection can serve the next call."""
+        leaf = self._transport.leaf
+        try:
+            while opened.exchange is not None and await leaf.read(opened.exchange, leaf.now() + _AFTER_DONE):
+                pass
+        except APIError:  # the answer is whole; only the connection is lost
+            pass
+        await self._close()
+
+    def _broken(self, detail: str, code: str = "") -> StreamInterruptedError:
+        opened = self._opened or Opened(Raw(0))
+        return opened.interrupted(detail, code, self.text, self.usage)
+
+
+class AsyncStream(Reading[C, R]):
+    """A streamed answer.
+
+    Use it in `async with`, so that leaving the block closes the connection and the model stops; `async for` gives the
+    chunks, and `final()` the whole answer, also after some or all chunks have been taken.
+    """
+
+    async def __aenter__(self) -> AsyncStream[C, R]:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    def __aiter__(self) -> AsyncStream[C, R]:
+        return self
+
+    async def __anext__(self) -> C:
+        """The next chunk.
+
+        Raises:
+            StreamInterruptedError: the stream broke, stalled, reported an error or ended too early.
+            APIResponseError: a chunk is not what was promised.
+            RuntimeError: another task is waiting for a chunk of this stream.
+        """
+        chunk = await self._next()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def final(self) -> R:
+        """The whole answer, of the type the verb without `stream_` returns; reads what has not been read yet.
+
+        Raises:
+            StreamInterruptedError: the stream broke, or was closed before its end.
+        """
+        return await self._final()
+
+    async def aclose(self) -> None:
+        """Close the connection; the model behind it stops. Closing twice is harmless."""
+        await self._close()
+
+
+class Stream(Reading[C, R]):
+    """A streamed answer in plain code: `with`, `for` and `final()`, as `AsyncStream` has them with `async`."""
+
+    def __enter__(self) -> Stream[C, R]:
+        drive(self._open())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Stream[C, R]:
+        return self
+
+    def __next__(self) -> C:
+        """The next chunk; raises as `AsyncStream.__anext__` does."""
+        chunk = drive(self._next())
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def final(self) -> R:
+        """The whole answer; see `AsyncStream.final`."""
+        return drive(self._final())
+
+    def close(self) -> None:
+        """Close the connection; the model behind it stops. Closing twice is harmless."""
+        drive(self._close())

@@ -1,0 +1,300 @@
+"""Where a call goes and in which envelope. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any, Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from .errors import ConfigError
+from .schema import Message
+
+Kind = Literal["chat", "completions", "embeddings", "responses", "agent", "custom", "app"]
+"""What an endpoint speaks; "agent" is `agent/v2/chat`, "app" a driver proxy app."""
+
+FALLBACK: tuple[Kind, ...] = ("chat", "completions", "custom")
+"""The order in which `complete` tries where the look-up is forbidden."""
+
+ENVELOPE_KEYS = frozenset({"messages", "input", "inputs", "instances", "dataframe_records", "dataframe_split"})
+"""A transform's result that has one of these is the whole body."""
+
+_KINDS: dict[str, Kind] = {
+    "llm/v1/chat": "chat",
+    "agent/v1/chat": "chat",
+    "llm/v1/completions": "completions",
+    "llm/v1/embeddings": "embeddings",
+    "agent/v1/responses": "responses",
+    "agent/v2/responses": "responses",
+    "agent/v2/chat": "agent",
+    "chat": "chat",
+    "completions": "completions",
+    "embeddings": "embeddings",
+    "responses": "responses",
+    "custom": "custom",
+}
+
+VERBS: dict[Kind, tuple[str, ...]] = {
+    "chat": ("complete", "chat"),
+    "completions": ("complete",),
+    "embeddings": ("embed",),
+    "responses": ("complete",),
+    "agent": ("complete", "chat"),
+    "custom": ("complete", "predict"),
+    "app": ("complete",),
+}
+
+
+def kind_of(task: str | None) -> Kind:
+    """What an endpoint of this `task` speaks. Databricks leaves `task` out for custom models."""
+    return _KINDS.get(task or "", "custom")
+
+
+def checked_task(task: str | None) -> Kind | None:
+    """The kind for a user's `task=`.
+
+    Raises:
+        ConfigError: no such task.
+    """
+    if task is not None and task not in _KINDS:
+        raise ConfigError(f"task={task!r} is not one of {', '.join(_KINDS)}.")
+    return _KINDS[task] if task is not None else None
+
+
+def guesses(kind: Kind | None, flat: Mapping[str, Any]) -> tuple[Kind, ...]:
+    """What to try on an endpoint: what it is, or in turn where that is unknown (unless the body is whole already)."""
+    if kind is not None:
+        return (kind,)
+    if not ENVELOPE_KEYS & flat.keys():
+        return FALLBACK
+    return ("chat",) if "messages" in flat else ("responses",) if "input" in flat else ("custom",)
+
+
+def quoted(name: str) -> str:
+    """A name as one segment of a path."""
+    return quote(name, safe="")
+
+
+def invocations_path(name: str, served_model: str | None = None) -> str:
+    """The path that calls a serving endpoint, or one served entity behind it (Databricks REST).
+
+    Raises:
+        ConfigError: no name.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise ConfigError(f"an endpoint needs a name, not {name!r}.")
+    served = f"/served-models/{quoted(served_model)}" if served_model else ""
+    return f"/serving-endpoints/{quoted(name)}{served}/invocations"
+
+
+def app_path(port: int | str, cluster_id: str, org: str = "0") -> str:
+    """The path of a driver proxy app; org "0" stands for the workspace the host already names.
+
+    Raises:
+        ConfigError: the port is not a whole number from 3000 to 8000 (what Databricks forwards).
+    """
+    number = int(port) if str(port).isascii() and str(port).isdigit() else -1
+    if not 3000 <= number <= 8000 or isinstance(port, bool):
+        raise ConfigError(f"port {port!r}: a driver proxy app listens on a port from 3000 to 8000.")
+    return f"/driver-proxy-api/o/{quoted(org)}/{quoted(cluster_id)}/{number}"
+
+
+def flat_request(prompt: object, stop: object, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt/stop signature, before any envelope. An empty `stop` is not sent.
+
+    Raises:
+        TypeError: `prompt` is no str, or `stop` no list of str.
+        ValueError: `n` asks for several answers.
+    """
+    if not isinstance(prompt, str):
+        several = isinstance(prompt, (list, tuple))
+        more = " For many prompts at once there is dbllm.bulk; for messages there is chat()." if several else ""
+        raise TypeError(f"complete() takes one prompt, a str, not {type(prompt).__name__}.{more}")
+    n = params.get("n")
+    if isinstance(n, int) and n > 1:
+        raise ValueError(f"complete() returns one text, so n={n} would lose answers: use chat(..., n={n}).")
+    stops = checked_stop(stop)
+    return {"prompt": prompt, **({"stop": stops} if stops else {}), **params}
+
+
+def checked_stop(stop: object) -> list[str]:
+    """The stop strings as a list; one str stands for a list of it, None for none.
+
+    Raises:
+        TypeError: something else.
+    """
+    stops = [stop] if isinstance(stop, str) else stop
+    if stops is None:
+        return []
+    if not isinstance(stops, (list, tuple)) or not all(isinstance(item, str) for item in stops):
+        raise TypeError(f"stop is a str or a list of str, not {stop!r}.")
+    return list(stops)
+
+
+def envelope(kind: Kind, flat: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The body for a flat request on an endpoint of this kind.
+
+    Raises:
+        ConfigError: an embeddings endpoint, which completes nothing.
+        TypeError: no prompt is left (a transform dropped it) where the endpoint needs one.
+    """
+    if kind == "embeddings":
+        raise ConfigError(f"endpoint {name!r} makes embeddings: use embed() on it instead of complete().")
+    body = dict(flat)
+    if kind == "app" or ENVELOPE_KEYS & body.keys():
+        return body
+    if kind == "custom":
+        return {"dataframe_records": [body]}
+    if not isinstance(body.get("prompt"), str):
+        raise TypeError(
+            f"endpoint {name!r} needs a prompt: transform_input returned neither 'prompt' (a str) nor a whole body "
+            f"with one of {', '.join(sorted(ENVELOPE_KEYS))}."
+        )
+    if kind == "completions":
+        return body
+    message = {"role": "user", "content": body.pop("prompt")}
+    return {"input" if kind == "responses" else "messages": [message], **body}
+
+
+def chat_messages(messages: object) -> list[Any]:
+    """Messages as they are sent, from a str (one user message), a message or a list of messages.
+
+    Raises:
+        TypeError: something else.
+        ValueError: no message at all.
+    """
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    if isinstance(messages, (Message, Mapping)):
+        messages = [messages]
+    if not isinstance(messages, Sequence) or isinstance(messages, (bytes, bytearray)):
+        raise TypeError(f"chat() takes a str, a message or a list of messages, not {type(messages).__name__}.")
+    if not messages:
+        raise ValueError("chat() needs at least one message.")
+    return [_message(item, place) for place, item in enumerate(messages)]
+
+
+def _message(item: object, place: int) -> object:
+    if isinstance(item, Message):
+        return item.as_wire()
+    if isinstance(item, Mapping) and isinstance(item.get("role"), str):
+        return item
+    raise TypeError(
+        f"messages[{place}] is a Message or a dict with 'role' and 'content', not {type(item).__name__}"
+        + (" without a role." if isinstance(item, Mapping) else ".")
+    )
+
+
+def embedding_input(texts: object) -> list[str]:
+    """The texts to embed as a list; one str stands for a list of it.
+
+    Raises:
+        TypeError: something else.
+        ValueError: no text at all.
+    """
+    items = [texts] if isinstance(texts, str) else texts
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        raise TypeError(f"embed() takes a str or a list of str, not {type(texts).__name__} with other items in it.")
+    if not items:
+        raise ValueError("embed() needs at least one text.")
+    return list(items)
+
+
+def prediction_body(forms: Mapping[str, Any], params: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The body of a custom model's call: exactly one input form, and `params` beside it (MLflow scoring protocol).
+
+    Raises:
+        TypeError: none or several forms were given.
+    """
+    given = {name: value for name, value in forms.items() if value is not None}
+    if len(given) != 1:
+        found = f"got {' and '.join(given)}" if given else "got none"
+        raise TypeError(f"predict() takes exactly one of {', '.join(forms)}; {found}.")
+    return {**given, **({"params": dict(params)} if params else {})}
+
+
+OPTIONS = ("timeout", "retry", "headers", "extra_body", "stop")
+_ELSEWHERE = {
+    "max_retries": "retry=Retry(attempts=…)",
+    "retries": "retry=Retry(attempts=…)",
+    "request_timeout": "timeout",
+    "extra_headers": "headers",
+    "extra_query": "client.request(..., params=…)",
+    "stream": "the verbs stream_chat and stream_complete",
+}
+
+
+def wire_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The parameters that go to the wire: later layers win, None means "not sent".
+
+    Raises:
+        TypeError: a name that is nearly one of dbllm's own options, so that a typing error never goes to the wire.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        if layer:
+            merged.update(layer)
+    for name in merged:
+        if instead := _meant(name):
+            raise TypeError(f"{name!r} would go to the model. For dbllm's own option use {instead}.")
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+@lru_cache(maxsize=512)
+def _meant(name: str) -> str:
+    if name in OPTIONS:  # arrived inside `params=`: still ours
+        return f"the argument {name}= of the call"
+    return _ELSEWHERE.get(name) or next(iter(get_close_matches(name.lower(), OPTIONS, 1, 0.8)), "")
+
+
+def encode(body: object) -> bytes:
+    """JSON text of a body, UTF-8.
+
+    Pydantic models, numpy values and dates inside it are taken as what they hold.
+
+    Raises:
+        ValueError: a NaN or an infinity (JSON has none) or half a surrogate pair; the message says where.
+        TypeError: something JSON has no form for.
+    """
+    try:
+        return _ENCODER.encode(body).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the request holds text that is not Unicode: {error.reason}.") from None
+    except ValueError as error:
+        place = _not_finite(body, "")
+        raise ValueError(
+            f"{place} is not a finite number, and JSON has no form for it." if place else str(error)
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True)
+    for name in ("tolist", "isoformat"):  # numpy scalars and arrays; dates
+        if callable(method := getattr(value, name, None)):
+            return method()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (set, frozenset)):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r:.80}")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+
+
+def _not_finite(value: object, place: str) -> str:
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"{place or 'the value'} = {value}"
+    if isinstance(value, Mapping):
+        items = [(f"{place}.{key}" if place else str(key), item) for key, item in value.items()]
+    elif isinstance(value, (list, tuple)):
+        items = [(f"{place}[{number}]", item) for number, item in enumerate(value)]
+    else:
+        return ""
+    return next((found for name, item in items if (found := _not_finite(item, name))), "")

@@ -1,0 +1,203 @@
+"""One logical call: headers, attempts, judgement, log line; and the opening of a stream."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
+
+from .auth import Auth
+from .engine import Outgoing
+from .errors import APIError, Raw, StreamInterruptedError
+from .io import Leaf
+from .judge import error_frame, request_id, status_error
+from .pool import Exchange
+from .retry import Retry, Timeout, again
+from .schema import Meta
+from .sse import Decoder, Event
+
+log = logging.getLogger("dbllm")
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One logical call, whatever attempts it takes. `deadline` is on the leaf's clock."""
+
+    method: str
+    path: str
+    timeout: Timeout
+    retry: Retry
+    deadline: float
+    body: bytes | None = None
+    accept: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(slots=True)
+class Answer:
+    """A 2xx answer and how it came about; of a stream, its head."""
+
+    raw: Raw
+    attempts: int = 1
+
+    @property
+    def meta(self) -> Meta:
+        """What replies and errors tell of the call."""
+        return Meta(request_id(self.raw.headers), self.attempts, self.raw)
+
+
+@dataclass(slots=True)
+class Opened(Answer):
+    """A stream up to its first event; or a whole answer, from a server that does not stream."""
+
+    exchange: Exchange | None = None
+    decoder: Decoder = field(default_factory=Decoder)
+    events: deque[Event] = field(default_factory=deque)
+
+    def interrupted(self, detail: str, code: str = "", text: str = "", usage: object = None) -> StreamInterruptedError:
+        """The error for a stream that ended before its end."""
+        meta = self.meta
+        error = StreamInterruptedError(
+            detail, error_code=code, request_id=meta.request_id, attempts=self.attempts, raw=self.raw
+        )
+        error.partial_text, error.usage = text, usage
+        return error
+
+
+Outcome = TypeVar("Outcome", bound=Answer)
+
+
+class Transport:
+    """Carries calls to one workspace."""
+
+    def __init__(self, host: str, auth: Auth, leaf: Leaf) -> None:
+        self.host = host
+        self.leaf = leaf
+        self._auth = auth
+        self._closed = False
+
+    @cached_property
+    def _fixed(self) -> dict[str, str]:
+        try:
+            own = version("dbllm")
+        except PackageNotFoundError:  # run from a source tree that was never installed
+            own = "0"
+        return {"user-agent": f"dbllm/{own}", "accept-encoding": "gzip, deflate"}
+
+    async def call(self, call: Call) -> Answer:
+        """The answer to a call, after as many attempts as it takes.
+
+        Raises:
+            APIError: the last attempt's failure.
+            ConfigError: the token function did not return a token.
+        """
+        began = self.leaf.now()
+        try:
+            answer = await self._attempt(call)
+        except APIError as error:
+            answer = await self._go_on(call, self._attempt, error, began)
+        self._log(call, answer, began)
+        return answer
+
+    async def open(self, call: Call) -> Opened:
+        """A stream, open and up to its first event; until then it is tried again as `call` is, and raises the same."""
+        began = self.leaf.now()
+        try:
+            opened = await self._attempt_stream(call)
+        except APIError as error:
+            opened = await self._go_on(call, self._attempt_stream, error, began)
+        self._log(call, opened, began)
+        return opened
+
+    async def more(self, opened: Opened, deadline: float) -> bool:
+        """Read on until at least one more event is there; False at the end of the stream.
+
+        Raises:
+            APIConnectionError, APITimeoutError: the connection broke, or no event came before the deadline.
+            APIResponseError: the stream is none (a line of over 8 MiB).
+        """
+        while not opened.events and opened.exchange is not None:
+            piece = await self.leaf.read(opened.exchange, deadline)
+            if not piece:
+                return False
+            try:
+                opened.events.extend(opened.decoder.feed(piece))
+            except ValueError as error:
+                raise opened.meta.unexpected(str(error)) from None
+        return bool(opened.events)
+
+    async def aclose(self) -> None:
+        """Close the connections; calls after this fail."""
+        self._closed = True
+        await self.leaf.aclose()
+
+    async def _attempt(self, call: Call) -> Answer:
+        raw = await self.leaf.send(await self._outgoing(call))
+        if not 200 <= raw.status < 300:
+            raise status_error(raw, wall=self.leaf.wall())
+        return Answer(raw)
+
+    async def _attempt_stream(self, call: Call) -> Opened:
+        exchange = await self.leaf.open(await self._outgoing(call))
+        try:
+            return await self._until_first_event(call, exchange)
+        except GeneratorExit:
+            exchange.abandon()
+            raise
+        except BaseException:
+            await exchange.aclose()
+            raise
+
+    async def _until_first_event(self, call: Call, exchange: Exchange) -> Opened:
+        opened = Opened(Raw(exchange.status, exchange.headers), exchange=exchange)
+        good = 200 <= exchange.status < 300
+        if not good or not exchange.headers.get("content-type", "").startswith(EVENTS):
+            parts: list[bytes] = []
+            while part := await self.leaf.read(exchange, call.deadline):
+                parts.append(part)
+            raw = Raw(exchange.status, exchange.headers, b"".join(parts))
+            if not good:
+                raise status_error(raw, wall=self.leaf.wall())
+            return Opened(raw)
+        if not await self.more(opened, call.deadline):
+            raise opened.interrupted("the stream ended before its first event")
+        if frame := error_frame(opened.events[0]):
+            raise opened.interrupted(f"the stream reported an error: {frame[1]}", frame[0])
+        return opened
+
+    async def _go_on(
+        self, call: Call, attempt: Callable[[Call], Awaitable[Outcome]], error: APIError, began: float
+    ) -> Outcome:
+        leaf = self.leaf
+        try:
+            outcome, attempts = await again(
+                lambda: attempt(call), error, call.method, call.retry, call.deadline, leaf.now, leaf.sleep
+            )
+        except APIError as last:
+            seconds, kind = leaf.now() - began, type(last).__name__
+            log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.path, kind, seconds, last.attempts)
+            raise
+        outcome.attempts = attempts
+        return outcome
+
+    def _log(self, call: Call, outcome: Answer, began: float) -> None:
+        if log.isEnabledFor(logging.INFO):
+            status, seconds, attempts = outcome.raw.status, self.leaf.now() - began, outcome.attempts
+            log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.path, status, seconds, attempts)
+
+    async def _outgoing(self, call: Call) -> Outgoing:
+        if self._closed:
+            raise RuntimeError("this client is closed; make a new one.")
+        headers = {**self._fixed, "accept": call.accept, **await self._auth.headers(self.leaf)}
+        if call.body is not None:
+            headers["content-type"] = JSON
+        headers.update(call.headers)
+        url, timeout = self.host + call.path, call.timeout
+        return Outgoing(call.method, url, headers, call.body, call.deadline, timeout.connect, timeout.queue)
