@@ -60,24 +60,17 @@ class AsyncClient:
         engine: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        check(max_connections, transport, http_client, engine)
         config = resolve(host, token, profile, env=os.environ)
-        leaf = AsyncLeaf(config.host, limit=max_connections, transport=transport, client=http_client)
-        self._join(config, leaf, Options().but(timeout, retry, headers))
+        leaf = AsyncLeaf(config.host, max_connections, transport, http_client, engine)
+        self._begin(config, leaf, Options().but(timeout, retry, headers))
 
-    def _join(self, config: Config, leaf: Leaf, options: Options) -> None:
+    def _begin(self, config: Config, leaf: Leaf, options: Options) -> None:
+        """Over any leaf: `Client` drives a core over the blocking one."""
         self._config = config
         self._transport = Transport(config.host, auth_for(config.token), leaf)
         self._options = options
         self._tasks = Tasks()
         self._owns = True
-
-    @classmethod
-    def _over(cls, config: Config, leaf: Leaf, options: Options) -> AsyncClient:
-        """A client over any leaf: what `Client` drives, and what tests give their clocks to."""
-        client = cls.__new__(cls)
-        client._join(config, leaf, options)
-        return client
 
     @property
     def host(self) -> str:
@@ -207,20 +200,6 @@ class AsyncClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def check(max_connections: object, transport: object, http_client: object, engine: str | None) -> None:
-    """Arguments that cannot be used, or not together.
-
-    Raises:
-        ConfigError: which, and why.
-    """
-    if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
-        raise ConfigError(f"max_connections={max_connections!r} is a whole number from 1 up.")
-    if transport is not None and http_client is not None:
-        raise ConfigError("transport= and http_client= are two ways to say the same: pass one.")
-    if engine not in (None, "httpx"):
-        raise ConfigError(f"engine={engine!r} is not known; there is 'httpx'.")
 
 
 def notebook_cluster() -> str | None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from . import schema, target
 from .errors import APIError, BadRequestError, NotFoundError, PermissionDeniedError
-from .prompt import Options, Signature, joined, read_json, read_predictions, text_piece
+from .prompt import Options, Signature, chat_piece, chat_whole, joined, read_json, read_predictions, text_piece
 from .retry import Retry, Timeout
-from .schema import ChatCompletion, ChatCompletionChunk, CompletionChunk, Embeddings, Message, Meta, Predictions
+from .schema import ChatCompletion, ChatCompletionChunk, CompletionChunk, Embeddings, Message, Predictions
 from .stream import AsyncStream
 from .target import Kind
 from .transport import EVENTS, JSON, Answer, Call, Opened, Transport
@@ -21,6 +21,7 @@ from .transport import EVENTS, JSON, Answer, Call, Opened, Transport
 Messages = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
 """What `chat` takes: one user message as a str, a message, or a list of messages."""
 
+Verb = Literal["complete", "chat", "embed", "predict"]
 ReplyT = TypeVar("ReplyT", bound=schema.Reply)
 Came = TypeVar("Came", bound=Answer)
 
@@ -103,11 +104,7 @@ class AsyncDriverApp:
     _streaming: Mapping[str, Any] = {}  # the body stays the app's own schema: the header asks
 
     async def _ask(
-        self,
-        call: Call,
-        flat: Mapping[str, Any],
-        extra: Mapping[str, Any],
-        send: Callable[[Call], Awaitable[Came]],
+        self, call: Call, flat: Mapping[str, Any], extra: Mapping[str, Any], send: Callable[[Call], Awaitable[Came]]
     ) -> tuple[Kind, Came]:
         """Send a flat request in the right envelope: what it went to, and what `send` returns."""
         return "app", await send(replace(call, body=target.encode({**flat, **extra})))
@@ -151,7 +148,7 @@ class AsyncEndpoint(AsyncDriverApp):
     ) -> None:
         super().__init__(transport, options, signature, path, name)
         self._tasks = tasks
-        self._kind = kind
+        self._kind: Kind | None = kind
 
     async def chat(
         self,
@@ -198,7 +195,7 @@ class AsyncEndpoint(AsyncDriverApp):
             call = options.call(self._transport, "POST", self._path, body, EVENTS)
             return await self._explained("chat", call, self._transport.open)
 
-        return AsyncStream(self._transport, start, _chat_piece, _chat_whole, options.timeout.read)
+        return AsyncStream(self._transport, start, chat_piece, chat_whole, options.timeout.read)
 
     async def embed(
         self,
@@ -266,11 +263,10 @@ class AsyncEndpoint(AsyncDriverApp):
     def _chat_body(
         self, messages: object, stop: object, params: Mapping[str, Any], extra_body: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        stops = target.checked_stop(stop)
-        body = {"messages": target.chat_messages(messages), **({"stop": stops} if stops else {})}
+        body = {"messages": target.chat_messages(messages), **target.checked_stop(stop)}
         return {**body, **target.wire_params(self._signature.params, params), **(extra_body or {})}
 
-    async def _reply(self, verb: str, model: type[ReplyT], body: object, options: Options) -> ReplyT:
+    async def _reply(self, verb: Verb, model: type[ReplyT], body: object, options: Options) -> ReplyT:
         call = options.call(self._transport, "POST", self._path, body)
         answer = await self._explained(verb, call, self._transport.call)
         try:
@@ -284,19 +280,15 @@ class AsyncEndpoint(AsyncDriverApp):
     _streaming = {"stream": True}
 
     async def _ask(
-        self,
-        call: Call,
-        flat: Mapping[str, Any],
-        extra: Mapping[str, Any],
-        send: Callable[[Call], Awaitable[Came]],
+        self, call: Call, flat: Mapping[str, Any], extra: Mapping[str, Any], send: Callable[[Call], Awaitable[Came]]
     ) -> tuple[Kind, Came]:
         refused: list[BadRequestError] = []
         try:
-            kind = self._kind or await self._tasks.kind(self._transport, call, self.name)
+            kind = await self._learn(call)
             for guess in target.guesses(kind, flat):
                 body = {**target.envelope(guess, flat, self.name), **extra}
                 try:
-                    came = await self._explained("complete", replace(call, body=target.encode(body)), send)
+                    came = await send(replace(call, body=target.encode(body)))
                 except BadRequestError as error:
                     refused.append(error)
                     continue
@@ -316,14 +308,19 @@ class AsyncEndpoint(AsyncDriverApp):
             )
         raise refused[-1]
 
-    async def _explained(self, verb: str, call: Call, send: Callable[[Call], Awaitable[Came]]) -> Came:
+    async def _learn(self, call: Call) -> Kind | None:
+        if self._kind is not None:
+            return self._kind
+        return await self._tasks.kind(self._transport, call, self.name)
+
+    async def _explained(self, verb: Verb, call: Call, send: Callable[[Call], Awaitable[Came]]) -> Came:
         try:
             return await send(call)
         except (NotFoundError, BadRequestError) as error:
             await self._explain(verb, error)
             raise
 
-    async def _explain(self, verb: str, error: NotFoundError | BadRequestError) -> None:
+    async def _explain(self, verb: Verb, error: NotFoundError | BadRequestError) -> None:
         """Find out, where the token may, what would have been right, and say so in the error's hint."""
         options = self._options.but(EXPLAIN_SECONDS, Retry(attempts=1))
         look = options.call(self._transport, "GET", ENDPOINTS)
@@ -331,30 +328,12 @@ class AsyncEndpoint(AsyncDriverApp):
             if isinstance(error, NotFoundError):
                 error.hint = _which_exist(self.name, read_json(await self._transport.call(look))) or error.hint
             elif verb != "complete":
-                kind = self._kind or await self._tasks.kind(self._transport, look, self.name)
+                kind = await self._learn(look)
                 if kind is not None and verb not in target.VERBS[kind]:
                     verbs = " or ".join(f"{name}()" for name in target.VERBS[kind])
                     error.hint = f"Endpoint {self.name!r} does not do {verb}(): use {verbs}."
         except APIError:
             return
-
-
-def _chat_piece(data: bytes, opened: Opened) -> ChatCompletionChunk:
-    try:
-        if opened.exchange is not None:
-            return ChatCompletionChunk.model_validate_json(data)
-        whole = ChatCompletion.model_validate_json(data).model_dump(exclude_unset=True)
-        for choice in whole["choices"]:
-            choice["delta"] = choice.pop("message")
-        return ChatCompletionChunk.model_validate(whole)
-    except ValidationError as error:
-        raise opened.meta.unexpected(f"a piece of the stream is no chat chunk ({schema.first_flaw(error)})") from error
-
-
-def _chat_whole(chunks: list[ChatCompletionChunk], meta: Meta) -> ChatCompletion:
-    whole = schema.assemble_chat(chunks)
-    whole._meta = meta
-    return whole
 
 
 def _which_exist(name: str, content: Any) -> str:

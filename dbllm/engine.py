@@ -212,30 +212,29 @@ def _plain_headers(response: httpx.Response) -> dict[str, str]:
     return headers
 
 
-def wires(base: str, *, suspends: bool, now: Callable[[], float], transport: Any, client: Any) -> Callable[[], Wire]:
+def wires(base: str, suspends: bool, now: Callable[[], float], transport: Any, client: Any) -> Callable[[], Wire]:
     """How connections to `base` are made: each on a transport of its own, or all on the user's transport or client."""
 
+    def left(out: Outgoing) -> float | None:
+        # The leaf keeps deadlines; only blocking code that is the user's own it cannot cut, so that is told.
+        own = suspends or (transport is None and client is None)
+        return None if own or out.deadline == FOREVER else max(0.001, out.deadline - now())
+
     def request(out: Outgoing) -> httpx.Request:
-        # Deadlines are kept by the leaf; a foreign transport in plain code is the one thing that it cannot cut.
-        left = None if suspends or transport is None or out.deadline == FOREVER else max(0.001, out.deadline - now())
-        timeout = {"connect": out.connect, "read": left, "write": left, "pool": None}
-        return httpx.Request(
-            out.method, _url(out.url), headers=dict(out.headers), content=out.body, extensions={"timeout": timeout}
-        )
+        timeout = {"connect": out.connect, "read": left(out), "write": left(out), "pool": None}
+        headers, extensions = dict(out.headers), {"timeout": timeout}
+        return httpx.Request(out.method, _url(out.url), headers=headers, content=out.body, extensions=extensions)
 
     def by_client(out: Outgoing) -> Any:
-        left = None if suspends or out.deadline == FOREVER else max(0.001, out.deadline - now())
-        timeout = httpx.Timeout(left, connect=out.connect)
-        built = client.build_request(out.method, out.url, headers=dict(out.headers), content=out.body, timeout=timeout)
+        timeout, headers = httpx.Timeout(left(out), connect=out.connect), dict(out.headers)
+        built = client.build_request(out.method, out.url, headers=headers, content=out.body, timeout=timeout)
         return client.send(built, stream=True, auth=None, follow_redirects=False)
 
-    def foreign() -> Wire:
-        handle = transport and (transport.handle_async_request if suspends else transport.handle_request)
-        respond = by_client if transport is None else lambda out: handle(request(out))
-        return Wire(respond, suspends, _Line(now))
-
-    if transport is not None or client is not None:
-        return foreign
+    if client is not None:
+        return lambda: Wire(by_client, suspends, _Line(now))
+    if transport is not None:
+        handle = transport.handle_async_request if suspends else transport.handle_request
+        return lambda: Wire(lambda out: handle(request(out)), suspends, _Line(now))
     context, proxy = _route(base)
 
     def own() -> Wire:

@@ -16,7 +16,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 
@@ -69,13 +69,22 @@ class _Leaf(ABC):
     method: str  # what a transport of this colour has
     closing: str  # what a client of this colour has
 
-    def __init__(self, base: str, *, limit: int, transport: Any = None, client: Any = None) -> None:
+    def __init__(
+        self, base: str, limit: int, transport: Any = None, client: Any = None, engine: str | None = None
+    ) -> None:
         for given, argument, needed in ((transport, "transport", self.method), (client, "http_client", self.closing)):
             if given is not None and not callable(getattr(given, needed, None)):  # duck-typed: forks of httpx fit
                 raise ConfigError(f"{self.name}({argument}=…) takes one with {needed}(), not {type(given).__name__}.")
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise ConfigError(f"max_connections={limit!r} is a whole number from 1 up.")
+        if transport is not None and client is not None:
+            raise ConfigError("transport= and http_client= are two ways to say the same: pass one.")
+        if engine not in (None, "httpx"):
+            raise ConfigError(f"engine={engine!r} is not known; there is 'httpx'.")
         suspends = self.closing == "aclose"
         self.limit = limit
-        self.new_wire = wires(base, suspends=suspends, now=lambda: self.now(), transport=transport, client=client)
+        self.new_wire = wires(base, suspends, lambda: self.now(), transport, client)
+        self._homes: dict[Any, Any] = {}  # where each pool lives: a process, or one of its event loops
 
     def now(self) -> float:
         """Seconds of a clock that never goes back; deadlines are on it."""
@@ -144,15 +153,12 @@ class BlockingLeaf(_Leaf):
 
     name, method, closing = "Client", "handle_request", "close"
 
-    def __init__(self, base: str, *, limit: int, transport: Any = None, client: Any = None) -> None:
-        super().__init__(base, limit=limit, transport=transport, client=client)
-        self._homes: dict[int, _Process] = {}
-        weakref.finalize(self, _close_process, self._homes)
-
     def _home(self) -> _Process:
         pid = os.getpid()  # a forked child never touches its parent's sockets
-        home = self._homes.get(pid)
-        return home if home is not None else self._homes.setdefault(pid, _Process(self))
+        if (home := self._homes.get(pid)) is None:
+            home = self._homes.setdefault(pid, _Process(self))
+            weakref.finalize(self, _close_process, self._homes)
+        return cast("_Process", home)
 
     async def _pool(self) -> Pool:
         return self._home().pool
@@ -248,14 +254,11 @@ class AsyncLeaf(_Leaf):
 
     name, method, closing = "AsyncClient", "handle_async_request", "aclose"
 
-    def __init__(self, base: str, *, limit: int, transport: Any = None, client: Any = None) -> None:
-        super().__init__(base, limit=limit, transport=transport, client=client)
-        self._homes: dict[tuple[int, object], _Loop] = {}
-
     async def _home(self) -> _Loop:
         key = (os.getpid(), _current_loop())
-        if (known := self._homes.get(key)) is not None:
-            return known
+        home: _Loop | None = self._homes.get(key)
+        if home is not None:
+            return home
         for old, past in list(self._homes.items()):
             if old[0] != key[0] or past.ended:
                 _parents.extend([self._homes.pop(old)] if old[0] != key[0] else [])

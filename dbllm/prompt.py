@@ -1,4 +1,4 @@
-"""What the prompt/stop verbs of endpoints and driver proxy apps share: options, transforms, the text of an answer."""
+"""What the verbs share: options, the prompt/stop signature with its transforms, and the reading of answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from pydantic import ValidationError
 
 from . import target
 from .retry import Retry, Timeout
-from .schema import CompletionChunk, Predictions, answer_text, first_flaw, text_chunk
+from .schema import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    CompletionChunk,
+    Meta,
+    Predictions,
+    answer_text,
+    assemble_chat,
+    first_flaw,
+    text_chunk,
+)
 from .target import Kind
 from .transport import JSON, Answer, Call, Opened, Transport
 
@@ -116,6 +126,26 @@ def text_piece(data: bytes, opened: Opened) -> CompletionChunk:
         raise opened.meta.unexpected(f"a piece of the stream is no text chunk ({first_flaw(error)})") from error
     except ValueError:
         raise opened.meta.unexpected("a piece of the stream is not JSON") from None
+
+
+def chat_piece(data: bytes, opened: Opened) -> ChatCompletionChunk:
+    """A piece of a streamed chat; APIResponseError where it is none."""
+    try:
+        if opened.exchange is not None:
+            return ChatCompletionChunk.model_validate_json(data)
+        whole = ChatCompletion.model_validate_json(data).model_dump(exclude_unset=True)
+        for choice in whole["choices"]:
+            choice["delta"] = choice.pop("message")
+        return ChatCompletionChunk.model_validate(whole)
+    except ValidationError as error:
+        raise opened.meta.unexpected(f"a piece of the stream is no chat chunk ({first_flaw(error)})") from error
+
+
+def chat_whole(chunks: list[ChatCompletionChunk], meta: Meta) -> ChatCompletion:
+    """The whole answer of a streamed chat."""
+    whole = assemble_chat(chunks)
+    whole._meta = meta
+    return whole
 
 
 def joined(chunks: list[CompletionChunk], meta: object) -> str:

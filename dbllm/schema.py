@@ -7,13 +7,11 @@ too. What dbllm knows about the call (`request_id`, `attempts`, `raw`) stays out
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictStr, ValidationError
 
 from .errors import APIResponseError, Raw
-
-T = TypeVar("T")
 
 
 class WireModel(BaseModel):
@@ -97,21 +95,16 @@ class ToolCall(WireModel):
 Content = str | list[Any] | None
 
 
-def content_text(content: Content) -> str:
+def content_text(content: object) -> str:
     """The text of a message's content: itself, or the `text` items of a list (reasoning and images are left out)."""
     if isinstance(content, str):
         return content
-    return "".join(
-        item if isinstance(item, str) else str(item.get("text") or "")
-        for item in content or ()
-        if isinstance(item, str) or (isinstance(item, dict) and item.get("type") in ("text", "output_text"))
-    )
+    items = content if isinstance(content, list) else []
+    texts = (item for item in items if isinstance(item, dict) and item.get("type") in ("text", "output_text"))
+    return "".join(str(item.get("text") or "") for item in texts)
 
 
-class Message(WireModel):
-    """One message of a chat: `content` is text, null (a pure tool call) or a list of content items."""
-
-    role: str = "assistant"
+class _Said(WireModel):
     content: Content = None
     tool_calls: list[ToolCall] | None = None
 
@@ -119,6 +112,18 @@ class Message(WireModel):
     def text(self) -> str:
         """The content as text; "" where there is none."""
         return content_text(self.content)
+
+
+class Delta(_Said):
+    """What a chunk adds to a message."""
+
+    role: str | None = None
+
+
+class Message(_Said):
+    """One message of a chat; `content` is text, null (a pure tool call) or a list of content items."""
+
+    role: str = "assistant"
 
     def as_wire(self) -> dict[str, Any]:
         """The message as it is sent: what was set, and nothing that was not."""
@@ -132,6 +137,32 @@ class Choice(WireModel):
     message: Message
     finish_reason: str | None = None
 
+    @property
+    def text(self) -> str:
+        """The message's text."""
+        return self.message.text
+
+
+class ChunkChoice(WireModel):
+    """What a chunk adds to one choice."""
+
+    index: int = 0
+    delta: Delta
+    finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text that is added."""
+        return self.delta.text
+
+
+class CompletionChoice(WireModel):
+    """One of the `n` continuations, or a piece of it."""
+
+    index: int = 0
+    text: str = ""
+    finish_reason: str | None = None
+
 
 class Head(WireModel):
     """What chat and completions answers, and their chunks, have in common; any of it may be missing.
@@ -143,76 +174,35 @@ class Head(WireModel):
     object: str | None = None
     created: int | float | None = None
     model: str | None = None
+    choices: list[Any] = []
     usage: Usage | None = None
+
+    @property
+    def text(self) -> str:
+        """The first choice's text, or what this piece adds to it; "" for a pure tool call."""
+        return "".join(choice.text for choice in self.choices if choice.index == 0)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first choice ended: stop, length, tool_calls …; None before its end, or when nobody says."""
+        return next((choice.finish_reason for choice in self.choices if choice.index == 0), None)
 
 
 class ChatCompletion(Head, Reply):
     """Answer of `llm/v1/chat`."""
 
-    choices: list[Choice]
+    choices: list[Choice] = Field(min_length=1)
 
     @property
     def message(self) -> Message:
-        """The first choice's message.
-
-        Raises:
-            APIResponseError: the answer has no choices.
-        """
-        return _first(self.choices, self._meta).message
-
-    @property
-    def text(self) -> str:
-        """The first choice's text; "" for a pure tool call."""
-        return self.message.text
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Why the first choice ended: stop, length, tool_calls, content_filter …; None when the model does not say."""
-        return _first(self.choices, self._meta).finish_reason
-
-
-class CompletionChoice(WireModel):
-    """One of the `n` continuations."""
-
-    index: int = 0
-    text: str = ""
-    finish_reason: str | None = None
+        """The first choice's message."""
+        return self.choices[0].message
 
 
 class Completion(Head, Reply):
     """Answer of `llm/v1/completions`."""
 
-    choices: list[CompletionChoice]
-
-    @property
-    def text(self) -> str:
-        """The first choice's text.
-
-        Raises:
-            APIResponseError: the answer has no choices.
-        """
-        return _first(self.choices, self._meta).text
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Why the first choice ended, or None."""
-        return _first(self.choices, self._meta).finish_reason
-
-
-class Delta(WireModel):
-    """What a chunk adds to a message."""
-
-    role: str | None = None
-    content: Content = None
-    tool_calls: list[ToolCall] | None = None
-
-
-class ChunkChoice(WireModel):
-    """What a chunk adds to one choice."""
-
-    index: int = 0
-    delta: Delta
-    finish_reason: str | None = None
+    choices: list[CompletionChoice] = Field(min_length=1)
 
 
 class ChatCompletionChunk(Head):
@@ -220,36 +210,11 @@ class ChatCompletionChunk(Head):
 
     choices: list[ChunkChoice] = []
 
-    @property
-    def text(self) -> str:
-        """The text this piece adds to the first choice."""
-        return "".join(content_text(choice.delta.content) for choice in self.choices if choice.index == 0)
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Set on the first choice's last piece."""
-        return next((choice.finish_reason for choice in self.choices if choice.index == 0), None)
-
 
 class CompletionChunk(Head):
     """One piece of streamed text: of `llm/v1/completions`, or of any other endpoint through `stream_complete`."""
 
     choices: list[CompletionChoice] = []
-
-    @property
-    def text(self) -> str:
-        """The text this piece adds to the first choice."""
-        return "".join(choice.text for choice in self.choices if choice.index == 0)
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Set on the first choice's last piece."""
-        return next((choice.finish_reason for choice in self.choices if choice.index == 0), None)
-
-    @classmethod
-    def of(cls, text: str, finish_reason: str | None = None, usage: Usage | None = None) -> CompletionChunk:
-        """A chunk that carries `text`."""
-        return cls(choices=[CompletionChoice(text=text, finish_reason=finish_reason)], usage=usage)
 
 
 class Embedding(WireModel):
@@ -270,7 +235,7 @@ class Embeddings(Reply):
     @property
     def vectors(self) -> list[list[float]]:
         """The vectors in the order of the texts, whatever order they came in."""
-        places = ((item.index if item.index is not None else place, item) for place, item in enumerate(self.data))
+        places = ((place if item.index is None else item.index, item) for place, item in enumerate(self.data))
         return [item.embedding for _, item in sorted(places, key=lambda pair: pair[0])]
 
 
@@ -286,15 +251,9 @@ class Predictions(Reply):
         Raises:
             APIResponseError: the list is empty.
         """
-        if isinstance(self.predictions, list):
-            return _first(self.predictions, self._meta, "predictions")
-        return self.predictions
-
-
-def _first(items: list[T], meta: Meta, what: str = "choices") -> T:
-    if not items:
-        raise meta.unexpected(f"the answer has no {what}")
-    return items[0]
+        if self.predictions == []:
+            raise self._meta.unexpected("the answer has no predictions")
+        return self.predictions[0] if isinstance(self.predictions, list) else self.predictions
 
 
 def answer_text(answer: Any) -> str | None:
@@ -303,23 +262,52 @@ def answer_text(answer: Any) -> str | None:
     A bare string; `choices` (chat, completions), `candidates` (llama2/chat), `messages` (agent/v2/chat), `output`
     (agent responses); a list stands for its first item.
     """
-    if isinstance(answer, str):
-        return answer
-    if isinstance(answer, list):
-        return answer_text(answer[0]) if answer else None
-    if not isinstance(answer, dict):
-        return None
-    for key in ("choices", "candidates"):
-        if isinstance(answer.get(key), list) and answer[key] and isinstance(choice := answer[key][0], dict):
-            if isinstance(message := choice.get("message"), dict):
-                return content_text(message.get("content"))
-            return choice["text"] if isinstance(choice.get("text"), str) else None
-    if isinstance(messages := answer.get("messages"), list) and messages and isinstance(messages[-1], dict):
-        return content_text(messages[-1].get("content"))
-    if isinstance(output := answer.get("output"), list):
-        said = [item for item in output if isinstance(item, dict) and item.get("type") == "message"]
-        return "".join(content_text(item.get("content")) for item in said)
+    match answer:
+        case str():
+            return answer
+        case [first, *_]:
+            return answer_text(first)
+        case {"choices": [{"message": {"content": content}}, *_]} | {"messages": [*_, {"content": content}]}:
+            return content_text(content)
+        case {"choices": [{"text": str(text)}, *_]} | {"candidates": [{"text": str(text)}, *_]}:
+            return text
+        case {"output": list(items)}:
+            said = (item for item in items if isinstance(item, dict) and item.get("type") == "message")
+            return "".join(content_text(item.get("content")) for item in said)
     return None
+
+
+def text_chunk(piece: Any) -> CompletionChunk:
+    """Any server's piece of streamed text as a `CompletionChunk`, told by its shape.
+
+    A JSON string (driver apps, custom models), chat and completions chunks, `agent` deltas, the events of
+    `agent/v*/responses`; and a whole answer, from a server that does not stream. What has no text gives none.
+    """
+    match piece:
+        case {"choices": list(choices)}:
+            return CompletionChunk.model_validate({**piece, "choices": [_text_choice(choice) for choice in choices]})
+        case {"type": "response.output_text.delta", "delta": str(text)} | {"delta": {"content": text}}:
+            return _text_piece(content_text(text))
+        case {"type": "response.completed" | "responses.completed"}:
+            usage = (piece.get("response") or {}).get("usage") or {}
+            tokens = {"prompt_tokens": usage.get("input_tokens"), "completion_tokens": usage.get("output_tokens")}
+            return _text_piece("", "stop", {**tokens, **usage} if usage else None)
+        case {"predictions": whole}:
+            return _text_piece(answer_text(whole) or "")
+    return _text_piece(answer_text(piece) or "")
+
+
+def _text_piece(text: str, finish_reason: str | None = None, usage: object = None) -> CompletionChunk:
+    choice = {"text": text, "finish_reason": finish_reason}
+    return CompletionChunk.model_validate({"choices": [choice], "usage": usage})
+
+
+def _text_choice(choice: Any) -> Any:
+    if not isinstance(choice, dict) or "text" in choice:
+        return choice
+    said = choice.get("delta") or choice.get("message") or {}
+    rest = {key: value for key, value in choice.items() if key not in ("delta", "message")}
+    return {**rest, "text": content_text(said.get("content")) if isinstance(said, dict) else ""}
 
 
 def first_flaw(error: ValidationError) -> str:
@@ -331,30 +319,25 @@ def first_flaw(error: ValidationError) -> str:
 
 def assemble_chat(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
     """The whole answer from its chunks: texts joined, tool calls merged by index, the last usage kept."""
-    head, choices = _gather([chunk.model_dump(exclude_unset=True) for chunk in chunks])
-    whole = [{**choice, "message": {"role": "assistant", **_tidy(choice.pop("delta", {}))}} for choice in choices]
-    return ChatCompletion.model_validate({**head, "object": "chat.completion", "choices": whole})
-
-
-def assemble_completion(chunks: Iterable[CompletionChunk]) -> Completion:
-    """The whole answer from its chunks."""
-    head, choices = _gather([chunk.model_dump(exclude_unset=True) for chunk in chunks])
-    return Completion.model_validate({**head, "object": "text_completion", "choices": choices})
-
-
-def _gather(chunks: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     head: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
-        for choice in chunk.pop("choices", None) or ():
+        piece = chunk.model_dump(exclude_unset=True)
+        for choice in piece.pop("choices", None) or ():
             place = choice.setdefault("index", 0)
             choices[place] = _grow(choices.get(place, {}), choice)
-        head.update({key: value for key, value in chunk.items() if value is not None})
-    return head, [choices[place] for place in sorted(choices)]
+        head.update({key: value for key, value in piece.items() if value is not None})
+    whole = []
+    for _, choice in sorted(choices.items()):
+        message = {"role": "assistant", **choice.pop("delta", {})}
+        for call in message.get("tool_calls") or ():
+            call.pop("index", None)  # only a stream's pieces need it
+        whole.append({**choice, "message": message})
+    return ChatCompletion.model_validate({**head, "object": "chat.completion", "choices": whole or [{"message": {}}]})
 
 
 # Strings that name a thing come whole, though some servers repeat them on every piece; all others grow.
-_WHOLE = frozenset({"role", "type", "id", "name", "finish_reason", "object", "model", "signature"})
+_WHOLE = frozenset({"role", "type", "id", "name", "finish_reason", "signature"})
 
 
 def _grow(known: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
@@ -366,17 +349,15 @@ def _grow(known: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
             known[key] = before + value
         elif isinstance(value, dict) and isinstance(before, dict):
             known[key] = _grow(before, value)
-        elif isinstance(value, list):
-            known[key] = _grow_list(before if isinstance(before, list) else _as_items(before), value)
-        elif isinstance(value, str) and isinstance(before, list):
-            known[key] = [*before, *_as_items(value)]
+        elif isinstance(value, list) or isinstance(before, list):
+            known[key] = _grow_list(_items(before), _items(value))
         else:
             known[key] = value
     return known
 
 
-def _as_items(text: object) -> list[Any]:
-    return [{"type": "text", "text": text}] if text and isinstance(text, str) else []
+def _items(value: Any) -> list[Any]:
+    return [{"type": "text", "text": value}] if value and isinstance(value, str) else list(value or ())
 
 
 def _grow_list(known: list[Any], pieces: list[Any]) -> list[Any]:
@@ -388,45 +369,3 @@ def _grow_list(known: list[Any], pieces: list[Any]) -> list[Any]:
         else:
             _grow(same, piece)
     return known
-
-
-def _tidy(delta: dict[str, Any]) -> dict[str, Any]:
-    """Drop the places that only a stream's pieces need from the tool calls of a whole message."""
-    for call in delta.get("tool_calls") or ():
-        call.pop("index", None)
-    return delta
-
-
-def text_chunk(content: Any) -> CompletionChunk:
-    """Any server's piece of streamed text as a `CompletionChunk`, told by its shape.
-
-    A JSON string (driver apps, custom models), chat and completions chunks, `agent` deltas, the events of
-    `agent/v*/responses`; and a whole answer, from a server that does not stream. What has no text gives none.
-    """
-    if not isinstance(content, dict):
-        return CompletionChunk.of(answer_text(content) or "")
-    if isinstance(choices := content.get("choices"), list):
-        return CompletionChunk.model_validate({**content, "choices": [_text_choice(choice) for choice in choices]})
-    if isinstance(delta := content.get("delta"), dict):
-        return CompletionChunk.of(content_text(delta.get("content")))
-    if isinstance(event := content.get("type"), str) and "." in event:
-        ended = event.endswith(".completed")
-        usage = (content.get("response") or {}).get("usage") if ended else None
-        text = content.get("delta") if event == "response.output_text.delta" else ""
-        return CompletionChunk.of(str(text or ""), "stop" if ended else None, _responses_usage(usage))
-    return CompletionChunk.of(answer_text(content.get("predictions", content)) or "")
-
-
-def _text_choice(choice: Any) -> Any:
-    if not isinstance(choice, dict) or "text" in choice:
-        return choice
-    rest = {key: value for key, value in choice.items() if key not in ("delta", "message")}
-    said = choice.get("delta") or choice.get("message") or {}
-    return {**rest, "text": content_text(said.get("content")) if isinstance(said, dict) else ""}
-
-
-def _responses_usage(usage: Any) -> Usage | None:
-    if not isinstance(usage, dict):
-        return None
-    names = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
-    return Usage.model_validate({names.get(key, key): value for key, value in usage.items()})

@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from .auth import Token
-from .client import MAX_CONNECTIONS, AsyncClient, check
+from .client import MAX_CONNECTIONS, AsyncClient
 from .config import resolve
 from .endpoints import AsyncDriverApp, AsyncEndpoint
 from .io import BlockingLeaf, drive
@@ -32,9 +32,7 @@ class _Plain(Generic[Core]):
         return repr(self._core).removeprefix("Async")
 
 
-def _now(
-    verb: Callable[Concatenate[Core, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[_Plain[Core], P], T]:
+def _now(verb: Callable[Concatenate[Core, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[_Plain[Core], P], T]:
     """A verb of the core without await: same arguments, same result, same errors."""
 
     @wraps(verb)
@@ -110,10 +108,10 @@ class Client(_Plain[AsyncClient]):
         engine: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        check(max_connections, transport, http_client, engine)
         config = resolve(host, token, profile, env=os.environ)
-        leaf = BlockingLeaf(config.host, limit=max_connections, transport=transport, client=http_client)
-        self._core = AsyncClient._over(config, leaf, Options().but(timeout, retry, headers))
+        leaf = BlockingLeaf(config.host, max_connections, transport, http_client, engine)
+        self._core = AsyncClient.__new__(AsyncClient)
+        self._core._begin(config, leaf, Options().but(timeout, retry, headers))
 
     @property
     def host(self) -> str:

@@ -115,25 +115,21 @@ def flat_request(prompt: object, stop: object, params: Mapping[str, Any]) -> dic
         several = isinstance(prompt, (list, tuple))
         more = " For many prompts at once there is dbllm.bulk; for messages there is chat()." if several else ""
         raise TypeError(f"complete() takes one prompt, a str, not {type(prompt).__name__}.{more}")
-    n = params.get("n")
-    if isinstance(n, int) and n > 1:
+    if isinstance(n := params.get("n"), int) and n > 1:
         raise ValueError(f"complete() returns one text, so n={n} would lose answers: use chat(..., n={n}).")
-    stops = checked_stop(stop)
-    return {"prompt": prompt, **({"stop": stops} if stops else {}), **params}
+    return {"prompt": prompt, **checked_stop(stop), **params}
 
 
-def checked_stop(stop: object) -> list[str]:
-    """The stop strings as a list; one str stands for a list of it, None for none.
+def checked_stop(stop: object) -> dict[str, list[str]]:
+    """The field `stop`, a list of str; one str stands for a list of it. Nothing where there is none.
 
     Raises:
         TypeError: something else.
     """
-    stops = [stop] if isinstance(stop, str) else stop
-    if stops is None:
-        return []
+    stops = [stop] if isinstance(stop, str) else [] if stop is None else stop
     if not isinstance(stops, (list, tuple)) or not all(isinstance(item, str) for item in stops):
         raise TypeError(f"stop is a str or a list of str, not {stop!r}.")
-    return list(stops)
+    return {"stop": list(stops)} if stops else {}
 
 
 def envelope(kind: Kind, flat: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -213,8 +209,7 @@ def prediction_body(forms: Mapping[str, Any], params: Mapping[str, Any] | None) 
     """
     given = {name: value for name, value in forms.items() if value is not None}
     if len(given) != 1:
-        found = f"got {' and '.join(given)}" if given else "got none"
-        raise TypeError(f"predict() takes exactly one of {', '.join(forms)}; {found}.")
+        raise TypeError(f"predict() takes exactly one of {', '.join(forms)}; got {' and '.join(given) or 'none'}.")
     return {**given, **({"params": dict(params)} if params else {})}
 
 
@@ -237,8 +232,7 @@ def wire_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for layer in layers:
-        if layer:
-            merged.update(layer)
+        merged.update(layer or {})
     for name in merged:
         if instead := _meant(name):
             raise TypeError(f"{name!r} would go to the model. For dbllm's own option use {instead}.")
@@ -268,20 +262,20 @@ def encode(body: object) -> bytes:
     except ValueError as error:
         place = _not_finite(body, "")
         raise ValueError(
-            f"{place} is not a finite number, and JSON has no form for it." if place else str(error)
+            f"{place}: JSON has no form for a number that is not finite." if place else str(error)
         ) from None
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
-    for name in ("tolist", "isoformat"):  # numpy scalars and arrays; dates
-        if callable(method := getattr(value, name, None)):
-            return method()
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, (set, frozenset)):
         return list(value)
+    for name in ("tolist", "isoformat"):  # numpy scalars and arrays; dates
+        if callable(method := getattr(value, name, None)):
+            return method()
     raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r:.80}")
 
 
@@ -291,10 +285,9 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(","
 def _not_finite(value: object, place: str) -> str:
     if isinstance(value, float):
         return "" if math.isfinite(value) else f"{place or 'the value'} = {value}"
+    items: list[tuple[str, object]] = []
     if isinstance(value, Mapping):
-        items = [(f"{place}.{key}" if place else str(key), item) for key, item in value.items()]
+        items = [(f"{place}.{key}".lstrip("."), item) for key, item in value.items()]
     elif isinstance(value, (list, tuple)):
         items = [(f"{place}[{number}]", item) for number, item in enumerate(value)]
-    else:
-        return ""
     return next((found for name, item in items if (found := _not_finite(item, name))), "")
