@@ -173,7 +173,7 @@ class AsyncClient:
         answer = await self._transport.call(options.call(self._transport, method.upper(), whole, json))
         try:
             return json_module.loads(answer.raw.body) if answer.raw.body.strip() else None
-        except ValueError:
+        except (ValueError, RecursionError):
             return answer.raw.text
 
     def with_options(

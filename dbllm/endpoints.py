@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ValidationError
 
 from . import schema, target
-from .errors import APIError, BadRequestError, NotFoundError, PermissionDeniedError
+from .errors import APIError, BadRequestError, InternalServerError, NotFoundError, PermissionDeniedError
 from .prompt import Options, Signature, chat_piece, chat_whole, joined, read_json, read_predictions, text_piece
 from .retry import Retry, Timeout
 from .schema import ChatCompletion, ChatCompletionChunk, CompletionChunk, Embeddings, Message, Predictions
@@ -107,7 +107,12 @@ class AsyncDriverApp:
         self, call: Call, flat: Mapping[str, Any], extra: Mapping[str, Any], send: Callable[[Call], Awaitable[Came]]
     ) -> tuple[Kind, Came]:
         """Send a flat request in the right envelope: what it went to, and what `send` returns."""
-        return "app", await send(replace(call, body=target.encode({**flat, **extra})))
+        try:
+            return "app", await send(replace(call, body=target.encode({**flat, **extra})))
+        except InternalServerError as error:
+            if error.status == 502:  # the driver proxy's own word for it
+                error.hint = f"Is the app {self.name} (cluster:port) running, and listening on 0.0.0.0?"
+            raise
 
 
 class Tasks:
@@ -254,7 +259,7 @@ class AsyncEndpoint(AsyncDriverApp):
         """
         forms = {"dataframe_records": dataframe_records, "dataframe_split": dataframe_split}
         forms |= {"inputs": inputs, "instances": instances}
-        body = target.prediction_body(forms, target.wire_params(self._signature.params, params))
+        body = target.prediction_body(forms, {**self._signature.params, **(params or {})})
         options = self._options.but(timeout, retry, headers)
         call = options.call(self._transport, "POST", self._path, {**body, **(extra_body or {})})
         answer = await self._explained("predict", call, self._transport.call)
@@ -296,7 +301,7 @@ class AsyncEndpoint(AsyncDriverApp):
                     self._tasks.known[self.name] = guess  # this one worked
                 return guess, came
         except NotFoundError as error:
-            await self._explain("complete", error)
+            await self._explain("complete", error, call)
             raise
         if "unknown field" in refused[-1].detail:
             self._tasks.known.pop(self.name, None)  # the endpoint seems to have changed: look again next time
@@ -317,13 +322,14 @@ class AsyncEndpoint(AsyncDriverApp):
         try:
             return await send(call)
         except (NotFoundError, BadRequestError) as error:
-            await self._explain(verb, error)
+            await self._explain(verb, error, call)
             raise
 
-    async def _explain(self, verb: Verb, error: NotFoundError | BadRequestError) -> None:
+    async def _explain(self, verb: Verb, error: NotFoundError | BadRequestError, call: Call) -> None:
         """Find out, where the token may, what would have been right, and say so in the error's hint."""
         options = self._options.but(EXPLAIN_SECONDS, Retry(attempts=1))
         look = options.call(self._transport, "GET", ENDPOINTS)
+        look = replace(look, deadline=min(look.deadline, call.deadline))
         try:
             if isinstance(error, NotFoundError):
                 error.hint = _which_exist(self.name, read_json(await self._transport.call(look))) or error.hint

@@ -55,7 +55,6 @@ class Wire:
         self._suspends = suspends
         self._line = line
         self._hang_up = hang_up  # None: the connection is the user's own
-        self._served = 0
         self._response: httpx.Response | None = None
         self._parts: Any = None
         self.status = 0
@@ -71,7 +70,7 @@ class Wire:
         Raises:
             APIConnectionError, APITimeoutError: there was none.
         """
-        self.status = 0
+        self.status, self._line.dialled = 0, self._hang_up is None
         try:
             response = self._respond(out)
             self._response = response = await response if self._suspends else response
@@ -92,7 +91,6 @@ class Wire:
             raise self._ours(error) from error
         if not piece:
             self._parts = self._response = None
-            self._served += 1
         return piece
 
     async def close(self) -> None:
@@ -130,16 +128,17 @@ class Wire:
         if isinstance(error, (httpx.ConnectError, httpx.ProxyError, httpx.UnsupportedProtocol)):
             return APIConnectionError(f"no connection to the workspace ({what})", sent=False)
         # A kept-alive connection that the server had closed meanwhile never carried the request to it.
-        stale = self._hang_up is not None and self._served > 0 and not self.status
+        stale = not self._line.dialled and not self.status
         return APIConnectionError(f"the connection broke ({what})", sent=not stale, raw=raw)
 
 
 class _Line:
-    """What a blocking connection's sockets look at: how long an operation may still take."""
+    """What is known below httpx: whether this request had to dial, and until when blocking operations may take."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.until = FOREVER
+        self.dialled = True
 
     def left(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float | None:
         """Seconds that one operation may take."""
@@ -149,6 +148,17 @@ class _Line:
         return timeout if left == FOREVER else left if timeout is None else min(left, timeout)
 
 
+class _AsyncBackend(httpcore.AnyIOBackend):
+    """What dials for asyncio and trio, watched; deadlines are anyio's business there."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkBackend, line: _Line) -> None:
+        self._inner, self._line = inner, line
+
+    async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        self._line.dialled = True
+        return await self._inner.connect_tcp(*args, **options)
+
+
 class _BlockingBackend(httpcore.SyncBackend):
     """What dials in plain code, cut at the deadline."""
 
@@ -156,6 +166,7 @@ class _BlockingBackend(httpcore.SyncBackend):
         self._line = line
 
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, *rest: Any, **options: Any) -> Any:
+        self._line.dialled = True
         left = self._line.left(timeout, httpcore.ConnectTimeout)
         return _BlockingStream(super().connect_tcp(host, port, left, *rest, **options), self._line)
 
@@ -172,8 +183,11 @@ class _BlockingStream(httpcore.NetworkStream):
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._inner.write(buffer, self._line.left(timeout, httpcore.WriteTimeout))
 
-    def start_tls(self, ssl_context: ssl.SSLContext, *args: Any, **options: Any) -> httpcore.NetworkStream:
-        return _BlockingStream(self._inner.start_tls(ssl_context, *args, **options), self._line)
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        left = self._line.left(timeout, httpcore.ConnectTimeout)
+        return _BlockingStream(self._inner.start_tls(ssl_context, server_hostname, left), self._line)
 
     def close(self) -> None:
         self._inner.close()
@@ -241,10 +255,12 @@ def wires(base: str, suspends: bool, now: Callable[[], float], transport: Any, c
         line = _Line(now)
         if suspends:
             dialler = httpx.AsyncHTTPTransport(verify=context, limits=_ONE, proxy=proxy)
+            pool: Any = dialler._pool  # httpx has no argument for httpcore's public `network_backend`
+            pool._network_backend = _AsyncBackend(pool._network_backend, line)
             return Wire(lambda out: dialler.handle_async_request(request(out)), True, line, dialler.aclose)
         blocking = httpx.HTTPTransport(verify=context, limits=_ONE, proxy=proxy)
-        # httpx has no argument for httpcore's public `network_backend`.
-        blocking._pool._network_backend = _BlockingBackend(line)
+        pool = blocking._pool
+        pool._network_backend = _BlockingBackend(line)
         return Wire(lambda out: blocking.handle_request(request(out)), False, line, blocking.close)
 
     return own

@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import time
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -110,6 +109,10 @@ class _Leaf(ABC):
         """The next piece of an open answer; b"" at its end."""
         return await (await self._pool()).carry(exchange, deadline, lambda: exchange.read(deadline))
 
+    async def rest(self, exchange: Exchange, deadline: float) -> bytes:
+        """All that is left of an open answer."""
+        return await (await self._pool()).carry(exchange, deadline, lambda: exchange.rest(deadline))
+
     async def call(self, function: Callable[[], T | Awaitable[T]]) -> T:
         """Call a user's function, sync or async."""
         result: Any = function()
@@ -157,7 +160,6 @@ class BlockingLeaf(_Leaf):
         pid = os.getpid()  # a forked child never touches its parent's sockets
         if (home := self._homes.get(pid)) is None:
             home = self._homes.setdefault(pid, _Process(self))
-            weakref.finalize(self, _close_process, self._homes)
         return cast("_Process", home)
 
     async def _pool(self) -> Pool:
@@ -179,6 +181,11 @@ class BlockingLeaf(_Leaf):
         finally:
             lock.release()
 
+    def forget(self) -> None:
+        """Nobody uses it any more, and nobody closed it."""
+        drive(self.aclose())
+        _parents.extend(self._homes.values())
+
     async def aclose(self) -> None:
         """Close all connections of this process."""
         if (home := self._homes.pop(os.getpid(), None)) is not None:
@@ -186,14 +193,6 @@ class BlockingLeaf(_Leaf):
 
 
 _parents: list[object] = []  # homes of other processes: to close or collect their sockets would disturb the parent
-
-
-def _close_process(homes: dict[int, _Process]) -> None:
-    """Close what a leaf that nobody closed has left open."""
-    home = homes.pop(os.getpid(), None)
-    _parents.extend(homes.values())
-    if home is not None:
-        drive(home.pool.aclose())
 
 
 # --- asyncio and trio -------------------------------------------------------------------------------------------------
@@ -267,6 +266,9 @@ class AsyncLeaf(_Leaf):
         home.lifetime = self._lifetime(key, home.pool)
         await anext(home.lifetime)
         return home
+
+    def forget(self) -> None:
+        """Nobody uses it any more, and nobody closed it: each event loop closes its pool itself."""
 
     async def _lifetime(self, key: tuple[int, object], pool: Pool) -> AsyncGenerator[None, None]:
         """Advanced once, this is closed by the loop itself when it shuts down, and closes the pool there."""

@@ -71,7 +71,7 @@ def read_error(body: bytes) -> tuple[str, str, list[Any]]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        return _code_in(text), _plain(text), []
+        return _code_in(text[:_SHOWN]), _plain(text), []
     if isinstance(content, dict):
         details = content.get("details")
         code, detail = _from_object(content)
@@ -104,6 +104,7 @@ def _word(value: object) -> str:
 
 
 def _plain(text: str) -> str:
+    text = text[: 4 * _SHOWN]  # the patterns below take quadratic time on a hostile page
     if "<html" in text[:2000].lower() or text[:9].lower() == "<!doctype":
         title = _TITLE.search(text)
         text = html.unescape(title.group(1) if title else _TAG.sub(" ", text))
@@ -121,7 +122,7 @@ def error_frame(event: Event) -> tuple[str, str] | None:
             return None  # the usual chunk, told apart without parsing it twice
         try:
             content = json.loads(event.data)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if not isinstance(content, dict) or content.get("choices"):
             return None

@@ -106,7 +106,7 @@ def read_json(answer: Answer) -> Any:
     """The answer's JSON; APIResponseError where it is none."""
     try:
         return json.loads(answer.raw.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise answer.meta.unexpected("the answer is not JSON") from None
 
 
@@ -124,7 +124,7 @@ def text_piece(data: bytes, opened: Opened) -> CompletionChunk:
         return text_chunk(json.loads(data))
     except ValidationError as error:
         raise opened.meta.unexpected(f"a piece of the stream is no text chunk ({first_flaw(error)})") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         raise opened.meta.unexpected("a piece of the stream is not JSON") from None
 
 

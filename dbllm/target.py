@@ -71,24 +71,27 @@ def guesses(kind: Kind | None, flat: Mapping[str, Any]) -> tuple[Kind, ...]:
     if kind is not None:
         return (kind,)
     if not ENVELOPE_KEYS & flat.keys():
-        return FALLBACK
+        return FALLBACK if "prompt" in flat else ("custom",)
     return ("chat",) if "messages" in flat else ("responses",) if "input" in flat else ("custom",)
 
 
-def quoted(name: str) -> str:
-    """A name as one segment of a path."""
-    return quote(name, safe="")
+def quoted(name: object, what: str = "an endpoint") -> str:
+    """A name as one segment of a path.
+
+    Raises:
+        ConfigError: it is none ("." and ".." would leave their place in the path).
+    """
+    try:
+        if isinstance(name, str) and name.strip(" ."):
+            return quote(name, safe="")
+    except UnicodeEncodeError:
+        pass
+    raise ConfigError(f"{what} needs a name, not {name!r}.")
 
 
 def invocations_path(name: str, served_model: str | None = None) -> str:
-    """The path that calls a serving endpoint, or one served entity behind it (Databricks REST).
-
-    Raises:
-        ConfigError: no name.
-    """
-    if not isinstance(name, str) or not name.strip():
-        raise ConfigError(f"an endpoint needs a name, not {name!r}.")
-    served = f"/served-models/{quoted(served_model)}" if served_model else ""
+    """The path that calls a serving endpoint, or one served entity behind it (Databricks REST)."""
+    served = f"/served-models/{quoted(served_model, 'a served model')}" if served_model is not None else ""
     return f"/serving-endpoints/{quoted(name)}{served}/invocations"
 
 
@@ -98,10 +101,10 @@ def app_path(port: int | str, cluster_id: str, org: str = "0") -> str:
     Raises:
         ConfigError: the port is not a whole number from 3000 to 8000 (what Databricks forwards).
     """
-    number = int(port) if str(port).isascii() and str(port).isdigit() else -1
-    if not 3000 <= number <= 8000 or isinstance(port, bool):
-        raise ConfigError(f"port {port!r}: a driver proxy app listens on a port from 3000 to 8000.")
-    return f"/driver-proxy-api/o/{quoted(org)}/{quoted(cluster_id)}/{number}"
+    digits = str(port)
+    if isinstance(port, bool) or not (digits.isascii() and digits.isdigit() and 3000 <= int(digits[:6]) <= 8000):
+        raise ConfigError(f"port {digits[:20]!r}: a driver proxy app listens on a port from 3000 to 8000.")
+    return f"/driver-proxy-api/o/{quoted(org)}/{quoted(cluster_id, 'a cluster')}/{int(digits)}"
 
 
 def flat_request(prompt: object, stop: object, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,7 +213,8 @@ def prediction_body(forms: Mapping[str, Any], params: Mapping[str, Any] | None) 
     given = {name: value for name, value in forms.items() if value is not None}
     if len(given) != 1:
         raise TypeError(f"predict() takes exactly one of {', '.join(forms)}; got {' and '.join(given) or 'none'}.")
-    return {**given, **({"params": dict(params)} if params else {})}
+    sent = {name: value for name, value in (params or {}).items() if value is not None}  # whatever their names
+    return {**given, **({"params": sent} if sent else {})}
 
 
 OPTIONS = ("timeout", "retry", "headers", "extra_body", "stop")
@@ -234,7 +238,7 @@ def wire_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
     for layer in layers:
         merged.update(layer or {})
     for name in merged:
-        if instead := _meant(name):
+        if instead := _meant(name if isinstance(name, str) else repr(name)):
             raise TypeError(f"{name!r} would go to the model. For dbllm's own option use {instead}.")
     return {name: value for name, value in merged.items() if value is not None}
 
@@ -274,7 +278,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return list(value)
     for name in ("tolist", "isoformat"):  # numpy scalars and arrays; dates
-        if callable(method := getattr(value, name, None)):
+        if not isinstance(value, type) and callable(method := getattr(value, name, None)):
             return method()
     raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r:.80}")
 
@@ -287,7 +291,10 @@ def _not_finite(value: object, place: str) -> str:
         return "" if math.isfinite(value) else f"{place or 'the value'} = {value}"
     items: list[tuple[str, object]] = []
     if isinstance(value, Mapping):
-        items = [(f"{place}.{key}".lstrip("."), item) for key, item in value.items()]
+        keys = ((f"a key of {place or 'the request'}", key) for key in value)
+        items = [*keys, *((f"{place}.{key}".lstrip("."), item) for key, item in value.items())]
     elif isinstance(value, (list, tuple)):
         items = [(f"{place}[{number}]", item) for number, item in enumerate(value)]
+    elif value is not None and not isinstance(value, (str, int)):
+        items = [(place, _plain(value))]
     return next((found for name, item in items if (found := _not_finite(item, name))), "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ class Transport:
         self.leaf = leaf
         self._auth = auth
         self._closed = False
+        weakref.finalize(self, leaf.forget)
 
     @cached_property
     def _fixed(self) -> dict[str, str]:
@@ -159,10 +161,7 @@ class Transport:
         opened = Opened(Raw(exchange.status, exchange.headers), exchange=exchange)
         good = 200 <= exchange.status < 300
         if not good or not exchange.headers.get("content-type", "").startswith(EVENTS):
-            parts: list[bytes] = []
-            while part := await self.leaf.read(exchange, call.deadline):
-                parts.append(part)
-            raw = Raw(exchange.status, exchange.headers, b"".join(parts))
+            raw = Raw(exchange.status, exchange.headers, await self.leaf.rest(exchange, call.deadline))
             if not good:
                 raise status_error(raw, wall=self.leaf.wall())
             return Opened(raw)

@@ -1,0 +1,30 @@
+"""A Databricks workspace on loopback that answers with a real small model.
+
+    with Workspace() as workspace:                # host, token, cluster_id and env of the workspace
+        os.environ.update(workspace.env)          # what a client needs to find it
+
+`dbllm up` is the same in the foreground. Needs the extra: pip install 'dbllm[local]'. Importing this package
+is cheap; the model engine and the web server are imported when a workspace is made.
+
+`LocalError` is raised, with a sentence that says what to do, for everything that keeps a workspace or a driver
+app from running.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dbllm.local.extras import load
+from dbllm.local.problems import LocalError
+
+if TYPE_CHECKING:
+    from dbllm.local.workspace import Workspace
+
+__all__ = ["LocalError", "Workspace"]
+
+
+def __getattr__(name: str) -> object:
+    if name != "Workspace":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    workspace: object = load("dbllm.local.workspace").Workspace
+    return workspace

@@ -1,0 +1,134 @@
+"""What the text and embedding endpoints answer, whole and piece by piece. All pure.
+
+Shapes are Databricks' llm/v1 answers (OpenAI's words); a stream carries cumulative usage on every chunk, as
+pay-per-token models do.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dbllm.local.engine import Piece, Tokens
+
+Task = Literal["llm/v1/chat", "llm/v1/completions"]
+Json = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every part of one answer repeats: its id, the second it was made, the model, the task."""
+
+    id: str
+    created: int
+    model: str
+    task: Task
+
+
+@dataclass
+class Tally:
+    """Tokens and texts of all choices so far; fed with the pieces in the order they come."""
+
+    jobs: int
+    choices_per_prompt: int = 1
+    texts: list[list[str]] = field(init=False)
+    tokens: list[Tokens] = field(init=False)
+    finish_reasons: list[str | None] = field(init=False)
+    logprobs: list[list[object]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.texts = [[] for _ in range(self.jobs)]
+        self.tokens = [Tokens()] * self.jobs
+        self.finish_reasons = [None] * self.jobs
+        self.logprobs = [[] for _ in range(self.jobs)]
+
+    def add(self, piece: Piece) -> None:
+        """Count one piece."""
+        self.texts[piece.job].append(piece.text)
+        self.logprobs[piece.job].extend(piece.logprobs)
+        if piece.tokens.completion:
+            self.tokens[piece.job] = piece.tokens
+        self.finish_reasons[piece.job] = piece.finish_reason or self.finish_reasons[piece.job]
+
+    def text(self, job: int) -> str:
+        """All text of one choice."""
+        return "".join(self.texts[job])
+
+    def usage(self) -> Json:
+        """Tokens of all choices; a prompt counts once, however many choices it has."""
+        firsts = self.tokens[:: self.choices_per_prompt]
+        prompt = sum(tokens.prompt for tokens in firsts)
+        completion = sum(tokens.completion for tokens in self.tokens)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(tokens.cached for tokens in firsts)},
+        }
+
+
+def whole(head: Head, tally: Tally) -> Json:
+    """The unary answer."""
+    chat = head.task == "llm/v1/chat"
+    return {
+        "id": head.id,
+        "object": "chat.completion" if chat else "text_completion",
+        "created": head.created,
+        "model": head.model,
+        "choices": [
+            _choice(
+                job,
+                {"message": {"role": "assistant", "content": tally.text(job)}} if chat else {"text": tally.text(job)},
+                tally.finish_reasons[job] or "stop",
+                tally.logprobs[job],
+            )
+            for job in range(tally.jobs)
+        ],
+        "usage": tally.usage(),
+    }
+
+
+def chunk(head: Head, piece: Piece, usage: Json, *, first: bool) -> Json:
+    """One chunk of a stream; `first` is whether it is the first of its choice."""
+    chat = head.task == "llm/v1/chat"
+    delta = {"role": "assistant", "content": piece.text} if first else {"content": piece.text}
+    return {
+        "id": head.id,
+        "object": "chat.completion.chunk" if chat else "text_completion",
+        "created": head.created,
+        "model": head.model,
+        "choices": [
+            _choice(piece.job, {"delta": delta} if chat else {"text": piece.text}, piece.finish_reason, piece.logprobs)
+        ],
+        "usage": usage,
+    }
+
+
+def _choice(index: int, text: Json, finish_reason: str | None, logprobs: Iterable[object]) -> Json:
+    entries = list(logprobs)
+    return {
+        "index": index,
+        **text,
+        "finish_reason": finish_reason,
+        "logprobs": {"content": entries} if entries else None,
+    }
+
+
+def embeddings(model: str, vectors: Sequence[Sequence[float]], tokens: int, *, as_base64: bool) -> Json:
+    """The answer of an embeddings endpoint; its usage has no completion_tokens (Databricks REST)."""
+    return {
+        "object": "list",
+        "model": model,
+        "data": [
+            {"object": "embedding", "index": index, "embedding": _base64(vector) if as_base64 else list(vector)}
+            for index, vector in enumerate(vectors)
+        ],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _base64(vector: Sequence[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")

@@ -1,0 +1,86 @@
+"""What can go wrong: before a workspace runs (LocalError) and while it answers (Problem).
+
+The bodies are Databricks' own: `{"error_code": ..., "message": ...}`, with an integer error_code where the gate in
+front of the workspace refuses a credential (Databricks REST: 401 and 403 answers).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dbllm import ConfigError
+
+
+class LocalError(ConfigError):
+    """The workspace or driver app cannot run; the text says why and what to do."""
+
+
+@dataclass
+class Problem(Exception):
+    """An answer that is not a success.
+
+    Attributes:
+        status: HTTP status.
+        error_code: Databricks' word for it, or the status as an integer where the gate refuses.
+        message: what is wrong, for the caller to read.
+        headers: further response headers.
+    """
+
+    status: int
+    error_code: str | int
+    message: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def body(self) -> dict[str, str | int]:
+        """The JSON body of the answer."""
+        return {"error_code": self.error_code, "message": self.message}
+
+
+def bad_request(reason: str) -> Problem:
+    """400: the request does not fit the endpoint (Databricks REST: `Bad request: ...`)."""
+    return Problem(400, "BAD_REQUEST", f"Bad request: {reason}")
+
+
+def unknown_field(name: str) -> Problem:
+    """400 of a foundation model endpoint, which decodes its request strictly."""
+    return bad_request(f'json: unknown field "{name}"')
+
+
+def no_such_endpoint(name: str) -> Problem:
+    """404 for a serving endpoint that does not exist."""
+    return Problem(404, "RESOURCE_DOES_NOT_EXIST", f"Endpoint with name '{name}' does not exist.")
+
+
+def bad_invocation_path() -> Problem:
+    """404 for a path under /serving-endpoints that names no invocation."""
+    return Problem(
+        404,
+        "ENDPOINT_NOT_FOUND",
+        "Path must be of form /serving-endpoints/<endpoint_name>/invocations or "
+        "/serving-endpoints/<endpoint_name>/served-models/<served_model_name>/invocations",
+    )
+
+
+def no_such_api(method: str, path: str) -> Problem:
+    """404 for any other path."""
+    return Problem(404, "ENDPOINT_NOT_FOUND", f"No API found for '{method} {path}'")
+
+
+def too_large(limit: int) -> Problem:
+    """413: the body is over the limit of the endpoint, in bytes."""
+    return Problem(413, "BAD_REQUEST", f"Exceeded max request size of {limit} bytes.")
+
+
+def no_credential() -> Problem:
+    """401: no credential, or one of a kind that is not taken."""
+    return Problem(
+        401,
+        401,
+        "Credential was not sent or was of an unsupported type for this API.",
+        {"www-authenticate": 'Bearer realm="DatabricksRealm"'},
+    )
+
+
+def wrong_token() -> Problem:
+    """403: a token, but not one of this workspace (Databricks answers 403 here, not 401)."""
+    return Problem(403, 403, "Invalid access token.")

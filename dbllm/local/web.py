@@ -1,0 +1,134 @@
+"""Running an ASGI app on a socket: in a background thread, or in the foreground until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from dbllm.local.problems import LocalError
+
+GRACE = 1
+"""Seconds that open answers get when the server stops."""
+
+
+def listen(host: str, port: int, *, hint: str) -> socket.socket:
+    """A bound socket; port 0 takes a free one.
+
+    Raises:
+        LocalError: the port is taken (`hint` says what to do then) or the address cannot be used.
+    """
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.socket(address[0], address[1])
+    except OSError as error:
+        raise LocalError(f"{host} is not an address of this machine: {error}.") from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address[4])
+        # Listening at once makes a second server on the port fail here, with a sentence.
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise LocalError(f"Port {port} on {host} is already in use. {hint}") from error
+        raise LocalError(f"Port {port} on {host} cannot be opened: {error}. {hint}") from error
+    return sock
+
+
+class WebServer:
+    """uvicorn around an app and a bound socket.
+
+    `before_exit` is called when the server is told to stop, before it waits for open answers.
+    """
+
+    def __init__(self, app: ASGIApp, sock: socket.socket, before_exit: Callable[[], None] = lambda: None) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="critical",  # failures are logged by the apps, in their own words
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=GRACE,
+        )
+        self._server = _Server(config)
+        self._sock = sock
+        self._before_exit = before_exit
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Serve in a background thread; returns when requests are answered.
+
+        Raises:
+            LocalError: the app did not start.
+        """
+        self._thread = threading.Thread(target=self._run, name="dbllm-web", daemon=True)
+        self._thread.start()
+        self._server.settled.wait()
+        if not self._server.started:
+            self.stop()
+            raise LocalError("The web server did not start; the log says why.")
+
+    def stop(self) -> None:
+        """Stop serving and wait for the thread. Stopping twice is fine."""
+        self._exit()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Serve in this (the main) thread until SIGINT or SIGTERM; `ready` is called when requests are answered."""
+        self._server.ready = ready
+        with _on_signals(self._exit):
+            self._run()
+
+    def _exit(self) -> None:
+        self._before_exit()
+        self._server.should_exit = True
+
+    def _run(self) -> None:
+        try:
+            self._server.run(sockets=[self._sock])
+        finally:
+            self._sock.close()
+            self._server.settled.set()
+
+
+class _Server(uvicorn.Server):
+    """Says when it has started, and leaves the signals to `WebServer`."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.settled = threading.Event()
+        self.ready: Callable[[], None] = lambda: None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.ready()
+        self.settled.set()
+
+
+@contextlib.contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,200 @@
+"""Starting and stopping a local workspace."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from dbllm.local.app import create_app
+from dbllm.local.engine import Engine, Job
+from dbllm.local.problems import LocalError
+from dbllm.local.proxy import PORTS
+from dbllm.local.state import Identity, identity
+from dbllm.local.vectors import Vectors
+from dbllm.local.web import WebServer, listen
+from dbllm.local.weights import default_model
+
+PORT_HINT = "Stop what listens there, or choose another port with --port (0 takes a free one)."
+
+
+class Workspace:
+    """A Databricks workspace on loopback, with a real small model behind its endpoints.
+
+        with Workspace() as workspace:
+            os.environ.update(workspace.env)
+
+    Or `Workspace(port=8765).run()` to serve in the foreground until Ctrl-C.
+
+    Args:
+        host: a loopback address. Others are refused: the workspace has no TLS.
+        port: 0 takes a free one.
+        token: the personal access token that opens the workspace; made up (or kept in `state`) when left out.
+        state: a folder that keeps token and ids from start to start. Without it they are new each time.
+        model: a GGUF file; SmolLM2-135M-Instruct, fetched once, when left out.
+        drivers: ports of driver apps (3000 to 8000) that the driver proxy reaches from the start.
+
+    Raises (on entering or running):
+        LocalError: with a sentence that says what to do.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        token: str | None = None,
+        state: str | Path | None = None,
+        model: str | Path | None = None,
+        drivers: Sequence[int] = (),
+    ) -> None:
+        self._bind = loopback(host)
+        self._port = port
+        self._token = checked_token(token)
+        self._state = Path(state).expanduser() if state is not None else None
+        self._model = Path(model).expanduser() if model is not None else None
+        self._drivers = checked_drivers(drivers)
+        self._running: ExitStack | None = None
+        self._identity: Identity | None = None
+        self._host: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Workspace {self._host or 'not running'}>"
+
+    @property
+    def host(self) -> str:
+        """The URL, such as http://127.0.0.1:8765."""
+        if self._host is None:
+            raise LocalError("The workspace is not running yet.")
+        return self._host
+
+    @property
+    def token(self) -> str:
+        """The personal access token."""
+        return self._who().token
+
+    @property
+    def cluster_id(self) -> str:
+        """The id of the one cluster, whose driver is this machine."""
+        return self._who().cluster_id
+
+    @property
+    def workspace_id(self) -> str:
+        """The workspace's number, the org in its URLs."""
+        return self._who().workspace_id
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment variables by which clients find the workspace."""
+        return {"DATABRICKS_HOST": self.host, "DATABRICKS_TOKEN": self.token, "DATABRICKS_CLUSTER_ID": self.cluster_id}
+
+    def __enter__(self) -> Workspace:
+        with ExitStack() as stack:
+            server = self._prepare(stack)
+            server.start()
+            stack.callback(server.stop)
+            self._running = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._running is not None:
+            self._running.close()
+        self._running = None
+
+    def run(self, ready: Callable[[Workspace], None] = lambda _workspace: None) -> None:
+        """Serve in the foreground until Ctrl-C or SIGTERM; `ready` is called once the model answers."""
+        with ExitStack() as stack:
+            self._prepare(stack).run(lambda: ready(self))
+
+    def _prepare(self, stack: ExitStack) -> WebServer:
+        """Everything up to a server that could answer; what has to be undone is put on `stack`."""
+        if self._running is not None:
+            raise LocalError("The workspace is running already.")
+        self._identity = stack.enter_context(identity(self._state, self._token))
+        # Before the model is fetched and loaded: a taken port should not cost a minute to find out.
+        sock = listen(self._bind, self._port, hint=PORT_HINT)
+        stack.callback(sock.close)
+        self._host = url(sock.getsockname())
+        stack.callback(self._forget)
+        engine = Engine(self._model if self._model is not None else default_model())
+        stack.callback(engine.close)
+        vectors = Vectors()
+        vectors.load()
+        asyncio.run(check_answers(engine))
+        app = create_app(engine, vectors, self._identity, self._drivers)
+        return WebServer(app, sock, before_exit=engine.interrupt)
+
+    def _forget(self) -> None:
+        self._host = None
+
+    def _who(self) -> Identity:
+        if self._identity is None:
+            raise LocalError("The workspace is not running yet.")
+        return self._identity
+
+
+async def check_answers(engine: Engine) -> None:
+    """Have the model make one token, so that "ready" means that it answers.
+
+    Raises:
+        LocalError: it does not.
+    """
+    job = Job("chat", {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1})
+    try:
+        async with engine.generate([job]) as pieces:
+            async for _ in pieces:
+                pass
+    except ValueError as error:
+        raise LocalError(f"{engine.path} was loaded, but does not answer: {error}") from error
+
+
+def loopback(host: str) -> str:
+    """`host`, if it is a loopback address.
+
+    Raises:
+        LocalError: it is not.
+    """
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return host
+    except ValueError:
+        pass
+    raise LocalError(
+        f"The local workspace listens on loopback only, not on {host!r}: it has no TLS. Use --host 127.0.0.1."
+    )
+
+
+def url(address: tuple[str, int]) -> str:
+    """The URL of a socket's address."""
+    host, port = address[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def checked_token(token: str | None) -> str | None:
+    """`token`, if it can travel in a header.
+
+    Raises:
+        LocalError: it cannot. The text does not show it.
+    """
+    if token is not None and (not token or not token.isascii() or not token.isprintable() or " " in token):
+        raise LocalError("The token must be printable ASCII characters without spaces, and not empty.")
+    return token
+
+
+def checked_drivers(ports: Sequence[int]) -> tuple[int, ...]:
+    """`ports`, if the driver proxy can reach all of them.
+
+    Raises:
+        LocalError: one is out of range.
+    """
+    for port in ports:
+        if port not in PORTS:
+            raise LocalError(f"Driver apps listen on ports {PORTS[0]} to {PORTS[-1]}, not on {port}.")
+    return tuple(ports)

@@ -1,0 +1,166 @@
+"""`dbllm up` and `dbllm serve` as real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+COMMAND = [sys.executable, "-W", "error", "-m", "dbllm"]
+NAMES = ["DATABRICKS_HOST", "DATABRICKS_TOKEN", "DATABRICKS_CLUSTER_ID"]
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("DATABRICKS_")} | extra
+
+
+@contextmanager
+def running(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A process of the command line that said it is ready, and the lines it printed up to there."""
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(**environment),
+    )
+    lines: list[str] = []
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.append(line.rstrip("\n"))
+            if line.startswith("# ready"):
+                break
+        yield process, lines
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
+    """Exit status and standard error after a signal; at most two seconds."""
+    start = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=10)
+    assert time.monotonic() - start < 2
+    return process.returncode, errors
+
+
+def exports(lines: list[str]) -> dict[str, str]:
+    """The variables that a POSIX shell has after the lines were pasted into it."""
+    script = "\n".join([*lines, f'for name in {" ".join(NAMES)}; do eval "echo \\$$name"; done'])
+    done = subprocess.run(["/bin/sh", "-e"], input=script, capture_output=True, text=True, check=True)
+    return dict(zip(NAMES, done.stdout.splitlines(), strict=True))
+
+
+def test_the_output_can_be_pasted_into_a_shell_and_then_the_model_answers(model: Path, tmp_path: Path) -> None:
+    with running("up", "--port", "0", "--model", str(model), "--state", str(tmp_path)) as (process, lines):
+        assert [shlex.split(line)[0] for line in lines[:3]] == ["export"] * 3
+        env = exports(lines)
+        answer = httpx.post(
+            f"{env['DATABRICKS_HOST']}/serving-endpoints/dolly/invocations",
+            json={"dataframe_records": [{"prompt": "How are you?", "stop": ["."]}]},
+            headers={"authorization": f"Bearer {env['DATABRICKS_TOKEN']}"},
+            trust_env=False,
+            timeout=30,
+        )
+        (prediction,) = answer.json()["predictions"]
+        assert prediction
+        assert "." not in prediction
+        arguments = Path(f"/proc/{process.pid}/cmdline")
+        if arguments.exists():
+            assert env["DATABRICKS_TOKEN"] not in arguments.read_text()
+        status, errors = end(process)
+    assert (status, errors) == (0, "")
+    with running("up", "--port", "0", "--model", str(model), "--state", str(tmp_path)) as (_, lines):
+        assert exports(lines)["DATABRICKS_TOKEN"] == env["DATABRICKS_TOKEN"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_cleanly_within_two_seconds_with_a_stream_open(model: Path, number: signal.Signals) -> None:
+    with running("up", "--port", "0", "--model", str(model), "--token", "t") as (process, lines):
+        path = f"{exports(lines)['DATABRICKS_HOST']}/serving-endpoints/smollm2-completions/invocations"
+        body = {"prompt": "Once upon a time", "use_raw_prompt": True, "max_tokens": 3000, "stream": True}
+        headers = {"authorization": "Bearer t"}
+        with httpx.stream("POST", path, json=body, headers=headers, trust_env=False, timeout=30) as answer:
+            next(answer.iter_lines())
+            status, errors = end(process, number)
+    assert (status, errors) == (0, "")
+
+
+def test_a_taken_port_is_a_sentence_and_status_one(model: Path) -> None:
+    with running("up", "--port", "0", "--model", str(model)) as (_, lines):
+        port = exports(lines)["DATABRICKS_HOST"].rsplit(":", 1)[1]
+        done = run("up", "--port", port, "--model", str(model))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"dbllm: Port {port} on 127.0.0.1 is already in use.")
+    assert "--port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, env=clean_environment(), timeout=30, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["up", "--host", "192.168.0.1"], "loopback only"),
+        (["up", "--driver", "80"], "3000 to 8000"),
+        (["up", "--port", "0", "--model", "nowhere.gguf"], "no model file nowhere.gguf"),
+        (["serve", "--port", "80"], "3000 to 8000"),
+        (["serve", "nowhere.gguf", "--port", "7779"], "no model file nowhere.gguf"),
+        (["serve", "nowhere:function", "--port", "7779"], "nowhere:function cannot be loaded"),
+    ],
+)
+def test_what_cannot_work_is_a_sentence_and_status_one(arguments: list[str], reason: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("dbllm: ")
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_registers_answers_through_the_proxy_and_unregisters(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "shouting.py").write_text("def answer(prompt, stop=None):\n    return prompt.upper()\n")
+    with running("up", "--port", "0", "--model", str(model)) as (_, lines):
+        env = exports(lines)
+        app_env = {**env, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+        client = httpx.Client(
+            base_url=env["DATABRICKS_HOST"],
+            headers={"authorization": f"Bearer {env['DATABRICKS_TOKEN']}"},
+            trust_env=False,
+        )
+        url = f"/driver-proxy-api/o/0/{env['DATABRICKS_CLUSTER_ID']}/7778"
+        with client:
+            with running("serve", "shouting:answer", "--port", "7778", **app_env) as (process, _):
+                assert client.post(url, json={"prompt": "how are you?"}).json() == "HOW ARE YOU?"
+                status, errors = end(process)
+            assert status == 0
+            assert errors == f"registered with {env['DATABRICKS_HOST']}\n"
+            assert client.post(url, json={"prompt": "x"}).status_code == 502
+
+
+def test_help_needs_neither_the_model_nor_the_web_server() -> None:
+    code = (
+        "import sys, json; from dbllm import cli; "
+        "heavy = ['xllamacpp', 'wordllama', 'numpy', 'uvicorn', 'starlette', 'dbllm.serve']; "
+        "print(json.dumps([name for name in heavy if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+    assert "serve" in run("--help").stdout
