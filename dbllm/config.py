@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import configparser
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from .auth import Token
 from .errors import ConfigError
 
+_NAME = re.compile(r"[\w.-]+")
 _SETTINGS = "__settings__"  # a section of the file that is no profile
 
 
@@ -40,25 +42,26 @@ def normal_host(host: str) -> str:
     text = host.strip() if isinstance(host, str) else ""
     if not text:
         raise ConfigError(f"host={host!r} names no workspace: it looks like https://my-workspace.cloud.databricks.com.")
+    if "@" in text:  # first, so that no message below can show what stands before it
+        raise ConfigError("a host has no user name or password in it; pass the token as token= or DATABRICKS_TOKEN.")
     bare = "://" not in text
+    shown = text.split("?")[0].split("#")[0]
     try:
         parts = urlsplit(f"//{text}" if bare else text)
         name, port = (parts.hostname or "").lower(), parts.port
-    except ValueError as error:
-        raise ConfigError(f"host {text!r} is no address: {error}.") from None
-    if parts.username is not None or parts.password is not None:
-        raise ConfigError("a host has no user name or password in it; pass the token as token= or DATABRICKS_TOKEN.")
+    except ValueError:
+        raise ConfigError(f"host {shown!r} is no address: its name or port cannot be read.") from None
+    address = f"[{name}]" if ":" in name else name
+    scheme = ("http" if is_loopback(name) else "https") if bare else parts.scheme.lower()
+    if scheme not in ("http", "https") or not (":" in name or _NAME.fullmatch(name)) or not text.isprintable():
+        raise ConfigError(f"host {shown!r} is no workspace address: it looks like https://name.")
     # A URL copied from the browser ends with ?o=<workspace id>; that much is clear and is dropped.
     if parts.path not in ("", "/") or not set(parse_qs(parts.query, keep_blank_values=True)) <= {"o"}:
-        raise ConfigError(f"host {text!r} has a path or a query; give only the part before it: https://{name or '…'}.")
-    scheme = ("http" if is_loopback(name) else "https") if bare else parts.scheme.lower()
-    if scheme not in ("http", "https") or not name:
-        raise ConfigError(f"host {text!r} is no workspace address: it looks like https://name.")
+        raise ConfigError(f"host {shown!r} has a path or a query; give only the part before it: https://{address}.")
     if scheme == "http" and not is_loopback(name):
-        raise ConfigError(f"host {text!r}: over http the token could be read on the way; use https://{name}.")
-    shown = f"[{name}]" if ":" in name else name
+        raise ConfigError(f"host {shown!r}: over http the token could be read on the way; use https://{address}.")
     default = {"http": 80, "https": 443}[scheme]
-    return f"{scheme}://{shown}" + (f":{port}" if port is not None and port != default else "")
+    return f"{scheme}://{address}" + (f":{port}" if port is not None and port != default else "")
 
 
 def is_loopback(name: str) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 import re
 from collections.abc import Mapping
 from datetime import timezone
@@ -32,10 +31,14 @@ _CLASSES: dict[int, type[APIStatusError]] = {
 }
 _CODES = ("error_code", "errorCode", "code", "type", "scimType")
 _TEXTS = ("message", "error_description", "errorSummary", "detail", "msg")
-_CODE_AND_TEXT = re.compile(r"\s*([A-Z][A-Z0-9_]{3,}):\s+(.+)", re.DOTALL)
+_CODE_AND_TEXT = re.compile(r"\s*([A-Z][A-Z0-9_]{3,99}):\s+(.+)", re.DOTALL)
 _REQUEST_ID = re.compile(r"\[ReqId: ([^\]\s]+)\]")
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+_DECIMAL = re.compile(r"\d{1,15}(\.\d{0,15})?", re.ASCII)
+_PART = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)(ms|s|m|h)", re.ASCII)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_CODE = 200  # characters of a server's error code
 _SHOWN = 2000  # characters of a server's text that go into a message; the whole is on error.raw
 
 
@@ -71,35 +74,43 @@ def read_error(body: bytes) -> tuple[str, str, list[Any]]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
-        return _code_in(text[:_SHOWN]), _plain(text), []
-    if isinstance(content, dict):
-        details = content.get("details")
-        code, detail = _from_object(content)
-        return code, detail[:_SHOWN], details if isinstance(details, list) else []
-    return "", _plain(content if isinstance(content, str) else text), []
+        content = text
+    if not isinstance(content, dict):
+        said = content if isinstance(content, str) else text
+        return _code_in(said[:_SHOWN]), _plain(said), []
+    code, detail, details = _from_object(content)
+    return (code or _code_in(detail))[:_CODE], detail[:_SHOWN], details
 
 
-def _from_object(content: dict[str, Any]) -> tuple[str, str]:
-    provider = content.get("external_model_message")
-    if provider is not None:
-        code, inner = _from_object(provider) if isinstance(provider, dict) else ("", str(provider))
-        said = content.get("error") or content.get("message") or "Received error from the external model"
-        return code or _word(content.get("error_code")), f"{said}: {inner}" if inner else str(said)
-    error = content.get("error")
-    if isinstance(error, dict):
-        code, detail = _from_object(error)
-        return code or _word(content.get("error_code")), detail
+def _from_object(content: dict[str, Any]) -> tuple[str, str, list[Any]]:
+    details = content["details"] if isinstance(content.get("details"), list) else []
     code = next((word for key in _CODES if (word := _word(content.get(key)))), "")
-    detail = next((str(content[key]) for key in _TEXTS if content.get(key)), "")
+    detail = next((_said(content[key]) for key in _TEXTS if content.get(key)), "")
+    error, provider = content.get("error"), content.get("external_model_message")
+    if provider is not None:  # a proxied provider's own error
+        code, inner, details = _from_object(provider) if isinstance(provider, dict) else read_error(_bytes(provider))
+        return code or _word(content.get("error_code")), f"{_said(error or detail)}: {inner}", details
+    for inside in (error, content.get("response")):  # OpenAI's form; a failed response of the Responses API
+        if isinstance(inside, dict):
+            inner_code, inner_detail, inner_details = _from_object(inside)
+            return inner_code or code, inner_detail, inner_details or details
     if isinstance(error, str):  # OAuth: {"error": code, "error_description": text}; others: {"error": text}
         code, detail = (code or error, detail) if detail else (code, error)
-    if not detail:
-        detail = json.dumps(content, ensure_ascii=False)
-    return code, detail
+    return code, detail or _said(content), details
+
+
+def _said(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _bytes(value: object) -> bytes:
+    return _said(value).encode("utf-8", "replace")
 
 
 def _word(value: object) -> str:
     """A code as a str; Databricks sends some as integers, some providers as null."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return "" if value is None or isinstance(value, (dict, list, bool)) else str(value)
 
 
@@ -124,9 +135,10 @@ def error_frame(event: Event) -> tuple[str, str] | None:
             content = json.loads(event.data)
         except (ValueError, RecursionError):
             return None
-        if not isinstance(content, dict) or content.get("choices"):
+        if not isinstance(content, dict):
             return None
-        if not (content.get("error") or content.get("error_code") or content.get("type") == "error"):
+        failed = content.get("type") in ("error", "response.failed")
+        if not (failed or content.get("error") or content.get("error_code")):
             return None
     code, detail, _ = read_error(event.data)
     return code, detail
@@ -155,24 +167,28 @@ def retry_after(headers: Mapping[str, str], details: list[Any] = [], *, wall: fl
         if (date := _date(value)) is not None:
             return max(0.0, date - wall)
     for item in details:
-        if isinstance(item, dict) and "retry_delay" in item:
-            delay = str(item["retry_delay"]).strip().removesuffix("s")
-            if (seconds := _number(delay)) is not None:
-                return seconds
-    resets = (
-        _number(value.removesuffix("s")) for name, value in headers.items() if name.startswith("x-ratelimit-reset")
-    )
+        delay = (item.get("retry_delay") or item.get("retryDelay")) if isinstance(item, dict) else None
+        if (seconds := _duration(str(delay))) is not None:
+            return seconds
+    resets = [_duration(value) for name, value in headers.items() if name.startswith("x-ratelimit-reset")]
     # A large number is a moment in epoch seconds, a small one a duration.
     waits = [reset - wall if reset > 1e9 else reset for reset in resets if reset is not None]
     return max((wait for wait in waits if wait >= 0), default=None)
 
 
 def _number(value: str | None) -> float | None:
-    try:
-        number = float(value) if value is not None else math.nan
-    except ValueError:
+    """A number as HTTP writes it: Python's own grammar is wider (1_000, inf, other scripts' digits)."""
+    return float(value) if value is not None and _DECIMAL.fullmatch(value.strip()) else None
+
+
+def _duration(value: str) -> float | None:
+    """Seconds of `1.5`, `1.5s`, `20ms` or `6m0s`."""
+    if (seconds := _number(value)) is not None:
+        return seconds
+    parts = _PART.findall(value)
+    if not parts or "".join(number + unit for number, unit in parts) != value.strip():
         return None
-    return number if math.isfinite(number) and number >= 0 else None
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def _date(value: str) -> float | None:
