@@ -23,7 +23,7 @@ class Auth(Protocol):
 
 def auth_for(token: Token) -> Auth:
     """The auth of a token or a token function."""
-    return _Fixed(bearer(token)) if isinstance(token, str) else _Asked(token)
+    return _Asked(token) if callable(token) else _Fixed(bearer(token))
 
 
 def bearer(token: object) -> dict[str, str]:

@@ -89,13 +89,16 @@ def resolve(
     Raises:
         ConfigError: something is missing, unreadable, or would mix a token with a foreign host.
     """
+    for name, given in (("host", host), ("token", token), ("profile", profile)):
+        if given is not None and not given:  # not to be taken for "not given": another identity would call
+            raise ConfigError(f"{name}= is empty; leave it out (None) to have it found.")
     chosen = profile or env.get("DATABRICKS_CONFIG_PROFILE") or None
     path = Path(env.get("DATABRICKS_CONFIG_FILE") or (home or Path.home()) / ".databrickscfg").expanduser()
     env_host, env_token = env.get("DATABRICKS_HOST") or None, env.get("DATABRICKS_TOKEN") or None
     # A profile named in the call stands before the environment; one that only lies there comes last.
     saved: Mapping[str, str] = {}
     section = ""
-    if chosen or not ((host or env_host) and (token or env_token)):
+    if profile or not ((host or env_host) and (token or env_token)):
         section, saved = read_profile(path, chosen)
     if profile:
         env_host = env_token = None
@@ -143,7 +146,7 @@ def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str]]:
     """
     parser = configparser.RawConfigParser(default_section="\0", strict=True)
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         text = ""
         if name:
@@ -161,7 +164,8 @@ def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str]]:
     except configparser.ParsingError as error:  # the offending lines may hold a token: only their numbers
         lines = ", ".join(str(number) for number, _ in error.errors)
         raise ConfigError(f"{path}, line {lines}: this is neither 'key = value' nor '[profile]'.") from None
-    chosen = name or (parser.get(_SETTINGS, "default_profile", fallback="") or "DEFAULT")
+    name = name or parser.get(_SETTINGS, "default_profile", fallback="") or None
+    chosen = name or "DEFAULT"
     if parser.has_section(chosen) and chosen != _SETTINGS:
         return chosen, {key: value for key, value in parser.items(chosen) if value}
     if name:

@@ -275,7 +275,7 @@ class AsyncEndpoint(AsyncDriverApp):
         call = options.call(self._transport, "POST", self._path, body)
         answer = await self._explained(verb, call, self._transport.call)
         try:
-            reply = model.model_validate_json(answer.raw.body)
+            reply = schema.parse(model, answer.raw.body)
         except ValidationError as error:
             flaw = schema.first_flaw(error)
             raise answer.meta.unexpected(f"the answer is no {model.__name__} ({flaw})") from error

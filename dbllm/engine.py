@@ -6,8 +6,9 @@ auth) is not wanted for a model's call and costs more than the call; a user's ow
 
 from __future__ import annotations
 
+import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -55,6 +56,7 @@ class Wire:
         self._suspends = suspends
         self._line = line
         self._hang_up = hang_up  # None: the connection is the user's own
+        self._served = False
         self._response: httpx.Response | None = None
         self._parts: Any = None
         self.status = 0
@@ -70,7 +72,7 @@ class Wire:
         Raises:
             APIConnectionError, APITimeoutError: there was none.
         """
-        self.status, self._line.dialled = 0, self._hang_up is None
+        self.status, self._line.dialled = 0, False
         try:
             response = self._respond(out)
             self._response = response = await response if self._suspends else response
@@ -91,6 +93,7 @@ class Wire:
             raise self._ours(error) from error
         if not piece:
             self._parts = self._response = None
+            self._served = True
         return piece
 
     async def close(self) -> None:
@@ -128,8 +131,26 @@ class Wire:
         if isinstance(error, (httpx.ConnectError, httpx.ProxyError, httpx.UnsupportedProtocol)):
             return APIConnectionError(f"no connection to the workspace ({what})", sent=False)
         # A kept-alive connection that the server had closed meanwhile never carried the request to it.
-        stale = not self._line.dialled and not self.status
+        stale = self._served and self._hang_up is not None and not self._line.dialled and not self.status
         return APIConnectionError(f"the connection broke ({what})", sent=not stale, raw=raw)
+
+
+class _Body(httpx.AsyncByteStream, httpx.SyncByteStream):
+    """A request's body. httpx's own is an async generator, which trio misses when a broken connection drops it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._left = [body]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._left)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
 
 
 class _Line:
@@ -190,6 +211,10 @@ class _BlockingStream(httpcore.NetworkStream):
         return _BlockingStream(self._inner.start_tls(ssl_context, server_hostname, left), self._line)
 
     def close(self) -> None:
+        try:  # a thread that is blocked in recv is woken by a shutdown, never by a close
+            self._inner.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
         self._inner.close()
 
     def get_extra_info(self, info: str) -> Any:
@@ -237,7 +262,10 @@ def wires(base: str, suspends: bool, now: Callable[[], float], transport: Any, c
     def request(out: Outgoing) -> httpx.Request:
         timeout = {"connect": out.connect, "read": left(out), "write": left(out), "pool": None}
         headers, extensions = dict(out.headers), {"timeout": timeout}
-        return httpx.Request(out.method, _url(out.url), headers=headers, content=out.body, extensions=extensions)
+        built = httpx.Request(out.method, _url(out.url), headers=headers, content=out.body, extensions=extensions)
+        if transport is None and out.body is not None:
+            built.stream = _Body(out.body)
+        return built
 
     def by_client(out: Outgoing) -> Any:
         timeout, headers = httpx.Timeout(left(out), connect=out.connect), dict(out.headers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from collections.abc import Mapping
 from datetime import timezone
@@ -35,7 +36,7 @@ _CODE_AND_TEXT = re.compile(r"\s*([A-Z][A-Z0-9_]{3,99}):\s+(.+)", re.DOTALL)
 _REQUEST_ID = re.compile(r"\[ReqId: ([^\]\s]+)\]")
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
-_DECIMAL = re.compile(r"\d{1,15}(\.\d{0,15})?", re.ASCII)
+_DECIMAL = re.compile(r"\d+(\.\d*)?", re.ASCII)
 _PART = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)(ms|s|m|h)", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _CODE = 200  # characters of a server's error code
@@ -178,7 +179,8 @@ def retry_after(headers: Mapping[str, str], details: list[Any] = [], *, wall: fl
 
 def _number(value: str | None) -> float | None:
     """A number as HTTP writes it: Python's own grammar is wider (1_000, inf, other scripts' digits)."""
-    return float(value) if value is not None and _DECIMAL.fullmatch(value.strip()) else None
+    number = float(value) if value is not None and _DECIMAL.fullmatch(value.strip()) else math.inf
+    return number if number < math.inf else None
 
 
 def _duration(value: str) -> float | None:

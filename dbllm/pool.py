@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
 from .engine import FOREVER, Outgoing, Wire
-from .errors import APIResponseError, APITimeoutError, Raw
+from .errors import APIConnectionError, APIResponseError, APITimeoutError, Raw
 
 T = TypeVar("T")
 
@@ -99,6 +99,8 @@ class Exchange:
         if left <= 0 or not await pool.gate.acquire(self, None if patience == FOREVER else patience):
             hint = "More calls are under way than max_connections allows: raise it, or send fewer at a time."
             raise APITimeoutError(f"no free connection within {max(0.0, patience):.1f} s", hint=hint, sent=False)
+        if pool.closed:
+            raise APIConnectionError("the client was closed while this call waited", sent=False)
         self.wire = wire = await pool.take()
         wire.cut_at(out.deadline)
         await wire.send(out)
@@ -150,6 +152,7 @@ class Pool:
         self.gate = Gate(limit, home)
         # A stack: the last one used is the warmest, the first one the next to expire.
         self._idle: list[tuple[Wire, float]] = []
+        self.closed = False
 
     async def send(self, out: Outgoing) -> Raw:
         """Send a request and read the whole answer.
@@ -207,11 +210,15 @@ class Pool:
 
     def give_back(self, exchange: Exchange, wire: Wire) -> None:
         """The answer was read to its end: the connection may serve the next call."""
-        self._idle.append((wire, self.home.now()))
+        if self.closed:
+            self.home.soon(wire.close)
+        else:
+            self._idle.append((wire, self.home.now()))
         self.gate.release(exchange)
 
     async def aclose(self) -> None:
-        """Close all connections, also those in use: their calls fail."""
+        """Close all connections, also those in use: their calls fail, and so do those that wait for one."""
+        self.closed = True
         while self._idle:
             await self._idle.pop()[0].close()
         for exchange in tuple(self.gate.holders):

@@ -20,6 +20,7 @@ from .schema import (
     answer_text,
     assemble_chat,
     first_flaw,
+    parse,
     text_chunk,
 )
 from .target import Kind
@@ -132,8 +133,8 @@ def chat_piece(data: bytes, opened: Opened) -> ChatCompletionChunk:
     """A piece of a streamed chat; APIResponseError where it is none."""
     try:
         if opened.exchange is not None:
-            return ChatCompletionChunk.model_validate_json(data)
-        whole = ChatCompletion.model_validate_json(data).model_dump(exclude_unset=True)
+            return parse(ChatCompletionChunk, data)
+        whole = parse(ChatCompletion, data).model_dump(exclude_unset=True)
         for choice in whole["choices"]:
             choice["delta"] = choice.pop("message")
         return ChatCompletionChunk.model_validate(whole)
@@ -143,7 +144,10 @@ def chat_piece(data: bytes, opened: Opened) -> ChatCompletionChunk:
 
 def chat_whole(chunks: list[ChatCompletionChunk], meta: Meta) -> ChatCompletion:
     """The whole answer of a streamed chat."""
-    whole = assemble_chat(chunks)
+    try:
+        whole = assemble_chat(chunks)
+    except ValidationError as error:
+        raise meta.unexpected(f"the stream's pieces are no chat answer ({first_flaw(error)})") from error
     whole._meta = meta
     return whole
 

@@ -35,6 +35,10 @@ _THROTTLED_CODES = frozenset(
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value  # no NaN
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How stubborn a call is.
@@ -59,8 +63,9 @@ class Retry:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
             raise ValueError(f"Retry(attempts={self.attempts!r}): attempts is a whole number from 1 up; 1 is no retry.")
         for name in ("backoff", "max_backoff", "max_retry_after"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"Retry({name}={getattr(self, name)!r}): seconds, 0 or more.")
+            value = getattr(self, name)
+            if not _is_seconds(value) or value < 0 or (name == "backoff" and value == float("inf")):
+                raise ValueError(f"Retry({name}={value!r}): seconds, 0 or more.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ class Timeout:
     def __post_init__(self) -> None:
         for name in ("total", "connect", "read", "queue"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+            if value is not None and not (_is_seconds(value) and value > 0):
                 raise ValueError(f"Timeout({name}={value!r}): seconds above 0, or None for no limit.")
 
     @classmethod
@@ -137,7 +142,7 @@ def wait_before(
     if kind == "never sent" and failures <= 1:
         return 0.0
     scale = retry.backoff * (4 if kind == "throttled" else 1)
-    return float(draw() * min(retry.max_backoff, scale * 2.0 ** (failures - 1)))
+    return float(draw() * min(retry.max_backoff, scale * 2.0 ** min(failures - 1, 60)))
 
 
 async def again(

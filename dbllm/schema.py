@@ -6,19 +6,22 @@ too. What dbllm knows about the call (`request_id`, `attempts`, `raw`) stays out
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictStr, ValidationError
 
 from .errors import APIResponseError, Raw
+
+ModelT = TypeVar("ModelT", bound="WireModel")
 
 
 class WireModel(BaseModel):
     """A JSON object as it goes over the wire; fields that have no name here are kept."""
 
     # Built at first use: a program that only embeds never pays for the chat models.
-    model_config = ConfigDict(extra="allow", defer_build=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", defer_build=True, protected_namespaces=(), coerce_numbers_to_str=True)
 
 
 class Meta(NamedTuple):
@@ -147,7 +150,7 @@ class ChunkChoice(WireModel):
     """What a chunk adds to one choice."""
 
     index: int = 0
-    delta: Delta
+    delta: Delta = Field(default_factory=Delta)
     finish_reason: str | None = None
 
     @property
@@ -285,13 +288,13 @@ def text_chunk(piece: Any) -> CompletionChunk:
     """
     match piece:
         case {"choices": list(choices)}:
-            return CompletionChunk.model_validate({**piece, "choices": [_text_choice(choice) for choice in choices]})
+            return CompletionChunk.model_validate(
+                _without_nulls({**piece, "choices": [_text_choice(choice) for choice in choices]})
+            )
         case {"type": "response.output_text.delta", "delta": str(text)} | {"delta": {"content": text}}:
             return _text_piece(content_text(text))
         case {"type": "response.completed" | "responses.completed"}:
-            usage = (piece.get("response") or {}).get("usage") or {}
-            tokens = {"prompt_tokens": usage.get("input_tokens"), "completion_tokens": usage.get("output_tokens")}
-            return _text_piece("", "stop", {**tokens, **usage} if usage else None)
+            return _text_piece("", "stop", _usage(piece))
         case {"predictions": whole}:
             return _text_piece(answer_text(whole) or "")
     return _text_piece(answer_text(piece) or "")
@@ -302,12 +305,47 @@ def _text_piece(text: str, finish_reason: str | None = None, usage: object = Non
     return CompletionChunk.model_validate({"choices": [choice], "usage": usage})
 
 
+def _usage(piece: Any) -> object:
+    match piece:
+        case {"response": {"usage": dict(usage)}}:
+            tokens = {"prompt_tokens": usage.get("input_tokens"), "completion_tokens": usage.get("output_tokens")}
+            return {**tokens, **usage}
+    return None
+
+
 def _text_choice(choice: Any) -> Any:
     if not isinstance(choice, dict) or "text" in choice:
         return choice
     said = choice.get("delta") or choice.get("message") or {}
     rest = {key: value for key, value in choice.items() if key not in ("delta", "message")}
     return {**rest, "text": content_text(said.get("content")) if isinstance(said, dict) else ""}
+
+
+def parse(model: type[ModelT], data: bytes) -> ModelT:
+    """JSON text as a model.
+
+    A null where the schema has a plain value counts as left out: gateways write some (`"delta": null`, `"text": null`).
+    They are looked for only once the quick way has failed.
+
+    Raises:
+        ValidationError: it is not JSON, or not that model.
+    """
+    try:
+        return model.model_validate_json(data)
+    except ValidationError:
+        try:
+            content = json.loads(data)
+        except (ValueError, RecursionError):
+            content = None
+        if content is None:
+            raise
+        return model.model_validate(_without_nulls(content))
+
+
+def _without_nulls(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nulls(value) for key, value in content.items() if value is not None}
+    return [_without_nulls(item) for item in content] if isinstance(content, list) else content
 
 
 def first_flaw(error: ValidationError) -> str:
@@ -333,7 +371,7 @@ def assemble_chat(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
         for call in message.get("tool_calls") or ():
             call.pop("index", None)  # only a stream's pieces need it
         whole.append({**choice, "message": message})
-    return ChatCompletion.model_validate({**head, "object": "chat.completion", "choices": whole or [{"message": {}}]})
+    return ChatCompletion.model_validate({**head, "object": "chat.completion", "choices": whole})
 
 
 # Strings that name a thing come whole, though some servers repeat them on every piece; all others grow.
@@ -363,7 +401,9 @@ def _items(value: Any) -> list[Any]:
 def _grow_list(known: list[Any], pieces: list[Any]) -> list[Any]:
     for piece in pieces:
         index = piece.get("index") if isinstance(piece, dict) else None
-        same = next((item for item in known if index is not None and item.get("index") == index), None)
+        same = None
+        if index is not None:
+            same = next((item for item in known if isinstance(item, dict) and item.get("index") == index), None)
         if same is None:
             known.append(piece)
         else:

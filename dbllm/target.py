@@ -82,7 +82,7 @@ def quoted(name: object, what: str = "an endpoint") -> str:
         ConfigError: it is none ("." and ".." would leave their place in the path).
     """
     try:
-        if isinstance(name, str) and name.strip(" ."):
+        if isinstance(name, str) and name.strip().strip("."):
             return quote(name, safe="")
     except UnicodeEncodeError:
         pass
@@ -263,11 +263,14 @@ def encode(body: object) -> bytes:
         return _ENCODER.encode(body).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"the request holds text that is not Unicode: {error.reason}.") from None
-    except ValueError as error:
-        place = _not_finite(body, "")
-        raise ValueError(
-            f"{place}: JSON has no form for a number that is not finite." if place else str(error)
-        ) from None
+    except ValueError:
+        try:
+            place = _not_finite(body, "") or "a number"
+        except RecursionError:
+            raise ValueError("the request is nested in itself.") from None
+        raise ValueError(f"{place}: JSON has no form for a number that is not finite.") from None
+    except RecursionError:
+        raise ValueError("the request is nested too deep, or in itself.") from None
 
 
 def _plain(value: Any) -> Any:

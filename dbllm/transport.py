@@ -130,7 +130,8 @@ class Transport:
             if not piece:
                 return False
             try:
-                opened.events.extend(opened.decoder.feed(piece))
+                # An event without data is a sign of life.
+                opened.events.extend(event for event in opened.decoder.feed(piece) if event.data.strip())
             except ValueError as error:
                 raise opened.meta.unexpected(str(error)) from None
         return bool(opened.events)
@@ -160,7 +161,7 @@ class Transport:
     async def _until_first_event(self, call: Call, exchange: Exchange) -> Opened:
         opened = Opened(Raw(exchange.status, exchange.headers), exchange=exchange)
         good = 200 <= exchange.status < 300
-        if not good or not exchange.headers.get("content-type", "").startswith(EVENTS):
+        if not good or not exchange.headers.get("content-type", "").lower().startswith(EVENTS):
             raw = Raw(exchange.status, exchange.headers, await self.leaf.rest(exchange, call.deadline))
             if not good:
                 raise status_error(raw, wall=self.leaf.wall())
