@@ -1,0 +1,103 @@
+"""The command line. Commands import what they need when they run, so that `dbllm --help` is quick."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dbllm import commands, console
+
+if TYPE_CHECKING:
+    from dbllm.local.workspace import Workspace
+    from dbllm.serve import DriverServer
+
+app = typer.Typer(
+    name="dbllm",
+    help="Language models that Databricks serves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,  # no boxes for other programs
+)
+
+
+def main() -> None:
+    """Run the command line; the entry point of `dbllm`. What cannot work ends with a sentence and exit status 1."""
+    from dbllm import DbllmError
+
+    try:
+        app()
+    except DbllmError as error:
+        console.complain(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.callback()
+def _root() -> None:
+    """Language models that Databricks serves."""
+
+
+@app.command()
+def demo() -> None:
+    """See each kind of call, with its code and its answer.
+
+    It starts a local workspace with a real small model for that, and a driver app.
+    """
+    from dbllm.demo import run
+
+    run()
+
+
+@app.command(short_help="Run a local workspace, until Ctrl-C.")
+def up(
+    host: Annotated[str, typer.Option(help="A loopback address.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8765,
+    token: Annotated[
+        str | None, typer.Option(envvar="DBLLM_LOCAL_TOKEN", help="The token that opens it; made up when left out.")
+    ] = None,
+    state: Annotated[Path | None, typer.Option(help="A folder that keeps token and ids between starts.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A GGUF file to answer with.", show_default="SmolLM2")] = None,
+    driver: Annotated[
+        list[int] | None, typer.Option(help="A port of a driver app to reach; may be repeated.", metavar="PORT")
+    ] = None,
+) -> None:
+    """Run a local workspace that answers with a real small model, until Ctrl-C.
+
+    The standard output can be pasted into a shell: it sets the variables by which clients find the workspace.
+    """
+    from dbllm.local import Workspace
+
+    Workspace(host=host, port=port, token=token, state=state, model=model, drivers=driver or ()).run(_say_up)
+
+
+def _say_up(workspace: Workspace) -> None:
+    for name, value in workspace.env.items():
+        print(f"export {name}={shlex.quote(value)}")
+    print(f"# ready: {workspace.host} answers (Ctrl-C stops it)", flush=True)
+
+
+@app.command(short_help="Run a driver app, until Ctrl-C.")
+def serve(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL.gguf | module:function]", help="SmolLM2 when left out.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="3000 to 8000.")] = 7777,
+) -> None:
+    """Run a driver app: a model that a cluster's driver proxy can reach, until Ctrl-C."""
+    from dbllm.serve import DriverServer
+
+    DriverServer(model, port=port).run(_say_serving)
+
+
+def _say_serving(driver: DriverServer) -> None:
+    print(f"# ready: {driver.url} answers (Ctrl-C stops it)", flush=True)
+    print(driver.registration, file=sys.stderr, flush=True)
+
+
+commands.add_to(app)

@@ -1,0 +1,82 @@
+"""Every check of this repository: `pip install nox && nox`, or one of them: `nox -s lint`.
+
+Each session makes its own virtual environment anew, with the Python that runs nox.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests"]
+nox.options.error_on_external_run = True  # a tool of the machine must not stand in for one of the session
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+CODE = ("dbllm", "tests", "noxfile.py")
+NEED_EXTRAS = ("tests/cli", "tests/local")
+
+# Modules that need an extra are named here, not those of the core: one that is forgotten makes the check fail.
+IMPORT_CORE = """
+import importlib, pkgutil, dbllm
+extras = {"__main__", "cli", "commands", "console", "demo", "local", "serve"}
+core = sorted({module.name for module in pkgutil.iter_modules(dbllm.__path__)} - extras)
+for name in core:
+    importlib.import_module(f"dbllm.{name}")
+print("imported without extras:", *core)
+"""
+
+
+def group(*names: str) -> tuple[str, ...]:
+    """The requirements of dependency groups."""
+    return nox.project.dependency_groups(PYPROJECT, *names)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Form and the common mistakes."""
+    session.install(*group("lint"))
+    session.run("ruff", "format", "--check", *CODE)
+    session.run("ruff", "check", *CODE)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types, by two checkers that find different things."""
+    # pyright is a JavaScript program: with [nodejs] its runtime comes from the package index like everything else.
+    session.install(".[local]", *group("types", "test"), "pyright[nodejs]")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def bare(session: nox.Session) -> None:
+    """The core works without extras, and the command says what it needs."""
+    session.install(".")
+    session.run("python", "-I", "-W", "error", "-c", IMPORT_CORE)
+    said = session.run("dbllm", "--help", success_codes=[1], silent=True)
+    if "pip install 'dbllm[" not in str(said) or "Traceback" in str(said):
+        session.error(f"`dbllm` without its extra should say in one sentence what to install; it said: {said}")
+
+
+@nox.session
+def min_deps(session: nox.Session) -> None:
+    """The core's tests, with the oldest dependencies that pyproject.toml allows."""
+    if sys.version_info >= (3, 14):
+        session.skip("the oldest pydantic that is allowed has no wheel for this Python")
+    session.install(".", *group("test"), *oldest(PYPROJECT["project"]["dependencies"]))
+    session.run("pytest", *(f"--ignore={path}" for path in NEED_EXTRAS), *session.posargs)
+
+
+def oldest(requirements: list[str]) -> list[str]:
+    """`name>=1.2,<2` as `name==1.2`."""
+    return [re.sub(r">=([^,]+).*", r"==\1", requirement) for requirement in requirements]
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, against the package as it would be installed."""
+    session.install(".[local]", *group("test"))
+    session.run("pytest", *session.posargs)

@@ -1,0 +1,87 @@
+"""The README's code runs as it stands, against a real local workspace; its map and its commands are the real ones."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+PYTHON = re.findall(r"^```python\n(.*?)^```$", README, re.S | re.M)
+SHELL = "".join(re.findall(r"^```bash\n(.*?)^```$", README, re.S | re.M)).splitlines()
+CALLS = [line for line in SHELL if re.search(r"\bdbllm (complete|chat|embed|predict)\b", line)]
+
+
+def chart() -> list[list[str]]:
+    """The map of files, row by row."""
+    rows = re.findall(r"^\| (`.*?) \|", README.split("The files of `dbllm/`")[1], re.M)
+    return [re.findall(r"`(\w+\.py|\w+/)`", row) for row in rows]
+
+
+def title(block: str) -> str:
+    """The line of a block that says most, for the test's name."""
+    return next((line.strip() for line in block.splitlines() if "client." in line), "code")[:40]
+
+
+@pytest.mark.usefixtures("environ")
+@pytest.mark.parametrize("block", PYTHON, ids=title)
+def test_a_python_block_runs_and_prints(block: str, app_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    code = compile(block.replace("7777", str(app_port)), "README.md", "exec")
+    exec(code, {"__name__": "__main__"})  # noqa: S102 - the README's own code
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("line", CALLS)
+def test_a_shell_line_runs_and_prints(line: str, app_port: int, environ: dict[str, str]) -> None:
+    script = f'dbllm() {{ "{sys.executable}" -m dbllm "$@"; }}\n{line.replace("7777", str(app_port))}'
+    ended = subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.strip()
+
+
+def test_there_is_code_for_every_kind_of_call() -> None:
+    for word in (".complete(", ".chat(", ".stream_chat(", ".embed(", ".predict(", ".driver_app(", "with Client()"):
+        assert any(word in block for block in PYTHON), word
+    assert {line.split("dbllm ")[1].split()[0] for line in CALLS} == {"complete", "chat", "embed", "predict"}
+
+
+def test_the_two_commands_of_the_first_page_are_one_line_each() -> None:
+    assert [line for line in SHELL if line.startswith("pip install -e ")] == ["pip install -e '.[local]' && dbllm demo"]
+    assert [line for line in SHELL if line.startswith("pip install nox")] == ["pip install nox && nox"]
+
+
+def test_the_map_names_every_file_of_the_package() -> None:
+    named = {name for row in chart() for name in row}
+    there = {path.name + "/" * path.is_dir() for path in (ROOT / "dbllm").iterdir() if path.suffix in ("", ".py")}
+    assert named == there - {"__init__.py", "__pycache__/"}
+
+
+def test_files_import_only_what_the_map_puts_before_or_beside_them() -> None:
+    row_of = {name.removesuffix(".py").removesuffix("/"): number for number, row in enumerate(chart()) for name in row}
+    for name, row in row_of.items():
+        file = ROOT / "dbllm" / f"{name}.py"
+        if file.exists():
+            later = {other for other in imported(file) if row_of.get(other, -1) > row}
+            assert not later, f"{name}.py imports {later}"
+
+
+def imported(file: Path) -> set[str]:
+    """The modules of the package that a file imports, by any form, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "dbllm"):
+            path = (node.module or "").removeprefix("dbllm").strip(".")
+            found |= {path.split(".")[0]} if path else {alias.name for alias in node.names}
+    return found
+
+
+def test_the_check_of_the_readme_can_be_run() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", str(script)], check=True)

@@ -1,0 +1,174 @@
+"""The sync client behind the async one's names, so that one test body serves all colours.
+
+In a "sync" run the real `Client`, `Endpoint`, `DriverApp` and `Stream` do the work; the adapters only put `async` in
+front of their methods. The body is then run by one `send(None)`: if anything in it suspends, the test fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import trio
+
+COLOURS = ("asyncio", "trio", "sync")
+
+
+def run(colour: str, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a test's body in one colour."""
+    if colour == "asyncio":
+        return asyncio.run(body())
+    if colour == "trio":
+        return trio.run(body)
+    coroutine = body()
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    coroutine.close()
+    raise AssertionError("the body waits for an event loop, so it cannot run in plain code")
+
+
+class Plain:
+    """An object of the sync kind under the async kind's names."""
+
+    _makers = frozenset({"endpoint", "driver_app", "with_options"})
+
+    def __init__(self, plain: Any) -> None:
+        self.plain = plain
+
+    def __repr__(self) -> str:
+        return repr(self.plain)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.plain, "close" if name == "aclose" else name)
+        if not callable(found):
+            return found
+        if name in self._makers or name.startswith("stream_"):
+            return lambda *args, **options: Plain(found(*args, **options))
+
+        async def verb(*args: Any, **options: Any) -> Any:
+            return found(*args, **options)
+
+        return verb
+
+    async def __aenter__(self) -> Plain:
+        entered = self.plain.__enter__()
+        assert entered is self.plain
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.plain.__exit__(*error)
+
+    def __aiter__(self) -> Plain:
+        return self
+
+    async def __anext__(self) -> Any:
+        for chunk in self.plain:
+            return chunk
+        raise StopAsyncIteration
+
+
+async def together(colour: str, thunks: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
+    """Run all side by side (tasks, or threads in plain code): results in order, exceptions as values."""
+    results: list[Any] = [None] * len(thunks)
+
+    async def one(place: int) -> None:
+        try:
+            results[place] = await thunks[place]()
+        except Exception as error:
+            results[place] = error
+
+    if colour == "sync":
+        bodies = [(lambda place=place: one(place)) for place in range(len(thunks))]
+        threads = [threading.Thread(target=run, args=("sync", body), daemon=True) for body in bodies]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return results
+    async with anyio.create_task_group() as group:
+        for place in range(len(thunks)):
+            group.start_soon(one, place)
+    return results
+
+
+async def waited(colour: str, blocking: Callable[..., Any], *args: Any) -> Any:
+    """Call what blocks (a wait for the server), while the loop goes on."""
+    if colour == "sync":
+        return blocking(*args)
+    return await anyio.to_thread.run_sync(blocking, *args)
+
+
+def leaf_of(client: Any) -> Any:
+    """The leaf of a client of either colour."""
+    core = getattr(client, "plain", client)
+    return getattr(core, "_core", core)._transport.leaf
+
+
+def permits(client: Any) -> int:
+    """How many connections the client's calls hold, in all its homes."""
+    return sum(len(home.pool.gate.holders) for home in leaf_of(client)._homes.values())
+
+
+def idle(client: Any) -> int:
+    """How many connections wait for a next call, in all the client's homes."""
+    return sum(len(home.pool._idle) for home in leaf_of(client)._homes.values())
+
+
+class Clock:
+    """A clock that stands still but for the waits, which it writes down."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+        self.waits: list[float] = []
+
+    def on(self, client: Any) -> Any:
+        """Put it into a client that has made no call yet."""
+        leaf = leaf_of(client)
+        leaf.now, leaf.wall, leaf.sleep = (lambda: self.time), (lambda: 1_700_000_000.0 + self.time), self.sleep
+        return client
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.time += seconds
+
+
+class Steps:
+    """Runs a coroutine and counts where it suspends; at suspension `at` it does something to it first."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], at: int = 0, then: Callable[[], None] | None = None) -> None:
+        self.coroutine, self.at, self.then = coroutine, at, then
+        self.count = 0
+
+    def __await__(self) -> Any:
+        try:
+            trap = self.coroutine.send(None)
+            while True:
+                self.count += 1
+                if self.count == self.at and self.then is not None:
+                    self.then()
+                try:
+                    sent = yield trap
+                except BaseException as error:
+                    trap = self.coroutine.throw(error)
+                else:
+                    trap = self.coroutine.send(sent)
+        except StopIteration as done:
+            return done.value
+
+
+@contextmanager
+def in_thread(function: Callable[[], Any]) -> Any:
+    """Run something beside the block; its end is awaited when the block ends."""
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.join(10)

@@ -1,0 +1,122 @@
+"""One body, three ways: an `async def` test that asks for `colour` (or for `make`) runs on asyncio, trio and sync."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import respx
+
+import dbllm
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside this file
+
+from colours import COLOURS, Clock, Plain, run
+from loopback import Script, Server, keep_answering
+
+HOST = "https://workspace.example.com"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "colour" in metafunc.fixturenames and not any(
+        "colour" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")
+    ):
+        metafunc.parametrize("colour", COLOURS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    if "colour" not in pyfuncitem.fixturenames or not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    run(pyfuncitem.funcargs["colour"], lambda: pyfuncitem.obj(**arguments))
+    gc.collect()  # what was forgotten warns now, and in the test that forgot it
+    return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _light_collections() -> Iterator[None]:
+    """What is there before the first test is never garbage: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """No workspace is configured on the machine the tests run on."""
+    if "local" in request.path.parts or "cli" in request.path.parts:
+        return  # those folders keep house themselves
+    for name in list(os.environ):
+        if name.startswith("DATABRICKS_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+
+
+Make = Callable[..., Any]
+
+
+@pytest.fixture
+def make(colour: str) -> Make:
+    """Makes a client of the test's colour; the sync one comes behind the async one's names."""
+
+    def made(host: str = HOST, token: Any = "dapi-test", **options: Any) -> Any:
+        if colour == "sync":
+            return Plain(dbllm.Client(host, token, **options))
+        return dbllm.AsyncClient(host, token, **options)
+
+    return made
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def wire() -> Iterator[respx.MockRouter]:
+    """The workspace as respx plays it; a request without a route is an error."""
+    with respx.mock(base_url=HOST, assert_all_called=False) as router:
+        yield router
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Starts loopback servers: `serve(script for the first connection, …, script for all others)`."""
+    servers: list[Server] = []
+
+    def start(*scripts: Script) -> Server:
+        servers.append(Server(scripts or (keep_answering,)))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., str]:
+    """Runs a program in an interpreter of its own where every warning is an error: its output, once it has ended well."""
+
+    def play(text: str, *args: str) -> str:
+        path = tmp_path / "program.py"
+        path.write_text(text)
+        command = [sys.executable, "-X", "dev", "-W", "error", str(path), *args]
+        root = str(Path(dbllm.__file__).parents[1])
+        done = subprocess.run(command, env={"PYTHONPATH": root, "HOME": str(tmp_path)}, capture_output=True, timeout=60)
+        said, complained = done.stdout.decode(), done.stderr.decode()
+        assert done.returncode == 0, complained or said
+        assert not complained, complained
+        return said
+
+    return play
