@@ -1,40 +1,47 @@
-"""dbllm: the language models that Databricks serves, from Python; async first."""
+"""dbllm: the language models that Databricks serves, from Python; async first.
 
-from .client import AsyncClient
-from .endpoints import AsyncDriverApp, AsyncEndpoint
-from .errors import (
-    APIConnectionError,
-    APIError,
-    APIResponseError,
-    APIStatusError,
-    APITimeoutError,
-    AuthenticationError,
-    BadRequestError,
-    ConfigError,
-    ConflictError,
-    DbllmError,
-    InternalServerError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    Raw,
-    RequestTooLargeError,
-    StreamInterruptedError,
-)
-from .retry import Retry, Timeout
-from .schema import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    Completion,
-    CompletionChunk,
-    Embeddings,
-    Message,
-    Predictions,
-    PromptRequest,
-    Usage,
-)
-from .stream import AsyncStream, Stream
-from .sync import Client, DriverApp, Endpoint
+The names below are imported when they are first used, so that `dbllm --help` and the like need not wait for them.
+"""
+
+import importlib as _importlib
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from .client import AsyncClient
+    from .endpoints import AsyncDriverApp, AsyncEndpoint
+    from .errors import (
+        APIConnectionError,
+        APIError,
+        APIResponseError,
+        APIStatusError,
+        APITimeoutError,
+        AuthenticationError,
+        BadRequestError,
+        ConfigError,
+        ConflictError,
+        DbllmError,
+        InternalServerError,
+        NotFoundError,
+        PermissionDeniedError,
+        RateLimitError,
+        Raw,
+        RequestTooLargeError,
+        StreamInterruptedError,
+    )
+    from .retry import Retry, Timeout
+    from .schema import (
+        ChatCompletion,
+        ChatCompletionChunk,
+        Completion,
+        CompletionChunk,
+        Embeddings,
+        Message,
+        Predictions,
+        PromptRequest,
+        Usage,
+    )
+    from .stream import AsyncStream, Stream
+    from .sync import Client, DriverApp, Endpoint
 
 __all__ = [
     "APIConnectionError",
@@ -74,3 +81,18 @@ __all__ = [
     "Timeout",
     "Usage",
 ]
+
+_ROOMS = ("errors", "retry", "schema", "stream", "endpoints", "client", "sync")
+
+
+def __getattr__(name: str) -> _typing.Any:
+    for room in _ROOMS if name in __all__ else ():
+        module = _importlib.import_module(f".{room}", __name__)
+        if name in vars(module):
+            value = globals()[name] = getattr(module, name)
+            return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -8,7 +8,6 @@ profile's host. A token that was set without a host may go to the host the calle
 from __future__ import annotations
 
 import configparser
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from .auth import Token
 from .errors import ConfigError
+from .target import is_loopback
 
 _NAME = re.compile(r"[\w.-]+")
 _SETTINGS = "__settings__"  # a section of the file that is no profile
@@ -62,16 +62,6 @@ def normal_host(host: str) -> str:
         raise ConfigError(f"host {shown!r}: over http the token could be read on the way; use https://{address}.")
     default = {"http": 80, "https": 443}[scheme]
     return f"{scheme}://{address}" + (f":{port}" if port is not None and port != default else "")
-
-
-def is_loopback(name: str) -> bool:
-    """Whether a host name is this machine."""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def resolve(

@@ -20,6 +20,7 @@ import httpcore
 import httpx
 
 from .errors import APIConnectionError, APIError, APIResponseError, APITimeoutError, Raw
+from .target import is_loopback
 
 # One connection a transport; the pool drops it earlier, so the engine's own expiry is only a second line.
 _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
@@ -105,12 +106,16 @@ class Wire:
                     response.close()
                 if self._hang_up is not None:
                     self._hang_up()
+                if self._line.socket is not None:
+                    self._line.socket.close()
                 return
             with anyio.CancelScope(shield=True):
                 if response is not None:
                     await response.aclose()
                 if self._hang_up is not None:
                     await self._hang_up()
+                if self._line.socket is not None:
+                    await self._line.socket.aclose()
                 # The socket is gone, so what was read ahead comes and then an error; thus all the generators that
                 # httpx has stacked end here, not in the garbage collector (where trio warns of them).
                 for _ in range(_READ_AHEAD):
@@ -160,6 +165,7 @@ class _Line:
         self.now = now
         self.until = FOREVER
         self.dialled = True
+        self.socket: Any = None  # httpcore forgets it when a TLS handshake is interrupted
 
     def left(self, timeout: float | None, late: type[httpcore.TimeoutException]) -> float | None:
         """Seconds that one operation may take."""
@@ -177,7 +183,8 @@ class _AsyncBackend(httpcore.AnyIOBackend):
 
     async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
         self._line.dialled = True
-        return await self._inner.connect_tcp(*args, **options)
+        self._line.socket = stream = await self._inner.connect_tcp(*args, **options)
+        return stream
 
 
 class _BlockingBackend(httpcore.SyncBackend):
@@ -189,7 +196,10 @@ class _BlockingBackend(httpcore.SyncBackend):
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, *rest: Any, **options: Any) -> Any:
         self._line.dialled = True
         left = self._line.left(timeout, httpcore.ConnectTimeout)
-        return _BlockingStream(super().connect_tcp(host, port, left, *rest, **options), self._line)
+        self._line.socket = stream = _BlockingStream(
+            super().connect_tcp(host, port, left, *rest, **options), self._line
+        )
+        return stream
 
 
 class _BlockingStream(httpcore.NetworkStream):
@@ -237,8 +247,8 @@ def _route(base: str) -> tuple[ssl.SSLContext, str | None]:
     context = _tls() if parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(parts.hostname or ""):
-        return context, None
+    if not proxy or is_loopback(parts.hostname or "") or proxy_bypass(parts.hostname or ""):
+        return context, None  # no proxy has this machine's own loopback behind it
     return context, proxy if "://" in proxy else f"http://{proxy}"
 
 

@@ -234,14 +234,23 @@ class _Loop:
             if hasattr(self._loop, "call_soon_threadsafe"):
                 self._loop.call_soon_threadsafe(self._spawn, thunk)
             else:
-                self._loop.run_sync_soon(sys.modules["trio"].lowlevel.spawn_system_task, thunk)
+                self._loop.run_sync_soon(self._spawn_in_trio, thunk)
         except RuntimeError:  # the loop has ended, and its sockets with it
+            pass
+
+    def _spawn_in_trio(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            sys.modules["trio"].lowlevel.spawn_system_task(thunk)
+        except RuntimeError:  # trio takes no tasks any more: the end of `lifetime`, just ahead, closes everything
             pass
 
     def _spawn(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = self._loop.create_task(thunk())
         self._tasks.add(task)  # asyncio itself keeps no strong reference
         task.add_done_callback(self._tasks.discard)
+
+    async def end(self) -> None:
+        await self.lifetime.aclose()
 
     @property
     def ended(self) -> bool:
@@ -268,7 +277,10 @@ class AsyncLeaf(_Leaf):
         return home
 
     def forget(self) -> None:
-        """Nobody uses it any more, and nobody closed it: each event loop closes its pool itself."""
+        """Nobody uses it any more, and nobody closed it."""
+        for (pid, _), home in list(self._homes.items()):
+            if pid == os.getpid() and not home.ended:
+                home.soon(home.end)
 
     async def _lifetime(self, key: tuple[int, object], pool: Pool) -> AsyncGenerator[None, None]:
         """Advanced once, this is closed by the loop itself when it shuts down, and closes the pool there."""
@@ -301,12 +313,9 @@ class AsyncLeaf(_Leaf):
 
     async def aclose(self) -> None:
         """Close all connections of this loop; those of other live loops are closed there, soon."""
-        here = (os.getpid(), _current_loop())
-        for key, home in list(self._homes.items()):
-            if key == here:
-                await home.lifetime.aclose()
-            elif key[0] == here[0] and not home.ended:
-                home.soon(home.lifetime.aclose)
+        if (home := self._homes.get((os.getpid(), _current_loop()))) is not None:
+            await home.end()
+        self.forget()
 
 
 Leaf = AsyncLeaf | BlockingLeaf

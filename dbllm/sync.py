@@ -20,13 +20,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Made = TypeVar("Made")
 Out = TypeVar("Out")
-Core = TypeVar("Core", AsyncDriverApp, AsyncEndpoint, AsyncClient)
+Core = TypeVar("Core")
+Core_co = TypeVar("Core_co", covariant=True)
 
 
-class _Plain(Generic[Core]):
+class _Plain(Generic[Core_co]):
     """What drives a core object."""
 
-    _core: Core
+    _core: Core_co
 
     def __repr__(self) -> str:
         return repr(self._core).removeprefix("Async")

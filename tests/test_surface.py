@@ -1,0 +1,178 @@
+"""What users see: the names, the two colours side by side, and that all of it is documented and typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+import dbllm
+
+TWINS: list[tuple[Any, Any]] = [
+    (dbllm.AsyncClient, dbllm.Client),
+    (dbllm.AsyncEndpoint, dbllm.Endpoint),
+    (dbllm.AsyncDriverApp, dbllm.DriverApp),
+    (dbllm.AsyncStream, dbllm.Stream),
+]
+BY_NAME = pytest.mark.parametrize(("twin", "plain"), TWINS, ids=lambda kind: kind.__name__)
+COLOURED = {"aclose": "close"}
+
+
+def public(kind: type) -> dict[str, Any]:
+    """The public attributes that dbllm itself gives a class, with those of its parents."""
+    found: dict[str, Any] = {}
+    for parent in reversed(kind.__mro__):
+        if parent.__module__.startswith("dbllm"):
+            found.update({name: value for name, value in vars(parent).items() if not name.startswith("_")})
+    return found
+
+
+def functions(kind: type) -> dict[str, Callable[..., Any]]:
+    found: dict[str, Callable[..., Any]] = {}
+    for name, value in public(kind).items():
+        value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        if inspect.isfunction(value) and value.__module__.startswith("dbllm"):  # pydantic writes some of its own
+            found[name] = value
+    return found
+
+
+def test_all_names_the_public_names_exactly() -> None:
+    names = {
+        name
+        for name, value in vars(dbllm).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert names == set(dbllm.__all__)
+    assert dbllm.__all__ == sorted(dbllm.__all__)
+    assert len(dbllm.__all__) == len(set(dbllm.__all__))
+
+
+def test_the_names_that_users_rely_on_are_there() -> None:
+    needed = """
+        AsyncClient Client Retry Timeout DbllmError ConfigError APIError APIConnectionError APITimeoutError APIStatusError
+        BadRequestError AuthenticationError PermissionDeniedError NotFoundError ConflictError RequestTooLargeError
+        RateLimitError InternalServerError APIResponseError StreamInterruptedError ChatCompletion ChatCompletionChunk
+        Completion CompletionChunk Embeddings Predictions Message Usage
+    """.split()
+    assert set(needed) <= set(dbllm.__all__)
+
+
+def test_a_star_import_gives_them_all() -> None:
+    names: dict[str, object] = {}
+    exec("from dbllm import *", names)  # noqa: S102
+    assert set(dbllm.__all__) <= names.keys()
+
+
+@BY_NAME
+def test_both_colours_have_the_same_names(twin: type, plain: type) -> None:
+    assert {COLOURED.get(name, name) for name in public(twin)} == set(public(plain))
+
+
+def shape(function: Callable[..., Any]) -> list[tuple[str, Any, Any, str]]:
+    """Names, kinds, defaults and annotations of the parameters, without the self."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    return [(item.name, item.kind, item.default, str(item.annotation)) for item in parameters]
+
+
+@BY_NAME
+def test_both_colours_take_the_same_arguments(twin: type, plain: type) -> None:
+    of_plain = functions(plain)
+    for name, function in functions(twin).items():
+        assert shape(of_plain[COLOURED.get(name, name)]) == shape(function), name
+
+
+def test_both_clients_are_made_in_the_same_way() -> None:
+    assert shape(dbllm.AsyncClient.__init__) == shape(dbllm.Client.__init__)
+
+
+@BY_NAME
+def test_what_waits_is_async_and_its_twin_is_not(twin: type, plain: type) -> None:
+    for name in ("__aenter__", "__aexit__", "__anext__", "aclose"):
+        if hasattr(twin, name):
+            sync = COLOURED.get(name, name.replace("__a", "__"))
+            assert inspect.iscoroutinefunction(getattr(twin, name))
+            assert not inspect.iscoroutinefunction(inspect.unwrap(getattr(plain, sync), stop=lambda _: True))
+    for name, function in functions(plain).items():
+        assert not hasattr(function, "__wrapped__") or function.__code__.co_flags & inspect.CO_COROUTINE == 0, name
+    waiting = {name for name, function in functions(twin).items() if inspect.iscoroutinefunction(function)}
+    assert not waiting & {"endpoint", "driver_app", "with_options", "stream_complete", "stream_chat", "host", "text"}
+    assert waiting
+
+
+PUBLIC = {name: getattr(dbllm, name) for name in dbllm.__all__}
+METHODS = {
+    f"{name}.{method}": function
+    for name, value in PUBLIC.items()
+    if inspect.isclass(value)
+    for method, function in functions(value).items()
+}
+
+
+def test_every_public_class_is_documented() -> None:
+    for name, value in PUBLIC.items():
+        documented = inspect.getdoc(value) if not inspect.isclass(value) else vars(value).get("__doc__")
+        assert documented, name
+        assert documented.strip().splitlines()[0].rstrip().endswith((".", ":")) or ": " in documented, name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_public_function_is_documented(name: str) -> None:
+    function = METHODS[name]
+    assert function.__doc__, name
+    assert len(function.__doc__.strip()) > 10, name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_public_function_is_annotated_in_full(name: str) -> None:
+    function = inspect.unwrap(METHODS[name])
+    parameters = list(inspect.signature(function).parameters.values())
+    for parameter in parameters[1:]:
+        assert parameter.annotation is not parameter.empty, f"{name}({parameter.name})"
+    assert inspect.signature(function).return_annotation is not inspect.Signature.empty, name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_annotations_can_be_evaluated(name: str) -> None:
+    function = inspect.unwrap(METHODS[name])
+    assert "return" in typing.get_type_hints(function)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_keyword_arguments_that_a_verb_documents_are_its_own(name: str) -> None:
+    function = METHODS[name]
+    text = inspect.cleandoc(function.__doc__ or "")
+    if "Args:\n" not in text:
+        return
+    block = text.split("Args:\n")[1].split("\n\n")[0]
+    lines = [line[4:] for line in block.splitlines() if line.startswith("    ") and not line.startswith("     ")]
+    documented = {part.strip().lstrip("*") for line in lines for part in line.split(":")[0].split(",")}
+    assert documented <= set(inspect.signature(function).parameters), documented
+
+
+def test_the_arguments_of_the_client_are_all_documented() -> None:
+    said = inspect.getdoc(dbllm.AsyncClient) or ""
+    for parameter in list(inspect.signature(dbllm.AsyncClient.__init__).parameters)[1:]:
+        assert f"{parameter}:" in said, parameter
+
+
+@pytest.mark.parametrize("kind", [dbllm.Retry, dbllm.Timeout])
+def test_every_field_of_a_policy_is_documented(kind: Any) -> None:
+    for field in dataclasses.fields(kind):
+        assert f"{field.name}:" in (inspect.getdoc(kind) or ""), field.name
+
+
+def test_values_that_users_hold_have_a_place_for_nothing_secret() -> None:
+    for value in PUBLIC.values():
+        if inspect.isclass(value) and issubclass(value, BaseModel):
+            assert not {"token", "authorization"} & set(value.model_fields)
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(dbllm.__file__).parent / "py.typed").is_file()

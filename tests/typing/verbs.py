@@ -1,0 +1,109 @@
+"""What the verbs give, as a type checker sees it; run by mypy and pyright, never executed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from typing_extensions import assert_type
+
+from dbllm import (
+    AsyncClient,
+    AsyncDriverApp,
+    AsyncEndpoint,
+    ChatCompletion,
+    Client,
+    DriverApp,
+    Embeddings,
+    Endpoint,
+    Message,
+    Predictions,
+    Raw,
+    Retry,
+    Timeout,
+    Usage,
+)
+
+
+def token() -> str:
+    return "t"
+
+
+async def slow_token() -> str:
+    return "t"
+
+
+def making() -> None:
+    assert_type(Client(), Client)
+    assert_type(Client("h", "t", profile="p", retry=Retry(attempts=1), timeout=5, headers={"a": "b"}), Client)
+    assert_type(AsyncClient("h", token, timeout=Timeout(total=None), max_connections=5), AsyncClient)
+    assert_type(AsyncClient("h", slow_token), AsyncClient)
+    assert_type(Client("h", token).host, str)
+    Client("h", 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Client(host="h", tokn="t")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Client("h", retry=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def asynchronous(client: AsyncClient) -> None:
+    async with AsyncClient() as entered:
+        assert_type(entered, AsyncClient)
+    assert_type(client.with_options(timeout=5, retry=Retry()), AsyncClient)
+    assert_type(await client.request("GET", "/api"), Any)
+    assert_type(await client.aclose(), None)
+
+    endpoint = client.endpoint("e", task="chat", params={"temperature": 0.1}, transform_output=str)
+    assert_type(endpoint, AsyncEndpoint)
+    assert_type(endpoint.name, str)
+    assert_type(await endpoint.complete("hi", stop=["."], temperature=0.1), str)
+    assert_type(await endpoint.chat("hi"), ChatCompletion)
+    assert_type(await endpoint.chat([Message(role="user", content="hi"), {"role": "user", "content": "x"}]), ChatCompletion)
+    assert_type(await endpoint.chat({"role": "user", "content": "x"}, n=2, timeout=1.5), ChatCompletion)
+    assert_type(await endpoint.embed(["hi"], instruction="i"), Embeddings)
+    assert_type(await endpoint.predict(dataframe_records=[{"prompt": "hi"}], params={"t": 1}), Predictions)
+    await endpoint.complete(["hi"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await endpoint.complete("hi", stop=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await endpoint.chat(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    app = client.driver_app(7777, "c")
+    assert_type(app, AsyncDriverApp)
+    assert_type(await app.complete("hi", stop="."), str)
+
+
+def plain(client: Client) -> None:
+    with Client() as entered:
+        assert_type(entered, Client)
+    assert_type(client.with_options(timeout=5, retry=Retry()), Client)
+    assert_type(client.request("GET", "/api"), Any)
+    assert_type(client.close(), None)
+
+    endpoint = client.endpoint("e", task="chat", params={"temperature": 0.1}, transform_output=str)
+    assert_type(endpoint, Endpoint)
+    assert_type(endpoint.name, str)
+    assert_type(endpoint.complete("hi", stop=["."], temperature=0.1), str)
+    assert_type(endpoint.chat("hi"), ChatCompletion)
+    assert_type(endpoint.chat([Message(role="user", content="hi"), {"role": "user", "content": "x"}]), ChatCompletion)
+    assert_type(endpoint.chat({"role": "user", "content": "x"}, n=2, timeout=1.5), ChatCompletion)
+    assert_type(endpoint.embed(["hi"], instruction="i"), Embeddings)
+    assert_type(endpoint.predict(dataframe_records=[{"prompt": "hi"}], params={"t": 1}), Predictions)
+    endpoint.complete(["hi"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    endpoint.complete("hi", stop=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    endpoint.chat(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+    app = client.driver_app("7777")
+    assert_type(app, DriverApp)
+    assert_type(app.complete("hi", stop="."), str)
+
+
+def replies(reply: ChatCompletion, vectors: Embeddings, rows: Predictions) -> None:
+    assert_type(reply.text, str)
+    assert_type(reply.message, Message)
+    assert_type(reply.finish_reason, str | None)
+    assert_type(reply.usage, Usage | None)
+    assert_type(reply.request_id, str | None)
+    assert_type(reply.attempts, int)
+    assert_type(reply.raw, Raw | None)
+    assert_type(reply.message.text, str)
+    assert_type(vectors.vectors, list[list[float]])
+    assert_type(rows.predictions, Any)
+    assert_type(Raw(200).headers, Mapping[str, str])
+    assert_type(Usage().prompt_tokens, int | None)
