@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -45,9 +46,7 @@ class Outgoing:
 class Wire:
     """One connection, in either colour: its coroutines suspend over an async transport, and block over a sync one.
 
-    Attributes:
-        until: the deadline of what is being done; blocking operations are cut at it.
-        status, headers: the answer's head, once `send` has returned (names in lower case, no cookies).
+    `status` and `headers` are the answer's head, once `send` has returned (names in lower case, no cookies).
     """
 
     def __init__(
@@ -100,29 +99,20 @@ class Wire:
     async def close(self) -> None:
         """Give the socket up: never raises, and no cancellation cuts it short."""
         parts, response, self._parts, self._response = self._parts, self._response, None, None
-        try:
-            if not self._suspends:
-                if response is not None:
-                    response.close()
-                if self._hang_up is not None:
-                    self._hang_up()
-                if self._line.socket is not None:
-                    self._line.socket.close()
-                return
-            with anyio.CancelScope(shield=True):
-                if response is not None:
-                    await response.aclose()
-                if self._hang_up is not None:
-                    await self._hang_up()
-                if self._line.socket is not None:
-                    await self._line.socket.aclose()
-                # The socket is gone, so what was read ahead comes and then an error; thus all the generators that
-                # httpx has stacked end here, not in the garbage collector (where trio warns of them).
-                for _ in range(_READ_AHEAD):
-                    if parts is None or not await anext(parts, b""):
+        closing = "aclose" if self._suspends else "close"
+        steps = [getattr(thing, closing) for thing in (response, self._line.socket) if thing is not None]
+        with anyio.CancelScope(shield=True) if self._suspends else nullcontext():
+            for step in (*steps, *([self._hang_up] if self._hang_up else [])):
+                with suppress(Exception):  # the socket is given up; why it complains concerns nobody
+                    done = step()
+                    if self._suspends:
+                        await done
+            # The socket is gone, so what was read ahead comes and then an error; thus all the generators that httpx
+            # has stacked end here, not in the garbage collector (where trio warns of them).
+            with suppress(Exception):
+                for _ in range(_READ_AHEAD if self._suspends and parts is not None else 0):
+                    if not await anext(parts, b""):
                         break
-        except Exception:  # noqa: BLE001, S110 - the socket is given up; why it complains concerns nobody
-            pass
 
     def _ours(self, error: Exception) -> APIError:
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

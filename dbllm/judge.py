@@ -11,7 +11,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -154,7 +154,7 @@ def _place(location: str) -> str:
     return location.split("?", 1)[0] or "an unnamed place"
 
 
-def retry_after(headers: Mapping[str, str], details: list[Any] = [], *, wall: float) -> float | None:  # noqa: B006
+def retry_after(headers: Mapping[str, str], details: Sequence[Any] = (), *, wall: float) -> float | None:
     """Seconds the server asks to wait, or None.
 
     In this order: `retry-after-ms`, `retry-after` (seconds, or an HTTP date), google.rpc `RetryInfo.retry_delay` in

@@ -142,7 +142,9 @@ class Clock:
 class Steps:
     """Runs a coroutine and counts where it suspends; at suspension `at` it does something to it first."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], at: int = 0, then: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], at: int = 0, then: Callable[[], None] | None = None
+    ) -> None:
         self.coroutine, self.at, self.then = coroutine, at, then
         self.count = 0
 

@@ -22,6 +22,7 @@ from colours import COLOURS, Clock, Plain, run
 from loopback import Script, Server, keep_answering
 
 HOST = "https://workspace.example.com"
+TOKEN = "dapi-test"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -70,7 +71,7 @@ Make = Callable[..., Any]
 def make(colour: str) -> Make:
     """Makes a client of the test's colour; the sync one comes behind the async one's names."""
 
-    def made(host: str = HOST, token: Any = "dapi-test", **options: Any) -> Any:
+    def made(host: str = HOST, token: Any = TOKEN, **options: Any) -> Any:
         if colour == "sync":
             return Plain(dbllm.Client(host, token, **options))
         return dbllm.AsyncClient(host, token, **options)
@@ -106,7 +107,7 @@ def serve() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def script(tmp_path: Path) -> Callable[..., str]:
-    """Runs a program in an interpreter of its own where every warning is an error: its output, once it has ended well."""
+    """Runs a program in an interpreter of its own, where every warning is an error; returns what it printed."""
 
     def play(text: str, *args: str) -> str:
         path = tmp_path / "program.py"

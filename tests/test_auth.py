@@ -27,7 +27,17 @@ def test_a_token_is_sent_as_bearer(token: str) -> None:
     assert headers(token) == {"authorization": f"Bearer {token}"}
 
 
-BAD = ["", " ", f"{CANARY} x", f" {CANARY}", f"{CANARY}\n", f"{CANARY}\r\nx: y", f"{CANARY}\t", f"{CANARY}é", f"{CANARY}\x7f"]
+BAD = [
+    "",
+    " ",
+    f"{CANARY} x",
+    f" {CANARY}",
+    f"{CANARY}\n",
+    f"{CANARY}\r\nx: y",
+    f"{CANARY}\t",
+    f"{CANARY}é",
+    f"{CANARY}\x7f",
+]
 BAD += [f"{CANARY}\0", f"{CANARY}\u200b", f"{CANARY}\x85"]
 
 
@@ -134,5 +144,11 @@ def test_no_error_of_a_call_shows_the_token(status: int) -> None:
         with pytest.raises(dbllm.APIStatusError) as caught:
             client.request("GET", "/x")
         error = caught.value
-        for shown in (str(error), repr(error), repr(vars(error)), repr(error.raw), "".join(traceback.format_exception(error))):
+        for shown in (
+            str(error),
+            repr(error),
+            repr(vars(error)),
+            repr(error.raw),
+            "".join(traceback.format_exception(error)),
+        ):
             assert CANARY not in shown

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from typing import Any
 
 import httpx
 import pytest
 from colours import COLOURS, leaf_of, permits, together
-from loopback import Peer
 from samples import HELLO, chat_answer, route, sse
 
 import dbllm
@@ -53,7 +54,9 @@ async def test_request_adds_its_query_to_the_paths_own(make, wire):
     assert [call.request.url.query for call in called.calls] == [b"a=1&b=false", b"a=1"]
 
 
-@pytest.mark.parametrize(("body", "value"), [(b"plain", "plain"), (b"", None), (b" \n", None), (b"null", None), (b"0", 0)])
+@pytest.mark.parametrize(
+    ("body", "value"), [(b"plain", "plain"), (b"", None), (b" \n", None), (b"null", None), (b"0", 0)]
+)
 async def test_request_returns_text_where_there_is_no_json_and_none_where_there_is_nothing(make, wire, body, value):
     wire.get("/x").respond(200, content=body)
     async with make() as client:
@@ -181,7 +184,9 @@ async def test_a_port_the_proxy_does_not_forward_is_refused(make, port):
 
 async def test_a_token_function_is_called_for_every_attempt(make, wire, clock):
     tokens = iter(["one", "two", "three"])
-    called = wire.get("/x").mock(side_effect=[httpx.Response(500), httpx.Response(200, json=1), httpx.Response(200, json=1)])
+    called = wire.get("/x").mock(
+        side_effect=[httpx.Response(500), httpx.Response(200, json=1), httpx.Response(200, json=1)]
+    )
     async with make(token=lambda: next(tokens)) as client:
         clock.on(client)
         await client.request("GET", "/x")
@@ -371,9 +376,6 @@ async def test_an_unknown_engine_is_refused(make):
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 async def test_compressed_answers_are_read(make, wire, encoding):
-    import gzip
-    import zlib
-
     text = json.dumps(chat_answer()).encode()
     packed = gzip.compress(text) if encoding == "gzip" else zlib.compress(text)
     called = route(wire).respond(200, content=packed, headers={"content-encoding": encoding})
@@ -382,23 +384,32 @@ async def test_compressed_answers_are_read(make, wire, encoding):
     assert encoding in called.calls[0].request.headers["accept-encoding"]
 
 
-async def test_a_broken_compression_is_no_promise_kept(make, wire):
-    route(wire).respond(200, content=b"no gzip", headers={"content-encoding": "gzip"})
-    async with make() as client:
+async def test_a_broken_compression_is_no_promise_kept(make, serve):
+    server = serve(lambda peer: [peer.request(), peer.answer("no gzip", content_encoding="gzip")])
+    async with make(server.host) as client:
         with pytest.raises(dbllm.APIResponseError, match="decompressed"):
             await client.endpoint("ep").chat("hi")
+        assert permits(client) == 0
 
 
 async def test_a_proxy_of_the_environment_is_used(make, serve, monkeypatch):
-    def proxy(peer: Peer) -> None:
-        while request := peer.request():
-            peer.answer(request.line)
+    server = serve(lambda peer: [peer.request(), peer.answer("no", 502)])
+    monkeypatch.setenv("https_proxy", server.host)
+    async with make(HOST, retry=dbllm.Retry(attempts=1)) as client:
+        with pytest.raises(dbllm.APIConnectionError) as caught:
+            await client.request("POST", "/x", json={})
+    assert server.requests[0].line == "CONNECT workspace.example.com:443 HTTP/1.1"
+    assert "authorization" not in server.requests[0].headers
+    assert caught.value.sent is False
 
-    server = serve(proxy)
-    monkeypatch.setenv("http_proxy", server.host)
+
+async def test_a_host_of_no_proxy_is_called_directly(make, serve, monkeypatch):
+    server, proxy = serve(), serve()
+    monkeypatch.setenv("http_proxy", proxy.host)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    async with make("http://models.localhost:9") as client:
-        assert await client.request("GET", "/x") == "GET http://models.localhost:9/x HTTP/1.1"
+    async with make(server.host) as client:
+        assert await client.request("GET", "/x") == "hello"
+    assert (server.connections, proxy.connections) == (1, 0)
 
 
 def test_the_three_ways_are_three():

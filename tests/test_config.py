@@ -210,10 +210,7 @@ RULES: list[tuple[tuple[Any, Any, Any], tuple[Any, Any, Any], tuple[str, str] | 
 
 @pytest.mark.parametrize(("arguments", "environment", "outcome"), RULES)
 def test_arguments_environment_and_profile_are_never_mixed(
-    home: Path,
-    arguments: tuple[Any, Any, Any],
-    environment: tuple[Any, Any, Any],
-    outcome: tuple[str, str] | str,
+    home: Path, arguments: tuple[Any, Any, Any], environment: tuple[Any, Any, Any], outcome: tuple[str, str] | str
 ) -> None:
     if isinstance(outcome, str):
         with pytest.raises(ConfigError, match=outcome) as caught:
@@ -231,7 +228,12 @@ def test_in_every_combination_a_token_goes_only_to_its_own_host(home: Path) -> N
     hosts = [None, A, E, P, D]
     sent = 0
     for host, token, profile, env_host, env_token, env_profile in itertools.product(
-        hosts, [None, "t-arg"], [None, "p", "no-host", "no-token"], hosts, [None, "t-env"], [None, "p", "no-host", "no-token"]
+        hosts,
+        [None, "t-arg"],
+        [None, "p", "no-host", "no-token"],
+        hosts,
+        [None, "t-env"],
+        [None, "p", "no-host", "no-token"],
     ):
         case = (host, token, profile, env_host, env_token, env_profile)
         try:
@@ -322,7 +324,9 @@ def test_a_token_function_is_taken_as_it_is(home: Path) -> None:
         ("[my profile]\ntoken = t", "my profile", ("my profile", {"token": "t"})),
     ],
 )
-def test_the_grammar_of_the_file(tmp_path: Path, text: str, name: str | None, expected: tuple[str, dict[str, str]]) -> None:
+def test_the_grammar_of_the_file(
+    tmp_path: Path, text: str, name: str | None, expected: tuple[str, dict[str, str]]
+) -> None:
     path = tmp_path / "cfg"
     path.write_text(text, "utf-8", newline="")
     assert read_profile(path, name) == expected
@@ -355,7 +359,10 @@ def test_a_flaw_in_the_file_is_told_with_its_line_and_without_its_text(tmp_path:
 def test_the_settings_are_no_profile(tmp_path: Path) -> None:
     path = tmp_path / "cfg"
     path.write_text("[__settings__]\ndefault_profile = gone\n[a]\n")
-    for name, said in (("__settings__", "no profile '__settings__'; it has: a"), (None, "no profile 'gone'; it has: a")):
+    for name, said in (
+        ("__settings__", "no profile '__settings__'; it has: a"),
+        (None, "no profile 'gone'; it has: a"),
+    ):
         with pytest.raises(ConfigError, match=said):
             read_profile(path, name)
 

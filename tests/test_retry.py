@@ -49,7 +49,10 @@ TABLE: list[tuple[APIError, str, str]] = [
     *((status(number), "throttled", "throttled") for number in (429, 503, 529)),
     *((status(number), "transient", "transient") for number in (408, 500, 502)),
     (status(504), "ambiguous", "transient"),
-    *((status(number), "final", "final") for number in (302, 400, 401, 403, 404, 405, 409, 413, 418, 422, 499, 501, 505)),
+    *(
+        (status(number), "final", "final")
+        for number in (302, 400, 401, 403, 404, 405, 409, 413, 418, 422, 499, 501, 505)
+    ),
     (status(409, x_should_retry="true"), "transient", "transient"),
     (status(409, x_should_retry="TRUE"), "transient", "transient"),
     (status(429, x_should_retry="true"), "throttled", "throttled"),

@@ -12,8 +12,20 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dbllm import APIResponseError, ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk, Embeddings
-from dbllm import Message, Predictions, PromptRequest, Raw, Usage, schema
+from dbllm import (
+    APIResponseError,
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+    Embeddings,
+    Message,
+    Predictions,
+    PromptRequest,
+    Raw,
+    Usage,
+    schema,
+)
 from dbllm.schema import Meta, answer_text, assemble_chat, first_flaw, text_chunk
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -83,8 +95,22 @@ BODIES: list[tuple[str, type[Any], dict[str, Any]]] = [
     ("chat of two", ChatCompletion, chat(choices=[CHAT["choices"][0], {**CHAT["choices"][0], "index": 1}])),
     ("chat with the least", ChatCompletion, {"choices": [BARE_CHOICE]}),
     ("chat with null everywhere", ChatCompletion, chat(id=None, object=None, created=None, model=None, usage=None)),
-    ("chat with arguments as an object", ChatCompletion, {"choices": [{"message": {"role": "assistant", "tool_calls": [
-        {"id": "a", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]}}]}),
+    (
+        "chat with arguments as an object",
+        ChatCompletion,
+        {
+            "choices": [
+                {
+                    "message": {
+                        "role": "assistant",
+                        "tool_calls": [
+                            {"id": "a", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+                        ],
+                    }
+                }
+            ]
+        },
+    ),
     ("chat with our names", ChatCompletion, chat(request_id="theirs", attempts=9, raw="x", text="t", model_dump=1)),
     ("completion", Completion, COMPLETION),
     ("completion without finish_reason", Completion, {"choices": [{"text": "x"}]}),
@@ -111,7 +137,10 @@ def test_nothing_on_the_wire_is_lost(model: type[Any], body: dict[str, Any]) -> 
     assert reply.model_dump(exclude_unset=True) == body
     assert json.loads(reply.model_dump_json(exclude_unset=True)) == body
     whole = json.loads(reply.model_dump_json())
-    assert {key: whole[key] for key in body} == {**body, **{key: whole[key] for key in ("choices", "usage", "data") if key in body}}
+    assert {key: whole[key] for key in body} == {
+        **body,
+        **{key: whole[key] for key in ("choices", "usage", "data") if key in body},
+    }
 
 
 def test_a_large_integer_is_not_rounded() -> None:
@@ -145,7 +174,7 @@ def test_what_we_know_of_the_call_stays_out_of_the_dump(reply: Any) -> None:
 def test_a_reply_pickles_with_what_we_know_of_its_call(protocol: int) -> None:
     reply = ChatCompletion.model_validate(CHAT)
     reply._meta = META
-    twin = pickle.loads(pickle.dumps(reply, protocol))  # noqa: S301
+    twin = pickle.loads(pickle.dumps(reply, protocol))
     assert twin == reply
     assert twin.model_dump() == reply.model_dump()
     assert (twin.request_id, twin.attempts, twin.raw) == ("req-1", 3, META.raw)
@@ -212,7 +241,9 @@ def test_an_assistant_message_goes_back_as_it_came() -> None:
     assert Message(role="user", content="x").as_wire() == {"role": "user", "content": "x"}
     assert Message(content="x").as_wire() == {"role": "assistant", "content": "x"}
     assert Message(role="tool", content="1", tool_call_id="c").as_wire() == {  # type: ignore[call-arg]
-        "role": "tool", "content": "1", "tool_call_id": "c"
+        "role": "tool",
+        "content": "1",
+        "tool_call_id": "c",
     }
 
 
@@ -228,7 +259,9 @@ def test_vectors_come_in_the_order_of_the_texts(places: list[int | None], expect
     assert Embeddings.model_validate({"data": data}).vectors == [[float(number)] for number in expected]
 
 
-@pytest.mark.parametrize(("predictions", "first"), [(["a", "b"], "a"), ("a", "a"), ({"a": [1]}, {"a": [1]}), (0.5, 0.5)])
+@pytest.mark.parametrize(
+    ("predictions", "first"), [(["a", "b"], "a"), ("a", "a"), ({"a": [1]}, {"a": [1]}), (0.5, 0.5)]
+)
 def test_the_first_prediction(predictions: Any, first: Any) -> None:
     assert Predictions(predictions=predictions).first == first
 
@@ -269,11 +302,22 @@ SHAPES: list[tuple[Any, str | None]] = [
     (COMPLETION, "Good"),
     ({"candidates": [{"text": "a", "metadata": {}}]}, "a"),
     ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "id": "1"}]}, "a"),
-    ({"object": "response", "output": [
-        {"type": "reasoning", "summary": []},
-        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a", "annotations": []}]},
-        {"type": "function_call", "name": "f", "arguments": "{}"},
-        {"type": "message", "content": [{"type": "output_text", "text": "b"}]}]}, "ab"),
+    (
+        {
+            "object": "response",
+            "output": [
+                {"type": "reasoning", "summary": []},
+                {
+                    "type": "message",
+                    "role": "assistant",
+                    "content": [{"type": "output_text", "text": "a", "annotations": []}],
+                },
+                {"type": "function_call", "name": "f", "arguments": "{}"},
+                {"type": "message", "content": [{"type": "output_text", "text": "b"}]},
+            ],
+        },
+        "ab",
+    ),
     ([], None),
     ({}, None),
     (None, None),
@@ -314,8 +358,14 @@ def usage(*numbers: int) -> Usage:
         ({"delta": {"role": "assistant", "content": "a", "id": "1"}}, "a", None),
         ({"delta": {"content": None}}, "", None),
         ({"type": "response.output_text.delta", "item_id": "i", "delta": "a"}, "a", None),
-        ({"type": "response.output_item.done", "item": {"type": "message", "content": [
-            {"type": "output_text", "text": "again"}]}}, "", None),
+        (
+            {
+                "type": "response.output_item.done",
+                "item": {"type": "message", "content": [{"type": "output_text", "text": "again"}]},
+            },
+            "",
+            None,
+        ),
         ({"type": "response.function_call_arguments.delta", "delta": "{}"}, "", None),
         ({"type": "response.reasoning_summary_text.delta", "delta": "hm"}, "", None),
         ({"type": "response.completed", "response": {}}, "", "stop"),
@@ -404,7 +454,14 @@ def test_tool_calls_in_pieces_are_merged_by_index() -> None:
         piece({"role": "assistant", "content": None, "tool_calls": [first]}),
         piece({"tool_calls": [{"index": 0, "function": {"arguments": '{"x"'}}]}),
         piece({"tool_calls": [second]}),
-        piece({"tool_calls": [{"index": 1, "function": {"arguments": "]"}}, {"index": 0, "function": {"arguments": ":1}"}}]}),
+        piece(
+            {
+                "tool_calls": [
+                    {"index": 1, "function": {"arguments": "]"}},
+                    {"index": 0, "function": {"arguments": ":1}"}},
+                ]
+            }
+        ),
         piece({}, finish="tool_calls"),
     )
     assert message == {
@@ -419,7 +476,9 @@ def test_tool_calls_in_pieces_are_merged_by_index() -> None:
 
 def test_names_that_are_repeated_on_every_piece_are_not_doubled() -> None:
     call = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "1"}}
-    message = message_of(piece({"role": "assistant", "tool_calls": [call]}), piece({"role": "assistant", "tool_calls": [call]}))
+    message = message_of(
+        piece({"role": "assistant", "tool_calls": [call]}), piece({"role": "assistant", "tool_calls": [call]})
+    )
     assert message["role"] == "assistant"
     assert message["tool_calls"] == [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "11"}}]
 
@@ -431,7 +490,12 @@ def test_whole_tool_calls_without_an_index_stay_apart() -> None:
 
 def test_several_answers_are_kept_apart_in_their_order() -> None:
     whole = assemble_chat(
-        [piece({"content": "b"}, 1), piece({"content": "a"}, 0), piece({"content": "d"}, 1, "length"), piece({"content": "c"})]
+        [
+            piece({"content": "b"}, 1),
+            piece({"content": "a"}, 0),
+            piece({"content": "d"}, 1, "length"),
+            piece({"content": "c"}),
+        ]
     )
     assert [(choice.index, choice.message.text, choice.finish_reason) for choice in whole.choices] == [
         (0, "ac", None),
@@ -441,7 +505,8 @@ def test_several_answers_are_kept_apart_in_their_order() -> None:
 
 def test_unknown_fields_of_pieces_are_kept() -> None:
     message = message_of(
-        piece({"content": "a", "reasoning_content": "x", "flag": True}), piece({"content": "b", "reasoning_content": "y"})
+        piece({"content": "a", "reasoning_content": "x", "flag": True}),
+        piece({"content": "b", "reasoning_content": "y"}),
     )
     assert message == {"role": "assistant", "content": "ab", "reasoning_content": "xy", "flag": True}
 
@@ -521,7 +586,9 @@ def test_a_null_where_a_plain_value_belongs_counts_as_left_out(model: Any, body:
     assert schema.parse(model, json.dumps(body).encode()).text == "x"
 
 
-@pytest.mark.parametrize("data", [b"", b"null", b"[]", b"5", b'"x"', b"{", b"\xff", b"[" * 100_000, b'{"choices":5}', b"NaN"])
+@pytest.mark.parametrize(
+    "data", [b"", b"null", b"[]", b"5", b'"x"', b"{", b"\xff", b"[" * 100_000, b'{"choices":5}', b"NaN"]
+)
 def test_what_is_no_answer_is_a_validation_error(data: bytes) -> None:
     with pytest.raises(ValidationError):
         schema.parse(ChatCompletion, data)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from dbllm import sse
 from dbllm.sse import MAX_EVENT, MAX_LINE, Decoder, Event
 
-ODD_ENDS = "\u2028 \u2029 \x85 \x0b \x0c \x1c \x1d \x1e"  # what str.splitlines takes for ends of lines, and SSE does not
+ODD_ENDS = (
+    "\u2028 \u2029 \x85 \x0b \x0c \x1c \x1d \x1e"  # what str.splitlines takes for ends of lines, and SSE does not
+)
 
 
 def decode(chunks: Iterable[bytes]) -> list[Event]:
@@ -101,16 +103,14 @@ def test_every_code_point_passes_through_unharmed() -> None:
 
 
 STREAM = (
-    "\ufeff: hello\r\ndata: {\"a\": \"ü\u2028é\U0001f600\"}\r\n\r\nevent: error\rdata: x\rdata: y\r\r"
+    '\ufeff: hello\r\ndata: {"a": "ü\u2028é\U0001f600"}\r\n\r\nevent: error\rdata: x\rdata: y\r\r'
     "data\ndata:\ndata: z\n\n:\n\r\nid: 1\ndata: [DONE]\n\r\n"
 ).encode()
 
 
 def test_every_cut_in_two_gives_the_same_events() -> None:
     whole = decode([STREAM])
-    assert [event.data for event in whole] == [
-        "{\"a\": \"ü\u2028é\U0001f600\"}".encode(), b"x\ny", b"\n\nz", b"[DONE]"
-    ]
+    assert [event.data for event in whole] == ['{"a": "ü\u2028é\U0001f600"}'.encode(), b"x\ny", b"\n\nz", b"[DONE]"]
     for place in range(len(STREAM) + 1):
         assert decode([STREAM[:place], STREAM[place:]]) == whole, place
 

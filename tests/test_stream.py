@@ -33,11 +33,10 @@ async def texts(stream: Any) -> list[str]:
 
 async def test_a_chat_stream_asks_for_events_and_gives_chunks(make, wire):
     called = route(wire).mock(return_value=sse(*HELLO))
-    async with make() as client:
-        async with client.endpoint("ep").stream_chat("hi", temperature=0.1) as stream:
-            assert await texts(stream) == ["Hel", "lo"]
-            assert (stream.text, stream.finish_reason, stream.request_id, stream.attempts) == ("Hello", "stop", "req-1", 1)
-            assert stream.raw.status == 200
+    async with make() as client, client.endpoint("ep").stream_chat("hi", temperature=0.1) as stream:
+        assert await texts(stream) == ["Hel", "lo"]
+        assert (stream.text, stream.finish_reason, stream.request_id, stream.attempts) == ("Hello", "stop", "req-1", 1)
+        assert stream.raw.status == 200
     assert called.calls[0].request.headers["accept"] == "text/event-stream"
     assert sent(called) == {"messages": [{"role": "user", "content": "hi"}], "temperature": 0.1, "stream": True}
 
@@ -45,13 +44,12 @@ async def test_a_chat_stream_asks_for_events_and_gives_chunks(make, wire):
 @pytest.mark.parametrize("read", [0, 1, 2, 3])
 async def test_final_is_the_whole_answer_after_none_some_or_all_chunks(make, wire, read):
     route(wire).mock(return_value=sse(*HELLO))
-    async with make() as client:
-        async with client.endpoint("ep").stream_chat("hi") as stream:
-            for _ in range(read):
-                async for _ in stream:
-                    break
-            reply = await stream.final()
-            assert await stream.final() == reply
+    async with make() as client, client.endpoint("ep").stream_chat("hi") as stream:
+        for _ in range(read):
+            async for _ in stream:
+                break
+        reply = await stream.final()
+        assert await stream.final() == reply
     assert isinstance(reply, dbllm.ChatCompletion)
     assert (reply.text, reply.message.role, reply.finish_reason) == ("Hello", "assistant", "stop")
     assert reply.usage.completion_tokens == 2
@@ -88,17 +86,18 @@ async def test_a_finish_reason_alone_ends_a_stream_too(make, wire):
 async def test_usage_comes_last_in_a_chunk_without_choices_and_is_never_added_up(make, wire):
     last = {"id": "c1", "choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}}
     route(wire).mock(return_value=sse(piece("a", usage=1), piece("b", "stop", usage=2), last, "[DONE]"))
-    async with make() as client:
-        async with client.endpoint("ep").stream_chat("hi") as stream:
-            assert await texts(stream) == ["a", "b", ""]
-            assert stream.usage.completion_tokens == 7
-            reply = await stream.final()
+    async with make() as client, client.endpoint("ep").stream_chat("hi") as stream:
+        assert await texts(stream) == ["a", "b", ""]
+        assert stream.usage.completion_tokens == 7
+        reply = await stream.final()
     assert reply.usage.total_tokens == 18
 
 
 async def test_null_and_missing_and_listed_content_is_survived(make, wire):
     listed = piece(None, content=[{"type": "reasoning", "summary": []}, {"type": "text", "text": "x"}])
-    route(wire).mock(return_value=sse(piece(None, role="assistant"), listed, {"choices": []}, piece("y", "stop"), "[DONE]"))
+    route(wire).mock(
+        return_value=sse(piece(None, role="assistant"), listed, {"choices": []}, piece("y", "stop"), "[DONE]")
+    )
     async with make() as client:
         reply = await client.endpoint("ep").stream_chat("hi").final()
     assert reply.text == "xy"
@@ -157,10 +156,9 @@ async def test_several_choices_stay_apart(make, wire):
         return {"choices": [{"index": index, "delta": {"content": text}, "finish_reason": finish}]}
 
     route(wire).mock(return_value=sse(of(1, "B"), of(0, "A"), of(1, "b", "stop"), of(0, "a", "length"), "[DONE]"))
-    async with make() as client:
-        async with client.endpoint("ep").stream_chat("hi", n=2) as stream:
-            reply = await stream.final()
-            assert stream.text == "Aa"
+    async with make() as client, client.endpoint("ep").stream_chat("hi", n=2) as stream:
+        reply = await stream.final()
+        assert stream.text == "Aa"
     assert [(choice.index, choice.message.text, choice.finish_reason) for choice in reply.choices] == [
         (0, "Aa", "length"),
         (1, "Bb", "stop"),
@@ -169,10 +167,9 @@ async def test_several_choices_stay_apart(make, wire):
 
 async def test_a_server_that_does_not_stream_gives_one_chunk(make, wire):
     route(wire).respond(json=chat_answer("Hello"), headers={"x-request-id": "r"})
-    async with make() as client:
-        async with client.endpoint("ep").stream_chat("hi") as stream:
-            assert await texts(stream) == ["Hello"]
-            reply = await stream.final()
+    async with make() as client, client.endpoint("ep").stream_chat("hi") as stream:
+        assert await texts(stream) == ["Hello"]
+        reply = await stream.final()
     assert reply.model_dump(exclude_none=True) == dbllm.ChatCompletion.model_validate(chat_answer("Hello")).model_dump(
         exclude_none=True
     )
@@ -202,10 +199,9 @@ async def test_a_server_that_does_not_stream_gives_one_chunk(make, wire):
 )
 async def test_stream_complete_gives_text_on_every_kind_of_endpoint(make, wire, task, events):
     called = route(wire).mock(return_value=sse(*events))
-    async with make() as client:
-        async with client.endpoint("ep", task=task).stream_complete("hi", stop=["."]) as stream:
-            pieces = await texts(stream)
-            assert await stream.final() == "Hello"
+    async with make() as client, client.endpoint("ep", task=task).stream_complete("hi", stop=["."]) as stream:
+        pieces = await texts(stream)
+        assert await stream.final() == "Hello"
     assert [text for text in pieces if text] == ["Hel", "lo"]
     assert sent(called)["stream"] is True
 
@@ -220,27 +216,24 @@ async def test_stream_complete_looks_the_task_up_with_an_accept_of_json(make, wi
 
 async def test_stream_complete_on_a_completions_endpoint_that_does_not_stream(make, wire):
     route(wire).respond(json=completion_answer("Hello"))
-    async with make() as client:
-        async with client.endpoint("ep", task="completions").stream_complete("hi") as stream:
-            assert await texts(stream) == ["Hello"]
-            assert await stream.final() == "Hello"
+    async with make() as client, client.endpoint("ep", task="completions").stream_complete("hi") as stream:
+        assert await texts(stream) == ["Hello"]
+        assert await stream.final() == "Hello"
 
 
 async def test_a_driver_app_streams_when_asked_by_the_accept_header_alone(make, wire):
     called = wire.post("/driver-proxy-api/o/0/c/7777").mock(return_value=sse('"Hel"', '"lo"', "[DONE]"))
-    async with make() as client:
-        async with client.driver_app(7777, "c").stream_complete("hi") as stream:
-            assert await texts(stream) == ["Hel", "lo"]
+    async with make() as client, client.driver_app(7777, "c").stream_complete("hi") as stream:
+        assert await texts(stream) == ["Hel", "lo"]
     assert called.calls[0].request.headers["accept"] == "text/event-stream"
     assert sent(called) == {"prompt": "hi"}
 
 
 async def test_a_driver_app_that_knows_no_streams_gives_one_chunk(make, wire):
     wire.post("/driver-proxy-api/o/0/c/7777").respond(json="Hello")
-    async with make() as client:
-        async with client.driver_app(7777, "c").stream_complete("hi") as stream:
-            assert await texts(stream) == ["Hello"]
-            assert await stream.final() == "Hello"
+    async with make() as client, client.driver_app(7777, "c").stream_complete("hi") as stream:
+        assert await texts(stream) == ["Hello"]
+        assert await stream.final() == "Hello"
 
 
 # --- how it ends badly ------------------------------------------------------------------------------------------------
@@ -258,10 +251,9 @@ ERRORS = [
 @pytest.mark.parametrize(("event", "code"), ERRORS)
 async def test_an_error_inside_a_stream_interrupts_it_with_what_had_come(make, wire, event, code):
     route(wire).mock(return_value=sse(piece("Hel", usage=1), event, "[DONE]"))
-    async with make() as client:
-        async with client.endpoint("ep").stream_chat("hi") as stream:
-            with pytest.raises(dbllm.StreamInterruptedError, match="out of memory") as caught:
-                await stream.final()
+    async with make() as client, client.endpoint("ep").stream_chat("hi") as stream:
+        with pytest.raises(dbllm.StreamInterruptedError, match="out of memory") as caught:
+            await stream.final()
     error = caught.value
     assert (error.partial_text, error.usage.completion_tokens, error.request_id) == ("Hel", 1, "req-1")
     assert error.error_code == code
@@ -288,14 +280,13 @@ async def test_the_word_error_in_the_models_text_is_no_error(make, wire):
 @pytest.mark.parametrize("cut", [(), (b'data: {"choi',), (b": bye\n\n",)])
 async def test_an_end_before_done_is_never_a_success(make, wire, cut):
     route(wire).mock(return_value=sse(piece("Hel", usage=1), *cut))
-    async with make() as client:
-        async with client.endpoint("ep").stream_chat("hi") as stream:
-            with pytest.raises(dbllm.StreamInterruptedError) as caught:
-                await stream.final()
-            assert (caught.value.partial_text, caught.value.usage.completion_tokens) == ("Hel", 1)
-            with pytest.raises(dbllm.StreamInterruptedError):
-                await stream.final()
-            assert await texts(stream) == []
+    async with make() as client, client.endpoint("ep").stream_chat("hi") as stream:
+        with pytest.raises(dbllm.StreamInterruptedError) as caught:
+            await stream.final()
+        assert (caught.value.partial_text, caught.value.usage.completion_tokens) == ("Hel", 1)
+        with pytest.raises(dbllm.StreamInterruptedError):
+            await stream.final()
+        assert await texts(stream) == []
 
 
 @pytest.mark.parametrize("end", ["fin", "rst", "garbage"])
@@ -323,21 +314,20 @@ async def test_a_cut_in_the_middle_of_a_chunked_body_interrupts(make, serve, col
 @pytest.mark.parametrize("data", ["no json", "[1]", "3", '{"choices": 3}'])
 async def test_a_piece_that_is_no_chunk_ends_the_stream_with_its_reason(make, serve, data):
     server = serve(streaming(piece("a"), data, then=stalled))
-    async with make(server.host) as client:
-        async with client.endpoint("ep").stream_chat("hi") as stream:
-            with pytest.raises(dbllm.APIResponseError, match="no chat chunk"):
-                await stream.final()
-            assert permits(client) == 0
+    async with make(server.host) as client, client.endpoint("ep").stream_chat("hi") as stream:
+        with pytest.raises(dbllm.APIResponseError, match="no chat chunk"):
+            await stream.final()
+        assert permits(client) == 0
 
 
 async def test_a_stream_whose_model_falls_silent_is_interrupted_after_the_read_timeout(make, serve):
     server = serve(streaming(piece("Hel", usage=1), then=stalled))
     async with make(server.host, timeout=dbllm.Timeout(read=0.2)) as client:
-        async with client.endpoint("ep").stream_chat("hi") as stream:
-            began = time.monotonic()
-            with pytest.raises(dbllm.StreamInterruptedError) as caught:
-                await stream.final()
-            took = time.monotonic() - began
+        began = time.monotonic()
+        with pytest.raises(dbllm.StreamInterruptedError) as caught:
+            await client.endpoint("ep").stream_chat("hi").final()
+        took = time.monotonic() - began
+        assert permits(client) == 0
     assert caught.value.partial_text == "Hel"
     assert 0.15 < took < 2
 
@@ -350,10 +340,9 @@ async def test_comments_do_not_keep_a_silent_stream_alive(make, serve):
 
     server = serve(streaming(piece("Hel"), then=comments))
     async with make(server.host, timeout=dbllm.Timeout(read=0.3)) as client:
-        async with client.endpoint("ep").stream_chat("hi") as stream:
-            began = time.monotonic()
-            with pytest.raises(dbllm.StreamInterruptedError):
-                await stream.final()
+        began = time.monotonic()
+        with pytest.raises(dbllm.StreamInterruptedError):
+            await client.endpoint("ep").stream_chat("hi").final()
     assert time.monotonic() - began < 3
 
 
@@ -428,11 +417,15 @@ async def test_a_stream_whose_events_all_lie_ready_is_not_reused_when_left_early
 
 async def test_an_exception_in_the_block_closes_the_socket(make, serve, colour):
     server = serve(streaming(piece("a"), then=stalled))
+
+    async def broken_block() -> None:
+        async with client.endpoint("ep").stream_chat("hi") as stream:
+            async for _ in stream:
+                raise ZeroDivisionError
+
     async with make(server.host) as client:
         with pytest.raises(ZeroDivisionError):
-            async with client.endpoint("ep").stream_chat("hi") as stream:
-                async for _ in stream:
-                    raise ZeroDivisionError
+            await broken_block()
         await waited(colour, server.wait_gone, 0)
         assert permits(client) == 0
 
@@ -470,19 +463,18 @@ async def test_a_second_reader_at_the_same_time_is_told_so(make, serve, colour):
         peer.send(frame(piece("b", "stop")) + frame("[DONE]") + b"0\r\n\r\n")
 
     server = serve(streaming(piece("a"), then=two_halves))
-    async with make(server.host) as client:
-        async with client.endpoint("ep").stream_chat("hi") as stream:
-            async for _ in stream:
-                break
+    async with make(server.host) as client, client.endpoint("ep").stream_chat("hi") as stream:
+        async for _ in stream:
+            break
 
-            async def second() -> None:
-                await inside(stream, colour)
-                try:
-                    await stream.final()
-                finally:
-                    server.go.set()
+        async def second() -> None:
+            await inside(stream, colour)
+            try:
+                await stream.final()
+            finally:
+                server.go.set()
 
-            results = await together(colour, [stream.final, second])
+        results = await together(colour, [stream.final, second])
     assert isinstance(results[1], RuntimeError)
     assert "read twice" in str(results[1])
     assert results[0].text == "ab"
@@ -555,4 +547,3 @@ async def test_a_handle_is_seen_by_the_server_as_one_connection_per_open_stream(
         for stream in streams:
             await stream.aclose()
     assert server.connections == 3
-

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -43,24 +42,25 @@ def functions(kind: type) -> dict[str, Callable[..., Any]]:
     return found
 
 
-def test_all_names_the_public_names_exactly() -> None:
-    names = {
-        name
-        for name, value in vars(dbllm).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
-    }
-    assert names == set(dbllm.__all__)
-    assert dbllm.__all__ == sorted(dbllm.__all__)
-    assert len(dbllm.__all__) == len(set(dbllm.__all__))
+def test_all_names_the_public_names_exactly(script: Callable[..., str]) -> None:
+    for load in ("", "from dbllm import *"):  # before they are loaded, where they come when first used, and after
+        said = script(
+            f"import dbllm, types\n{load}\nprint(*(n for n in dir(dbllm) if n[0] != '_' "
+            "and not isinstance(getattr(dbllm, n), types.ModuleType)))"
+        )
+        assert sorted(said.split()) == dbllm.__all__
+    assert dbllm.__all__ == sorted(set(dbllm.__all__))
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="Clint"):
+        dbllm.Clint  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(ImportError):
+        exec("from dbllm import Clint")  # noqa: S102
 
 
 def test_the_names_that_users_rely_on_are_there() -> None:
-    needed = """
-        AsyncClient Client Retry Timeout DbllmError ConfigError APIError APIConnectionError APITimeoutError APIStatusError
-        BadRequestError AuthenticationError PermissionDeniedError NotFoundError ConflictError RequestTooLargeError
-        RateLimitError InternalServerError APIResponseError StreamInterruptedError ChatCompletion ChatCompletionChunk
-        Completion CompletionChunk Embeddings Predictions Message Usage
-    """.split()
+    needed = ["AsyncClient", "Client", "Retry", "Timeout", "DbllmError", "ConfigError", "APIError", "APIConnectionError", "APITimeoutError", "APIStatusError", "BadRequestError", "AuthenticationError", "PermissionDeniedError", "NotFoundError", "ConflictError", "RequestTooLargeError", "RateLimitError", "InternalServerError", "APIResponseError", "StreamInterruptedError", "ChatCompletion", "ChatCompletionChunk", "Completion", "CompletionChunk", "Embeddings", "Predictions", "Message", "Usage"]
     assert set(needed) <= set(dbllm.__all__)
 
 

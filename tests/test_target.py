@@ -83,7 +83,8 @@ def test_cluster_and_workspace_are_quoted() -> None:
 
 
 @pytest.mark.parametrize(
-    "port", [2999, 8001, 0, -1, 65536, True, "", "x", " 7777", "7777 ", "+7777", "７７７７", "1e3", None, 7777.5, b"7777"]
+    "port",
+    [2999, 8001, 0, -1, 65536, True, "", "x", " 7777", "7777 ", "+7777", "７７７７", "1e3", None, 7777.5, b"7777"],
 )
 def test_a_port_the_proxy_does_not_forward_is_refused(port: Any) -> None:
     with pytest.raises(ConfigError, match="3000 to 8000"):
@@ -179,7 +180,7 @@ def test_a_whole_body_is_left_alone(kind: Any, key: str) -> None:
 
 
 def test_the_envelope_keys_are_those_of_the_scoring_protocol_and_of_chat() -> None:
-    assert target.ENVELOPE_KEYS == {"messages", "input", "inputs", "instances", "dataframe_records", "dataframe_split"}
+    assert {"messages", "input", "inputs", "instances", "dataframe_records", "dataframe_split"} == target.ENVELOPE_KEYS
 
 
 def test_an_embeddings_endpoint_completes_nothing() -> None:
@@ -241,14 +242,7 @@ def test_several_answers_are_for_chat() -> None:
 
 # --- parameters -------------------------------------------------------------------------------------------------------
 
-WIRE_PARAMETERS = """
-    temperature top_p top_k max_tokens n seed tools tool_choice response_format logprobs top_logprobs presence_penalty
-    frequency_penalty user stream_options reasoning_effort thinking service_tier client_request_id usage_context
-    instruction suffix echo best_of logit_bias metadata store parallel_tool_calls custom_inputs databricks_options
-    return_trace repeat_penalty min_p extra_params input_type dimensions encoding_format stop_sequences
-    max_completion_tokens max_output_tokens max_new_tokens do_sample model context task prompt input modalities
-    verbosity prediction truncate safety_identifier typical_p num_beams return_full_text
-""".split()
+WIRE_PARAMETERS = ["temperature", "top_p", "top_k", "max_tokens", "n", "seed", "tools", "tool_choice", "response_format", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "user", "stream_options", "reasoning_effort", "thinking", "service_tier", "client_request_id", "usage_context", "instruction", "suffix", "echo", "best_of", "logit_bias", "metadata", "store", "parallel_tool_calls", "custom_inputs", "databricks_options", "return_trace", "repeat_penalty", "min_p", "extra_params", "input_type", "dimensions", "encoding_format", "stop_sequences", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "do_sample", "model", "context", "task", "prompt", "input", "modalities", "verbosity", "prediction", "truncate", "safety_identifier", "typical_p", "num_beams", "return_full_text"]
 
 
 @pytest.mark.parametrize("name", WIRE_PARAMETERS)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import pickle
+import time
 import traceback
 
+import httpx
 import pytest
 from loopback import Peer
 from samples import HELLO, chat_answer, route, sse
@@ -16,7 +18,7 @@ TOKEN = "dapi-0123456789-secret"
 
 
 async def test_every_call_writes_one_line_with_path_status_time_and_attempts(make, wire, clock, caplog):
-    route(wire).mock(side_effect=[pytest.importorskip("httpx").Response(500), sse(*HELLO)])
+    route(wire).mock(side_effect=[httpx.Response(500), sse(*HELLO)])
     with caplog.at_level(logging.INFO, "dbllm"):
         async with make() as client:
             await clock.on(client).endpoint("ep").stream_chat("hi").final()
@@ -70,7 +72,7 @@ async def test_an_error_of_a_real_call_survives_pickling_whole(make, wire, clock
     async with make(retry=dbllm.Retry(attempts=2)) as client:
         with pytest.raises(dbllm.RateLimitError) as caught:
             await clock.on(client).endpoint("ep").chat("hi")
-    error = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - our own
+    error = pickle.loads(pickle.dumps(caught.value))
     assert type(error) is dbllm.RateLimitError
     assert (str(error), error.attempts, error.request_id) == (str(caught.value), 2, "r-1")
     assert [previous.error_code for previous in error.previous] == ["A"]
@@ -82,7 +84,7 @@ async def test_an_interrupted_stream_survives_pickling_with_its_text(make, wire)
     async with make() as client:
         with pytest.raises(dbllm.StreamInterruptedError) as caught:
             await client.endpoint("ep").stream_chat("hi").final()
-    error = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - our own
+    error = pickle.loads(pickle.dumps(caught.value))
     assert (error.partial_text, error.usage.completion_tokens) == ("Hel", 1)
 
 
@@ -102,8 +104,6 @@ async def test_the_request_id_may_stand_in_the_message(make, wire):
 
 
 async def test_an_explanation_never_takes_longer_than_the_call_may(make, serve):
-    import time
-
     def gone(peer: Peer) -> None:
         peer.request()
         peer.answer({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "gone"}, 404)

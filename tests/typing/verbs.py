@@ -56,7 +56,9 @@ async def asynchronous(client: AsyncClient) -> None:
     assert_type(endpoint.name, str)
     assert_type(await endpoint.complete("hi", stop=["."], temperature=0.1), str)
     assert_type(await endpoint.chat("hi"), ChatCompletion)
-    assert_type(await endpoint.chat([Message(role="user", content="hi"), {"role": "user", "content": "x"}]), ChatCompletion)
+    assert_type(
+        await endpoint.chat([Message(role="user", content="hi"), {"role": "user", "content": "x"}]), ChatCompletion
+    )
     assert_type(await endpoint.chat({"role": "user", "content": "x"}, n=2, timeout=1.5), ChatCompletion)
     assert_type(await endpoint.embed(["hi"], instruction="i"), Embeddings)
     assert_type(await endpoint.predict(dataframe_records=[{"prompt": "hi"}], params={"t": 1}), Predictions)
