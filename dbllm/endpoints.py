@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
@@ -343,6 +342,8 @@ class AsyncEndpoint(AsyncDriverApp):
 
 
 def _which_exist(name: str, content: Any) -> str:
+    from difflib import get_close_matches
+
     listed = content.get("endpoints") if isinstance(content, dict) else None
     names = [str(item.get("name")) for item in listed or () if isinstance(item, dict)]
     if name in names:

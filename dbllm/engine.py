@@ -134,18 +134,20 @@ class _Body(httpx.AsyncByteStream, httpx.SyncByteStream):
     """A request's body. httpx's own is an async generator, which trio misses when a broken connection drops it."""
 
     def __init__(self, body: bytes) -> None:
-        self._left = [body]
+        self._body = body
+        self._given = False
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._left)
+        return iter((self._body,))
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
+        return _Body(self._body)  # afresh, for a transport of the user's that sends it again
 
     async def __anext__(self) -> bytes:
-        if not self._left:
+        if self._given:
             raise StopAsyncIteration
-        return self._left.pop()
+        self._given = True
+        return self._body
 
 
 class _Line:
@@ -263,7 +265,7 @@ def wires(base: str, suspends: bool, now: Callable[[], float], transport: Any, c
         timeout = {"connect": out.connect, "read": left(out), "write": left(out), "pool": None}
         headers, extensions = dict(out.headers), {"timeout": timeout}
         built = httpx.Request(out.method, _url(out.url), headers=headers, content=out.body, extensions=extensions)
-        if transport is None and out.body is not None:
+        if out.body is not None:
             built.stream = _Body(out.body)
         return built
 

@@ -7,7 +7,6 @@ OpenAI's and OAuth's shapes, SCIM's, bare text, HTML.
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import re
@@ -118,6 +117,8 @@ def _word(value: object) -> str:
 def _plain(text: str) -> str:
     text = text[: 4 * _SHOWN]  # the patterns below take quadratic time on a hostile page
     if "<html" in text[:2000].lower() or text[:9].lower() == "<!doctype":
+        import html  # here: its table of entities is large
+
         title = _TITLE.search(text)
         text = html.unescape(title.group(1) if title else _TAG.sub(" ", text))
         text = "an HTML page: " + " ".join(text.split())

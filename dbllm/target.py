@@ -6,7 +6,6 @@ import ipaddress
 import json
 import math
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import quote
@@ -258,6 +257,8 @@ def wire_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
 def _meant(name: str) -> str:
     if name in OPTIONS:  # arrived inside `params=`: still ours
         return f"the argument {name}= of the call"
+    from difflib import get_close_matches  # here and in `endpoints`: rarely wanted, and slow to import
+
     return _ELSEWHERE.get(name) or next(iter(get_close_matches(name.lower(), OPTIONS, 1, 0.8)), "")
 
 

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
 from .auth import Auth
@@ -39,6 +38,11 @@ class Call:
     body: bytes | None = None
     accept: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def shown(self) -> str:
+        """The path for a log: a query may hold secrets."""
+        return self.path.partition("?")[0]
 
 
 @dataclass(slots=True)
@@ -87,9 +91,11 @@ class Transport:
 
     @cached_property
     def _fixed(self) -> dict[str, str]:
+        from importlib import metadata  # slow to import, and wanted by the first call only
+
         try:
-            own = version("dbllm")
-        except PackageNotFoundError:  # run from a source tree that was never installed
+            own = metadata.version("dbllm")
+        except metadata.PackageNotFoundError:  # run from a source tree that was never installed
             own = "0"
         return {"user-agent": f"dbllm/{own}", "accept-encoding": "gzip, deflate"}
 
@@ -182,7 +188,7 @@ class Transport:
             )
         except APIError as last:
             seconds, kind = leaf.now() - began, type(last).__name__
-            log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.path, kind, seconds, last.attempts)
+            log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.shown, kind, seconds, last.attempts)
             raise
         outcome.attempts = attempts
         return outcome
@@ -190,7 +196,7 @@ class Transport:
     def _log(self, call: Call, outcome: Answer, began: float) -> None:
         if log.isEnabledFor(logging.INFO):
             status, seconds, attempts = outcome.raw.status, self.leaf.now() - began, outcome.attempts
-            log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.path, status, seconds, attempts)
+            log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.shown, status, seconds, attempts)
 
     async def _outgoing(self, call: Call) -> Outgoing:
         if self._closed:

@@ -86,7 +86,7 @@ def test_an_async_function_that_waits_is_named_in_plain_code() -> None:
         await asyncio.sleep(0)
         return "t"
 
-    with pytest.raises(RuntimeError, match="waits for an event loop.*use AsyncClient"):
+    with pytest.raises(RuntimeError, match=r"waits for an event loop.*use AsyncClient"):
         headers(slow_token)
 
 

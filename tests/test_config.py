@@ -1,4 +1,4 @@
-"""Which workspace and which token: the address, the rules, the file; and a token never goes where it does not belong."""
+"""Which workspace and which token: the address, the rules, the file; a token never goes where it does not belong."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_in_every_combination_a_token_goes_only_to_its_own_host(home: Path) -> N
             found = resolve(host, token, profile, env=env(env_host, env_token, env_profile), home=home)
         except ConfigError as error:
             for secret in OWNERS:
-                assert secret not in str(error).replace(str(home), ""), case
+                assert secret not in str(error).replace(str(home), ""), case  # noqa: PT017
             continue
         sent += 1
         assert host is None or found.host == host, case

@@ -358,7 +358,7 @@ CALL = """
 import sys, httpx, dbllm
 status = {status}
 def answer(request):
-    return httpx.Response(status.pop(0), json={{"task": "llm/v1/chat", "choices": [{{"message": {{"content": "hi"}}}}]}})
+    return httpx.Response(status.pop(0), json={{"choices": [{{"message": {{"content": "hi"}}}}]}})
 with dbllm.Client("https://h", "t", transport=httpx.MockTransport(answer), retry=dbllm.Retry(backoff=0)) as client:
     assert client.endpoint("e", task="chat").chat("x").text == "hi"
 print("tenacity" in sys.modules)

@@ -229,9 +229,9 @@ def test_a_missing_finish_reason_is_none() -> None:
 
 @pytest.mark.parametrize("model", [ChatCompletion, Completion])
 def test_an_answer_without_choices_is_an_error_and_no_empty_text(model: Any) -> None:
-    with pytest.raises((APIResponseError, ValidationError), match="(?i)choices"):
+    with pytest.raises((APIResponseError, ValidationError), match=r"(?i)choices"):
         model.model_validate({"choices": []}).text  # noqa: B018
-    with pytest.raises((APIResponseError, ValidationError), match="(?i)choices"):
+    with pytest.raises((APIResponseError, ValidationError), match=r"(?i)choices"):
         model.model_validate({"object": "x"}).text  # noqa: B018
 
 

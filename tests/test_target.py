@@ -242,7 +242,15 @@ def test_several_answers_are_for_chat() -> None:
 
 # --- parameters -------------------------------------------------------------------------------------------------------
 
-WIRE_PARAMETERS = ["temperature", "top_p", "top_k", "max_tokens", "n", "seed", "tools", "tool_choice", "response_format", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "user", "stream_options", "reasoning_effort", "thinking", "service_tier", "client_request_id", "usage_context", "instruction", "suffix", "echo", "best_of", "logit_bias", "metadata", "store", "parallel_tool_calls", "custom_inputs", "databricks_options", "return_trace", "repeat_penalty", "min_p", "extra_params", "input_type", "dimensions", "encoding_format", "stop_sequences", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "do_sample", "model", "context", "task", "prompt", "input", "modalities", "verbosity", "prediction", "truncate", "safety_identifier", "typical_p", "num_beams", "return_full_text"]
+WIRE_PARAMETERS = """
+    temperature top_p top_k max_tokens n seed tools tool_choice response_format logprobs top_logprobs
+    presence_penalty frequency_penalty user stream_options reasoning_effort thinking service_tier
+    client_request_id usage_context instruction suffix echo best_of logit_bias metadata store
+    parallel_tool_calls custom_inputs databricks_options return_trace repeat_penalty min_p extra_params
+    input_type dimensions encoding_format stop_sequences max_completion_tokens max_output_tokens
+    max_new_tokens do_sample model context task prompt input modalities verbosity prediction truncate
+    safety_identifier typical_p num_beams return_full_text
+""".split()  # noqa: SIM905
 
 
 @pytest.mark.parametrize("name", WIRE_PARAMETERS)
@@ -365,7 +373,7 @@ def test_a_nan_that_numpy_holds_is_refused_with_its_place() -> None:
 
 
 def test_a_nan_that_a_model_holds_is_refused() -> None:
-    with pytest.raises(ValueError, match="finite|compliant"):
+    with pytest.raises(ValueError, match=r"finite|compliant"):
         target.encode({"row": Reading(value=NAN)})
 
 
@@ -537,7 +545,7 @@ def test_a_prediction_of_an_array_does_not_ask_for_its_truth() -> None:
 
 
 def test_no_form_or_two_are_refused_by_name() -> None:
-    with pytest.raises(TypeError, match="exactly one of dataframe_records, .*; got none"):
+    with pytest.raises(TypeError, match=r"exactly one of dataframe_records, .*; got none"):
         target.prediction_body(FORMS, None)
     with pytest.raises(TypeError, match="got inputs and instances"):
         target.prediction_body({**FORMS, "inputs": 1, "instances": 2}, None)

@@ -1,0 +1,82 @@
+"""What `import dbllm` adds to the import of its four dependencies."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import dbllm
+
+ROUNDS = 5
+MOST = 1.10
+
+# Importing `pydantic` and `httpx` by name alone loads little of them. The second base loads what every use of them
+# needs: httpx's transport, and what pydantic itself imports when the first model is written.
+MODULES = "import httpx, pydantic, anyio, tenacity"
+PARTS = "import httpx, httpcore, anyio, tenacity\nfrom pydantic import BaseModel, StrictStr, ValidationError"
+PARTS += "\nclass Model(BaseModel, defer_build=True):\n    text: StrictStr"
+
+MEASURE = """
+import time
+began = time.process_time()
+{base}
+between = time.process_time()
+{ours}
+print((time.process_time() - began) / (between - began))
+"""
+
+
+def ratio(base: str, ours: str) -> float:
+    """CPU time of `base` and then `ours` over that of `base` alone, in a fresh interpreter.
+
+    Both are measured in one process, one right after the other: two processes differ by more than dbllm costs.
+    """
+    code = MEASURE.format(base=base, ours=ours)
+    environment = {**os.environ, "PYTHONPATH": str(Path(dbllm.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    return float(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("base", "ours"),
+    [(MODULES, "import dbllm"), (PARTS, "from dbllm import AsyncClient, ChatCompletion, Client")],
+    ids=["the package", "the clients"],
+)
+def test_importing_dbllm_adds_at_most_a_tenth_to_its_dependencies(base: str, ours: str) -> None:
+    ratio(base, ours)  # writes the bytecode, and warms the disk
+    ratios = [ratio(base, ours) for _ in range(ROUNDS)]
+    assert statistics.median(ratios) <= MOST, ratios
+
+
+def test_the_clients_load_no_other_packages_than_the_dependencies_do(script: Callable[..., str]) -> None:
+    said = script(
+        f"""
+import sys
+{PARTS}
+before = {{name.split(".")[0] for name in sys.modules}}
+from dbllm import AsyncClient, Client
+after = {{name.split(".")[0] for name in sys.modules}}
+print(*sorted(after - before - set(sys.stdlib_module_names)))
+"""
+    )
+    assert said.split() == ["dbllm"]
+
+
+def test_no_extra_is_loaded_with_the_clients(script: Callable[..., str]) -> None:
+    said = script(
+        """
+import sys
+from dbllm import AsyncClient, Client
+print(*sorted({name.split(".")[1] for name in sys.modules if name.startswith("dbllm.")}))
+"""
+    )
+    assert set(said.split()) <= {
+        "auth", "client", "config", "endpoints", "engine", "errors", "io", "judge", "pool", "prompt", "retry", "schema",
+        "sse", "stream", "sync", "target", "transport",
+    }  # fmt: skip
