@@ -59,6 +59,7 @@ class Wire:
         self._served = False
         self._response: httpx.Response | None = None
         self._parts: Any = None
+        self._decoder: Any = None
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
@@ -79,7 +80,12 @@ class Wire:
         except _FAILURES as error:
             raise self._ours(error) from error
         self.status, self.headers = response.status_code, _plain_headers(response)
-        self._parts = response.aiter_bytes() if self._suspends else response.iter_bytes()
+        if response.is_stream_consumed:  # a transport of the user's has answered whole, and decompressed
+            whole = _Body(response.content)
+            self._decoder, self._parts = None, aiter(whole) if self._suspends else iter(whole)
+        else:
+            self._decoder = response._get_content_decoder()
+            self._parts = response.aiter_raw() if self._suspends else response.iter_raw()
 
     async def read(self) -> bytes:
         """The next piece of the body, decompressed; b"" at its end.
@@ -88,13 +94,18 @@ class Wire:
             APIConnectionError, APITimeoutError, APIResponseError: it did not come, or cannot be decompressed.
         """
         try:
-            piece: bytes = await anext(self._parts, b"") if self._suspends else next(self._parts, b"")
+            while self._parts is not None:
+                piece: bytes = await anext(self._parts, b"") if self._suspends else next(self._parts, b"")
+                if not piece:
+                    self._parts = self._response = None
+                    self._served = True
+                if self._decoder is not None:
+                    piece = self._decoder.decode(piece) if piece else self._decoder.flush()
+                if piece:
+                    return piece
         except _FAILURES as error:
             raise self._ours(error) from error
-        if not piece:
-            self._parts = self._response = None
-            self._served = True
-        return piece
+        return b""
 
     async def close(self) -> None:
         """Give the socket up: never raises, and no cancellation cuts it short."""
@@ -110,8 +121,8 @@ class Wire:
             # The socket is gone, so what was read ahead comes and then an error; thus all the generators that httpx
             # has stacked end here, not in the garbage collector (where trio warns of them).
             with suppress(Exception):
-                for _ in range(_READ_AHEAD if self._suspends and parts is not None else 0):
-                    if not await anext(parts, b""):
+                for _ in range(_READ_AHEAD):
+                    if not self._suspends or parts is None or not await anext(parts, b""):
                         break
 
     def _ours(self, error: Exception) -> APIError:

@@ -20,7 +20,7 @@ FLOORS = {
     "schema": 0.1,
     "sse": 1.0,
     "target": 1.0,
-    "retry": 1.0,
+    "retry": 1.1,
     "judge": 1.1,
     "engine": 2.0,
     "pool": 2.1,

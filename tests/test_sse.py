@@ -104,13 +104,19 @@ def test_every_code_point_passes_through_unharmed() -> None:
 
 STREAM = (
     '\ufeff: hello\r\ndata: {"a": "ü\u2028é\U0001f600"}\r\n\r\nevent: error\rdata: x\rdata: y\r\r'
-    "data\ndata:\ndata: z\n\n:\n\r\nid: 1\ndata: [DONE]\n\r\n"
+    "data\ndata:\ndata: z\n\ndata: p\r\ndata: q\r\n\r\n:\n\r\nid: 1\ndata: [DONE]\n\r\n"
 ).encode()
 
 
 def test_every_cut_in_two_gives_the_same_events() -> None:
     whole = decode([STREAM])
-    assert [event.data for event in whole] == ['{"a": "ü\u2028é\U0001f600"}'.encode(), b"x\ny", b"\n\nz", b"[DONE]"]
+    assert [event.data for event in whole] == [
+        '{"a": "ü\u2028é\U0001f600"}'.encode(),
+        b"x\ny",
+        b"\n\nz",
+        b"p\nq",
+        b"[DONE]",
+    ]
     for place in range(len(STREAM) + 1):
         assert decode([STREAM[:place], STREAM[place:]]) == whole, place
 

@@ -443,6 +443,18 @@ async def test_a_dropped_stream_closes_its_socket_without_a_warning(make, serve,
         assert permits(client) == 0
 
 
+async def test_without_its_finalizer_a_dropped_stream_would_hold_its_connection(make, serve, monkeypatch):
+    monkeypatch.setattr("dbllm.pool.Exchange.abandon", lambda self: None)
+    server = serve(streaming(piece("a"), then=stalled))
+    async with make(server.host) as client:
+        stream = client.endpoint("ep").stream_chat("hi")
+        async for _ in stream:
+            break
+        del stream
+        gc.collect()
+        assert (permits(client), server.open) == (1, 1)
+
+
 async def test_closing_twice_and_before_opening_is_harmless(make, serve):
     server = serve(streaming(*HELLO))
     async with make(server.host) as client:
