@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,16 @@ VERBS: dict[Kind, tuple[str, ...]] = {
     "custom": ("complete", "predict"),
     "app": ("complete",),
 }
+
+
+def is_loopback(name: str) -> bool:
+    """Whether a host name is this machine."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def kind_of(task: str | None) -> Kind:
