@@ -13,9 +13,9 @@ from . import target
 from .auth import Token, hidden
 from .config import Config, resolve
 from .endpoints import AsyncDriverApp, AsyncEndpoint, Tasks
-from .engine import Cert, Network, Verify
 from .errors import ConfigError
 from .io import AsyncLeaf, Leaf
+from .network import Cert, Network, Verify
 from .prompt import Options, Signature
 from .retry import Retry, Timeout
 from .transport import Transport

@@ -18,8 +18,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from . import oauth, outside
 from .auth import Auth, Fetch, Fixed, Hidden, Renewed, Secret, Token, Told, auth_for, basic
-from .engine import Network
 from .errors import ConfigError
+from .network import Network
 from .profile import read_profile, truth
 from .sources import ASKED_FOR, NAMES, NATIVE, SDK, Place, arguments, environment, notebook, program, saved, serving
 from .target import is_loopback

@@ -20,8 +20,9 @@ from typing import Any, TypeVar, cast
 import anyio
 import anyio.to_thread
 
-from .engine import DIRECT, FOREVER, Network, Outgoing, Wire, origin, wires
+from .engine import FOREVER, Outgoing, Wire, origin, wires
 from .errors import APITimeoutError, ConfigError, Raw
+from .network import DIRECT, Network
 from .pool import Exchange, Pool
 
 T = TypeVar("T")

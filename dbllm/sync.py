@@ -11,8 +11,8 @@ from .auth import Token, hidden
 from .client import MAX_CONNECTIONS, AsyncClient
 from .config import Config, resolve
 from .endpoints import AsyncDriverApp, AsyncEndpoint
-from .engine import Cert, Network, Verify
 from .io import BlockingLeaf, drive
+from .network import Cert, Network, Verify
 from .prompt import Options
 from .retry import Retry, Timeout
 from .stream import AsyncStream, C, R, Stream
