@@ -123,10 +123,13 @@ class _From:
         if self._endpoint is None:
             self._endpoint = await token_endpoint(self._issuer, leaf, deadline)
         began = leaf.now()  # the life of a token counts from before it was made
-        headers = Hidden(_OURS, {"content-type": FORM}, grant.headers)
-        body = urlencode(dict(grant.form)).encode()
-        raw = await asked(leaf, Outgoing("POST", self._endpoint, headers, body, deadline, CONNECT), grant)
+        raw = await asked(leaf, _posted(self._endpoint, grant, deadline), grant)
         return lease(raw, began, leaf.wall(), f"the token endpoint {self._endpoint}")
+
+
+def _posted(url: str, grant: Grant, deadline: float) -> Outgoing:
+    headers = Hidden(_OURS, {"content-type": FORM}, grant.headers)
+    return Outgoing("POST", url, headers, urlencode(dict(grant.form)).encode(), deadline, CONNECT)
 
 
 async def token_endpoint(issuer: Issuer, leaf: Leaf, deadline: float) -> str:
