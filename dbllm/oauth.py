@@ -252,7 +252,7 @@ def _token_in(body: bytes, wall: float) -> tuple[Secret, float] | str:
         seconds = float(life) if life is not None else float(content["expires_on"]) - wall
     except (KeyError, TypeError, ValueError):
         return "without a time at which the token ends"
-    return (Secret(token), seconds) if 0 < seconds < 1e9 else "with a token that has ended already"
+    return (Secret(token), seconds) if 0 < seconds < float("inf") else "with a token that has ended already"
 
 
 async def _json(leaf: Leaf, url: str, deadline: float) -> dict[str, Any]:
