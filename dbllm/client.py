@@ -110,7 +110,8 @@ class AsyncClient:
         return self._config
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(host={self.host!r})"
+        config: Config | None = self.__dict__.get("_config")  # missing in the traceback of an `__init__` that failed
+        return f"{type(self).__name__}(host={config.host if config else None!r})"
 
     def endpoint(
         self,

@@ -6,6 +6,8 @@ auth) is not wanted for a model's call and costs more than the call; a user's ow
 
 from __future__ import annotations
 
+import logging
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -40,6 +42,19 @@ class Outgoing:
     deadline: float
     connect: float | None = None
     queue: float | None = None
+
+
+class _NoCookies(logging.Filter):
+    """httpcore logs the head of each answer at DEBUG: not with the session in it, nor with what a redirect carries."""
+
+    _told = re.compile(r"(\(b'(?:set-cookie|location)', b)(?:'[^']*'|\"[^\"]*\")", re.IGNORECASE)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg = self._told.sub(r"\1'***'", str(record.msg))
+        return True
+
+
+logging.getLogger("httpcore.http11").addFilter(_NoCookies())
 
 
 class Wire:

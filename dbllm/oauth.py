@@ -123,10 +123,13 @@ class _From:
         if self._endpoint is None:
             self._endpoint = await token_endpoint(self._issuer, leaf, deadline)
         began = leaf.now()  # the life of a token counts from before it was made
-        headers = Hidden(_OURS, {"content-type": FORM}, grant.headers)
-        body = urlencode(dict(grant.form)).encode()
-        raw = await asked(leaf, Outgoing("POST", self._endpoint, headers, body, deadline, CONNECT), grant)
+        raw = await asked(leaf, _posted(self._endpoint, grant, deadline), grant)
         return lease(raw, began, leaf.wall(), f"the token endpoint {self._endpoint}")
+
+
+def _posted(url: str, grant: Grant, deadline: float) -> Outgoing:
+    headers = Hidden(_OURS, {"content-type": FORM}, grant.headers)
+    return Outgoing("POST", url, headers, urlencode(dict(grant.form)).encode(), deadline, CONNECT)
 
 
 async def token_endpoint(issuer: Issuer, leaf: Leaf, deadline: float) -> str:
@@ -249,7 +252,7 @@ def _token_in(body: bytes, wall: float) -> tuple[Secret, float] | str:
         seconds = float(life) if life is not None else float(content["expires_on"]) - wall
     except (KeyError, TypeError, ValueError):
         return "without a time at which the token ends"
-    return (Secret(token), seconds) if 0 < seconds < 1e9 else "with a token that has ended already"
+    return (Secret(token), seconds) if 0 < seconds < float("inf") else "with a token that has ended already"
 
 
 async def _json(leaf: Leaf, url: str, deadline: float) -> dict[str, Any]:

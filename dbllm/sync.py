@@ -120,13 +120,13 @@ class Client(_Plain[AsyncClient]):
         proxy: str | httpx.Proxy | None = None,
         trust_env: bool = True,
     ) -> None:
+        self._core = AsyncClient.__new__(AsyncClient)
         token, client_secret = hidden(token), hidden(client_secret)  # from here on no traceback shows them
         network, proxy = Network(verify, cert, proxy, trust_env), None
         config = resolve(
             host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
         )
         leaf = BlockingLeaf(config.host, max_connections, transport, http_client, engine, config.network(network))
-        self._core = AsyncClient.__new__(AsyncClient)
         self._core._begin(config, leaf, Options().but(timeout, retry, headers))
 
     @property
