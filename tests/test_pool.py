@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import anyio
@@ -255,6 +256,7 @@ async def after_expiry(client: Any) -> None:
         leaf.now = before
 
 
+ANYIO = tuple(int(part) for part in version("anyio").split(".")[:2])
 VERBS = pytest.mark.parametrize("verb", [unary, stream, bare_stream, after_expiry])
 
 
@@ -270,6 +272,8 @@ async def count(call: Callable[[], Any]) -> int:
 async def test_a_cancellation_at_any_point_leaves_nothing_behind(make, serve, colour, verb, way):
     if (colour, way) == ("trio", "task"):
         pytest.skip("trio cancels by scopes only")
+    if colour == "asyncio" and ANYIO < (4, 16):
+        pytest.skip("before anyio 4.16 a cancelled dial leaves its socket to the garbage collector")
     server = serve(quick)
     points = 0
     for warm in (False, True):  # a new connection, and a kept-alive one
