@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import trio
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import dbllm
 from dbllm.auth import Lease
