@@ -14,7 +14,10 @@ import httpx
 import pytest
 
 import dbllm
+from dbllm.auth import Secret
 from dbllm.config import normal_host, resolve
+from dbllm.io import drive
+from dbllm.outside import official_sdk
 
 A, B = "https://a.example.com", "https://b.example.com"
 ME = "/api/2.0/preview/scim/v2/Me"
@@ -102,9 +105,7 @@ def test_making_a_client_sends_nothing_and_a_pat_asks_for_no_discovery(way: Any,
 
     async def body() -> None:
         async with way.client(workspace.host, workspace.identity.token) as client:
-            assert workspace.tokens.paths == ["/"] * 0 or "lifespan" not in workspace.tokens.paths
-            before = [path for path in workspace.tokens.paths if path]
-            assert before == []
+            assert not any(workspace.tokens.paths)  # the server's own start has no path
             await client.request("GET", ME)
             assert [path for path in workspace.tokens.paths if path] == [ME]
 
@@ -214,6 +215,25 @@ def test_the_sdks_error_is_told_without_the_secret_that_is_in_it(way: Any, sdk: 
             assert "canary" not in str(caught.value)
 
     way.run(body)
+
+
+def test_the_real_sdk_gets_one_places_values_and_neither_environment_nor_file(
+    light: Any, environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("databricks.sdk")
+    import warnings
+
+    workspace = light()
+    (environment / ".databrickscfg").write_text(f"[DEFAULT]\nhost = {B}\ntoken = foreign\n")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "foreign")
+    monkeypatch.setenv("DATABRICKS_HOST", B)
+    values = {name: Secret(value) if "secret" in name else value for name, value in workspace.principal.items()}
+    fetch = official_sdk("oauth-m2m", workspace.host, values, "a test")
+    with warnings.catch_warnings(), dbllm.Client(workspace.host, "t") as client:
+        warnings.simplefilter("ignore")  # the SDK's own
+        lease = drive(fetch(client._core._transport.leaf, float("inf")))
+    token = lease.headers["authorization"].removeprefix("Bearer ")
+    assert token in workspace.oidc._ends
 
 
 def test_importing_dbllm_imports_neither_the_sdk_nor_what_is_rare() -> None:

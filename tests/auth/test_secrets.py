@@ -129,7 +129,7 @@ def server() -> Iterator[Server]:
     thread.join()
 
 
-# --- events: what a client is made of, and what then happens -----------------------------------------------------------
+# --- events: what a client is made of, and what then happens ---------------------------------------------------------
 
 
 def identity(kind: str, url: str) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class Seen:
     written: str = dataclasses.field(default="", repr=False)
 
 
-# --- sinks: where it might be seen --------------------------------------------------------------------------------------
+# --- sinks: where it might be seen -----------------------------------------------------------------------------------
 
 
 def frames_with_locals(seen: Seen) -> str:
