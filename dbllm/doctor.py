@@ -124,7 +124,8 @@ def _checks(client: Client, endpoint: str | None) -> Iterator[tuple[str, Callabl
     yield "auth", lambda: f"called as {_user(client)}"
     yield "endpoints", lambda: _listed(client)
     if endpoint:
-        yield "call", lambda: f"{endpoint} answered {client.endpoint(endpoint).complete('Say hi.', max_tokens=8)!r}"
+        handle: Any = client.endpoint(endpoint)
+        yield "call", lambda: f"{endpoint} answered {handle.complete('Say hi.', max_tokens=8)!r}"
 
 
 def _connected(name: str, port: int) -> str:

@@ -27,8 +27,9 @@ from .network import DIRECT, Network, route
 # One connection a transport; the pool drops it earlier, so the engine's own expiry is only a second line.
 _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
 _READ_AHEAD = 20_000  # pieces in the 64 KiB that h11 may have read ahead, at the very most
-_FAILURES = (httpx.TransportError, httpx.DecodingError)
+_FAILURES = (httpx.TransportError, httpx.DecodingError, ssl.SSLError)  # a late TLS alert comes as it is
 FOREVER = float("inf")
+_UNTRUSTED = "The certificate is not trusted here: pass verify= a file with its CA, or verify='system'."
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class Wire:
                         break
 
     def _ours(self, error: Exception) -> APIError:
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        what = _told(error)
         raw = Raw(self.status, self.headers) if self.status else None
         if isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)):
             return APITimeoutError(f"no connection in time ({what})", sent=False)
@@ -149,7 +150,8 @@ class Wire:
         if isinstance(error, httpx.DecodingError):
             return APIResponseError(f"the answer cannot be decompressed ({what})", raw=raw)
         if isinstance(error, (httpx.ConnectError, httpx.ProxyError, httpx.UnsupportedProtocol)):
-            return APIConnectionError(f"no connection to the workspace ({what})", sent=False)
+            hint = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in what else ""
+            return APIConnectionError(f"no connection to the workspace ({what})", hint=hint, sent=False)
         # A kept-alive connection that the server had closed meanwhile never carried the request to it.
         stale = self._served and self._hang_up is not None and not self._line.dialled and not self.status
         return APIConnectionError(f"the connection broke ({what})", sent=not stale, raw=raw)
@@ -246,6 +248,14 @@ class _BlockingStream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)
+
+
+def _told(error: BaseException) -> str:
+    """What an error of the HTTP stack is about; trio says it only in what lies beneath."""
+    link: BaseException | None = error
+    while link is not None and not str(link):
+        link = link.__cause__ or link.__context__
+    return f"{type(error).__name__}: {link}" if link is not None else type(error).__name__
 
 
 def _bare(error: BaseException) -> BaseException:

@@ -41,7 +41,7 @@ def profiles(environment: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def in_notebook(monkeypatch: pytest.MonkeyPatch) -> Callable[..., SimpleNamespace]:
-    def enter(host: str = "b.example.com", token: str = "notebook-token") -> SimpleNamespace:
+    def enter(host: str = "b.example.com", token: str = "notebook-token") -> SimpleNamespace:  # noqa: S107
         context = SimpleNamespace(workspaceUrl=host, browserHostName=None, apiToken=token, clusterId="1-2-3")
         package, module = ModuleType("dbruntime"), ModuleType("dbruntime.databricks_repl_context")
         module.get_context = lambda: context  # type: ignore[attr-defined]
@@ -384,8 +384,10 @@ def test_a_file_that_everybody_may_read_is_warned_of_once(profiles: Any, caplog:
 
 @pytest.mark.parametrize(
     ("written", "means"),
-    [("true", True), ("True", True), ("yes", True), ("1", True), ("on", True)]
-    + [("false", False), ("False", False), ("no", False), ("0", False), ("off", False)],
+    [
+        (word, word.lower() in ("true", "yes", "1", "on"))
+        for word in ["true", "True", "yes", "1", "on", "false", "False", "no", "0", "off"]
+    ],
 )
 def test_booleans_mean_what_people_write(written: str, means: bool, profiles: Any) -> None:
     home = profiles(f"[DEFAULT]\nhost = {A}\ntoken = t\nskip_verify = {written}\n")

@@ -22,7 +22,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import rich.console
 import rich.traceback
 
 import dbllm
@@ -130,7 +129,7 @@ def server() -> Iterator[Server]:
     thread.join()
 
 
-# --- events: what a client is made of, and what then happens -----------------------------------------------------------
+# --- events: what a client is made of, and what then happens ---------------------------------------------------------
 
 
 def identity(kind: str, url: str) -> dict[str, Any]:
@@ -172,7 +171,7 @@ class Seen:
     written: str = dataclasses.field(default="", repr=False)
 
 
-# --- sinks: where it might be seen --------------------------------------------------------------------------------------
+# --- sinks: where it might be seen -----------------------------------------------------------------------------------
 
 
 def frames_with_locals(seen: Seen) -> str:
@@ -183,17 +182,15 @@ def frames_with_locals(seen: Seen) -> str:
 
 
 def rich_traceback(seen: Seen) -> str:
-    if seen.error is None:
+    """What rich would draw, before it is coloured (which takes over a second)."""
+    if (error := seen.error) is None:
         return ""
-    out = io.StringIO()
-    console = rich.console.Console(file=out, width=400)
-    error = seen.error
-    console.print(
-        rich.traceback.Traceback.from_exception(
-            type(error), error, error.__traceback__, show_locals=True, locals_max_length=999, locals_max_string=9999
-        )
-    )
-    return out.getvalue()
+    options = {"show_locals": True, "locals_max_length": 999, "locals_max_string": 9999, "locals_hide_dunder": False}
+    drawn = rich.traceback.Traceback.extract(type(error), error, error.__traceback__, **options)
+    parts = [stack.exc_value for stack in drawn.stacks]
+    for stack in drawn.stacks:
+        parts += [node.render(9999) for frame in stack.frames for node in (frame.locals or {}).values()]
+    return "\n".join(parts)
 
 
 def pickled(seen: Seen) -> str:
