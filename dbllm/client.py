@@ -6,7 +6,7 @@ import json as json_module
 import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 from . import target
@@ -15,13 +15,10 @@ from .config import Config, resolve
 from .endpoints import AsyncDriverApp, AsyncEndpoint, Tasks
 from .errors import ConfigError
 from .io import AsyncLeaf, Leaf
-from .network import Cert, Network, Verify
+from .network import Cert, Network, ProxyLike, Verify
 from .prompt import Options, Signature
 from .retry import Retry, Timeout
 from .transport import Transport
-
-if TYPE_CHECKING:
-    import httpx
 
 MAX_CONNECTIONS = 1000
 
@@ -80,7 +77,7 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
         verify: Verify = True,
         cert: Cert | None = None,
-        proxy: str | httpx.Proxy | None = None,
+        proxy: ProxyLike | None = None,
         trust_env: bool = True,
     ) -> None:
         token, client_secret = hidden(token), hidden(client_secret)  # from here on no traceback shows them

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from . import oauth, outside
 from .auth import Auth, Fetch, Fixed, Hidden, Renewed, Secret, Token, Told, auth_for, basic
 from .errors import ConfigError
 from .network import Network
@@ -243,8 +242,11 @@ class _Search:
         path = self._around.text("databricks_cli_path") or self._said("databricks_cli_path")
         if program("databricks", path, self._env):
             return Place("the databricks command", {"databricks_cli_path": path}), "databricks-cli"
-        if target.endswith(_AZURE) and program("az", None, self._env) and outside.sdk_there():
-            return Place("the az command"), "azure-cli"
+        if target.endswith(_AZURE) and program("az", None, self._env):
+            from . import outside
+
+            if outside.sdk_there():
+                return Place("the az command"), "azure-cli"
         return None
 
     def _nothing(self, target: str, where: Place) -> str:
@@ -299,6 +301,8 @@ def _auth(place: Place, kind: str, host: str, env: Mapping[str, str]) -> Auth:
 
 
 def _fetch(place: Place, kind: str, host: str, env: Mapping[str, str]) -> Fetch:
+    from . import oauth, outside  # here: most clients have a token, and need neither
+
     values, text = place.values, place.text
     issuer = oauth.Issuer(host, text("account_id"), text("discovery_url"))
     if kind == "oauth-m2m":

@@ -15,6 +15,7 @@ from .errors import ConfigError
 from .target import is_loopback
 
 Verify = bool | str | ssl.SSLContext
+ProxyLike = str | httpx.Proxy
 Cert = str | tuple[str, str] | tuple[str, str, str]
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import configparser
 import logging
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .auth import Secret
 from .errors import ConfigError
+
+if TYPE_CHECKING:
+    import configparser
 
 log = logging.getLogger("dbllm.auth")
 
@@ -97,6 +100,8 @@ def _text(path: Path, name: str | None) -> _Text:
 
 
 def _parsed(text: _Text, path: Path) -> configparser.RawConfigParser:
+    import configparser  # here: where host and token are given, no file is read
+
     parser = configparser.RawConfigParser(default_section="\0", strict=True)
     flaw = ""
     try:

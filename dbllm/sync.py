@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from .auth import Token, hidden
 from .client import MAX_CONNECTIONS, AsyncClient
 from .config import Config, resolve
 from .endpoints import AsyncDriverApp, AsyncEndpoint
 from .io import BlockingLeaf, drive
-from .network import Cert, Network, Verify
+from .network import Cert, Network, ProxyLike, Verify
 from .prompt import Options
 from .retry import Retry, Timeout
 from .stream import AsyncStream, C, R, Stream
-
-if TYPE_CHECKING:
-    import httpx
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -117,7 +114,7 @@ class Client(_Plain[AsyncClient]):
         headers: Mapping[str, str] | None = None,
         verify: Verify = True,
         cert: Cert | None = None,
-        proxy: str | httpx.Proxy | None = None,
+        proxy: ProxyLike | None = None,
         trust_env: bool = True,
     ) -> None:
         self._core = AsyncClient.__new__(AsyncClient)
