@@ -261,7 +261,9 @@ def _told(error: BaseException) -> str:
 def _bare(error: BaseException) -> BaseException:
     """An error of the HTTP stack without its frames: their locals hold the bytes that were sent, the token's too."""
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()  # an error that is raised again can stand in its own context
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
         link.__traceback__, link = None, link.__cause__ or link.__context__
     return error
 
