@@ -116,8 +116,7 @@ def classify(error: BaseException, method: str) -> Class:
         if error.status in _TRANSIENT or asked == "true":
             return "transient"
         if error.status == 504:
-            # Not sent: it was a token that did not come, not the call.
-            return "transient" if method in IDEMPOTENT or not error.sent else "ambiguous"
+            return "transient" if method in IDEMPOTENT else "ambiguous"
     return "final"
 
 
