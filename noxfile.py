@@ -16,13 +16,13 @@ nox.options.error_on_external_run = True  # a tool of the machine must not stand
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ("dbllm", "tests", "noxfile.py")
-NEED_EXTRAS = ("tests/cli", "tests/local")
+NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/local")
 TODAY = ("tests/test_import_cost.py",)  # a figure of today's versions: older ones of pydantic import more slowly
 
 # Modules that need an extra are named here, not those of the core: one that is forgotten makes the check fail.
 IMPORT_CORE = """
 import importlib, pkgutil, dbllm
-extras = {"__main__", "cli", "commands", "console", "demo", "local", "serve"}
+extras = {"__main__", "cli", "commands", "console", "demo", "doctor", "local", "serve"}
 core = sorted({module.name for module in pkgutil.iter_modules(dbllm.__path__)} - extras)
 for name in core:
     importlib.import_module(f"dbllm.{name}")

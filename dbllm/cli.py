@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dbllm import commands, console
+from dbllm import commands, console, doctor
 
 if TYPE_CHECKING:
     from dbllm.local.workspace import Workspace
@@ -66,6 +67,10 @@ def up(
     driver: Annotated[
         list[int] | None, typer.Option(help="A port of a driver app to reach; may be repeated.", metavar="PORT")
     ] = None,
+    client_id: Annotated[str | None, typer.Option(help="A service principal that gets tokens by OAuth.")] = None,
+    client_secret_env: Annotated[
+        str, typer.Option(help="The variable that holds its secret (others can read arguments).", metavar="NAME")
+    ] = "DATABRICKS_CLIENT_SECRET",  # noqa: S107 - a name
 ) -> None:
     """Run a local workspace that answers with a real small model, until Ctrl-C.
 
@@ -73,7 +78,16 @@ def up(
     """
     from dbllm.local import Workspace
 
-    Workspace(host=host, port=port, token=token, state=state, model=model, drivers=driver or ()).run(_say_up)
+    principals = {client_id: _secret(client_secret_env)} if client_id else {}
+    Workspace(
+        host=host, port=port, token=token, state=state, model=model, drivers=driver or (), principals=principals
+    ).run(_say_up)
+
+
+def _secret(variable: str) -> str:
+    if not (secret := os.environ.get(variable)):
+        raise typer.BadParameter(f"{variable} is not set.", param_hint="--client-secret-env")
+    return secret
 
 
 def _say_up(workspace: Workspace) -> None:
@@ -101,3 +115,4 @@ def _say_serving(driver: DriverServer) -> None:
 
 
 commands.add_to(app)
+doctor.add_to(app)

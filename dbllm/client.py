@@ -10,11 +10,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from . import target
-from .auth import Token, auth_for
+from .auth import Token, hidden
 from .config import Config, resolve
 from .endpoints import AsyncDriverApp, AsyncEndpoint, Tasks
 from .errors import ConfigError
 from .io import AsyncLeaf, Leaf
+from .network import Cert, Network, ProxyLike, Verify
 from .prompt import Options, Signature
 from .retry import Retry, Timeout
 from .transport import Transport
@@ -32,7 +33,11 @@ class AsyncClient:
         host: the workspace, as https://name; default DATABRICKS_HOST, then the profile's.
         token: a token, or a function (sync or async) that returns one, called before every attempt; default
             DATABRICKS_TOKEN, then the profile's. A token goes only to the host it was configured with.
-        profile: a profile of ~/.databrickscfg.
+        profile: a profile of ~/.databrickscfg; with it, the environment's credentials are left alone.
+        client_id: of a service principal (OAuth M2M), together with
+        client_secret: its secret.
+        auth_type: the one kind of auth to use, as Databricks' tools name it ("pat", "oauth-m2m", "databricks-cli",
+            "azure-cli" …); default: the first that is configured.
         retry: the policy of every call that has none of its own.
         timeout: seconds for a whole call, or a `Timeout`.
         max_connections: how many calls may be under way at once; further ones wait.
@@ -41,6 +46,14 @@ class AsyncClient:
             (its auth and redirects do not); it stays open when the client closes.
         engine: "httpx" or None, which is the same.
         headers: headers to send with every call.
+        verify: as in httpx: True, a file or folder of CA certificates, an `ssl.SSLContext`, or False (whoever answers
+            then gets the token); "system" is the system's trust store (extra `truststore`).
+        cert: a client certificate: a file, (certificate, key) or (certificate, key, password).
+        proxy: a proxy's URL; default: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say.
+        trust_env: False: no proxy and no CA bundle from the environment.
+
+    Where nothing is given, credentials are looked for in the environment, in the profile, in the notebook or model
+    serving container this runs in, and in the login of the Databricks CLI, in this order; `config` says what was found.
 
     Raises:
         ConfigError: no host, no token, or something that cannot be used.
@@ -52,6 +65,9 @@ class AsyncClient:
         token: Token | None = None,
         *,
         profile: str | None = None,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        auth_type: str | None = None,
         retry: Retry | None = None,
         timeout: float | Timeout | None = None,
         max_connections: int = MAX_CONNECTIONS,
@@ -59,15 +75,23 @@ class AsyncClient:
         http_client: Any = None,
         engine: str | None = None,
         headers: Mapping[str, str] | None = None,
+        verify: Verify = True,
+        cert: Cert | None = None,
+        proxy: ProxyLike | None = None,
+        trust_env: bool = True,
     ) -> None:
-        config = resolve(host, token, profile, env=os.environ)
-        leaf = AsyncLeaf(config.host, max_connections, transport, http_client, engine)
+        token, client_secret = hidden(token), hidden(client_secret)  # from here on no traceback shows them
+        network, proxy = Network(verify, cert, proxy, trust_env), None
+        config = resolve(
+            host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
+        )
+        leaf = AsyncLeaf(config.host, max_connections, transport, http_client, engine, config.network(network))
         self._begin(config, leaf, Options().but(timeout, retry, headers))
 
     def _begin(self, config: Config, leaf: Leaf, options: Options) -> None:
         """Over any leaf: `Client` drives a core over the blocking one."""
         self._config = config
-        self._transport = Transport(config.host, auth_for(config.token), leaf)
+        self._transport = Transport(config.host, config.auth, leaf)
         self._options = options
         self._tasks = Tasks()
         self._owns = True
@@ -77,8 +101,14 @@ class AsyncClient:
         """The workspace, as scheme://name[:port]."""
         return self._config.host
 
+    @property
+    def config(self) -> Config:
+        """What was found and where, without secrets: str() of it is a sentence."""
+        return self._config
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(host={self.host!r})"
+        config: Config | None = self.__dict__.get("_config")  # missing in the traceback of an `__init__` that failed
+        return f"{type(self).__name__}(host={config.host if config else None!r})"
 
     def endpoint(
         self,

@@ -1,36 +1,63 @@
-"""Which workspace, with which token, and where both were found.
+"""Which workspace, with which credentials, and where both were found.
 
-Arguments, then environment, then a profile of `~/.databrickscfg`; never a mixture that sends a token to a host it was
-not configured for. A token from the environment belongs to DATABRICKS_HOST where that is set, a profile's token to the
-profile's host. A token that was set without a host may go to the host the caller names.
+Arguments, then environment, then a profile of `~/.databrickscfg`, then the notebook or the model serving container this
+runs in, then the CLI's login; never a mixture that sends a credential to a host it was not configured for. A credential
+from the environment belongs to DATABRICKS_HOST where that is set, a profile's to the profile's host. One that was set
+without a host may go to the host the caller names with `host=`, and to no other.
 """
 
 from __future__ import annotations
 
-import configparser
+import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from .auth import Token
+from .auth import Auth, Fetch, Fixed, Hidden, Renewed, Secret, Token, Told, auth_for, basic
 from .errors import ConfigError
+from .network import Network
+from .profile import read_profile, truth
+from .sources import ASKED_FOR, NAMES, NATIVE, SDK, Place, arguments, environment, notebook, program, saved, serving
 from .target import is_loopback
 
+__all__ = ["Config", "is_loopback", "normal_host", "read_profile", "resolve"]
+
 _NAME = re.compile(r"[\w.-]+")
-_SETTINGS = "__settings__"  # a section of the file that is no profile
+_AZURE = (".azuredatabricks.net", ".databricks.azure.us", ".databricks.azure.cn")
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What a client uses, and where it was found."""
+    """What a client uses, and where it was found; its str says that in a sentence without secrets.
+
+    Attributes:
+        host: the workspace.
+        auth: gives the headers.
+        kind: of auth, as `auth_type` names it; "function" for a token function.
+        cluster_id: for driver apps.
+        host_from, auth_from: where they were found.
+        verify: False where the profile says skip_verify.
+        passed_over: what else was found and why it is not used.
+    """
 
     host: str
-    token: Token = field(repr=False)
+    auth: Auth = field(repr=False)
+    kind: str = "pat"
     cluster_id: str | None = None
     host_from: str = ""
-    token_from: str = ""
+    auth_from: str = ""
+    verify: bool = True
+    passed_over: tuple[str, ...] = ()
+
+    def network(self, asked: Network) -> Network:
+        """How to connect: as the client was asked to, and as the profile says where it was not."""
+        return asked if self.verify or asked.verify is not True else replace(asked, verify=False)
+
+    def __str__(self) -> str:
+        return f"host {self.host} from {self.host_from}, {NAMES.get(self.kind, self.kind)} from {self.auth_from}"
 
 
 def normal_host(host: str) -> str:
@@ -65,100 +92,234 @@ def normal_host(host: str) -> str:
 
 
 def resolve(
-    host: str | None, token: Token | None, profile: str | None, *, env: Mapping[str, str], home: Path | None = None
+    host: str | None,
+    token: Token | Secret | None,
+    profile: str | None,
+    *,
+    env: Mapping[str, str],
+    home: Path | None = None,
+    client_id: str | None = None,
+    client_secret: str | Secret | None = None,
+    auth_type: str | None = None,
 ) -> Config:
-    """Find host and token.
+    """Find host and credentials. Nothing is sent.
 
     Args:
-        host: as the caller gave it.
-        token: as the caller gave it.
-        profile: as the caller gave it.
-        env: the environment (DATABRICKS_HOST, _TOKEN, _CONFIG_PROFILE, _CONFIG_FILE, _CLUSTER_ID).
+        host, token, profile, client_id, client_secret, auth_type: as the caller gave them.
+        env: the environment.
         home: the folder of `.databrickscfg`; the user's home by default.
 
     Raises:
-        ConfigError: something is missing, unreadable, or would mix a token with a foreign host.
+        ConfigError: something is missing, unreadable, or would mix a credential with a foreign host.
     """
-    for name, given in (("host", host), ("token", token), ("profile", profile)):
-        if given is not None and not given:  # not to be taken for "not given": another identity would call
+    token = Secret(token) if isinstance(token, str) else token  # from here on no traceback shows them
+    client_secret = Secret(client_secret) if isinstance(client_secret, str) else client_secret
+    env = Hidden(env)
+    given = {"host": host, "token": token, "profile": profile, "client_id": client_id, "auth_type": auth_type}
+    for name, value in {**given, "client_secret": client_secret}.items():
+        if value is not None and not value:  # not to be taken for "not given": another identity would call
             raise ConfigError(f"{name}= is empty; leave it out (None) to have it found.")
-    chosen = profile or env.get("DATABRICKS_CONFIG_PROFILE") or None
-    path = Path(env.get("DATABRICKS_CONFIG_FILE") or (home or Path.home()) / ".databrickscfg").expanduser()
-    env_host, env_token = env.get("DATABRICKS_HOST") or None, env.get("DATABRICKS_TOKEN") or None
-    # A profile named in the call stands before the environment; one that only lies there comes last.
-    saved: Mapping[str, str] = {}
-    section = ""
-    if profile or not ((host or env_host) and (token or env_token)):
-        section, saved = read_profile(path, chosen)
-    if profile:
-        env_host = env_token = None
-    saved_from = f"profile [{section}] of {path}"
+    explicit = arguments(host, token, client_id, client_secret)
+    _refuse_odd_arguments(explicit, auth_type)
+    return _Search(explicit, profile, auth_type, env, home or Path.home()).config()
 
-    hosts = [(host, "the argument host="), (env_host, "DATABRICKS_HOST"), (saved.get("host"), saved_from)]
-    found_host, host_from = next(((value, place) for value, place in hosts if value), (None, ""))
-    if found_host is None:
-        raise ConfigError(
-            "no workspace host is configured: pass host=, set DATABRICKS_HOST, or add a profile to ~/.databrickscfg. "
-            "Without an account, `dbllm up` starts a workspace on this machine."
+
+def _refuse_odd_arguments(explicit: Place, auth_type: str | None) -> None:
+    there = {name for name in ("token", "client_id", "client_secret") if explicit.values.get(name)}
+    if there and there not in ({"token"}, {"client_id", "client_secret"}):
+        raise ConfigError("pass either token=, or client_id= and client_secret= together.")
+    own = {"token": "pat", "client_id": "oauth-m2m"}.get(min(there, default=""), auth_type)
+    if auth_type is not None and auth_type != own:
+        raise ConfigError(f"auth_type={auth_type!r} does not go with {' and '.join(sorted(there))}=: leave it out.")
+
+
+class _Search:
+    """One look through the places."""
+
+    def __init__(
+        self, explicit: Place, profile: str | None, auth_type: str | None, env: Mapping[str, str], home: Path
+    ) -> None:
+        self._explicit, self._profile, self._env, self._home = explicit, profile, env, home
+        # A profile that is named in the call stands before the environment; one that only lies there comes after it.
+        self._around = Place("the environment") if profile else environment(env)
+        self._asked = auth_type or self._around.text("auth_type")
+        self._asked_in = "the argument auth_type=" if auth_type else self._around.called("auth_type")
+        self._foreign: list[str] = []
+        self._saved: Place | None = None
+
+    def config(self) -> Config:
+        """The first host and the first credentials that belong to it."""
+        for kind in [self._asked] if self._asked else []:
+            if kind not in NATIVE | SDK:
+                known = ", ".join(sorted(NATIVE | SDK))
+                raise ConfigError(f"auth_type {kind!r} (from {self._asked_in}) is not known. There are: {known}.")
+        if self._profile:
+            self._profile_place()  # one that was named is there, or that is the error
+        where = next((place for place in self._places() if place.text("host")), None)
+        if where is None:
+            raise ConfigError(
+                "no workspace host is configured: pass host=, set DATABRICKS_HOST, or add a profile to "
+                "~/.databrickscfg. Without an account, `dbllm up` starts a workspace on this machine."
+            )
+        target = self._target(where)
+        found = next(self._found(target), None) or self._last_resort(target)
+        if found is None:
+            raise ConfigError(self._nothing(target, where))
+        place, kind = found
+        auth = _auth(place, kind, target, self._env)
+        if kind == "pat" and callable(place.values.get("token")):
+            kind = "function"
+        return Config(
+            target,
+            auth,
+            kind,
+            self._around.text("cluster_id") or self._env.get("DATABRICKS_CLUSTER_ID") or self._said("cluster_id"),
+            where.called("host"),
+            place.called(_SHOWN.get(kind, kind)),
+            not (_same(self._said("host"), target) and self._skips_verification()),
+            tuple(self._foreign),
         )
-    target = normal_host(found_host)
 
-    # (token, where it was found, the host it belongs to; None: to whichever the caller names)
-    tokens: list[tuple[Token | None, str, str | None]] = [
-        (token, "the argument token=", None),
-        (env_token, "DATABRICKS_TOKEN", env_host),
-        (saved.get("token"), saved_from, saved.get("host")),
-    ]
-    foreign = ""
-    for value, place, owner in tokens:
-        if not value:
-            continue
-        if owner is None and place == "DATABRICKS_TOKEN" and host is None:
-            owner = "no host (DATABRICKS_HOST is not set)"  # never guessed into a profile's host
-        elif owner is None or normal_host(owner) == target:
-            cluster = env.get("DATABRICKS_CLUSTER_ID") or saved.get("cluster_id") or None
-            return Config(target, value, cluster, host_from, place)
-        foreign = foreign or f" The token of {place} belongs to {owner}, and goes nowhere else."
-    raise ConfigError(
-        f"no token is configured for {target} (from {host_from}).{foreign} Pass token=, set DATABRICKS_TOKEN together "
-        "with DATABRICKS_HOST, or name a profile= that has both."
-    )
+    def _target(self, where: Place) -> str:
+        try:
+            return normal_host(where.text("host") or "")
+        except ConfigError as error:
+            flaw = str(error) if where is self._explicit else f"{error} It is that of {where.called('host')}."
+        raise ConfigError(flaw)
+
+    def _said(self, attribute: str) -> str | None:
+        """What the profile says, where it was read."""
+        return self._saved.text(attribute) if self._saved is not None else None
+
+    def _skips_verification(self) -> bool:
+        return self._saved is not None and truth(self._said("skip_verify") or "", f"skip_verify of {self._saved.name}")
+
+    def _places(self) -> Iterator[Place]:
+        """In their order; what comes later is not even read while what is before it suffices."""
+        yield self._explicit
+        if not self._profile:
+            yield self._around
+        yield self._profile_place()
+        if not self._profile:
+            yield from filter(None, (notebook(self._env), serving(self._env)))
+
+    def _profile_place(self) -> Place:
+        if self._saved is None:
+            file = self._env.get("DATABRICKS_CONFIG_FILE") or str(self._home / ".databrickscfg")
+            name = self._profile or self._env.get("DATABRICKS_CONFIG_PROFILE") or None
+            self._saved = saved(Path(file).expanduser(), name, self._home)
+        return self._saved
+
+    def _found(self, target: str) -> Iterator[tuple[Place, str]]:
+        """Credentials that may go to `target`; what may not is written down."""
+        for place in self._places():
+            asked = self._asked or place.text("auth_type")
+            kinds = place.kinds()
+            if place is not self._explicit and asked:  # what the caller gave needs no name
+                login = place is self._saved and asked in ASKED_FOR and asked == place.text("auth_type")
+                kinds = [asked] if asked in kinds or login else []
+            if "env-oidc" in kinds and not self._env.get(place.text("oidc_token_env") or ""):
+                kinds.remove("env-oidc")
+            if not kinds:
+                continue
+            owner = place.text("host")
+            if place is self._explicit or _same(owner, target) or (owner is None and self._explicit.text("host")):
+                yield place, kinds[0]
+            elif owner is None:
+                self._foreign.append(
+                    f"The credentials of {place.name} ({kinds[0]}) belong to no host (none is set beside them)"
+                )
+            else:
+                self._foreign.append(f"The credentials of {place.name} ({kinds[0]}) belong to {_shown(owner)}")
+
+    def _last_resort(self, target: str) -> tuple[Place, str] | None:
+        """A login that was asked for; else the CLI's, unless credentials for another host lie around."""
+        if self._asked in ASKED_FOR:
+            beside = next((place for place in self._places() if _same(place.text("host"), target)), self._around)
+            return Place(self._asked_in, beside.values), self._asked
+        if self._asked or self._foreign:
+            return None
+        path = self._around.text("databricks_cli_path") or self._said("databricks_cli_path")
+        if program("databricks", path, self._env):
+            return Place("the databricks command", {"databricks_cli_path": path}), "databricks-cli"
+        if target.endswith(_AZURE) and program("az", None, self._env):
+            from . import outside
+
+            if outside.sdk_there():
+                return Place("the az command"), "azure-cli"
+        return None
+
+    def _nothing(self, target: str, where: Place) -> str:
+        foreign = "".join(f" {one}, and go nowhere else." for one in self._foreign)
+        halves = "".join(half for place in (self._around, self._saved) if place for half in place.halves())
+        asked = f" of the kind {self._asked} (from {self._asked_in})" if self._asked else ""
+        return (
+            f"no credentials{asked} are configured for {target} (from {where.called('host')}).{foreign}{halves} Pass "
+            "token=, set DATABRICKS_TOKEN together with DATABRICKS_HOST, or name a profile= that has both."
+        )
 
 
-def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str]]:
-    """A profile of the file: its name and its keys. Without a name: the default one, empty where there is none.
+# What is named of a kind where it was found.
+_SHOWN = {
+    "pat": "token",
+    "function": "token",
+    "basic": "username",
+    "oauth-m2m": "client_id",
+    "metadata-service": "metadata_service_url",
+    "env-oidc": "oidc_token_env",
+    "file-oidc": "oidc_token_filepath",
+    "azure-client-secret": "azure_client_id",
+    "google-credentials": "google_credentials",
+    "google-id": "google_service_account",
+}
 
-    The file's grammar is that of the Databricks tools: INI, `[DEFAULT]` is a profile like the others and passes nothing
-    on, `[__settings__] default_profile` names the default.
 
-    Raises:
-        ConfigError: the file cannot be read or parsed, or has no such profile.
-    """
-    parser = configparser.RawConfigParser(default_section="\0", strict=True)
+def _same(owner: str | None, target: str) -> bool:
     try:
-        text = path.read_text("utf-8-sig")
-    except FileNotFoundError:
-        text = ""
-        if name:
-            raise ConfigError(f"profile {name!r} was asked for, and there is no file {path}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.") from None
+        return owner is not None and normal_host(owner) == target
+    except ConfigError:  # what cannot be read is not this host
+        return False
+
+
+def _shown(owner: str) -> str:
     try:
-        parser.read_string(text, str(path))
-    except configparser.DuplicateOptionError as error:
-        raise ConfigError(f"{path}, line {error.lineno}: {error.option!r} stands twice in [{error.section}].") from None
-    except configparser.DuplicateSectionError as error:
-        raise ConfigError(f"{path}, line {error.lineno}: [{error.section}] stands twice.") from None
-    except configparser.MissingSectionHeaderError as error:
-        raise ConfigError(f"{path}, line {error.lineno}: something stands before the first [profile].") from None
-    except configparser.ParsingError as error:  # the offending lines may hold a token: only their numbers
-        lines = ", ".join(str(number) for number, _ in error.errors)
-        raise ConfigError(f"{path}, line {lines}: this is neither 'key = value' nor '[profile]'.") from None
-    name = name or parser.get(_SETTINGS, "default_profile", fallback="") or None
-    chosen = name or "DEFAULT"
-    if parser.has_section(chosen) and chosen != _SETTINGS:
-        return chosen, {key: value for key, value in parser.items(chosen) if value}
-    if name:
-        known = ", ".join(section for section in parser.sections() if section != _SETTINGS) or "none"
-        raise ConfigError(f"{path} has no profile {name!r}; it has: {known}.")
-    return chosen, {}
+        return normal_host(owner)
+    except ConfigError:
+        return "another host"
+
+
+def _auth(place: Place, kind: str, host: str, env: Mapping[str, str]) -> Auth:
+    """The auth of one kind from one place."""
+    values: Mapping[str, Any] = place.values
+    if kind == "pat":
+        return auth_for(values["token"])
+    if kind == "basic":
+        return Fixed(basic(values["username"], values["password"]))
+    if place.ask is not None:
+        return Told(place.ask)
+    return Renewed(_fetch(place, kind, host, env))
+
+
+def _fetch(place: Place, kind: str, host: str, env: Mapping[str, str]) -> Fetch:
+    from . import oauth, outside  # here: most clients have a token, and need neither
+
+    values, text = place.values, place.text
+    issuer = oauth.Issuer(host, text("account_id"), text("discovery_url"))
+    if kind == "oauth-m2m":
+        return oauth.service_principal(issuer, values["client_id"], values["client_secret"])
+    if kind == "env-oidc":
+        name = values["oidc_token_env"]
+        return oauth.federation(issuer, oauth.SubjectToken(name, lambda: os.environ.get(name)), text("client_id"))
+    if kind == "file-oidc":
+        path = Path(values["oidc_token_filepath"])
+        return oauth.federation(issuer, oauth.SubjectToken(str(path), path.read_text), text("client_id"))
+    if kind == "metadata-service":
+        return oauth.metadata_service(values["metadata_service_url"], host)
+    if place.file is not None:
+        return outside.serving_file(place.file)
+    if kind == "databricks-cli":
+        found = program("databricks", text("databricks_cli_path"), env)
+        if found is None:
+            raise ConfigError(f"{place.name} says databricks-cli, and there is no `databricks` command on the PATH.")
+        return outside.cli_login(found, host, text("profile"))
+    return outside.official_sdk(kind, host, values, place.name)

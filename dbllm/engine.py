@@ -6,28 +6,30 @@ auth) is not wanted for a model's call and costs more than the call; a user's ow
 
 from __future__ import annotations
 
+import logging
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import anyio
 import httpcore
 import httpx
 
 from .errors import APIConnectionError, APIError, APIResponseError, APITimeoutError, Raw
-from .target import is_loopback
+from .network import DIRECT, Network, route
 
 # One connection a transport; the pool drops it earlier, so the engine's own expiry is only a second line.
 _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
 _READ_AHEAD = 20_000  # pieces in the 64 KiB that h11 may have read ahead, at the very most
-_FAILURES = (httpx.TransportError, httpx.DecodingError)
+_FAILURES = (httpx.TransportError, httpx.DecodingError, ssl.SSLError)  # a late TLS alert comes as it is
 FOREVER = float("inf")
+_UNTRUSTED = "The certificate is not trusted here: pass verify= a file with its CA, or verify='system'."
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,24 @@ class Outgoing:
 
     method: str
     url: str
-    headers: Mapping[str, str]
-    body: bytes | None
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(repr=False)
     deadline: float
     connect: float | None = None
     queue: float | None = None
+
+
+class _NoCookies(logging.Filter):
+    """httpcore logs the head of each answer at DEBUG: not with the session in it, nor with what a redirect carries."""
+
+    _told = re.compile(r"(\(b'(?:set-cookie|location)', b)(?:'[^']*'|\"[^\"]*\")", re.IGNORECASE)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg = self._told.sub(r"\1'***'", str(record.msg))
+        return True
+
+
+logging.getLogger("httpcore.http11").addFilter(_NoCookies())
 
 
 class Wire:
@@ -78,7 +93,7 @@ class Wire:
             response = self._respond(out)
             self._response = response = await response if self._suspends else response
         except _FAILURES as error:
-            raise self._ours(error) from error
+            raise self._ours(error) from _bare(error)
         self.status, self.headers = response.status_code, _plain_headers(response)
         if response.is_stream_consumed:  # a transport of the user's has answered whole, and decompressed
             whole = _Body(response.content)
@@ -104,7 +119,7 @@ class Wire:
                 if piece:
                     return piece
         except _FAILURES as error:
-            raise self._ours(error) from error
+            raise self._ours(error) from _bare(error)
         return b""
 
     async def close(self) -> None:
@@ -126,7 +141,7 @@ class Wire:
                         break
 
     def _ours(self, error: Exception) -> APIError:
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        what = _told(error)
         raw = Raw(self.status, self.headers) if self.status else None
         if isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)):
             return APITimeoutError(f"no connection in time ({what})", sent=False)
@@ -135,7 +150,8 @@ class Wire:
         if isinstance(error, httpx.DecodingError):
             return APIResponseError(f"the answer cannot be decompressed ({what})", raw=raw)
         if isinstance(error, (httpx.ConnectError, httpx.ProxyError, httpx.UnsupportedProtocol)):
-            return APIConnectionError(f"no connection to the workspace ({what})", sent=False)
+            hint = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in what else ""
+            return APIConnectionError(f"no connection to the workspace ({what})", hint=hint, sent=False)
         # A kept-alive connection that the server had closed meanwhile never carried the request to it.
         stale = self._served and self._hang_up is not None and not self._line.dialled and not self.status
         return APIConnectionError(f"the connection broke ({what})", sent=not stale, raw=raw)
@@ -234,25 +250,31 @@ class _BlockingStream(httpcore.NetworkStream):
         return self._inner.get_extra_info(info)
 
 
-@lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
-    """Building a context reads the whole CA bundle (15 to 100 ms): one for the process."""
-    return httpx.create_ssl_context()
+def _told(error: BaseException) -> str:
+    """What an error of the HTTP stack is about; trio says it only in what lies beneath."""
+    link: BaseException | None = error
+    while link is not None and not str(link):
+        link = link.__cause__ or link.__context__
+    return f"{type(error).__name__}: {link}" if link is not None else type(error).__name__
+
+
+def _bare(error: BaseException) -> BaseException:
+    """An error of the HTTP stack without its frames: their locals hold the bytes that were sent, the token's too."""
+    link: BaseException | None = error
+    seen: set[int] = set()  # an error that is raised again can stand in its own context
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        link.__traceback__, link = None, link.__cause__ or link.__context__
+    return error
+
+
+def origin(url: str) -> str:
+    """Scheme, name and port of a URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 _url = lru_cache(maxsize=64)(httpx.URL)
-
-
-def _route(base: str) -> tuple[ssl.SSLContext, str | None]:
-    """TLS context and proxy (from the environment, as curl and requests read it) for a host."""
-    parts = urlsplit(base)
-    # A plain http host never uses the context, and an empty one is cheap.
-    context = _tls() if parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or is_loopback(parts.hostname or "") or proxy_bypass(parts.hostname or ""):
-        return context, None  # no proxy has this machine's own loopback behind it
-    return context, proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _plain_headers(response: httpx.Response) -> dict[str, str]:
@@ -264,7 +286,9 @@ def _plain_headers(response: httpx.Response) -> dict[str, str]:
     return headers
 
 
-def wires(base: str, suspends: bool, now: Callable[[], float], transport: Any, client: Any) -> Callable[[], Wire]:
+def wires(
+    base: str, suspends: bool, now: Callable[[], float], transport: Any, client: Any, network: Network = DIRECT
+) -> Callable[[], Wire]:
     """How connections to `base` are made: each on a transport of its own, or all on the user's transport or client."""
 
     def left(out: Outgoing) -> float | None:
@@ -274,14 +298,14 @@ def wires(base: str, suspends: bool, now: Callable[[], float], transport: Any, c
 
     def request(out: Outgoing) -> httpx.Request:
         timeout = {"connect": out.connect, "read": left(out), "write": left(out), "pool": None}
-        headers, extensions = dict(out.headers), {"timeout": timeout}
+        headers, extensions = out.headers, {"timeout": timeout}
         built = httpx.Request(out.method, _url(out.url), headers=headers, content=out.body, extensions=extensions)
         if out.body is not None:
             built.stream = _Body(out.body)
         return built
 
     def by_client(out: Outgoing) -> Any:
-        timeout, headers = httpx.Timeout(left(out), connect=out.connect), dict(out.headers)
+        timeout, headers = httpx.Timeout(left(out), connect=out.connect), out.headers
         built = client.build_request(out.method, out.url, headers=headers, content=out.body, timeout=timeout)
         return client.send(built, stream=True, auth=None, follow_redirects=False)
 
@@ -290,7 +314,7 @@ def wires(base: str, suspends: bool, now: Callable[[], float], transport: Any, c
     if transport is not None:
         handle = transport.handle_async_request if suspends else transport.handle_request
         return lambda: Wire(lambda out: handle(request(out)), suspends, _Line(now))
-    context, proxy = _route(base)
+    context, proxy = route(base, network)
 
     def own() -> Wire:
         line = _Line(now)

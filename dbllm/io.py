@@ -18,9 +18,11 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 import anyio
+import anyio.to_thread
 
-from .engine import FOREVER, Outgoing, wires
+from .engine import FOREVER, Outgoing, Wire, origin, wires
 from .errors import APITimeoutError, ConfigError, Raw
+from .network import DIRECT, Network
 from .pool import Exchange, Pool
 
 T = TypeVar("T")
@@ -69,7 +71,13 @@ class _Leaf(ABC):
     closing: str  # what a client of this colour has
 
     def __init__(
-        self, base: str, limit: int, transport: Any = None, client: Any = None, engine: str | None = None
+        self,
+        base: str,
+        limit: int,
+        transport: Any = None,
+        client: Any = None,
+        engine: str | None = None,
+        network: Network = DIRECT,
     ) -> None:
         for given, argument, needed in ((transport, "transport", self.method), (client, "http_client", self.closing)):
             if given is not None and not callable(getattr(given, needed, None)):  # duck-typed: forks of httpx fit
@@ -81,8 +89,17 @@ class _Leaf(ABC):
         if engine not in (None, "httpx"):
             raise ConfigError(f"engine={engine!r} is not known; there is 'httpx'.")
         suspends = self.closing == "aclose"
+        if network != DIRECT and (transport is not None or client is not None):
+            own = "transport=" if client is None else "http_client="
+            raise ConfigError(f"verify=, cert=, proxy= and trust_env= are settings of your {own}: make them there.")
         self.limit = limit
-        self.new_wire = wires(base, suspends, lambda: self.now(), transport, client)
+
+        def wires_to(to: str) -> Callable[[], Wire]:
+            # `now` is looked up late, for tests put another clock in its place.
+            return wires(to, suspends, lambda: self.now(), transport, client, network)
+
+        self._wires_to = wires_to
+        self.new_wire = wires_to(base)
         self._homes: dict[Any, Any] = {}  # where each pool lives: a process, or one of its event loops
 
     def now(self) -> float:
@@ -104,6 +121,18 @@ class _Leaf(ABC):
     async def open(self, out: Outgoing) -> Exchange:
         """One request, and its answer up to the head."""
         return await (await self._pool()).open(out)
+
+    async def once(self, out: Outgoing) -> Raw:
+        """One request on a connection of its own, to whatever host, outside `max_connections`: for tokens."""
+        pool = Pool((await self._pool()).home, 1, self._wires_to(origin(out.url)))
+        try:
+            return await pool.send(out)
+        finally:
+            await pool.aclose()
+
+    @abstractmethod
+    async def thread(self, function: Callable[[], T]) -> T:
+        """Call what blocks (a program, a file, somebody else's HTTP) so that no event loop waits for it."""
 
     async def read(self, exchange: Exchange, deadline: float) -> bytes:
         """The next piece of an open answer; b"" at its end."""
@@ -134,9 +163,9 @@ class _Process:
     """Where the blocking pool of one process lives; see `pool.Home`."""
 
     def __init__(self, leaf: BlockingLeaf) -> None:
-        self.now, self.wire, self.event = leaf.now, leaf.new_wire, threading.Event
+        self.now, self.event = leaf.now, threading.Event
         self.locks: dict[str, threading.Lock] = {}
-        self.pool = Pool(self, leaf.limit)
+        self.pool = Pool(self, leaf.limit, leaf.new_wire)
 
     async def wait(self, event: Any, timeout: float | None) -> bool:
         return bool(event.wait(timeout))
@@ -169,17 +198,24 @@ class BlockingLeaf(_Leaf):
         """Wait."""
         time.sleep(seconds)  # noqa: ASYNC251 - to block is what this leaf is for
 
+    async def thread(self, function: Callable[[], T]) -> T:
+        """Call it here: plain code waits for what it calls."""
+        return function()
+
     @asynccontextmanager
-    async def lock(self, name: str, deadline: float) -> AsyncIterator[None]:
-        """A lock of that name; APITimeoutError at the deadline."""
+    async def lock(self, name: str, deadline: float, *, wait: bool = True) -> AsyncIterator[bool]:
+        """A lock of that name; APITimeoutError at the deadline. Without `wait` it is False when another has it."""
         lock = self._home().locks.setdefault(name, threading.Lock())
         left = _left(deadline, self.now())
-        if not lock.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX)):
+        if not wait:
+            held = lock.acquire(blocking=False)
+        elif not (held := lock.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX))):
             raise _too_late()
         try:
-            yield
+            yield held
         finally:
-            lock.release()
+            if held:
+                lock.release()
 
     def forget(self) -> None:
         """Nobody uses it any more, and nobody closed it."""
@@ -213,11 +249,11 @@ class _Loop:
     """Where the pool of one event loop lives; see `pool.Home`."""
 
     def __init__(self, leaf: AsyncLeaf, loop: Any) -> None:
-        self.now, self.wire, self.event = leaf.now, leaf.new_wire, anyio.Event
+        self.now, self.event = leaf.now, anyio.Event
         self._loop = loop
         self._tasks: set[Any] = set()
         self.locks: dict[str, anyio.Lock] = {}
-        self.pool = Pool(self, leaf.limit)
+        self.pool = Pool(self, leaf.limit, leaf.new_wire)
         self.lifetime: AsyncGenerator[None, None]
 
     async def wait(self, event: Any, timeout: float | None) -> bool:
@@ -297,17 +333,27 @@ class AsyncLeaf(_Leaf):
         """Wait."""
         await anyio.sleep(seconds)
 
+    async def thread(self, function: Callable[[], T]) -> T:
+        """Call it in a worker thread; if this is cancelled, its result is dropped."""
+        return await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
+
     @asynccontextmanager
-    async def lock(self, name: str, deadline: float) -> AsyncIterator[None]:
-        """A lock of that name, in this loop; APITimeoutError at the deadline."""
+    async def lock(self, name: str, deadline: float, *, wait: bool = True) -> AsyncIterator[bool]:
+        """A lock of that name, in this loop; APITimeoutError at the deadline.
+
+        Without `wait` it is False when another has it.
+        """
         lock = (await self._home()).locks.setdefault(name, anyio.Lock())
+        if not wait and lock.locked():
+            yield False
+            return
         try:
             with anyio.fail_after(_left(deadline, self.now())):
                 await lock.acquire()
         except TimeoutError:
             raise _too_late() from None
         try:
-            yield
+            yield True
         finally:
             lock.release()
 

@@ -32,7 +32,6 @@ class Event(Protocol):
 class Home(Protocol):
     """What only the leaf can do for a pool."""
 
-    def wire(self) -> Wire: ...  # a new connection, not dialled yet
     def event(self) -> Event: ...
     async def wait(self, event: Any, timeout: float | None) -> bool: ...  # whether it was set in time
     def now(self) -> float: ...  # the clock of deadlines, in seconds
@@ -147,8 +146,9 @@ class Exchange:
 class Pool:
     """The open connections of one home."""
 
-    def __init__(self, home: Home, limit: int) -> None:
+    def __init__(self, home: Home, limit: int, new_wire: Callable[[], Wire]) -> None:
         self.home = home
+        self._new_wire = new_wire  # a connection, not dialled yet
         self.gate = Gate(limit, home)
         # A stack: the last one used is the warmest, the first one the next to expire.
         self._idle: list[tuple[Wire, float]] = []
@@ -206,7 +206,7 @@ class Pool:
         try:
             return self._idle.pop()[0]
         except IndexError:
-            return self.home.wire()
+            return self._new_wire()
 
     def give_back(self, exchange: Exchange, wire: Wire) -> None:
         """The answer was read to its end: the connection may serve the next call."""

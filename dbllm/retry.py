@@ -116,7 +116,8 @@ def classify(error: BaseException, method: str) -> Class:
         if error.status in _TRANSIENT or asked == "true":
             return "transient"
         if error.status == 504:
-            return "transient" if method in IDEMPOTENT else "ambiguous"
+            # Not sent: it was a token that did not come, not the call.
+            return "transient" if method in IDEMPOTENT or not error.sent else "ambiguous"
     return "final"
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from .auth import Token
+from .auth import Token, hidden
 from .client import MAX_CONNECTIONS, AsyncClient
-from .config import resolve
+from .config import Config, resolve
 from .endpoints import AsyncDriverApp, AsyncEndpoint
 from .io import BlockingLeaf, drive
+from .network import Cert, Network, ProxyLike, Verify
 from .prompt import Options
 from .retry import Retry, Timeout
 from .stream import AsyncStream, C, R, Stream
@@ -101,6 +102,9 @@ class Client(_Plain[AsyncClient]):
         token: Token | None = None,
         *,
         profile: str | None = None,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        auth_type: str | None = None,
         retry: Retry | None = None,
         timeout: float | Timeout | None = None,
         max_connections: int = MAX_CONNECTIONS,
@@ -108,16 +112,29 @@ class Client(_Plain[AsyncClient]):
         http_client: Any = None,
         engine: str | None = None,
         headers: Mapping[str, str] | None = None,
+        verify: Verify = True,
+        cert: Cert | None = None,
+        proxy: ProxyLike | None = None,
+        trust_env: bool = True,
     ) -> None:
-        config = resolve(host, token, profile, env=os.environ)
-        leaf = BlockingLeaf(config.host, max_connections, transport, http_client, engine)
         self._core = AsyncClient.__new__(AsyncClient)
+        token, client_secret = hidden(token), hidden(client_secret)  # from here on no traceback shows them
+        network, proxy = Network(verify, cert, proxy, trust_env), None
+        config = resolve(
+            host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
+        )
+        leaf = BlockingLeaf(config.host, max_connections, transport, http_client, engine, config.network(network))
         self._core._begin(config, leaf, Options().but(timeout, retry, headers))
 
     @property
     def host(self) -> str:
         """The workspace, as scheme://name[:port]."""
         return self._core.host
+
+    @property
+    def config(self) -> Config:
+        """What was found and where, without secrets: str() of it is a sentence."""
+        return self._core.config
 
     @classmethod
     def _around(cls, core: AsyncClient) -> Client:

@@ -50,6 +50,16 @@ VERBS: dict[Kind, tuple[str, ...]] = {
 }
 
 
+def is_loopback(name: str) -> bool:
+    """Whether a host name is this machine."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
 def kind_of(task: str | None) -> Kind:
     """What an endpoint of this `task` speaks. Databricks leaves `task` out for custom models."""
     return _KINDS.get(task or "", "custom")
@@ -73,16 +83,6 @@ def guesses(kind: Kind | None, flat: Mapping[str, Any]) -> tuple[Kind, ...]:
     if not ENVELOPE_KEYS & flat.keys():
         return FALLBACK if "prompt" in flat else ("custom",)
     return ("chat",) if "messages" in flat else ("responses",) if "input" in flat else ("custom",)
-
-
-def is_loopback(name: str) -> bool:
-    """Whether a host name is this machine."""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def quoted(name: object, what: str = "an endpoint") -> str:

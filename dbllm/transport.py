@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
-from .auth import Auth
+from .auth import Auth, Hidden, says_expired, scrubbed
 from .engine import Outgoing
-from .errors import APIError, Raw, StreamInterruptedError
+from .errors import APIError, APIStatusError, Raw, StreamInterruptedError
 from .io import Leaf
 from .judge import error_frame, request_id, status_error
 from .pool import Exchange
@@ -35,14 +35,14 @@ class Call:
     timeout: Timeout
     retry: Retry
     deadline: float
-    body: bytes | None = None
+    body: bytes | None = field(default=None, repr=False)
     accept: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
-    def shown(self) -> str:
-        """The path for a log: a query may hold secrets."""
-        return self.path.partition("?")[0]
+    def logged(self) -> str:
+        """The path as a log shows it: a query may hold what is secret."""
+        return self.path.split("?", 1)[0]
 
 
 @dataclass(slots=True)
@@ -77,6 +77,8 @@ class Opened(Answer):
 
 
 Outcome = TypeVar("Outcome", bound=Answer)
+Attempt = Callable[[Call, Mapping[str, str]], Awaitable[Outcome]]
+"""Makes a call once, with these headers of the auth's."""
 
 
 class Transport:
@@ -108,9 +110,9 @@ class Transport:
         """
         began = self.leaf.now()
         try:
-            answer = await self._attempt(call)
+            answer = await self._signed(call, self._whole)
         except APIError as error:
-            answer = await self._go_on(call, self._attempt, error, began)
+            answer = await self._go_on(call, self._whole, error, began)
         self._log(call, answer, began)
         return answer
 
@@ -118,9 +120,9 @@ class Transport:
         """A stream, open and up to its first event; until then it is tried again as `call` is, and raises the same."""
         began = self.leaf.now()
         try:
-            opened = await self._attempt_stream(call)
+            opened = await self._signed(call, self._begun)
         except APIError as error:
-            opened = await self._go_on(call, self._attempt_stream, error, began)
+            opened = await self._go_on(call, self._begun, error, began)
         self._log(call, opened, began)
         return opened
 
@@ -147,16 +149,28 @@ class Transport:
         self._closed = True
         await self.leaf.aclose()
 
-    async def _attempt(self, call: Call) -> Answer:
-        raw = await self.leaf.send(await self._outgoing(call))
+    async def _signed(self, call: Call, attempt: Attempt[Outcome]) -> Outcome:
+        """One attempt with the auth's headers; where the workspace says that these have expired, it is made anew."""
+        if self._closed:
+            raise RuntimeError("this client is closed; make a new one.")
+        sent = await self._auth.headers(self.leaf, call.deadline)
+        try:
+            return await attempt(call, sent)
+        except APIStatusError as error:
+            if error.raw is None or not says_expired(error.raw) or not self._auth.refused(sent):
+                raise
+        return await attempt(call, await self._auth.headers(self.leaf, call.deadline))
+
+    async def _whole(self, call: Call, sent: Mapping[str, str]) -> Answer:
+        raw = await self.leaf.send(self._outgoing(call, sent))
         if not 200 <= raw.status < 300:
-            raise status_error(raw, wall=self.leaf.wall())
+            raise status_error(scrubbed(raw, sent), wall=self.leaf.wall())
         return Answer(raw)
 
-    async def _attempt_stream(self, call: Call) -> Opened:
-        exchange = await self.leaf.open(await self._outgoing(call))
+    async def _begun(self, call: Call, sent: Mapping[str, str]) -> Opened:
+        exchange = await self.leaf.open(self._outgoing(call, sent))
         try:
-            return await self._until_first_event(call, exchange)
+            return await self._until_first_event(call, exchange, sent)
         except GeneratorExit:
             exchange.abandon()
             raise
@@ -164,13 +178,13 @@ class Transport:
             await exchange.aclose()
             raise
 
-    async def _until_first_event(self, call: Call, exchange: Exchange) -> Opened:
+    async def _until_first_event(self, call: Call, exchange: Exchange, sent: Mapping[str, str]) -> Opened:
         opened = Opened(Raw(exchange.status, exchange.headers), exchange=exchange)
         good = 200 <= exchange.status < 300
         if not good or not exchange.headers.get("content-type", "").lower().startswith(EVENTS):
             raw = Raw(exchange.status, exchange.headers, await self.leaf.rest(exchange, call.deadline))
             if not good:
-                raise status_error(raw, wall=self.leaf.wall())
+                raise status_error(scrubbed(raw, sent), wall=self.leaf.wall())
             return Opened(raw)
         if not await self.more(opened, call.deadline):
             raise opened.interrupted("the stream ended before its first event")
@@ -178,17 +192,15 @@ class Transport:
             raise opened.interrupted(f"the stream reported an error: {frame[1]}", frame[0])
         return opened
 
-    async def _go_on(
-        self, call: Call, attempt: Callable[[Call], Awaitable[Outcome]], error: APIError, began: float
-    ) -> Outcome:
+    async def _go_on(self, call: Call, attempt: Attempt[Outcome], error: APIError, began: float) -> Outcome:
         leaf = self.leaf
         try:
             outcome, attempts = await again(
-                lambda: attempt(call), error, call.method, call.retry, call.deadline, leaf.now, leaf.sleep
+                lambda: self._signed(call, attempt), error, call.method, call.retry, call.deadline, leaf.now, leaf.sleep
             )
         except APIError as last:
             seconds, kind = leaf.now() - began, type(last).__name__
-            log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.shown, kind, seconds, last.attempts)
+            log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.logged, kind, seconds, last.attempts)
             raise
         outcome.attempts = attempts
         return outcome
@@ -196,14 +208,10 @@ class Transport:
     def _log(self, call: Call, outcome: Answer, began: float) -> None:
         if log.isEnabledFor(logging.INFO):
             status, seconds, attempts = outcome.raw.status, self.leaf.now() - began, outcome.attempts
-            log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.shown, status, seconds, attempts)
+            log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.logged, status, seconds, attempts)
 
-    async def _outgoing(self, call: Call) -> Outgoing:
-        if self._closed:
-            raise RuntimeError("this client is closed; make a new one.")
-        headers = {**self._fixed, "accept": call.accept, **await self._auth.headers(self.leaf)}
-        if call.body is not None:
-            headers["content-type"] = JSON
-        headers.update(call.headers)
-        url, timeout = self.host + call.path, call.timeout
+    def _outgoing(self, call: Call, sent: Mapping[str, str]) -> Outgoing:
+        own = {"accept": call.accept} if call.body is None else {"accept": call.accept, "content-type": JSON}
+        headers, timeout = Hidden(self._fixed, own, sent, call.headers), call.timeout
+        url = self.host + call.path
         return Outgoing(call.method, url, headers, call.body, call.deadline, timeout.connect, timeout.queue)

@@ -15,11 +15,12 @@ from dbllm.auth import auth_for, bearer
 from dbllm.io import BlockingLeaf, drive
 
 CANARY = "dapi-canary"
+SOON = float("inf")
 
 
 def headers(token: Any) -> dict[str, str]:
     leaf = BlockingLeaf("https://h.com", 1, None, None, None)
-    return dict(drive(auth_for(token).headers(leaf)))
+    return dict(drive(auth_for(token).headers(leaf, SOON)))
 
 
 @pytest.mark.parametrize("token", ["dapi123", "eyJ.a-b_c~d+e/f=", "!", "x" * 5000])
@@ -68,7 +69,7 @@ def test_a_function_is_asked_every_time() -> None:
     tokens = iter(["one", "two"])
     auth = auth_for(lambda: next(tokens))
     leaf = BlockingLeaf("https://h.com", 1, None, None, None)
-    assert [drive(auth.headers(leaf)) for _ in range(2)] == [
+    assert [drive(auth.headers(leaf, SOON)) for _ in range(2)] == [
         {"authorization": "Bearer one"},
         {"authorization": "Bearer two"},
     ]
@@ -117,8 +118,8 @@ def test_a_function_may_fail_once_and_be_asked_again() -> None:
     auth = auth_for(token)
     leaf = BlockingLeaf("https://h.com", 1, None, None, None)
     with pytest.raises(PermissionError):
-        drive(auth.headers(leaf))
-    assert drive(auth.headers(leaf)) == {"authorization": "Bearer t"}
+        drive(auth.headers(leaf, SOON))
+    assert drive(auth.headers(leaf, SOON)) == {"authorization": "Bearer t"}
 
 
 def test_a_function_that_asks_its_own_client_is_told_so() -> None:

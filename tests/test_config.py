@@ -11,7 +11,9 @@ import pytest
 
 import dbllm
 from dbllm import ConfigError
-from dbllm.config import normal_host, read_profile, resolve
+from dbllm.auth import Secret
+from dbllm.config import Config, normal_host, read_profile, resolve
+from dbllm.io import BlockingLeaf, drive
 
 CANARY = "dapi-canary"
 
@@ -153,6 +155,12 @@ def env(host: str | None = None, token: str | None = None, profile: str | None =
     return {name: value for name, value in given.items() if value is not None}
 
 
+def sent(found: Config) -> str:
+    """The token that goes over the wire."""
+    leaf = BlockingLeaf(found.host, 1, None, None, None)
+    return drive(found.auth.headers(leaf, float("inf")))["authorization"].removeprefix("Bearer ")
+
+
 NOTHING: tuple[None, None, None] = (None, None, None)
 A, E, P, D = "https://arg.com", "https://env.com", "https://p.com", "https://default.com"
 
@@ -186,19 +194,19 @@ RULES: list[tuple[tuple[Any, Any, Any], tuple[Any, Any, Any], tuple[str, str] | 
     ((A, None, "no-host"), NOTHING, (A, "t-no-host")),
     ((A, None, "no-host"), (E, "t-env", None), (A, "t-no-host")),
     # never mixed
-    ((A, None, None), NOTHING, f"belongs to {D}"),
-    ((A, None, None), (E, "t-env", None), f"DATABRICKS_TOKEN belongs to {E}"),
-    ((A, None, None), (E, None, None), "no token is configured for https://arg.com"),
-    ((A, None, "p"), NOTHING, r"profile \[p\].*belongs to https://p.com"),
-    ((A, None, "p"), (E, "t-env", None), r"profile \[p\].*belongs to https://p.com"),
-    ((A, None, "p"), (A, "t-env", None), r"profile \[p\].*belongs to https://p.com"),
-    (NOTHING, (E, None, None), f"belongs to {D}"),
-    (NOTHING, (E, None, "p"), "belongs to https://p.com"),
-    (("https://env.com:8443", None, None), (E, "t-env", None), f"belongs to {E}"),
-    (("https://sub.env.com", None, None), (E, "t-env", None), f"belongs to {E}"),
+    ((A, None, None), NOTHING, f"belong to {D}"),
+    ((A, None, None), (E, "t-env", None), f"of the environment .* belong to {E}"),
+    ((A, None, None), (E, None, None), "no credentials are configured for https://arg.com"),
+    ((A, None, "p"), NOTHING, r"profile \[p\].*belong to https://p.com"),
+    ((A, None, "p"), (E, "t-env", None), r"profile \[p\].*belong to https://p.com"),
+    ((A, None, "p"), (A, "t-env", None), r"profile \[p\].*belong to https://p.com"),
+    (NOTHING, (E, None, None), f"belong to {D}"),
+    (NOTHING, (E, None, "p"), "belong to https://p.com"),
+    (("https://env.com:8443", None, None), (E, "t-env", None), f"belong to {E}"),
+    (("https://sub.env.com", None, None), (E, "t-env", None), f"belong to {E}"),
     # missing
-    ((None, None, "no-token"), (E, "t-env", None), "no token is configured for https://no-token.com"),
-    ((None, None, "no-token"), (None, "t-env", None), "no token is configured"),
+    ((None, None, "no-token"), (E, "t-env", None), "no credentials are configured for https://no-token.com"),
+    ((None, None, "no-token"), (None, "t-env", None), "no credentials are configured"),
     ((None, None, "no-host"), (E, "t-env", None), "no workspace host is configured"),
     ((None, None, "gone"), (E, "t-env", None), "has no profile 'gone'; it has: DEFAULT, p, no-host, no-token"),
     (NOTHING, (None, None, "gone"), "has no profile 'gone'"),
@@ -218,7 +226,7 @@ def test_arguments_environment_and_profile_are_never_mixed(
         assert "t-" not in str(caught.value).replace("no-token", "").replace(str(home), "").replace("no-host", "")
     else:
         found = resolve(*arguments, env=env(*environment), home=home)
-        assert (found.host, found.token) == outcome
+        assert (found.host, sent(found)) == outcome
 
 
 OWNERS = {"t-env": "environment", "t-default": D, "t-p": P, "t-no-host": "anywhere", "t-arg": "anywhere"}
@@ -226,7 +234,8 @@ OWNERS = {"t-env": "environment", "t-default": D, "t-p": P, "t-no-host": "anywhe
 
 def test_in_every_combination_a_token_goes_only_to_its_own_host(home: Path) -> None:
     hosts = [None, A, E, P, D]
-    sent = 0
+    leaf = BlockingLeaf(A, 1, None, None, None)  # such headers ask nobody
+    calls = 0
     for host, token, profile, env_host, env_token, env_profile in itertools.product(
         hosts,
         [None, "t-arg"],
@@ -242,24 +251,24 @@ def test_in_every_combination_a_token_goes_only_to_its_own_host(home: Path) -> N
             for secret in OWNERS:
                 assert secret not in str(error).replace(str(home), ""), case  # noqa: PT017
             continue
-        sent += 1
+        calls += 1
         assert host is None or found.host == host, case
-        assert token is None or found.token == token, case
-        assert isinstance(found.token, str)
-        owner = OWNERS[found.token]
+        went = drive(found.auth.headers(leaf, float("inf")))["authorization"].removeprefix("Bearer ")
+        assert token is None or went == token, case
+        owner = OWNERS[went]
         if owner == "environment":
             assert profile is None, case
             assert found.host == (env_host or host), case
         elif owner != "anywhere":
             assert found.host == owner, case
-    assert sent > 200
+    assert calls > 200
 
 
 def test_it_says_where_it_found_what_it_uses(home: Path) -> None:
     found = resolve(None, None, "p", env={}, home=home)
-    assert found.host_from == found.token_from == f"profile [p] of {home / '.databrickscfg'}"
+    assert found.host_from == found.auth_from == "profile [p] of ~/.databrickscfg"
     found = resolve(A, None, None, env=env(token="t-env"), home=home)
-    assert (found.host_from, found.token_from) == ("the argument host=", "DATABRICKS_TOKEN")
+    assert (found.host_from, found.auth_from) == ("the argument host=", "DATABRICKS_TOKEN")
     assert "t-env" not in repr(found)
 
 
@@ -273,13 +282,13 @@ def test_another_file_may_be_named(home: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.cfg"
     other.write_text("[DEFAULT]\nhost = https://other.com\ntoken = t-other\n")
     found = resolve(None, None, None, env={"DATABRICKS_CONFIG_FILE": str(other)}, home=home)
-    assert (found.host, found.token) == ("https://other.com", "t-other")
+    assert (found.host, sent(found)) == ("https://other.com", "t-other")
 
 
 def test_without_anything_it_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"pass host=, set DATABRICKS_HOST.*`dbllm up`"):
         resolve(None, None, None, env={}, home=tmp_path)
-    with pytest.raises(ConfigError, match=r"no token is configured for https://arg.com.*Pass token="):
+    with pytest.raises(ConfigError, match=r"no credentials are configured for https://arg.com.*Pass token="):
         resolve(A, None, None, env={}, home=tmp_path)
     with pytest.raises(ConfigError, match="profile 'p' was asked for, and there is no file"):
         resolve(None, None, "p", env={}, home=tmp_path)
@@ -295,7 +304,8 @@ def test_a_token_function_is_taken_as_it_is(home: Path) -> None:
     def token() -> str:
         return "t"
 
-    assert resolve(A, token, None, env={}, home=home).token is token
+    found = resolve(A, token, None, env={}, home=home)
+    assert (found.kind, sent(found)) == ("function", "t")
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -311,7 +321,7 @@ def test_a_token_function_is_taken_as_it_is(home: Path) -> None:
         ("[__settings__]\ndefault_profile = x\n[x]\nhost=b\n[y]\nhost=c", "y", ("y", {"host": "c"})),
         ("[x]\nhost=a", None, ("DEFAULT", {})),
         ("", None, ("DEFAULT", {})),
-        ("[x]\ntoken = t  # not a comment", "x", ("x", {"token": "t  # not a comment"})),
+        ("[x]\ntoken = t#not;a comment", "x", ("x", {"token": "t#not;a comment"})),
         ("[x]\ntoken = t;c", "x", ("x", {"token": "t;c"})),
         ("# c\n; c\n[x]\n# c\n  ; c\ntoken : t", "x", ("x", {"token": "t"})),
         ("[x]\nTOKEN = t\nHost=h", "x", ("x", {"token": "t", "host": "h"})),
@@ -329,7 +339,10 @@ def test_the_grammar_of_the_file(
 ) -> None:
     path = tmp_path / "cfg"
     path.write_text(text, "utf-8", newline="")
-    assert read_profile(path, name) == expected
+    section, values = read_profile(path, name)
+    shown = {key: value.reveal() if isinstance(value, Secret) else value for key, value in values.items()}
+    assert (section, shown) == expected
+    assert {key for key, value in values.items() if isinstance(value, Secret)} == {"token"} & values.keys()
 
 
 @pytest.mark.parametrize(
@@ -341,6 +354,7 @@ def test_the_grammar_of_the_file(
         (f"token={CANARY}\n[x]", "line 1: something stands before the first"),
         (f"[x]\n{CANARY}\n", "line 2: this is neither"),
         (f"[x]\nhost=a\n{CANARY}\n{CANARY}\n", "line 3, 4: this is neither"),
+        (f"[x]\nhost=a\ntoken={CANARY}  # mine", r"line 3: token in \[x\] has a comment behind it"),
         ("[a]\n[__settings__]\nz=1\n[b]", "has no profile 'x'; it has: a, b"),
         ("", "has no profile 'x'; it has: none"),
     ],
@@ -361,7 +375,7 @@ def test_the_settings_are_no_profile(tmp_path: Path) -> None:
     path.write_text("[__settings__]\ndefault_profile = gone\n[a]\n")
     for name, said in (
         ("__settings__", "no profile '__settings__'; it has: a"),
-        (None, "no profile 'gone'; it has: a"),
+        (None, r"no profile 'gone', which .* calls default_profile; it has: a"),
     ):
         with pytest.raises(ConfigError, match=said):
             read_profile(path, name)
@@ -388,7 +402,7 @@ def test_a_client_finds_its_workspace_in_the_environment(kind: Any, monkeypatch:
     monkeypatch.setenv("DATABRICKS_TOKEN", "t-env")
     assert kind().host == E
     assert repr(kind()) == f"{kind.__name__}(host={E!r})"
-    with pytest.raises(ConfigError, match="belongs to"):
+    with pytest.raises(ConfigError, match="belong to"):
         kind(A)
 
 

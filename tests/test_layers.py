@@ -22,11 +22,16 @@ FLOORS = {
     "target": 1.0,
     "retry": 1.1,
     "judge": 1.1,
+    "network": 1.1,
     "engine": 2.0,
     "pool": 2.1,
     "io": 2.2,
     "auth": 3.0,
-    "config": 3.1,
+    "profile": 3.1,
+    "oauth": 3.1,
+    "outside": 3.1,
+    "sources": 3.2,
+    "config": 3.3,
     "transport": 4.0,
     "stream": 4.1,
     "prompt": 4.2,
@@ -37,10 +42,10 @@ FLOORS = {
 }
 EXTRAS = {
     "langchain", "deployments", "dbutils", "bulk", "spark", "local", "serve", "cli", "testing", "telemetry", "demo",
-    "commands", "console", "__main__", "mlflow",
+    "commands", "console", "doctor", "__main__", "mlflow",
 }  # fmt: skip
 MOST_LINES_OF_A_FILE = 250
-MOST_LINES = 2550  # with the names of __init__; to be lowered
+MOST_LINES = 3480  # with every kind of auth and the names of __init__; to be lowered
 
 CORE = sorted(FLOORS)
 TREES = {name: ast.parse((ROOT / f"{name}.py").read_text("utf-8")) for name in CORE}
@@ -110,7 +115,8 @@ def test_the_core_never_imports_an_extra_even_by_its_name_as_a_text() -> None:
 @pytest.mark.parametrize("name", CORE)
 def test_the_core_needs_only_its_four_dependencies(name: str) -> None:
     allowed = {"httpx", "httpcore", "pydantic", "anyio", "tenacity"} | set(sys.stdlib_module_names)
-    assert outside(TREES[name]) <= allowed
+    extra = {"truststore"} if name == "network" else set()  # asked for by verify="system" only
+    assert outside(TREES[name]) <= allowed | extra
 
 
 def users(module: str) -> set[str]:
@@ -119,7 +125,7 @@ def users(module: str) -> set[str]:
 
 def test_each_dependency_has_its_rooms() -> None:
     assert users("anyio") == {"engine", "io"}
-    assert users("httpx") == {"engine"}
+    assert users("httpx") == {"engine", "network"}
     assert users("httpcore") == {"engine"}
     assert users("tenacity") == {"retry"}
     assert users("pydantic") <= {"schema", "target", "prompt", "endpoints"}
@@ -130,7 +136,9 @@ def test_only_engine_and_io_sleep_and_only_they_and_the_pool_lock(name: str) -> 
     used = outside(TREES[name])
     if name not in ("io", "engine"):
         assert not used & {"time", "asyncio", "trio", "select", "signal", "selectors", "concurrent", "multiprocessing"}
-        assert not used & {"socket", "ssl", "queue", "subprocess"}
+        # network names TLS contexts; outside runs the Databricks CLI, through the leaf.
+        may = {"network": {"ssl"}, "outside": {"subprocess"}}.get(name, set())
+        assert not used & {"socket", "ssl", "queue", "subprocess"} - may
     if name not in ("io", "engine", "pool"):
         assert "threading" not in used
     for node in ast.walk(TREES[name]):
@@ -161,7 +169,8 @@ def test_an_extra_uses_only_the_public_names(path: Path) -> None:
         if module == "dbllm":
             assert name in dbllm.__all__ or name in EXTRAS or not name, name
         elif module.startswith("dbllm."):
-            assert module.split(".")[1] in EXTRAS, f"{module}.{name}"
+            ours = {"network"} if path.stem == "doctor" else set()  # it tries the TLS handshake that the client would
+            assert module.split(".")[1] in EXTRAS | ours, f"{module}.{name}"
 
 
 def test_no_file_is_a_drawer_for_the_rest() -> None:

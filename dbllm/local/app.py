@@ -14,6 +14,7 @@ from dbllm.local import catalog
 from dbllm.local.engine import Engine
 from dbllm.local.gate import Gate
 from dbllm.local.invoke import FOUNDATION_LIMIT, Models, invoke, read_limited
+from dbllm.local.oidc import Oidc
 from dbllm.local.problems import Problem, bad_invocation_path, bad_request, no_such_api, no_such_endpoint
 from dbllm.local.proxy import PORTS, DriverProxy
 from dbllm.local.state import Identity
@@ -28,7 +29,9 @@ OPENAI_TASKS = {
 ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-def create_app(engine: Engine, vectors: Vectors, identity: Identity, drivers: Iterable[int] = ()) -> ASGIApp:
+def create_app(
+    engine: Engine, vectors: Vectors, identity: Identity, drivers: Iterable[int] = (), oidc: Oidc | None = None
+) -> ASGIApp:
     """A workspace around a loaded model.
 
     Args:
@@ -36,11 +39,13 @@ def create_app(engine: Engine, vectors: Vectors, identity: Identity, drivers: It
         vectors: makes the embeddings.
         identity: token, cluster id and workspace id.
         drivers: ports of driver apps that are known from the start.
+        oidc: its service principals; none by default.
     """
+    oidc = oidc or Oidc()
     workspace = _Handlers(Models(engine, vectors), identity, drivers)
     # A bare router: Starlette's own middleware would answer errors in its own way.
-    app = Router(workspace.routes(), redirect_slashes=False, lifespan=workspace.lifespan)
-    return Gate(app, token=identity.token, workspace_id=identity.workspace_id)
+    app = Router([*oidc.routes(), *workspace.routes()], redirect_slashes=False, lifespan=workspace.lifespan)
+    return Gate(app, token=identity.token, workspace_id=identity.workspace_id, oidc=oidc)
 
 
 class _Handlers:

@@ -11,12 +11,13 @@ from dataclasses import replace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dbllm.local.oidc import PATHS, Oidc
 from dbllm.local.problems import Problem, no_credential, wrong_token
 from dbllm.local.wire import ClientGoneError
 
 logger = logging.getLogger("dbllm.local")
 
-OPEN_PATHS = frozenset({"/.well-known/databricks-config"})
+OPEN_PATHS = frozenset({"/.well-known/databricks-config"}) | PATHS
 """Databricks answers these without a credential."""
 
 
@@ -57,11 +58,12 @@ class Guard:
 class Gate:
     """ASGI middleware around the whole workspace: admits by token, and stamps every answer with its ids."""
 
-    def __init__(self, app: ASGIApp, *, token: str, workspace_id: str) -> None:
+    def __init__(self, app: ASGIApp, *, token: str, workspace_id: str, oidc: Oidc | None = None) -> None:
         self._app = app
         self._guarded = Guard(self._admit)
         self._token = token.encode()
         self._workspace_id = workspace_id
+        self._oidc = oidc or Oidc()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = str(uuid.uuid4())
@@ -84,7 +86,8 @@ class Gate:
         scheme, _, credential = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not credential.strip():
             raise no_credential()
-        if not hmac.compare_digest(credential.strip().encode("latin-1"), self._token):
+        given = credential.strip()
+        if not hmac.compare_digest(given.encode("latin-1"), self._token) and not self._oidc.admits(given):
             raise wrong_token()
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from dbllm.local.app import create_app
 from dbllm.local.engine import Engine, Job
+from dbllm.local.oidc import TOKEN_SECONDS, Oidc
 from dbllm.local.problems import LocalError
 from dbllm.local.proxy import PORTS
 from dbllm.local.state import Identity, identity
@@ -36,6 +37,8 @@ class Workspace:
         state: a folder that keeps token and ids from start to start. Without it they are new each time.
         model: a GGUF file; SmolLM2-135M-Instruct, fetched once, when left out.
         drivers: ports of driver apps (3000 to 8000) that the driver proxy reaches from the start.
+        principals: client id → secret of service principals, which get tokens by OAuth.
+        token_seconds: how long such a token lives.
 
     Raises (on entering or running):
         LocalError: with a sentence that says what to do.
@@ -50,6 +53,8 @@ class Workspace:
         state: str | Path | None = None,
         model: str | Path | None = None,
         drivers: Sequence[int] = (),
+        principals: Mapping[str, str] | None = None,
+        token_seconds: float = TOKEN_SECONDS,
     ) -> None:
         self._bind = loopback(host)
         self._port = port
@@ -57,6 +62,7 @@ class Workspace:
         self._state = Path(state).expanduser() if state is not None else None
         self._model = Path(model).expanduser() if model is not None else None
         self._drivers = checked_drivers(drivers)
+        self._oidc = Oidc(principals, token_seconds)
         self._running: ExitStack | None = None
         self._identity: Identity | None = None
         self._host: str | None = None
@@ -126,7 +132,7 @@ class Workspace:
         vectors = Vectors()
         vectors.load()
         asyncio.run(check_answers(engine))
-        app = create_app(engine, vectors, self._identity, self._drivers)
+        app = create_app(engine, vectors, self._identity, self._drivers, self._oidc)
         return WebServer(app, sock, before_exit=engine.interrupt)
 
     def _forget(self) -> None:

@@ -1,0 +1,209 @@
+"""The places where host and credentials lie, and what each of them has. Nothing is sent, and no program is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from .auth import Hidden, Secret, Token, bearer
+from .errors import ConfigError
+from .profile import SECRETS, read_profile, truth
+
+# Attribute: the variables that set it, the first that is set wins (databricks-sdk: Config).
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "host": ("DATABRICKS_HOST",),
+    "token": ("DATABRICKS_TOKEN",),
+    "username": ("DATABRICKS_USERNAME",),
+    "password": ("DATABRICKS_PASSWORD",),
+    "client_id": ("DATABRICKS_CLIENT_ID",),
+    "client_secret": ("DATABRICKS_CLIENT_SECRET",),
+    "auth_type": ("DATABRICKS_AUTH_TYPE",),
+    "account_id": ("DATABRICKS_ACCOUNT_ID",),
+    "cluster_id": ("DATABRICKS_CLUSTER_ID",),
+    "discovery_url": ("DATABRICKS_DISCOVERY_URL",),
+    "oidc_token_env": ("DATABRICKS_OIDC_TOKEN_ENV",),
+    "oidc_token_filepath": ("DATABRICKS_OIDC_TOKEN_FILEPATH", "DATABRICKS_OIDC_TOKEN_FILE"),
+    "token_audience": ("DATABRICKS_TOKEN_AUDIENCE",),
+    "metadata_service_url": ("DATABRICKS_METADATA_SERVICE_URL",),
+    "databricks_cli_path": ("DATABRICKS_CLI_PATH",),
+    "azure_workspace_resource_id": ("DATABRICKS_AZURE_RESOURCE_ID",),
+    "azure_client_id": ("ARM_CLIENT_ID",),
+    "azure_client_secret": ("ARM_CLIENT_SECRET",),
+    "azure_tenant_id": ("ARM_TENANT_ID",),
+    "azure_environment": ("ARM_ENVIRONMENT",),
+    "google_service_account": ("DATABRICKS_GOOGLE_SERVICE_ACCOUNT",),
+    "google_credentials": ("GOOGLE_CREDENTIALS",),
+}
+
+# Kind: what it needs, in the order in which the official SDK tries them.
+KINDS: dict[str, tuple[str, ...]] = {
+    "pat": ("token",),
+    "basic": ("username", "password"),
+    "metadata-service": ("metadata_service_url",),
+    "oauth-m2m": ("client_id", "client_secret"),
+    "env-oidc": ("oidc_token_env",),
+    "file-oidc": ("oidc_token_filepath",),
+    "azure-client-secret": ("azure_client_id", "azure_client_secret", "azure_tenant_id"),
+    "google-credentials": ("google_credentials",),
+    "google-id": ("google_service_account",),
+}
+NAMES = {
+    "pat": "PAT",
+    "basic": "user name and password",
+    "oauth-m2m": "OAuth service principal",
+    "env-oidc": "OIDC federation",
+    "file-oidc": "OIDC federation",
+    "runtime": "notebook token",
+    "model-serving": "model serving token",
+    "databricks-cli": "CLI login",
+    "function": "token function",
+}
+# What is left to the official SDK: those above that are none of ours, and those that need nothing but their name.
+SDK = frozenset(
+    {"azure-client-secret", "azure-cli", "azure-devops-oidc", "github-oidc", "github-oidc-azure"}
+    | {"google-credentials", "google-id", "external-browser", "runtime-oauth"}
+)
+ASKED_FOR = frozenset({"databricks-cli"}) | (SDK - KINDS.keys())
+"""Kinds that need nothing but their name in `auth_type`."""
+NATIVE = frozenset(KINDS) - SDK | {"databricks-cli", "runtime", "model-serving"}
+
+
+_OIDC_TOKEN = "DATABRICKS_OIDC_TOKEN"  # noqa: S105 - a variable's name
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One place and what is configured there; credentials of one place are never used with another's host.
+
+    Attributes:
+        name: as messages say it.
+        values: attribute → value; what is secret is a `Secret`.
+        names: attribute → what it is called there, where that says more than `name`.
+        ask: gives the headers, where the place has them at hand (a notebook).
+        file: a token file (model serving).
+    """
+
+    name: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    ask: Callable[[], Mapping[str, str]] | None = None
+    file: Path | None = None
+
+    def text(self, attribute: str) -> str | None:
+        """A value that is no secret."""
+        value = self.values.get(attribute)
+        return value if isinstance(value, str) and value else None
+
+    def called(self, attribute: str) -> str:
+        """What an attribute is called here."""
+        return self.names.get(attribute, self.name)
+
+    def kinds(self) -> list[str]:
+        """The kinds of auth that are complete here, the one to be preferred first."""
+        if self.ask is not None or self.file is not None:
+            return ["runtime" if self.ask is not None else "model-serving"]
+        return [kind for kind, needed in KINDS.items() if all(self.values.get(one) for one in needed)]
+
+    def halves(self) -> list[str]:
+        """What is missing to a kind that is begun here."""
+        said = []
+        for needed in (KINDS["oauth-m2m"], KINDS["basic"]):
+            there = [one for one in needed if self.values.get(one)]
+            if len(there) == 1:
+                (missing,) = set(needed) - set(there)
+                said.append(f" {self.called(there[0])} is there, but no {missing} beside it.")
+        return said
+
+
+def arguments(
+    host: str | None, token: Token | Secret | None, client_id: str | None, client_secret: str | Secret | None
+) -> Place:
+    """What the caller gave."""
+    secret = Secret(client_secret) if isinstance(client_secret, str) else client_secret
+    shown = Secret(token) if isinstance(token, str) else token
+    values = {"host": host, "token": shown, "client_id": client_id, "client_secret": secret}
+    return Place("the arguments", values, {name: f"the argument {name}=" for name in values})
+
+
+def environment(env: Mapping[str, str]) -> Place:
+    """What the environment has."""
+    values: dict[str, str | Secret] = {}
+    names: dict[str, str] = {}
+    for attribute, variables in VARIABLES.items():
+        for variable in variables:
+            if attribute not in values and (value := env.get(variable, "").strip()):
+                values[attribute] = Secret(value) if attribute in SECRETS else value
+                names[attribute] = variable
+    if "oidc_token_env" not in values and env.get(_OIDC_TOKEN):
+        values["oidc_token_env"] = names["oidc_token_env"] = _OIDC_TOKEN
+    return Place("the environment", values, names)
+
+
+def saved(path: Path, name: str | None, home: Path) -> Place:
+    """What a profile has; empty where there is no file and none was asked for."""
+    section, values = read_profile(path, name)
+    shown = f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+    return Place(f"profile [{section}] of {shown}", {**values, "profile": section} if values else {})
+
+
+def notebook(env: Mapping[str, str]) -> Place | None:
+    """The notebook this runs in; its token is read again for every request.
+
+    In the order of the official SDK: the runtime's own credentials, the REPL's context, the context of dbutils.
+    """
+    if not env.get("DATABRICKS_RUNTIME_VERSION"):
+        return None
+    for look in (_native, _repl, _dbutils):
+        try:
+            host, ask = look()
+        except Exception:  # noqa: BLE001, S112 - what a runtime of another year throws means: not here
+            continue
+        if host:
+            return Place("the notebook", {"host": str(host)}, ask=ask)
+    return None
+
+
+def _native() -> tuple[Any, Callable[[], Mapping[str, str]]]:
+    host, inner = import_module("dbruntime.sdk_credential_provider").init_runtime_native_auth()
+    return host, lambda: Hidden({name.lower(): value for name, value in inner().items()})
+
+
+def _repl() -> tuple[Any, Callable[[], Mapping[str, str]]]:
+    ask = import_module("dbruntime.databricks_repl_context").get_context
+    context = ask()
+    ours = context.workspaceUrl or context.browserHostName if context.apiToken else None
+    return ours, lambda: bearer(ask().apiToken)
+
+
+def _dbutils() -> tuple[Any, Callable[[], Mapping[str, str]]]:
+    shell = sys.modules["IPython"].get_ipython()
+
+    def context() -> Any:
+        return shell.user_ns["dbutils"].notebook.entry_point.getDbutils().notebook().getContext()
+
+    return context().apiUrl().get(), lambda: bearer(context().apiToken().get())
+
+
+def serving(env: Mapping[str, str]) -> Place | None:
+    """The container of a served model: a file that the platform keeps fresh."""
+    flags = ("IS_IN_DB_MODEL_SERVING_ENV", "IS_IN_DATABRICKS_MODEL_SERVING_ENV")
+    if not any(truth(env.get(flag, ""), flag) for flag in flags):
+        return None
+    folder = env.get("SERVING_CREDENTIALS_DIR") or "/var/credentials-secret"
+    file = Path(folder) / "model-dependencies-oauth-token"
+    host = env.get("DATABRICKS_MODEL_SERVING_HOST_URL") or env.get("DB_MODEL_SERVING_HOST_URL")
+    return Place("model serving", {"host": host}, file=file) if file.is_file() and host else None
+
+
+def program(name: str, path: str | None, env: Mapping[str, str]) -> str | None:
+    """Where a program lies, or None."""
+    found = shutil.which(path or name, path=env.get("PATH", os.defpath))
+    if path and not found:
+        raise ConfigError(f"databricks_cli_path {path!r} is no program that can be run.")
+    return found

@@ -1,0 +1,240 @@
+"""What the tests of credentials share: an empty machine, a light workspace with OAuth, and one body run three ways."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import dbllm
+from dbllm.auth import Lease
+from dbllm.errors import APIConnectionError
+from dbllm.local.app import create_app
+from dbllm.local.oidc import TOKEN, Oidc
+from dbllm.local.state import new_identity
+from dbllm.local.web import WebServer, listen
+
+PRINCIPAL = "0b1d9b6a-principal"
+SECRET = "dose-canary-client-secret"
+ME = "/api/2.0/preview/scim/v2/Me"
+WAYS = ("asyncio", "trio", "sync")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Nothing is configured on the machine the tests run on; the home folder is this one."""
+    for name in list(os.environ):
+        if name.startswith(("DATABRICKS_", "ARM_", "GOOGLE_", "IS_IN_", "SSL_CERT_")) or name.lower().endswith(
+            "_proxy"
+        ):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))  # no databricks, no az
+    return home
+
+
+class Counting:
+    """Counts token requests: how many, and how many at a time; can hold them up or answer in their place."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app, self.count, self.flying, self.peak = app, 0, 0, 0
+        self.delay = 0.0
+        self.paths: list[str] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.paths.append(scope.get("path", ""))
+        if scope.get("path") != TOKEN:
+            await self.app(scope, receive, send)
+            return
+        self.count, self.flying = self.count + 1, self.flying + 1
+        self.peak = max(self.peak, self.flying)
+        try:
+            if self.delay:
+                await asyncio.sleep(self.delay)
+            await self.app(scope, receive, send)
+        finally:
+            self.flying -= 1
+
+
+class Light:
+    """A local workspace without its models: who may come in is what is tested here."""
+
+    def __init__(self, token_seconds: float = 3600.0, subjects: frozenset[str] = frozenset()) -> None:
+        self.identity = new_identity()
+        self.oidc = Oidc({PRINCIPAL: SECRET}, token_seconds, subjects)
+        engine: Any = SimpleNamespace(name="none")
+        vectors: Any = None
+        self.tokens = Counting(create_app(engine, vectors, self.identity, oidc=self.oidc))
+        sock = listen("127.0.0.1", 0, hint="")
+        self.host = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        self._server = WebServer(self.tokens, sock)
+        self._server.start()
+
+    @property
+    def principal(self) -> dict[str, str]:
+        """The arguments of a client that calls as the service principal."""
+        return {"host": self.host, "client_id": PRINCIPAL, "client_secret": SECRET}
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+@pytest.fixture
+def light() -> Iterator[Callable[..., Light]]:
+    """Starts light workspaces."""
+    started: list[Light] = []
+
+    def start(**options: Any) -> Light:
+        started.append(Light(**options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+class Plain:
+    """The sync client under the async one's names."""
+
+    def __init__(self, plain: Any) -> None:
+        self.plain = plain
+
+    def __getattr__(self, name: str) -> Any:
+        async def verb(*args: Any, **options: Any) -> Any:
+            return getattr(self.plain, "close" if name == "aclose" else name)(*args, **options)
+
+        return verb if callable(getattr(dbllm.AsyncClient, name, None)) else getattr(self.plain, name)
+
+    async def __aenter__(self) -> Plain:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.plain.close()
+
+
+class Way:
+    """One of three ways to run a body that is written once."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def client(self, *args: Any, **options: Any) -> Any:
+        if self.name == "sync":
+            return Plain(dbllm.Client(*args, **options))
+        return dbllm.AsyncClient(*args, **options)
+
+    def run(self, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        if self.name == "asyncio":
+            return asyncio.run(body())
+        if self.name == "trio":
+            return trio.run(body)
+        coroutine = body()
+        try:
+            coroutine.send(None)
+        except StopIteration as done:
+            return done.value
+        coroutine.close()
+        raise AssertionError("the body waits for an event loop, so it cannot run in plain code")
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    return Way(request.param)
+
+
+class FakeLeaf:
+    """A leaf without a network whose clock stands still; its lock is plain code's."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+        self.held = threading.Lock()
+
+    def now(self) -> float:
+        return self.time
+
+    def wall(self) -> float:
+        return 1_700_000_000.0 + self.time
+
+    async def thread(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+    def lock(self, name: str, deadline: float, *, wait: bool = True) -> Any:
+        return _Held(self.held, wait)
+
+
+class _Held:
+    def __init__(self, lock: threading.Lock, wait: bool) -> None:
+        self._lock, self._wait = lock, wait
+        self._ours = False
+
+    async def __aenter__(self) -> bool:
+        while not (ours := self._lock.acquire(blocking=False)) and self._wait:  # noqa: ASYNC110 - a test's lock
+            await asyncio.sleep(0)
+        self._ours = ours
+        return ours
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._ours:
+            self._lock.release()
+
+
+class Mint:
+    """Hands out leases t1, t2 …; can be made to fail, and to stop half-way."""
+
+    def __init__(self, life: float = 100.0) -> None:
+        self.life, self.count, self.flying, self.peak = life, 0, 0, 0
+        self.broken = False
+        self.gate: asyncio.Event | None = None
+
+    async def __call__(self, leaf: Any, deadline: float) -> Lease:
+        self.count += 1
+        self.flying += 1
+        self.peak = max(self.peak, self.flying)
+        try:
+            if self.gate is not None:
+                await self.gate.wait()
+            if self.broken:
+                raise APIConnectionError("broken", sent=False)
+            return Lease({"authorization": f"Bearer t{self.count}"}, leaf.now() + self.life, self.life)
+        finally:
+            self.flying -= 1
+
+
+@pytest.fixture
+def leaf() -> FakeLeaf:
+    return FakeLeaf()
+
+
+@pytest.fixture
+def mint() -> Callable[..., Mint]:
+    return Mint
+
+
+class Stalls:
+    """How long an event loop was held up, at the most."""
+
+    def __init__(self) -> None:
+        self.worst = 0.0
+
+    async def watch(self) -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            self.worst, last = max(self.worst, now - last - 0.001), now
+
+
+@pytest.fixture
+def stalls() -> Callable[[], Stalls]:
+    return Stalls

@@ -1,0 +1,93 @@
+"""`dbllm doctor`: green where all is well, and red with advice where it stops."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dbllm import doctor
+
+
+def run(*arguments: str) -> Any:
+    app = typer.Typer()
+    doctor.add_to(app)
+    return CliRunner().invoke(app, [*arguments])
+
+
+@pytest.fixture
+def configured(light: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    workspace = light()
+    monkeypatch.setenv("DATABRICKS_HOST", workspace.host)
+    monkeypatch.setenv("DATABRICKS_TOKEN", workspace.identity.token)
+    return workspace
+
+
+def test_where_all_is_well_every_line_is_green_and_timed_and_the_exit_status_is_0(configured: Any) -> None:
+    done = run()
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert [line.split()[1] for line in lines] == ["configuration", "DNS", "TCP", "auth", "endpoints"]
+    assert all(line.startswith("ok") and " ms " in line for line in lines)
+    assert f"host {configured.host} from DATABRICKS_HOST, PAT from DATABRICKS_TOKEN" in done.output
+    assert configured.identity.token not in done.output
+
+
+def test_json_is_for_programs(configured: Any) -> None:
+    done = run("--json")
+    content = json.loads(done.output)
+    assert content["ok"] is True
+    assert {"check", "ok", "said", "seconds", "advice"} == content["checks"][0].keys()
+    assert configured.identity.token not in done.output
+
+
+def test_nothing_configured_says_what_to_do() -> None:
+    done = run()
+    assert done.exit_code == 1
+    assert "no workspace host is configured" in done.output
+
+
+def test_a_wrong_token_is_red_at_auth_and_nothing_after_it_is_tried(configured: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-canary-wrong")
+    done = run()
+    assert done.exit_code == 1
+    last = done.output.splitlines()[-2:]
+    assert last[0].startswith("FAIL auth")
+    assert "Invalid access token" in last[0]
+    assert "Check that the token belongs to this workspace" in last[1]
+    assert "canary" not in done.output
+
+
+def test_a_closed_port_is_red_at_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("DATABRICKS_HOST", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "t")
+    done = run()
+    assert done.exit_code == 1
+    assert "FAIL TCP" in done.output
+    assert "firewall" in done.output
+
+
+def test_a_name_that_is_unknown_is_red_at_dns(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> Any:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setenv("DATABRICKS_HOST", "https://nowhere.example.com")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "t")
+    done = run()
+    assert done.exit_code == 1
+    assert "FAIL DNS" in done.output
+    assert "VPN" in done.output
+
+
+def test_an_endpoint_is_called_once_when_asked(configured: Any) -> None:
+    done = run("--endpoint", "there-is-none")
+    assert done.exit_code == 1
+    assert "FAIL call" in done.output
+    assert "there-is-none" in done.output

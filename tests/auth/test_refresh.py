@@ -1,0 +1,310 @@
+"""When tokens are fetched again: the rule itself with a clock that stands still, and then with real short tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import dbllm
+from dbllm.auth import Renewed, says_expired
+from dbllm.errors import APIConnectionError, ConfigError, Raw
+
+ME = "/api/2.0/preview/scim/v2/Me"
+SECONDS = float(os.environ.get("DBLLM_SOAK_SECONDS", "10"))
+FOREVER = float("inf")
+
+
+def token(headers: Any) -> str:
+    return str(headers["authorization"].removeprefix("Bearer "))
+
+
+# --- the rule
+
+
+def test_a_token_is_fetched_once_and_kept_until_its_stale_window(leaf: Any, mint: Any) -> None:
+    async def body() -> None:
+        fetch = mint(life=100.0)
+        auth = Renewed(fetch)
+        for at in (0, 50, 79):
+            leaf.time = 1000.0 + at
+            assert token(await auth.headers(leaf, FOREVER)) == "t1"
+        leaf.time = 1080.0
+        assert token(await auth.headers(leaf, FOREVER)) == "t2"
+        assert fetch.count == 2
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(("life", "window"), [(3600, 40), (200, 40), (100, 20), (10, 2), (2, 0.4)])
+def test_the_stale_window_is_forty_seconds_or_a_fifth_of_a_short_life(
+    leaf: Any, mint: Any, life: float, window: float
+) -> None:
+    async def body() -> None:
+        auth = Renewed(mint(life=life))
+        await auth.headers(leaf, FOREVER)
+        leaf.time = 1000.0 + life - window - 0.001
+        assert token(await auth.headers(leaf, FOREVER)) == "t1"
+        leaf.time = 1000.0 + life - window
+        assert token(await auth.headers(leaf, FOREVER)) == "t2"
+
+    asyncio.run(body())
+
+
+def test_in_the_stale_window_one_caller_refreshes_and_the_others_go_on_with_the_old_token(leaf: Any, mint: Any) -> None:
+    async def body() -> None:
+        fetch = mint()
+        auth = Renewed(fetch)
+        await auth.headers(leaf, FOREVER)
+        leaf.time += 90
+        fetch.gate = asyncio.Event()
+        first = asyncio.create_task(auth.headers(leaf, FOREVER))
+        await asyncio.sleep(0)
+        others = [token(await asyncio.wait_for(auth.headers(leaf, FOREVER), 1)) for _ in range(10)]
+        assert others == ["t1"] * 10
+        assert not first.done()
+        fetch.gate.set()
+        assert token(await first) == "t2"
+        assert fetch.count == 2
+
+    asyncio.run(body())
+
+
+def test_only_an_expired_token_makes_callers_wait_and_they_share_one_refresh(leaf: Any, mint: Any) -> None:
+    async def body() -> None:
+        fetch = mint()
+        auth = Renewed(fetch)
+        await auth.headers(leaf, FOREVER)
+        leaf.time += 100
+        fetch.gate = asyncio.Event()
+        callers = [asyncio.create_task(auth.headers(leaf, FOREVER)) for _ in range(64)]
+        await asyncio.sleep(0.01)
+        assert not any(caller.done() for caller in callers)
+        fetch.gate.set()
+        assert {token(one) for one in await asyncio.gather(*callers)} == {"t2"}
+        assert (fetch.count, fetch.peak) == (2, 1)
+
+    asyncio.run(body())
+
+
+def test_a_cancelled_refresher_hands_on_to_the_next_caller(leaf: Any, mint: Any) -> None:
+    async def body() -> None:
+        fetch = mint()
+        auth = Renewed(fetch)
+        fetch.gate = asyncio.Event()
+        first = asyncio.create_task(auth.headers(leaf, FOREVER))
+        second = asyncio.create_task(auth.headers(leaf, FOREVER))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.wait({first})
+        assert first.cancelled()
+        fetch.gate.set()
+        assert token(await asyncio.wait_for(second, 1)) == "t2"
+        assert fetch.peak == 1
+
+    asyncio.run(body())
+
+
+def test_a_failed_refresh_costs_nobody_a_call_while_the_old_token_serves_and_rests_before_the_next_try(
+    leaf: Any, mint: Any
+) -> None:
+    async def body() -> None:
+        fetch = mint()
+        auth = Renewed(fetch)
+        await auth.headers(leaf, FOREVER)
+        leaf.time += 85
+        fetch.broken = True
+        for _ in range(5):
+            assert token(await auth.headers(leaf, FOREVER)) == "t1"
+        assert fetch.count == 2  # the other four did not even try
+        leaf.time += 4
+        assert token(await auth.headers(leaf, FOREVER)) == "t1"
+        assert fetch.count == 3
+        leaf.time += 11
+        with pytest.raises(APIConnectionError):
+            await auth.headers(leaf, FOREVER)
+
+    asyncio.run(body())
+
+
+def test_a_refused_token_is_dropped_once_however_many_calls_it_was_refused_to(leaf: Any, mint: Any) -> None:
+    async def body() -> None:
+        fetch = mint()
+        auth = Renewed(fetch)
+        sent = await auth.headers(leaf, FOREVER)
+        assert auth.refused(sent)
+        fresh = await auth.headers(leaf, FOREVER)
+        assert auth.refused(sent)  # a late answer to the old token
+        assert await auth.headers(leaf, FOREVER) is fresh
+        assert fetch.count == 2
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "expired"),
+    [
+        (403, "Access token has expired.", {}, True),
+        (403, "Token is expiring within 30 seconds", {}, True),
+        (401, "", {"www-authenticate": 'Bearer error="invalid_token"'}, True),
+        (403, "Invalid access token.", {}, False),
+        (403, "User does not have permission", {}, False),
+        (400, "expired", {}, False),
+        (200, "expired", {}, False),
+    ],
+)
+def test_only_a_401_or_403_that_says_expired_forces_a_refresh(
+    status: int, body: str, headers: dict[str, str], expired: bool
+) -> None:
+    assert says_expired(Raw(status, headers, body.encode())) is expired
+
+
+# --- in a client
+
+
+def test_a_token_the_workspace_calls_expired_is_renewed_once_inside_the_call(way: Any, light: Any) -> None:
+    workspace = light()
+
+    async def body() -> None:
+        async with way.client(**workspace.principal) as client:
+            await client.request("GET", ME)
+            for one in workspace.oidc._ends:
+                workspace.oidc._ends[one] = 0.0  # the workspace's clock is ahead of ours
+            await client.request("GET", ME)
+            assert workspace.tokens.count == 2
+
+    way.run(body)
+
+
+def test_a_workspace_that_calls_every_token_expired_gets_two_tries_and_the_error(way: Any, light: Any) -> None:
+    workspace = light()
+    workspace.oidc._clock = lambda: FOREVER
+
+    async def body() -> None:
+        async with way.client(**workspace.principal) as client:
+            with pytest.raises(dbllm.PermissionDeniedError, match="expired"):
+                await client.request("GET", ME)
+            assert workspace.tokens.count == 2
+            assert workspace.tokens.paths.count(ME) == 2
+
+    way.run(body)
+
+
+def test_a_token_request_ends_with_the_deadline_of_its_call(way: Any, light: Any) -> None:
+    workspace = light()
+    workspace.tokens.delay = 5.0
+
+    async def body() -> None:
+        async with way.client(**workspace.principal) as client:
+            began = time.monotonic()
+            with pytest.raises(dbllm.APITimeoutError):
+                await client.request("GET", ME, timeout=0.3, retry=dbllm.Retry(attempts=1))
+            assert time.monotonic() - began < 0.3 + 0.5
+
+    way.run(body)
+
+
+def test_a_token_function_that_uses_its_own_client_gets_an_error_and_no_deadlock(way: Any, light: Any) -> None:
+    workspace = light()
+
+    async def body() -> None:
+        clients: list[Any] = []
+        if way.name == "sync":
+
+            def function() -> Any:
+                clients[0].plain.request("GET", ME)
+                return "never"
+        else:
+
+            async def function() -> Any:
+                await clients[0].request("GET", ME)
+                return "never"
+
+        async with way.client(workspace.host, function) as client:
+            clients.append(client)
+            with pytest.raises(ConfigError, match="use another client"):
+                await client.request("GET", ME)
+
+    way.run(body)
+
+
+def _measured(workspace: Any, stalls: Any, **identity: Any) -> tuple[int, list[BaseException], float]:
+    """64 tasks that call for a while: (calls, failures, worst stall of the loop in seconds)."""
+    failures: list[BaseException] = []
+    calls = 0
+
+    async def body() -> float:
+        watched = stalls()
+        watcher = asyncio.create_task(watched.watch())
+        async with dbllm.AsyncClient(workspace.host, retry=dbllm.Retry(attempts=1), **identity) as client:
+            await client.request("GET", ME)
+            end = time.monotonic() + SECONDS / 2
+
+            async def one() -> None:
+                nonlocal calls
+                while time.monotonic() < end:
+                    try:
+                        await client.request("GET", ME)
+                    except Exception as error:
+                        failures.append(error)
+                    calls += 1
+                    await asyncio.sleep(0.02)
+
+            await asyncio.gather(*(one() for _ in range(64)))
+        watcher.cancel()
+        return float(watched.worst)
+
+    worst = asyncio.run(body())
+    return calls, failures, worst
+
+
+def test_64_tasks_live_on_tokens_of_two_seconds_without_a_failure_or_a_stall(light: Any, stalls: Any) -> None:
+    workspace = light(token_seconds=2.0)
+    workspace.tokens.delay = 0.02
+    best = FOREVER
+    for _ in range(3):  # best of three: this machine may be busy
+        _, _, control = _measured(workspace, stalls, token=workspace.identity.token)
+        calls, failures, worst = _measured(
+            workspace,
+            stalls,
+            client_id=workspace.principal["client_id"],
+            client_secret=workspace.principal["client_secret"],
+        )
+        assert not failures, failures[:3]
+        assert calls > 64 * 10
+        assert workspace.tokens.peak == 1
+        best = min(best, worst - control)
+        if best <= 0.020:
+            break
+    assert best <= 0.020, f"the loop stalled {best * 1000:.0f} ms longer than in the control run"
+    assert workspace.tokens.count >= SECONDS / 2 / 2.0
+
+
+def test_16_threads_live_on_tokens_of_two_seconds_without_a_failure(light: Any) -> None:
+    workspace = light(token_seconds=2.0)
+    workspace.tokens.delay = 0.02
+    failures: list[BaseException] = []
+    end = time.monotonic() + SECONDS / 2
+
+    with dbllm.Client(**workspace.principal, retry=dbllm.Retry(attempts=1)) as client:
+
+        def one() -> None:
+            while time.monotonic() < end:
+                try:
+                    client.request("GET", ME)
+                except Exception as error:
+                    failures.append(error)
+                time.sleep(0.005)
+
+        threads = [threading.Thread(target=one) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failures, failures[:3]
+    assert workspace.tokens.peak == 1
+    assert workspace.tokens.count >= SECONDS / 2 / 2.0
