@@ -165,8 +165,8 @@ class AsyncClient(Workspace):
             ConfigError: no name, or no such task.
         """
         signature = Signature(params or {}, transform_input, transform_output)
-        path, kind = target.invocations_path(name, served_model), target.checked_task(task)
-        return AsyncEndpoint(self._transport, self._options, signature, path, name, kind, self._tasks)
+        place = target.Place(target.invocations_path(name, served_model), name, target.checked_task(task))
+        return AsyncEndpoint(self._transport, self._options, signature, place, self._tasks)
 
     def driver_app(
         self,
@@ -194,8 +194,8 @@ class AsyncClient(Workspace):
                 "is found)."
             )
         signature = Signature(params or {}, transform_input, transform_output)
-        path = target.app_path(port, cluster)
-        return AsyncDriverApp(self._transport, self._options, signature, path, f"{cluster}:{port}")
+        place = target.Place(target.app_path(port, cluster), f"{cluster}:{port}", "app")
+        return AsyncDriverApp(self._transport, self._options, signature, place, self._tasks)
 
     async def request(
         self,

@@ -11,15 +11,15 @@ from .errors import APIError, APIStatusError, BadRequestError, NotFoundError, Pe
 from .prompt import Options, Signature, chat_piece, chat_whole, joined, read_json, reply_of, text_piece
 from .retry import Retry, Timeout
 from .schema import ChatCompletion, ChatCompletionChunk, CompletionChunk, Embeddings, Message, Predictions
-from .stream import AsyncStream, C, R
-from .target import Kind, Verb
+from .stream import Assemble, AsyncStream, C, Parse, R
+from .target import Kind, Place, Verb
 from .transport import EVENTS, JSON, Answer, Call, Opened, Transport
 
 Messages = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
 """What `chat` takes: one user message as a str, a message, or a list of messages."""
 
 Came = TypeVar("Came", bound=Answer)
-Fields = Mapping[str, Any] | None
+Send = Callable[[Call], Awaitable[Came]]
 
 ENDPOINTS = "/api/2.0/serving-endpoints"
 EXPLAIN_SECONDS = 5.0  # what a failed call may spend on finding out why
@@ -35,19 +35,11 @@ class AsyncDriverApp:
     _streaming: Mapping[str, Any] = {}  # the body stays the app's own schema: the header asks
 
     def __init__(
-        self,
-        transport: Transport,
-        options: Options,
-        signature: Signature,
-        path: str,
-        name: str,
-        kind: Kind | None = "app",
-        tasks: dict[str, Kind] | None = None,
+        self, transport: Transport, options: Options, signature: Signature, place: Place, tasks: dict[str, Kind]
     ) -> None:
         self._transport, self._options, self._signature = transport, options, signature
-        self._path, self.name = path, name
-        self._kind = kind
-        self._tasks = {} if tasks is None else tasks  # what each endpoint speaks, learned once per client
+        self._place, self.name = place, place.name
+        self._tasks = tasks  # what each endpoint speaks, learned once per client
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -80,8 +72,8 @@ class AsyncDriverApp:
             APIError: the call failed; see the tree in `dbllm.errors`.
         """
         flat = self._signature.request(prompt, stop, params)
-        kind, answer = await self._answer("complete", flat, extra_body, self._options.but(timeout, retry, headers))
-        return self._signature.text(kind, answer)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        return self._signature.text(*await self._ask("complete", flat, options, self._transport.call))
 
     def stream_complete(
         self,
@@ -97,46 +89,31 @@ class AsyncDriverApp:
     ) -> AsyncStream[CompletionChunk, str]:
         """As `complete`, piece by piece; `final()` is the whole text. The call is made on entering the stream."""
         flat = self._signature.request(prompt, stop, params, streaming=True)
-        options = self._options.but(timeout, retry, headers)
-        return self._stream("complete", flat, extra_body, options, text_piece, joined)
-
-    async def _answer(
-        self, verb: Verb, body: Mapping[str, Any], extra: Fields, options: Options
-    ) -> tuple[Kind, Answer]:
-        call = options.call(self._transport, "POST", self._path)
-        return await self._ask(verb, call, body, extra or {}, self._transport.call)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        return self._stream("complete", flat, options, text_piece, joined)
 
     def _stream(
-        self,
-        verb: Verb,
-        body: Mapping[str, Any],
-        extra: Fields,
-        options: Options,
-        parse: Callable[[bytes, Opened], C],
-        assemble: Callable[[list[C], Opened], R],
+        self, verb: Verb, body: Mapping[str, Any], options: Options, parse: Parse[C], assemble: Assemble[C, R]
     ) -> AsyncStream[C, R]:
+        asking = options.but(extra_body=self._streaming)
+
         async def start() -> Opened:
-            call = options.call(self._transport, "POST", self._path, accept=EVENTS)
-            return (await self._ask(verb, call, body, {**(extra or {}), **self._streaming}, self._transport.open))[1]
+            return (await self._ask(verb, body, asking, self._transport.open, EVENTS))[1]
 
         return AsyncStream(self._transport, start, parse, assemble, options.timeout.read)
 
     async def _ask(
-        self,
-        verb: Verb,
-        call: Call,
-        body: Mapping[str, Any],
-        extra: Mapping[str, Any],
-        send: Callable[[Call], Awaitable[Came]],
+        self, verb: Verb, body: Mapping[str, Any], options: Options, send: Send[Came], accept: str = JSON
     ) -> tuple[Kind, Came]:
         """Send a request in the right envelope (only `complete`'s has none yet): what it went to, and what came."""
+        call = options.call(self._transport, "POST", self._place.path, accept=accept)
         refused: list[BadRequestError] = []
         try:
             kind = await self._learn(call) if verb == "complete" else "app"
             for guess in target.guesses(kind, body):
                 try:
-                    encoded = target.encode({**target.envelope(guess, body, self.name), **extra})
-                    came = await send(replace(call, body=encoded))
+                    whole = {**target.envelope(guess, body, self.name), **options.extra_body}
+                    came = await send(replace(call, body=target.encode(whole)))
                 except BadRequestError as error:
                     refused.append(error)
                 else:
@@ -150,8 +127,8 @@ class AsyncDriverApp:
 
     async def _learn(self, call: Call) -> Kind | None:
         """What the endpoint speaks; None where looking it up is forbidden. Many callers make one look-up."""
-        if kind := self._kind or self._tasks.get(self.name):
-            return kind
+        if known := self._place.kind or self._tasks.get(self.name):
+            return known
         async with self._transport.leaf.lock(f"task {self.name}", call.deadline):
             if self.name not in self._tasks:
                 path = f"{ENDPOINTS}/{target.quoted(self.name)}"
@@ -197,7 +174,8 @@ class AsyncEndpoint(AsyncDriverApp):
             APIError: the call failed.
         """
         body = target.chat_body(messages, stop, self._signature.params, params)
-        _, answer = await self._answer("chat", body, extra_body, self._options.but(timeout, retry, headers))
+        options = self._options.but(timeout, retry, headers, extra_body)
+        _, answer = await self._ask("chat", body, options, self._transport.call)
         return reply_of(ChatCompletion, answer)
 
     def stream_chat(
@@ -214,8 +192,8 @@ class AsyncEndpoint(AsyncDriverApp):
     ) -> AsyncStream[ChatCompletionChunk, ChatCompletion]:
         """As `chat`, piece by piece; `final()` is the whole answer. The call is made on entering the stream."""
         body = target.chat_body(messages, stop, self._signature.params, params)
-        options = self._options.but(timeout, retry, headers)
-        return self._stream("chat", body, extra_body, options, chat_piece, chat_whole)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        return self._stream("chat", body, options, chat_piece, chat_whole)
 
     async def embed(
         self,
@@ -240,7 +218,8 @@ class AsyncEndpoint(AsyncDriverApp):
         """
         texts = target.embedding_input(input)
         body = {"input": texts, **target.wire_params(self._signature.params, params)}
-        _, answer = await self._answer("embed", body, extra_body, self._options.but(timeout, retry, headers))
+        options = self._options.but(timeout, retry, headers, extra_body)
+        _, answer = await self._ask("embed", body, options, self._transport.call)
         reply = reply_of(Embeddings, answer)
         if len(reply.data) != len(texts):
             raise reply._meta.unexpected(f"{len(texts)} texts were sent and {len(reply.data)} vectors came back")
@@ -276,7 +255,8 @@ class AsyncEndpoint(AsyncDriverApp):
         forms = {"dataframe_records": dataframe_records, "dataframe_split": dataframe_split}
         forms |= {"inputs": inputs, "instances": instances}
         body = target.prediction_body(forms, {**self._signature.params, **(params or {})})
-        _, answer = await self._answer("predict", body, extra_body, self._options.but(timeout, retry, headers))
+        options = self._options.but(timeout, retry, headers, extra_body)
+        _, answer = await self._ask("predict", body, options, self._transport.call)
         return reply_of(Predictions, answer)
 
     async def _explain(self, verb: Verb, error: APIStatusError, call: Call) -> None:

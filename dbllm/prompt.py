@@ -28,6 +28,8 @@ from .transport import JSON, Answer, Call, Opened, Transport
 
 T = TypeVar("T")
 ReplyT = TypeVar("ReplyT", bound=Reply)
+Limit = float | Timeout | None
+Fields = Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +39,17 @@ class Options:
     timeout: Timeout = field(default_factory=Timeout)
     retry: Retry = field(default_factory=Retry)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def but(
-        self,
-        timeout: float | Timeout | None = None,
-        retry: Retry | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, timeout: Limit = None, retry: Retry | None = None, headers: Fields = None, extra_body: Fields = None
     ) -> Options:
         """These options, but for what is given."""
         if retry is not None and not isinstance(retry, Retry):
             raise TypeError(f"retry takes a Retry, not {retry!r}; for one attempt: Retry(attempts=1).")
         merged = {**self.headers, **{name.lower(): value for name, value in (headers or {}).items()}}
-        return Options(self.timeout if timeout is None else Timeout.of(timeout), retry or self.retry, merged)
+        timeout = self.timeout if timeout is None else Timeout.of(timeout)
+        return Options(timeout, retry or self.retry, merged, {**self.extra_body, **(extra_body or {})})
 
     def call(self, transport: Transport, method: str, path: str, body: object = None, accept: str = JSON) -> Call:
         """A call, whose time begins now."""

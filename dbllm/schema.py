@@ -10,16 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    StrictStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
 
 from .errors import APIResponseError, Raw
 
@@ -45,25 +36,31 @@ class Meta(NamedTuple):
         return APIResponseError(detail, hint=hint, request_id=self.request_id, attempts=self.attempts, raw=self.raw)
 
 
-class Reply(WireModel):
-    """An answer and the call that brought it."""
+class Traced:
+    """What came, and the call that brought it."""
 
-    _meta: Meta = PrivateAttr(default=Meta())
+    _meta: Meta
 
     @property
     def request_id(self) -> str | None:
-        """The workspace's id of the request (header `x-request-id`)."""
+        """The workspace's id of the request (header `x-request-id`); of a stream, once it is open."""
         return self._meta.request_id
 
     @property
     def attempts(self) -> int:
-        """How often the call was sent until this answer came."""
+        """How often the call was sent until the answer came; 0 for a stream that is not open yet."""
         return self._meta.attempts
 
     @property
     def raw(self) -> Raw | None:
         """Status, headers and body as they came (no body for a stream)."""
         return self._meta.raw
+
+
+class Reply(WireModel, Traced):
+    """An answer and the call that brought it."""
+
+    _meta: Meta = Meta()
 
 
 class PromptRequest(WireModel):
@@ -405,8 +402,8 @@ def _grown(known: Any, piece: Any, key: str = "") -> Any:
         known = _items(known)
         for item in _items(piece):
             index = item.get("index") if isinstance(item, dict) else None
-            same = (old for old in known if index is not None and isinstance(old, dict) and old.get("index") == index)
-            if (old := next(same, None)) is None:
+            same = (old for old in known if isinstance(old, dict) and old.get("index") == index)
+            if index is None or (old := next(same, None)) is None:
                 known.append(item)
             else:
                 _grown(old, item)

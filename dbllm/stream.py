@@ -13,33 +13,30 @@ from .engine import FOREVER
 from .errors import APIError, Raw, StreamInterruptedError
 from .io import drive
 from .judge import error_frame
-from .schema import ChatCompletionChunk, CompletionChunk, Usage
+from .schema import ChatCompletionChunk, CompletionChunk, Meta, Traced, Usage
 from .transport import Opened, Transport
 
 C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk)
 R = TypeVar("R")
+Start = Callable[[], Awaitable[Opened]]
+Parse = Callable[[bytes, Opened], C]
+Assemble = Callable[[list[C], Opened], R]
 
 _AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is usually there already
 
 
-class Reading(Generic[C, R]):
+class Reading(Traced, Generic[C, R]):
     """What both colours of a stream share: the chunks so far, and the coroutines that get the next one."""
 
     def __init__(
-        self,
-        transport: Transport,
-        start: Callable[[], Awaitable[Opened]],
-        parse: Callable[[bytes, Opened], C],
-        assemble: Callable[[list[C], Opened], R],
-        patience: float | None,
+        self, transport: Transport, start: Start, parse: Parse[C], assemble: Assemble[C, R], patience: float | None
     ) -> None:
         self._transport, self._start, self._parse, self._assemble = transport, start, parse, assemble
         self._patience = FOREVER if patience is None else patience  # seconds from one event to the next
         self._opened: Opened | None = None
         self._chunks: list[C] = []
         self._complete = False  # [DONE], a finish_reason or a whole answer has come
-        self._ended = False
-        self._busy = False
+        self._ended = self._busy = False
 
     @property
     def text(self) -> str:
@@ -57,19 +54,8 @@ class Reading(Generic[C, R]):
         return next((chunk.finish_reason for chunk in reversed(self._chunks) if chunk.finish_reason), None)
 
     @property
-    def request_id(self) -> str | None:
-        """The workspace's id of the request, once the stream is open."""
-        return self._opened.meta.request_id if self._opened else None
-
-    @property
-    def attempts(self) -> int:
-        """How often the call was sent until it opened; 0 before."""
-        return self._opened.attempts if self._opened else 0
-
-    @property
-    def raw(self) -> Raw | None:
-        """Status and headers, once the stream is open."""
-        return self._opened.raw if self._opened else None
+    def _meta(self) -> Meta:  # type: ignore[override]
+        return self._opened.meta if self._opened else Meta(attempts=0)
 
     def __del__(self) -> None:
         if getattr(self, "_opened", None) is not None:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import quote
 
 from pydantic import BaseModel
@@ -34,11 +34,7 @@ _KINDS: dict[str, Kind] = {
     "agent/v1/responses": "responses",
     "agent/v2/responses": "responses",
     "agent/v2/chat": "agent",
-    "chat": "chat",
-    "completions": "completions",
-    "embeddings": "embeddings",
-    "responses": "responses",
-    "custom": "custom",
+    **{kind: kind for kind in get_args(Kind) if kind != "app"},
 }
 
 VERBS: dict[Kind, tuple[Verb, ...]] = {
@@ -131,6 +127,14 @@ def quoted(name: object, what: str = "an endpoint") -> str:
     except UnicodeEncodeError:
         pass
     raise ConfigError(f"{what} needs a name, not {name!r}.")
+
+
+class Place(NamedTuple):
+    """Where a handle's calls go: a path, the name that messages use, and what is spoken there, where that is known."""
+
+    path: str
+    name: str
+    kind: Kind | None
 
 
 def invocations_path(name: str, served_model: str | None = None) -> str:
