@@ -18,8 +18,8 @@ if _typing.TYPE_CHECKING:
     )
     from .retry import Retry, Timeout
     from .schema import (
-        ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk, Embeddings, Message, Predictions,
-        PromptRequest, Usage,
+        ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk, Embeddings, Message, OutputItem,
+        Predictions, PromptRequest, Response, ResponseEvent, Usage,
     )
     from .stream import AsyncStream, Stream
     from .sync import Client, DriverApp, Endpoint
@@ -29,9 +29,9 @@ __all__ = [
     "APIConnectionError", "APIError", "APIResponseError", "APIStatusError", "APITimeoutError", "AsyncClient",
     "AsyncDriverApp", "AsyncEndpoint", "AsyncStream", "AuthenticationError", "BadRequestError", "ChatCompletion",
     "ChatCompletionChunk", "Client", "Completion", "CompletionChunk", "ConfigError", "ConflictError", "DbllmError",
-    "DriverApp", "Embeddings", "Endpoint", "InternalServerError", "Message", "NotFoundError", "PermissionDeniedError",
-    "Predictions", "PromptRequest", "RateLimitError", "Raw", "RequestTooLargeError", "Retry", "Stream",
-    "StreamInterruptedError", "Timeout", "Usage",
+    "DriverApp", "Embeddings", "Endpoint", "InternalServerError", "Message", "NotFoundError", "OutputItem",
+    "PermissionDeniedError", "Predictions", "PromptRequest", "RateLimitError", "Raw", "RequestTooLargeError",
+    "Response", "ResponseEvent", "Retry", "Stream", "StreamInterruptedError", "Timeout", "Usage",
 ]
 # fmt: on
 

@@ -77,6 +77,8 @@ class Endpoint(_Handle[AsyncEndpoint]):
     stream_complete = _made(AsyncEndpoint.stream_complete, _stream)
     chat = _now(AsyncEndpoint.chat)
     stream_chat = _made(AsyncEndpoint.stream_chat, _stream)
+    respond = _now(AsyncEndpoint.respond)
+    stream_respond = _made(AsyncEndpoint.stream_respond, _stream)
     embed = _now(AsyncEndpoint.embed)
     predict = _now(AsyncEndpoint.predict)
 

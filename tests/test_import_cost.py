@@ -79,6 +79,6 @@ print(*sorted({name.split(".")[1] for name in sys.modules if name.startswith("db
 """
     )
     assert set(said.split()) <= {
-        "auth", "client", "config", "endpoints", "engine", "errors", "io", "judge", "network", "pool", "profile",
-        "prompt", "retry", "schema", "sources", "sse", "stream", "sync", "target", "transport",
+        "answers", "auth", "client", "config", "endpoints", "engine", "errors", "io", "judge", "network", "pool",
+        "profile", "prompt", "retry", "schema", "sources", "sse", "stream", "sync", "target", "transport",
     }  # fmt: skip

@@ -18,6 +18,7 @@ ROOT = Path(dbllm.__file__).parent
 FLOORS = {
     "errors": 0.0,
     "schema": 0.1,
+    "answers": 0.2,
     "sse": 1.0,
     "target": 1.0,
     "retry": 1.1,
@@ -45,7 +46,7 @@ EXTRAS = {
     "commands", "console", "doctor", "__main__", "mlflow",
 }  # fmt: skip
 MOST_LINES_OF_A_FILE = 250
-MOST_LINES = 3290  # with every kind of auth and the names of __init__; to be lowered
+MOST_LINES = 3530  # with every kind of auth and the names of __init__; to be lowered
 
 CORE = sorted(FLOORS)
 TREES = {name: ast.parse((ROOT / f"{name}.py").read_text("utf-8")) for name in CORE}
@@ -128,7 +129,7 @@ def test_each_dependency_has_its_rooms() -> None:
     assert users("httpx") == {"engine", "network"}
     assert users("httpcore") == {"engine"}
     assert users("tenacity") == {"retry"}
-    assert users("pydantic") <= {"schema", "target", "prompt", "endpoints"}
+    assert users("pydantic") <= {"schema", "answers", "target", "prompt"}
 
 
 @pytest.mark.parametrize("name", CORE)
@@ -146,7 +147,7 @@ def test_only_engine_and_io_sleep_and_only_they_and_the_pool_lock(name: str) -> 
             assert ast.unparse(node) == "leaf.sleep", f"{name}, line {node.lineno}"
 
 
-@pytest.mark.parametrize("name", sorted({"errors", "schema", "sse", "target", "judge"}))
+@pytest.mark.parametrize("name", sorted({"errors", "schema", "answers", "sse", "target", "judge"}))
 def test_decisions_are_plain_functions_that_wait_for_nothing(name: str) -> None:
     for node in ast.walk(TREES[name]):
         assert not isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith), node.lineno
