@@ -27,6 +27,7 @@ from .schema import (
     ChatCompletionChunk,
     CompletionChunk,
     Embeddings,
+    M,
     Message,
     OutputItem,
     Predictions,
@@ -34,6 +35,7 @@ from .schema import (
     ResponseEvent,
 )
 from .stream import Assemble, AsyncStream, C, Parse, R
+from .structured import parsed, response_format
 from .target import Kind, Place, Verb
 from .transport import EVENTS, JSON, Answer, Call, Opened, Transport
 
@@ -181,44 +183,52 @@ class AsyncEndpoint(AsyncDriverApp):
         /,
         messages: Messages,
         *,
+        response_model: type[M] | None = None,
         stop: Sequence[str] | str | None = None,
         timeout: float | Timeout | None = None,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
-    ) -> ChatCompletion:
-        """Ask a chat endpoint (`llm/v1/chat`).
+    ) -> ChatCompletion[M]:
+        """Ask a chat endpoint (`llm/v1/chat`), or an agent that speaks messages.
 
         Args:
             messages: a str (one user message), a message, or a list of `Message` or of dicts with role and content.
+            response_model: a pydantic model, dataclass or TypedDict: its JSON schema is sent as `response_format`, and
+                the answer's `parsed` is one.
             stop, timeout, retry, headers, extra_body, **params: as for `complete`.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
-            APIError: the call failed.
+            APIError: the call failed; an `APIResponseError` where the text does not fit the `response_model`.
         """
-        body = target.chat_body(messages, stop, self._signature.params, params)
+        body = target.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.but(timeout, retry, headers, extra_body)
         _, answer = await self._ask("chat", body, options, self._transport.call)
-        return reply_of(ChatCompletion, answer)
+        return parsed(response_model, reply_of(ChatCompletion, answer))
 
     def stream_chat(
         self,
         /,
         messages: Messages,
         *,
+        response_model: type[M] | None = None,
         stop: Sequence[str] | str | None = None,
         timeout: float | Timeout | None = None,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
-    ) -> AsyncStream[ChatCompletionChunk, ChatCompletion]:
+    ) -> AsyncStream[ChatCompletionChunk, ChatCompletion[M]]:
         """As `chat`, piece by piece; `final()` is the whole answer. The call is made on entering the stream."""
-        body = target.chat_body(messages, stop, self._signature.params, params)
+        body = target.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.but(timeout, retry, headers, extra_body)
-        return self._stream("chat", body, options, chat_piece, chat_whole)
+
+        def whole(chunks: list[ChatCompletionChunk], opened: Opened) -> ChatCompletion[M]:
+            return parsed(response_model, chat_whole(chunks, opened))
+
+        return self._stream("chat", body, options, chat_piece, whole)
 
     async def respond(
         self,

@@ -6,11 +6,20 @@ too. What dbllm knows about the call (`request_id`, `attempts`, `raw`) stays out
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, model_validator
 
 from .errors import APIResponseError, Raw
+
+if TYPE_CHECKING:  # a default for a type variable: for type checkers, as Python itself has it from 3.13 on only
+    from typing_extensions import TypeVar
+
+    M = TypeVar("M", default=None)
+else:
+    from typing import TypeVar
+
+    M = TypeVar("M")
 
 
 class WireModel(BaseModel):
@@ -199,10 +208,16 @@ class Head(WireModel):
         return next((choice.finish_reason for choice in self.choices if choice.index == 0), None)
 
 
-class ChatCompletion(Head, Reply):
+class ChatCompletion(Head, Reply, Generic[M]):
     """Answer of `llm/v1/chat`."""
 
     choices: list[Choice] = Field(min_length=1)
+    _parsed: Any = None
+
+    @property
+    def parsed(self) -> M:
+        """The text as the `response_model` it was asked for; None without one, or where a tool is called instead."""
+        return self._parsed  # type: ignore[no-any-return]
 
     @property
     def message(self) -> Message:

@@ -80,5 +80,5 @@ print(*sorted({name.split(".")[1] for name in sys.modules if name.startswith("db
     )
     assert set(said.split()) <= {
         "answers", "auth", "client", "config", "endpoints", "engine", "errors", "io", "judge", "network", "pool",
-        "profile", "prompt", "retry", "schema", "sources", "sse", "stream", "sync", "target", "transport",
+        "profile", "prompt", "retry", "schema", "sources", "sse", "stream", "structured", "sync", "target", "transport",
     }  # fmt: skip
