@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from . import target
-from .auth import Token, hidden
+from .auth import Token, hide
 from .config import Config, resolve
 from .endpoints import AsyncDriverApp, AsyncEndpoint, Tasks
 from .errors import ConfigError
@@ -80,7 +80,7 @@ class AsyncClient:
         proxy: ProxyLike | None = None,
         trust_env: bool = True,
     ) -> None:
-        token, client_secret = hidden(token), hidden(client_secret)  # from here on no traceback shows them
+        host, token, client_secret = hide(host, token, client_secret)  # from here on no traceback shows them
         network, proxy = Network(verify, cert, proxy, trust_env), None
         config = resolve(
             host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
@@ -197,10 +197,14 @@ class AsyncClient:
             APIError: the call failed.
         """
         if not path.startswith("/") or path.startswith("//"):
-            raise ConfigError(f"path {path!r} begins with '/': the host is the client's own, {self.host}.")
+            raise ConfigError(
+                f"path {path.split('?')[0]!r} begins with '/': the host is the client's own, {self.host}."
+            )
         options = self._options.but(timeout, retry, headers)
         whole = path + (("&" if "?" in path else "?") + query if (query := _query(params)) else "")
-        answer = await self._transport.call(options.call(self._transport, method.upper(), whole, json))
+        call = options.call(self._transport, method.upper(), whole, json)
+        del path, params, json, headers, whole, query  # what may be secret, no traceback with locals shall show
+        answer = await self._transport.call(call)
         try:
             return json_module.loads(answer.raw.body) if answer.raw.body.strip() else None
         except (ValueError, RecursionError):

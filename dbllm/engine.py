@@ -37,7 +37,7 @@ class Outgoing:
     """One HTTP request, ready to send. `deadline` is on the leaf's clock, the others are seconds."""
 
     method: str
-    url: str
+    url: str = field(repr=False)  # its query may hold what is secret
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(repr=False)
     deadline: float

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from .auth import Token, hidden
+from .auth import Token, hide
 from .client import MAX_CONNECTIONS, AsyncClient
 from .config import Config, resolve
 from .endpoints import AsyncDriverApp, AsyncEndpoint
@@ -39,7 +39,9 @@ def _now(verb: Callable[Concatenate[Core, P], Coroutine[Any, Any, T]]) -> Callab
 
     @wraps(verb)
     def plain(self: _Plain[Core], /, *args: P.args, **options: P.kwargs) -> T:
-        return drive(verb(self._core, *args, **options))
+        coroutine = verb(self._core, *args, **options)
+        del args, options  # the verb knows what of them may be shown in a traceback with locals
+        return drive(coroutine)
 
     return plain
 
@@ -118,7 +120,7 @@ class Client(_Plain[AsyncClient]):
         trust_env: bool = True,
     ) -> None:
         self._core = AsyncClient.__new__(AsyncClient)
-        token, client_secret = hidden(token), hidden(client_secret)  # from here on no traceback shows them
+        host, token, client_secret = hide(host, token, client_secret)  # from here on no traceback shows them
         network, proxy = Network(verify, cert, proxy, trust_env), None
         config = resolve(
             host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
