@@ -127,7 +127,7 @@ class Auth(Protocol):
         """The headers to send now, names in lower case; had before `deadline`, on the leaf's clock."""
         ...
 
-    def refused(self, sent: Mapping[str, str]) -> bool:
+    def refused(self, sent: Mapping[str, str], now: float) -> bool:
         """The workspace says that these headers have expired: whether asking again may bring others."""
         ...
 
@@ -184,7 +184,7 @@ class Fixed:
     async def headers(self, leaf: Leaf, deadline: float) -> Mapping[str, str]:
         return self._headers
 
-    def refused(self, sent: Mapping[str, str]) -> bool:
+    def refused(self, sent: Mapping[str, str], now: float) -> bool:
         return False
 
 
@@ -210,7 +210,7 @@ class _Asked:
         finally:
             _running.reset(mark)
 
-    def refused(self, sent: Mapping[str, str]) -> bool:
+    def refused(self, sent: Mapping[str, str], now: float) -> bool:
         return False  # it was asked for this very attempt
 
 
@@ -223,7 +223,7 @@ class Told:
     async def headers(self, leaf: Leaf, deadline: float) -> Mapping[str, str]:
         return self._ask()
 
-    def refused(self, sent: Mapping[str, str]) -> bool:
+    def refused(self, sent: Mapping[str, str], now: float) -> bool:
         return False
 
 
@@ -284,8 +284,10 @@ class Renewed:
             self._lease = fresh
             return fresh.headers
 
-    def refused(self, sent: Mapping[str, str]) -> bool:
+    def refused(self, sent: Mapping[str, str], now: float) -> bool:
         lease = self._lease
-        if lease is not None and lease.headers is sent:  # else somebody has fetched new ones meanwhile
+        # What somebody has fetched meanwhile serves if it is young: this call has just shown how long it takes to
+        # arrive, and it is made again only once.
+        if lease is not None and (lease.headers is sent or now > lease.ends - 0.8 * lease.life):
             self._lease = None
         return True

@@ -157,7 +157,7 @@ class Transport:
         try:
             return await attempt(call, sent)
         except APIStatusError as error:
-            if error.raw is None or not says_expired(error.raw) or not self._auth.refused(sent):
+            if error.raw is None or not says_expired(error.raw) or not self._auth.refused(sent, self.leaf.now()):
                 raise
         return await attempt(call, await self._auth.headers(self.leaf, call.deadline))
 
