@@ -20,10 +20,11 @@ from typing import Any, TypeVar, cast
 import anyio
 import anyio.to_thread
 
-from .engine import FOREVER, Outgoing, Wire, origin, wires
+from .engine import Outgoing, Wire, checked_engine, origin, wires
 from .errors import APITimeoutError, ConfigError, Raw
 from .network import DIRECT, Network
 from .pool import Exchange, Pool
+from .sockets import FOREVER
 
 T = TypeVar("T")
 
@@ -86,8 +87,7 @@ class _Leaf(ABC):
             raise ConfigError(f"max_connections={limit!r} is a whole number from 1 up.")
         if transport is not None and client is not None:
             raise ConfigError("transport= and http_client= are two ways to say the same: pass one.")
-        if engine not in (None, "httpx"):
-            raise ConfigError(f"engine={engine!r} is not known; there is 'httpx'.")
+        engine = checked_engine(engine or os.environ.get("DBLLM_ENGINE") or None)
         suspends = self.closing == "aclose"
         if network != DIRECT and (transport is not None or client is not None):
             own = "transport=" if client is None else "http_client="
@@ -96,7 +96,7 @@ class _Leaf(ABC):
 
         def wires_to(to: str) -> Callable[[], Wire]:
             # `now` is looked up late, for tests put another clock in its place.
-            return wires(to, suspends, lambda: self.now(), transport, client, network)
+            return wires(to, suspends, lambda: self.now(), transport, client, network, engine)
 
         self._wires_to = wires_to
         self.new_wire = wires_to(base)
