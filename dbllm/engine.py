@@ -12,7 +12,7 @@ import re
 import ssl
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -163,6 +163,7 @@ class DirectWire:
         self._socket: Socket | None = None
         self._parser: Parser | None = None
         self._decoder: Any = None
+        self._flaw: BaseException | None = None  # comes after what came before it
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
@@ -197,9 +198,7 @@ class DirectWire:
             except _BROKEN:  # it may have been answered before it was sent whole; else reading fails as well
                 pass
             while not parser.status:
-                data = await sock.read()
-                came = came or bool(data)
-                parser.feed(data)
+                came = await self._more(parser, sock) or came
         except _BROKEN as error:
             # A kept-alive connection that the server had closed meanwhile never carried the request to it.
             raise self._ours(error, sent=came or not kept) from _bare(error)
@@ -221,7 +220,7 @@ class DirectWire:
                     piece = self._decoder.decompress(piece)
                 if piece or parser.done:
                     return piece
-                parser.feed(await sock.read())
+                await self._more(parser, sock)
         except zlib.error as error:
             raise APIResponseError(_NOT_DECODED.format(error), raw=Raw(self.status, self.headers)) from None
         except _BROKEN as error:
@@ -238,7 +237,19 @@ class DirectWire:
     def ready(self) -> bool:
         """Whether it may carry another request."""
         parser, sock = self._parser, self._socket
-        return parser is not None and sock is not None and parser.reusable and sock.silent and not watched()
+        sound = parser is not None and parser.reusable and self._flaw is None
+        return sound and sock is not None and sock.silent and not watched()
+
+    async def _more(self, parser: Parser, sock: Socket) -> bool:
+        """Whether something came."""
+        if self._flaw is not None:
+            raise self._flaw
+        data = await sock.read()
+        try:
+            parser.feed(data)
+        except _BROKEN as flaw:
+            self._flaw = flaw
+        return bool(data)
 
     async def _dial(self, url: httpx.URL, timeout: float | None) -> Parser:
         self._socket = new_socket(self._way.suspends, self._way.now)
@@ -334,6 +345,24 @@ class HttpxWire:
         if isinstance(error, httpx.DecodingError):
             return APIResponseError(_NOT_DECODED.format(_told(error)), raw=Raw(self.status, self.headers))
         return _broke(error, isinstance(error, httpx.TimeoutException), self.status, self.headers, True)
+
+
+class _Body(httpx.AsyncByteStream, httpx.SyncByteStream):
+    """A request's body. httpx's own is an async generator, which trio misses when a broken connection drops it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._left = [body]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._left)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Body(self._left[0])  # afresh, for a transport of the user's that sends it again
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
 
 
 Wire = DirectWire | HttpxWire
@@ -461,7 +490,10 @@ def wires(
     def request(out: Outgoing, left: float | None) -> httpx.Request:
         timeout = {"connect": out.connect if left is None else min(left, out.connect or left), "pool": None}
         extensions = {"timeout": {**timeout, "read": left, "write": left}}
-        return httpx.Request(out.method, _url(out.url), headers=out.headers, content=out.body, extensions=extensions)
+        built = httpx.Request(out.method, _url(out.url), headers=out.headers, content=out.body, extensions=extensions)
+        if out.body is not None:
+            built.stream = _Body(out.body)
+        return built
 
     def by_client(out: Outgoing, left: float | None) -> Any:
         timeout, headers = httpx.Timeout(left, connect=out.connect), out.headers

@@ -20,7 +20,7 @@ class LlhttpParser:
     def _start(self, method: str) -> None:
         self.status, self.done, self.reusable = 0, False, False
         self.fields: Fields = []
-        self._bodyless, self._framed, self._seen = method == "HEAD", False, 0
+        self._bodyless, self._framed, self._head = method == "HEAD", False, b""
 
     def request(self, method: str, target: bytes, fields: Fields, body: bytes) -> bytes:
         """The bytes to send."""
@@ -34,8 +34,13 @@ class LlhttpParser:
         if not data:
             self._end()
             return
-        if not self.status:
-            self._seen += len(data)
+        if not self.status:  # llhttp takes a head in any pieces; whole, it is one call, and its size is known
+            data = self._head = self._head + data
+            if len(data) > MAX_HEAD and b"\n\r\n" not in data[:MAX_HEAD]:
+                raise ConnectionError(f"the answer's head is over {MAX_HEAD} bytes")
+            if b"\n\r\n" not in data and b"\n\n" not in data:
+                return
+            self._head = b""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -44,8 +49,6 @@ class LlhttpParser:
             if not self.done:
                 raise ConnectionError(f"the answer is no HTTP: {error}") from None
             self.reusable = False
-        if not self.status and self._seen > MAX_HEAD:
-            raise ConnectionError(f"the answer's head is over {MAX_HEAD} bytes")
 
     def taken(self) -> bytes:
         """The body since the last time."""

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from .engine import Outgoing, Wire, checked_engine, origin, wires
@@ -310,6 +311,7 @@ class AsyncLeaf(_Leaf):
         home = self._homes[key] = _Loop(self, key[1])
         home.lifetime = self._lifetime(key, home.pool)
         await anext(home.lifetime)
+        await anyio.lowlevel.checkpoint()  # anyio was loaded just now: the loop gets its turn before the call goes on
         return home
 
     def forget(self) -> None:

@@ -135,7 +135,8 @@ class TrioSocket:
 
     async def close(self) -> None:
         if self._stream is not None:
-            await anyio.aclose_forcefully(self._stream)
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(self._stream)
 
     @property
     def silent(self) -> bool:
