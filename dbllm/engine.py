@@ -452,12 +452,15 @@ def _genuine(kind: type, name: str) -> object:
     return found if str(getattr(getattr(found, "__code__", None), "co_filename", "")).startswith(home) else name
 
 
-_GENUINE = [(kind, name, _genuine(kind, name)) for kind, name in _SEEN_AT.items()]
+_GENUINE = [(kind.__dict__, name, _genuine(kind, name)) for kind, name in _SEEN_AT.items()]
 
 
 def watched() -> bool:
     """Whether somebody (respx, say) has taken the place of one of httpx's methods: then every call goes there."""
-    return any(kind.__dict__[name] is not own for kind, name, own in _GENUINE)
+    for methods, name, own in _GENUINE:  # every call asks
+        if methods[name] is not own:
+            return True
+    return False
 
 
 @lru_cache

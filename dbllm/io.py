@@ -252,6 +252,7 @@ class _Loop:
     def __init__(self, leaf: AsyncLeaf, loop: Any) -> None:
         self.now, self.event = leaf.now, anyio.Event
         self._loop = loop
+        self._time: Callable[[], float] = getattr(loop, "time", anyio.current_time)  # what scopes go by
         self._tasks: set[Any] = set()
         self.locks: dict[str, anyio.Lock] = {}
         self.pool = Pool(self, leaf.limit, leaf.new_wire)
@@ -263,8 +264,9 @@ class _Loop:
         return bool(event.is_set())
 
     async def within(self, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T:
-        with anyio.fail_after(_left(deadline, self.now())):
+        with anyio.CancelScope(deadline=deadline - self.now() + self._time()):
             return await thunk()
+        raise TimeoutError
 
     def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
