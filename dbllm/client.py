@@ -6,7 +6,7 @@ import json as json_module
 import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from . import target
@@ -19,6 +19,10 @@ from .network import Cert, Network, ProxyLike, Verify
 from .prompt import Options, Signature
 from .retry import Retry, Timeout
 from .transport import Transport
+
+if TYPE_CHECKING:
+    from .secrets import AsyncSecrets
+    from .serving import AsyncEndpoints
 
 MAX_CONNECTIONS = 1000
 
@@ -168,6 +172,20 @@ class AsyncClient:
         signature = Signature(params or {}, transform_input, transform_output)
         path = target.app_path(port, cluster)
         return AsyncDriverApp(self._transport, self._options, signature, path, f"{cluster}:{port}")
+
+    @property
+    def endpoints(self) -> AsyncEndpoints:
+        """The workspace's serving endpoints: make, change, watch and delete them."""
+        from .serving import AsyncEndpoints  # most programs only call models
+
+        return AsyncEndpoints(self._transport, self._options)
+
+    @property
+    def secrets(self) -> AsyncSecrets:
+        """The workspace's secrets and their scopes."""
+        from .secrets import AsyncSecrets
+
+        return AsyncSecrets(self._transport, self._options)
 
     async def request(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from functools import wraps
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from .auth import Token, hidden
 from .client import MAX_CONNECTIONS, AsyncClient
@@ -16,6 +16,10 @@ from .network import Cert, Network, ProxyLike, Verify
 from .prompt import Options
 from .retry import Retry, Timeout
 from .stream import AsyncStream, C, R, Stream
+
+if TYPE_CHECKING:
+    from .secrets import Secrets
+    from .serving import Endpoints
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -135,6 +139,20 @@ class Client(_Plain[AsyncClient]):
     def config(self) -> Config:
         """What was found and where, without secrets: str() of it is a sentence."""
         return self._core.config
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """The workspace's serving endpoints: make, change, watch and delete them."""
+        from .serving import Endpoints  # most programs only call models
+
+        return Endpoints(self._core.endpoints)
+
+    @property
+    def secrets(self) -> Secrets:
+        """The workspace's secrets and their scopes."""
+        from .secrets import Secrets
+
+        return Secrets(self._core.secrets)
 
     @classmethod
     def _around(cls, core: AsyncClient) -> Client:
