@@ -155,7 +155,7 @@ def _check_secret(given: Mapping[str, Any], name: str, where: str) -> None:
 
 def _mapping(value: object, where: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
-        return value
+        return {key: item for key, item in value.items() if item is not None}  # a null is as good as nothing
     raise ConfigError(f"{where} is missing." if value is None else f"{where} is a dict, not {type(value).__name__}.")
 
 

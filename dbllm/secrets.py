@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import builtins
+import re
 from collections.abc import Mapping
 
 from .control import Control, ModelT, content_of, items_of, model_of
+from .errors import APIError, Raw
 from .plain import Plain, now
 from .schema import Meta, WireModel
 
@@ -81,7 +83,12 @@ class AsyncSecrets(Control):
             held = {"bytes_value": base64.b64encode(value).decode()}
         else:
             raise TypeError(f"a secret is a str or bytes, not {type(value).__name__}.")
-        await self._ask("POST", f"{SECRETS}/put", {"scope": scope, "key": key, **held})
+        try:
+            await self._ask("POST", f"{SECRETS}/put", {"scope": scope, "key": key, **held})
+        except APIError as error:
+            for refusal in (error, *error.previous):
+                _forget(refusal, *held.values())
+            raise
 
     async def get(self, scope: str, key: str) -> str:
         """The value of a secret, as text; `get_bytes` is for one that is none.
@@ -140,6 +147,14 @@ class AsyncSecrets(Control):
     ) -> builtins.list[ModelT]:
         answer = await self._ask("GET", f"{SECRETS}/{path}", query=query)
         return [model_of(model, item, answer) for item in items_of(answer, key)]
+
+
+def _forget(refusal: APIError, value: str) -> None:
+    """Drop what a workspace that repeats what it refuses may have repeated."""
+    refusal.raw = refusal.raw and Raw(refusal.raw.status, refusal.raw.headers)
+    if any(run in refusal.detail for run in re.findall(r"\w{6,}", value, re.ASCII)):  # escaped or not, these are in it
+        refusal.detail = "the workspace refused the secret, in words that repeat it"
+        refusal.args = (refusal.detail,)
 
 
 class Secrets(Plain[AsyncSecrets]):
