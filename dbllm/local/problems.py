@@ -31,7 +31,7 @@ class Problem(Exception):
     message: str
     headers: dict[str, str] = field(default_factory=dict)
 
-    def body(self) -> dict[str, str | int]:
+    def body(self) -> dict[str, object]:
         """The JSON body of the answer."""
         return {"error_code": self.error_code, "message": self.message}
 
