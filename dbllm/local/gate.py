@@ -119,7 +119,7 @@ def _check_size(scope: Scope) -> None:
 
 
 def with_request_id(problem: Problem, request_id: str) -> Problem:
-    """The refusal of a credential, whose code is an integer, names the request in its text and a header."""
+    """The refusal of a credential (its code is an integer) names the request, in its text and in a header."""
     if not isinstance(problem.error_code, int):
         return problem
     headers = {**problem.headers, "x-databricks-reason-phrase": problem.message}

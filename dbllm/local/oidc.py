@@ -52,7 +52,8 @@ class Oidc:
         self._seconds = token_seconds
         self._subjects = subjects
         self._clock = clock
-        self._ends: dict[str, tuple[float, Caller]] = {}
+        self._ends: dict[str, float] = {}
+        self._callers: dict[str, Caller] = {}
         self._others: Callable[[str, str], Caller | None] = lambda _name, _secret: None
 
     def also(self, others: Callable[[str, str], Caller | None]) -> None:
@@ -69,12 +70,12 @@ class Oidc:
         Raises:
             Problem: 403, it is, and has ended.
         """
-        if token not in self._ends:
+        ends = self._ends.get(token)
+        if ends is None:
             return None
-        ends, caller = self._ends[token]
         if self._clock() >= ends:
             raise expired_token()
-        return caller
+        return self._callers[token]
 
     async def metadata(self, request: Request) -> Response:
         """RFC 8414."""
@@ -119,9 +120,11 @@ class Oidc:
 
     def _issued(self, caller: Caller, scope: str) -> Response:
         now = self._clock()
-        self._ends = {token: one for token, one in self._ends.items() if one[0] > now - 60}
+        self._ends = {token: ends for token, ends in self._ends.items() if ends > now - 60}
+        self._callers = {token: self._callers[token] for token in self._ends}
         token = f"local-oauth-{secrets.token_urlsafe(32)}"
-        self._ends[token] = (now + self._seconds, caller)
+        self._callers[token] = caller
+        self._ends[token] = now + self._seconds
         life = int(self._seconds) if self._seconds == int(self._seconds) else self._seconds
         content = {"access_token": token, "token_type": "Bearer", "expires_in": life, "scope": scope}
         return JSONResponse(content, headers={"cache-control": "no-store"})
