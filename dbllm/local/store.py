@@ -135,7 +135,8 @@ def opened(folder: Path | None, environ: Mapping[str, str] = os.environ) -> Iter
         store = Store()
     else:
         path = folder / FILE
-        store = Store(_private(path), Vault(find_key(folder, environ, new=not path.exists())))
+        key = find_key(folder, environ, new=not path.exists())
+        store = Store(_private(path), Vault(key))
     try:
         yield store
     finally:
