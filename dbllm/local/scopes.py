@@ -196,7 +196,7 @@ class Scopes:
     def _found(self, scope: str, key: str) -> tuple[str, int]:
         found = self._secrets[scope].get(key)
         if found is None:
-            raise missing(f"Secret does not exist with scope: {scope} and key: {key}")
+            raise Problem(404, "RESOURCE_DOES_NOT_EXIST", f"Secret does not exist with scope: {scope} and key: {key}")
         return found
 
 
