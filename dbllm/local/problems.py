@@ -31,7 +31,7 @@ class Problem(Exception):
     message: str
     headers: dict[str, str] = field(default_factory=dict)
 
-    def body(self) -> dict[str, str | int]:
+    def body(self) -> dict[str, object]:
         """The JSON body of the answer."""
         return {"error_code": self.error_code, "message": self.message}
 
@@ -39,6 +39,31 @@ class Problem(Exception):
 def bad_request(reason: str) -> Problem:
     """400: the request does not fit the endpoint (Databricks REST: `Bad request: ...`)."""
     return Problem(400, "BAD_REQUEST", f"Bad request: {reason}")
+
+
+def invalid(reason: str) -> Problem:
+    """400: a field of a control-plane request is missing or has a wrong value."""
+    return Problem(400, "INVALID_PARAMETER_VALUE", f"{reason}.")
+
+
+def malformed(reason: str) -> Problem:
+    """400: the request has no form that the API knows."""
+    return Problem(400, "MALFORMED_REQUEST", f"{reason}.")
+
+
+def denied(reason: str) -> Problem:
+    """403: the credential is good, but does not open this."""
+    return Problem(403, "PERMISSION_DENIED", f"PERMISSION_DENIED: {reason}.")
+
+
+def missing(reason: str) -> Problem:
+    """404: what the request names does not exist."""
+    return Problem(404, "RESOURCE_DOES_NOT_EXIST", f"{reason}.")
+
+
+def taken(reason: str, status: int = 409) -> Problem:
+    """409, or 400 where Databricks says so: the name is in use."""
+    return Problem(status, "RESOURCE_ALREADY_EXISTS", f"{reason}.")
 
 
 def unknown_field(name: str) -> Problem:
