@@ -61,8 +61,7 @@ class Anthropic:
             raise bad_request(f"the field '{unknown[0]}' is not supported by the provider 'anthropic'")
         if wanted.get("n", 1) != 1:
             raise bad_request("the provider 'anthropic' gives one choice: 'n' must be 1")
-        messages = wanted["messages"] if task == CHAT else [{"role": "user", "content": one_prompt(wanted)}]
-        assert isinstance(messages, list)
+        messages = as_list(wanted["messages"]) if task == CHAT else [{"role": "user", "content": one_prompt(wanted)}]
         body: Json = {"model": model, "messages": _messages(messages), "max_tokens": _max_tokens(wanted)}
         system = "\n".join(text_of(message) for message in messages if message["role"] in ("system", "developer"))
         if system:
@@ -130,8 +129,8 @@ class _Events:
 
     def _delta(self, block: int, delta: dict[str, Any]) -> list[Json]:
         if delta["type"] == "input_json_delta":
-            arguments = {"function": {"arguments": delta["partial_json"]}}
-            return [self._chunks.call(self._calls[block], arguments)] if delta["partial_json"] else []
+            more = delta["partial_json"]
+            return [self._chunks.call(self._calls[block], {"function": {"arguments": more}})] if more else []
         return self._chunks.some_text(delta["text"] if delta["type"] == "text_delta" else None)
 
 
@@ -175,7 +174,9 @@ def _tool_use(call: Mapping[str, Any]) -> Json:
         name, arguments = call["function"]["name"], call["function"]["arguments"]
         told = json.loads(arguments or "{}")
     except (KeyError, TypeError, ValueError) as error:
-        raise bad_request(f"a tool call must have a function with 'name' and 'arguments' that are JSON: {error}") from None
+        raise bad_request(
+            f"a tool call must have a function with 'name' and 'arguments' that are JSON: {error}"
+        ) from None
     return {"type": "tool_use", "id": str(call.get("id", "")), "name": name, "input": told}
 
 

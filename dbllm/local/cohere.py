@@ -9,18 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dbllm.local.dialects import (
-    CHAT,
-    EMBEDDINGS,
-    Chunks,
-    Json,
-    Reader,
-    as_list,
-    decoded,
-    one_prompt,
-    tool_call,
-    whole,
-)
+from dbllm.local.dialects import CHAT, EMBEDDINGS, Chunks, Json, Reader, as_list, decoded, one_prompt, tool_call, whole
 from dbllm.local.problems import bad_request
 
 FINISH = {
