@@ -75,6 +75,15 @@ def up(
     drain: Annotated[float, typer.Option(help="Seconds that open answers get to end after Ctrl-C.", min=0)] = 0.5,
     seed: Annotated[int | None, typer.Option(help="Makes the split of traffic repeatable.")] = None,
     at_once: Annotated[int, typer.Option(help="Calls of models worked on at once; others wait.", min=1)] = 256,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROVIDER=URL", help="Where a provider of external models is; openai=local: here. May be repeated."
+        ),
+    ] = None,
+    upstream_key: Annotated[
+        str | None, typer.Option(envvar="DBLLM_UPSTREAM_KEY", help="Opens the own upstream; made up when left out.")
+    ] = None,
 ) -> None:
     """Run a local workspace that answers with a real small model, until Ctrl-C.
 
@@ -92,7 +101,13 @@ def up(
         drivers=driver or (),
         principals=principals,
         drain=drain,
-        options=Options(deploy_seconds=deploy_seconds, seed=seed, at_once=at_once),
+        options=Options(
+            deploy_seconds=deploy_seconds,
+            seed=seed,
+            at_once=at_once,
+            upstreams=dict(_pair(one, "--upstream") for one in upstream or ()),
+            upstream_key=upstream_key,
+        ),
     ).run(_say_up)
 
 
@@ -102,9 +117,17 @@ def _secret(variable: str) -> str:
     return secret
 
 
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not (name and sign and value):
+        raise typer.BadParameter(f"{text!r} is not of the form name=value.", param_hint=option)
+    return name, value
+
+
 def _say_up(workspace: Workspace) -> None:
     for name, value in workspace.env.items():
         print(f"export {name}={shlex.quote(value)}")
+    print(f"# upstream: {workspace.upstream_url} takes the key {workspace.upstream_key}")
     print(f"# ready: {workspace.host} answers (Ctrl-C stops it)", flush=True)
 
 

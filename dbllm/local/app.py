@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from dbllm.local import catalog, records, rest
+from dbllm.local import catalog, providers, records, rest
 from dbllm.local.control import DEPLOY_SECONDS, Endpoints, Outside, no_such_served
 from dbllm.local.dispatch import AT_ONCE, Dispatch
 from dbllm.local.engine import Engine
 from dbllm.local.entities import Answers, Entity, Passes
 from dbllm.local.gate import Gate
+from dbllm.local.gateway import Gateway
 from dbllm.local.invoke import CUSTOM_LIMIT, FOUNDATION_LIMIT, Models
 from dbllm.local.metrics import Metrics
 from dbllm.local.oidc import Oidc
@@ -33,6 +35,8 @@ from dbllm.local.rest import OBJECT, TEXT, Operation
 from dbllm.local.scopes import Scopes
 from dbllm.local.state import Identity
 from dbllm.local.store import Change, Store
+from dbllm.local.upstream import PATH as UPSTREAM
+from dbllm.local.upstream import Upstream
 from dbllm.local.vectors import Vectors
 from dbllm.local.wire import decode_json, read_body
 
@@ -55,12 +59,17 @@ class Options:
         deploy_seconds: how long a deployment takes.
         seed: makes the split of the traffic repeatable.
         at_once: how many invocations are worked on at the same time; further ones wait.
+        upstreams: base URLs by provider of external models, in place of the providers' own; "local" is the
+            workspace's own upstream.
+        upstream_key: opens the workspace's own upstream; made up when left out.
         now: seconds since 1970.
     """
 
     deploy_seconds: float = DEPLOY_SECONDS
     seed: int | None = None
     at_once: int = AT_ONCE
+    upstreams: Mapping[str, str] = field(default_factory=dict)
+    upstream_key: str | None = field(default=None, repr=False)
     now: Callable[[], float] = time.time
 
 
@@ -94,6 +103,7 @@ def create_app(
         app,
         callers=lambda token: workspace.principals.caller(token) or oidc.caller(token),
         workspace_id=identity.workspace_id,
+        open_paths=(f"{UPSTREAM}/",),
     )
 
 
@@ -114,11 +124,12 @@ class _Workspace:
         self.principals = Principals(store, owner, identity.token, options.now)
         own = {one.entity_name: one for one in catalog.ready_endpoints(models.engine.name).values()}
         ready = [catalog.ready_record(one, name, identity.created_ms) for name, one in own.items()]
-        self._gateway: Passes = _Absent()
+        self._gateway: Passes = Gateway(scopes.value, options.upstreams)
+        self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
         self._customs: Answers = _AbsentCustoms()
         outside = Outside(
             may_read=scopes.may_read,
-            check_external=lambda _model: None,
+            check_external=providers.check,
             custom=frozenset(),
             metrics=self._metrics.text,
             logs=self._metrics.log,
@@ -131,7 +142,8 @@ class _Workspace:
             self._gateway,
             self._customs,
             self._metrics,
-            self._spend,
+            self._rates.spend,
+            self._remember,
             seed=options.seed,
             at_once=options.at_once,
         )
@@ -149,6 +161,7 @@ class _Workspace:
             Route("/.well-known/databricks-config", self.host_metadata),
             Route(DOCUMENT, self.document),
             *rest.routes(self._operations, self._thread),
+            *self._upstream.routes(),
             Route("/serving-endpoints/{name}/invocations", self.invocations, methods=["POST"]),
             Route(served, self.invocations, methods=["POST"]),
             *(Route(f"/serving-endpoints/{path}", self.by_model, methods=["POST"]) for path in OPENAI_TASKS),
@@ -257,10 +270,6 @@ class _Workspace:
         await self._remember(counters)
         return self._dispatch.answer(request, record, served, body, counters)
 
-    async def _spend(self, counters: Sequence[str], tokens: int) -> None:
-        self._rates.spend(counters, tokens)
-        await self._remember(counters)
-
     async def _remember(self, counters: Sequence[str]) -> None:
         """Counters survive the end of the process, not a power cut: that would cost a call a write to the disk."""
         if changes := self._rates.changes(counters):
@@ -276,17 +285,9 @@ class _Workspace:
         return await self._proxy.forward(request)
 
 
-class _Absent:
-    """Until the gateway to external models is there."""
-
-    async def call(self, _request: Request, entity: Entity, _task: str, _body: bytes) -> Response:
-        raise Problem(501, "NOT_IMPLEMENTED", f"The external model behind '{entity.name}' cannot be called yet.")
-
-    async def close(self) -> None:
-        pass
-
-
 class _AbsentCustoms:
+    """Until custom models are there."""
+
     async def call(self, _request: Request, entity: Entity, _body: bytes) -> Response:
         raise Problem(501, "NOT_IMPLEMENTED", f"The custom model behind '{entity.name}' cannot be called yet.")
 

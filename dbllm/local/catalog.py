@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from dbllm.local.entities import slug, stable_id
 from dbllm.local.permissions import USERS
-from dbllm.local.records import CUSTOM, FOUNDATION, Record, Settings
+from dbllm.local.records import CUSTOM as CUSTOM
+from dbllm.local.records import FOUNDATION as FOUNDATION
+from dbllm.local.records import Record, Settings
 from dbllm.local.vectors import DIMENSIONS
 from dbllm.local.vectors import NAME as VECTORS_NAME
 

@@ -35,7 +35,8 @@ class Dispatch:
         gateway: answers for external models.
         customs: answers for custom models.
         metrics: counts the answers.
-        spend: counts an answer's tokens against counters.
+        spend: counts tokens of an answer against counters.
+        remember: keeps the counters.
         seed: makes the split of the traffic repeatable.
         at_once: how many invocations are worked on at the same time.
     """
@@ -47,7 +48,8 @@ class Dispatch:
         gateway: Passes,
         customs: Answers,
         metrics: Metrics,
-        spend: Callable[[Sequence[str], int], Awaitable[None]],
+        spend: Callable[[Sequence[str], int], None],
+        remember: Callable[[Sequence[str]], Awaitable[None]],
         seed: int | None = None,
         at_once: int = AT_ONCE,
     ) -> None:
@@ -58,6 +60,7 @@ class Dispatch:
         self._draw = random.Random(seed)
         self.metrics = metrics
         self.spend = spend
+        self.remember = remember
         self.slots = asyncio.Semaphore(at_once)
 
     def answer(
@@ -135,7 +138,9 @@ class _Invocation(Response):
             if message["type"] == "http.response.start":
                 status = message["status"]
             elif usage is not None:
-                usage.read(message.get("body", b""))
+                # Counted before it is sent: the next call may come as soon as this answer is there.
+                tokens = usage.read(message.get("body", b""), last=not message.get("more_body", False))
+                self._dispatch.spend(self._asked.counters, tokens)
             await send(message)
 
         try:
@@ -151,8 +156,8 @@ class _Invocation(Response):
                         raise
         finally:
             self._dispatch.metrics.answered(self._asked.record.name, served, status or 499, time.monotonic() - begun)
-            if usage is not None and (tokens := usage.tokens()):
-                await self._dispatch.spend(self._asked.counters, tokens)
+            if usage is not None:
+                await self._dispatch.remember(self._asked.counters)
 
 
 def falls_back(problem: Problem) -> bool:
@@ -161,24 +166,23 @@ def falls_back(problem: Problem) -> bool:
 
 
 class _Usage:
-    """Reads along how many tokens an answer took: from its JSON, or the last event that says so."""
+    """Reads along how many tokens an answer took: from its JSON, or from the events that say so."""
 
     def __init__(self) -> None:
-        self._seen = bytearray()
+        self._seen = b""
         self._tokens = 0
 
-    def read(self, part: bytes) -> None:
+    def read(self, part: bytes, *, last: bool) -> int:
+        """How many tokens are known of since the part before."""
+        before = self._tokens
         self._seen += part
         if self._seen.startswith(b"data:"):
-            *whole, rest = bytes(self._seen).split(b"\n\n")
-            for event in whole:
+            *events, self._seen = self._seen.split(b"\n\n")
+            for event in events:
                 self._take(event.removeprefix(b"data:"))
-            self._seen = bytearray(rest)
-
-    def tokens(self) -> int:
-        """Of the whole answer."""
-        self._take(bytes(self._seen))
-        return self._tokens
+        elif last:
+            self._take(self._seen)
+        return self._tokens - before
 
     def _take(self, text: bytes) -> None:
         if b'"usage"' not in text:

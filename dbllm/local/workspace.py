@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -15,7 +17,8 @@ from dbllm.local.oidc import TOKEN_SECONDS, Oidc
 from dbllm.local.problems import LocalError
 from dbllm.local.proxy import PORTS
 from dbllm.local.state import Identity, identity
-from dbllm.local.store import opened
+from dbllm.local.store import Change, Store, opened
+from dbllm.local.upstream import PATH as UPSTREAM
 from dbllm.local.vectors import Vectors
 from dbllm.local.web import GRACE, WebServer, listen
 from dbllm.local.weights import default_model
@@ -70,7 +73,7 @@ class Workspace:
         self._drivers = checked_drivers(drivers)
         self._oidc = Oidc(principals, token_seconds)
         self._drain = drain
-        self._options = options
+        self._options = options or Options()
         self._running: ExitStack | None = None
         self._identity: Identity | None = None
         self._host: str | None = None
@@ -105,6 +108,16 @@ class Workspace:
         """The environment variables by which clients find the workspace."""
         return {"DATABRICKS_HOST": self.host, "DATABRICKS_TOKEN": self.token, "DATABRICKS_CLUSTER_ID": self.cluster_id}
 
+    @property
+    def upstream_url(self) -> str:
+        """Where the workspace's own model speaks OpenAI's wire format, as a provider would."""
+        return self.host + UPSTREAM
+
+    @property
+    def upstream_key(self) -> str:
+        """The API key of that; none of the workspace's tokens."""
+        return self._options.upstream_key or ""
+
     def __enter__(self) -> Workspace:
         with ExitStack() as stack:
             server = self._prepare(stack)
@@ -136,6 +149,7 @@ class Workspace:
         stack.callback(sock.close)
         self._host = url(sock.getsockname())
         stack.callback(self._forget)
+        self._options = with_upstream(self._options, self.upstream_url, store)
         engine = Engine(self._model if self._model is not None else default_model())
         stack.callback(engine.close)
         vectors = Vectors()
@@ -151,6 +165,18 @@ class Workspace:
         if self._identity is None:
             raise LocalError("The workspace is not running yet.")
         return self._identity
+
+
+def with_upstream(options: Options, url: str, store: Store) -> Options:
+    """The options with the workspace's own upstream in place: its key (kept, unless given) and the URL of "local"."""
+    key = options.upstream_key
+    if key is None:
+        kept = store.load("upstream").get("key")
+        key = kept if isinstance(kept, str) else f"local-{secrets.token_hex(16)}"
+        if not kept:
+            store.commit(Change("upstream", "key", key))
+    upstreams = {provider: url if base == "local" else base for provider, base in options.upstreams.items()}
+    return replace(options, upstream_key=key, upstreams=upstreams)
 
 
 async def check_answers(engine: Engine) -> None:
