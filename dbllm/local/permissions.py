@@ -125,5 +125,3 @@ def only_admins(caller: Caller) -> None:
     """Raises Problem 403 unless the caller is an admin."""
     if not caller.admin:
         raise denied(f"'{caller.name}' is not an admin of this workspace")
-
-

@@ -109,3 +109,24 @@ def no_credential() -> Problem:
 def wrong_token() -> Problem:
     """403: a token, but not one of this workspace (Databricks answers 403 here, not 401)."""
     return Problem(403, 403, "Invalid access token.")
+
+
+def expired_token() -> Problem:
+    """403: a token of this workspace that has ended. (Databricks' exact words for that are not documented.)"""
+    return Problem(403, 403, "Access token has expired.")
+
+
+def headers_too_large(limit: int) -> Problem:
+    """431: path and headers are over the limit, in bytes."""
+    return Problem(431, "BAD_REQUEST", f"The path and the headers have more than {limit} bytes.")
+
+
+def not_ready(name: str) -> Problem:
+    """503: the endpoint is being deployed for the first time."""
+    message = f"Endpoint '{name}' is not ready yet: it is being deployed."
+    return Problem(503, "TEMPORARILY_UNAVAILABLE", message, {"retry-after": "1"})
+
+
+def never_ready(name: str) -> Problem:
+    """400: the endpoint's only deployment failed."""
+    return Problem(400, "INVALID_STATE", f"Endpoint '{name}' cannot be queried: its deployment failed.")

@@ -51,11 +51,14 @@ class Store:
             self._open()
         except sqlite3.Error as error:
             self._db.close()
-            raise LocalError(f"{path} is not the state of a workspace ({error}). Choose another --state folder.") from error
+            raise LocalError(
+                f"{path} is not the state of a workspace ({error}). Choose another --state folder."
+            ) from error
         except WrongKeyError:
             self._db.close()
             raise LocalError(
-                f"{path} was encrypted with another key. Give the one it was made with, or choose another --state folder."
+                f"{path} was encrypted with another key. Give the one it was made with, "
+                "or choose another --state folder."
             ) from None
         except LocalError:
             self._db.close()
@@ -132,7 +135,8 @@ def opened(folder: Path | None, environ: Mapping[str, str] = os.environ) -> Iter
         store = Store()
     else:
         path = folder / FILE
-        store = Store(_private(path), Vault(find_key(folder, environ, new=not path.exists())))
+        key = find_key(folder, environ, new=not path.exists())
+        store = Store(_private(path), Vault(key))
     try:
         yield store
     finally:

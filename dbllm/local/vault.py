@@ -95,5 +95,7 @@ def _decoded(text: str, where: str) -> bytes:
     except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
-        raise LocalError(f"{where} is not a key: it has to be {KEY_BYTES} bytes as URL-safe base64. Make one: {MAKE_ONE}")
+        raise LocalError(
+            f"{where} is not a key: it has to be {KEY_BYTES} bytes as URL-safe base64. Make one: {MAKE_ONE}"
+        )
     return key
