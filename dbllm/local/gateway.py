@@ -92,12 +92,7 @@ class Gateway:
     def _http(self) -> httpx.AsyncClient:
         # Made at the first call: reading the certificates takes time that most workspaces need not spend.
         if self._client is None:
-            local = ("http://127.0.0.1", "http://localhost", "http://[::1]")
-            self._client = httpx.AsyncClient(
-                timeout=httpx.Timeout(self._timeout, connect=min(CONNECT, self._timeout)),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-                mounts=dict.fromkeys(local),  # no proxy of the environment is asked for what is on this machine
-            )
+            self._client = http_client(self._timeout)
         return self._client
 
     async def _within(self, call: _Call, work: Awaitable[_T]) -> _T:
@@ -140,6 +135,15 @@ class Gateway:
             raise call.broken(f"answered in another form than promised ({type(error).__name__}: {error})") from error
         finally:
             await answer.aclose()
+
+
+def http_client(timeout: float) -> httpx.AsyncClient:
+    """A client for models elsewhere; no proxy of the environment is asked for what is on this machine."""
+    return httpx.AsyncClient(
+        timeout=httpx.Timeout(timeout, connect=min(CONNECT, timeout)),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+        mounts=dict.fromkeys(("http://127.0.0.1", "http://localhost", "http://[::1]")),
+    )
 
 
 @dataclass(frozen=True, slots=True)
