@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
 from . import target
-from .auth import Token, hidden
+from .auth import Token, hide
 from .config import Config, resolve
 from .endpoints import AsyncDriverApp, AsyncEndpoint
 from .errors import ConfigError
@@ -18,6 +18,8 @@ from .io import AsyncLeaf, BlockingLeaf
 from .network import Cert, Network, ProxyLike, Verify
 from .prompt import Options, Signature
 from .retry import Retry, Timeout
+from .secrets import AsyncSecrets
+from .serving import AsyncEndpoints
 from .target import Kind
 from .transport import Transport
 
@@ -60,7 +62,7 @@ class Workspace:
         proxy: ProxyLike | None = None,
         trust_env: bool = True,
     ) -> None:
-        token, client_secret = hidden(token), hidden(client_secret)  # from here on no traceback shows them
+        host, token, client_secret = hide(host, token, client_secret)  # from here on no traceback shows them
         network, proxy = Network(verify, cert, proxy, trust_env), None
         config = resolve(
             host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
@@ -197,6 +199,16 @@ class AsyncClient(Workspace):
         place = target.Place(target.app_path(port, cluster), f"{cluster}:{port}", "app")
         return AsyncDriverApp(self._transport, self._options, signature, place, self._tasks)
 
+    @property
+    def endpoints(self) -> AsyncEndpoints:
+        """The workspace's serving endpoints: make, change, watch and delete them."""
+        return AsyncEndpoints(self._transport, self._options)
+
+    @property
+    def secrets(self) -> AsyncSecrets:
+        """The workspace's secrets and their scopes."""
+        return AsyncSecrets(self._transport, self._options)
+
     async def request(
         self,
         method: str,
@@ -225,10 +237,14 @@ class AsyncClient(Workspace):
             APIError: the call failed.
         """
         if not path.startswith("/") or path.startswith("//"):
-            raise ConfigError(f"path {path!r} begins with '/': the host is the client's own, {self.host}.")
+            raise ConfigError(
+                f"path {path.split('?')[0]!r} begins with '/': the host is the client's own, {self.host}."
+            )
         options = self._options.but(timeout, retry, headers)
         whole = path + (("&" if "?" in path else "?") + query if (query := _query(params)) else "")
-        answer = await self._transport.call(options.call(self._transport, method.upper(), whole, json))
+        call = options.call(self._transport, method.upper(), whole, json)
+        del path, params, json, headers, whole, query  # what may be secret, no traceback with locals shall show
+        answer = await self._transport.call(call)
         try:
             return json_module.loads(answer.raw.body) if answer.raw.body.strip() else None
         except (ValueError, RecursionError):
