@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -45,17 +46,30 @@ class Outgoing:
     queue: float | None = None
 
 
-class _NoCookies(logging.Filter):
-    """httpcore logs the head of each answer at DEBUG: not with the session in it, nor with what a redirect carries."""
+_sending: ContextVar[bool] = ContextVar("dbllm_sending", default=False)
+
+
+class _Discreet(logging.Filter):
+    """httpcore logs each answer's head at DEBUG, httpx (a client of the user's) each URL: not with what is secret.
+
+    Neither can be told so for one connection, and a filter is the whole process's; so it looks at no record but those
+    that come about while a request of ours is sent: what others log about their own requests stays as it is.
+    """
 
     _told = re.compile(r"(\(b'(?:set-cookie|location)', b)(?:'[^']*'|\"[^\"]*\")", re.IGNORECASE)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg = self._told.sub(r"\1'***'", str(record.msg))
+        if _sending.get():
+            record.msg = self._told.sub(r"\1'***'", str(record.msg))
+            if isinstance(record.args, tuple):
+                record.args = tuple(
+                    str(one).split("?")[0] if isinstance(one, httpx.URL) else one for one in record.args
+                )
         return True
 
 
-logging.getLogger("httpcore.http11").addFilter(_NoCookies())
+for _logger in ("httpcore.http11", "httpcore.http2", "httpx"):
+    logging.getLogger(_logger).addFilter(_Discreet())
 
 
 class Wire:
@@ -89,11 +103,14 @@ class Wire:
             APIConnectionError, APITimeoutError: there was none.
         """
         self.status, self._line.dialled = 0, False
+        _sending.set(True)
         try:
             response = self._respond(out)
             self._response = response = await response if self._suspends else response
         except _FAILURES as error:
             raise self._ours(error) from _bare(error)
+        finally:
+            _sending.set(False)
         self.status, self.headers = response.status_code, _plain_headers(response)
         if response.is_stream_consumed:  # a transport of the user's has answered whole, and decompressed
             whole = _Body(response.content)
