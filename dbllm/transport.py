@@ -7,7 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from typing import TypeVar
 
 from .auth import Auth, Hidden, says_expired, scrubbed
@@ -89,17 +89,8 @@ class Transport:
         self.leaf = leaf
         self._auth = auth
         self._closed = False
+        self._made: dict[object, tuple[Mapping[str, str], Mapping[str, str], Hidden]] = {}
         weakref.finalize(self, leaf.forget)
-
-    @cached_property
-    def _fixed(self) -> dict[str, str]:
-        from importlib import metadata  # slow to import, and wanted by the first call only
-
-        try:
-            own = metadata.version("dbllm")
-        except metadata.PackageNotFoundError:  # run from a source tree that was never installed
-            own = "0"
-        return {"user-agent": f"dbllm/{own}", "accept-encoding": "gzip, deflate"}
 
     async def call(self, call: Call) -> Answer:
         """The answer to a call, after as many attempts as it takes.
@@ -211,7 +202,26 @@ class Transport:
             log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.logged, status, seconds, attempts)
 
     def _outgoing(self, call: Call, sent: Mapping[str, str]) -> Outgoing:
-        own = {"accept": call.accept} if call.body is None else {"accept": call.accept, "content-type": JSON}
-        headers, timeout = Hidden(self._fixed, own, sent, call.headers), call.timeout
+        timeout, headers = call.timeout, self._headers(call, sent)
         url = self.host + call.path
         return Outgoing(call.method, url, headers, call.body, call.deadline, timeout.connect, timeout.queue)
+
+    def _headers(self, call: Call, sent: Mapping[str, str]) -> Hidden:
+        """What a call is sent with; the same object again as long as neither the auth's headers nor its own change."""
+        kind = call.accept, call.body is None
+        made = self._made.get(kind)
+        if made is None or made[0] is not sent or made[1] is not call.headers:
+            own = {"accept": call.accept} if call.body is None else {"accept": call.accept, "content-type": JSON}
+            made = self._made[kind] = sent, call.headers, Hidden(_fixed(), own, sent, call.headers)
+        return made[2]
+
+
+@lru_cache
+def _fixed() -> dict[str, str]:
+    from importlib import metadata  # slow to import, and wanted by the first call only
+
+    try:
+        own = metadata.version("dbllm")
+    except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+        own = "0"
+    return {"user-agent": f"dbllm/{own}", "accept-encoding": "gzip, deflate"}
