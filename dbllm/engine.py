@@ -142,14 +142,27 @@ class Way:
         if known is None:
             if len(self._known) >= 8:  # a token function brings new ones every time
                 self._known.clear()
-            known = self._known[id(headers)] = headers, [_field(*item) for item in headers.items()]
+            if (
+                name := next((name for name, value in headers.items() if not _sendable(name, value)), None)
+            ) is not None:
+                flaw = "cannot be sent: dbllm writes it itself, or HTTP has no form for it."
+                raise ConfigError(f"the header {name!r} {flaw}")
+            fields = [(name.encode(), value.strip().encode("latin-1")) for name, value in headers.items()]
+            known = self._known[id(headers)] = headers, fields
         return known[1]
 
+    def written(self, out: Outgoing) -> tuple[str, bytes, Fields, bytes]:
+        """Method, target, fields and body, for a parser."""
+        url, body = _url(out.url), out.body or b""
+        fields = [(b"host", url.netloc), *self.fields(out.headers)]
+        if out.body is not None or out.method in ("POST", "PUT", "PATCH"):
+            fields.append((b"content-length", b"%d" % len(body)))
+        return out.method, url.raw_path, fields, body
 
-def _field(name: str, value: str) -> tuple[bytes, bytes]:
-    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or name in ("content-length", "transfer-encoding"):
-        raise ConfigError(f"the header {name!r} cannot be sent: dbllm writes it itself, or HTTP has no form for it.")
-    return name.encode(), value.strip().encode("latin-1")
+
+def _sendable(name: str, value: str) -> bool:
+    ours = name in ("content-length", "transfer-encoding")
+    return not ours and _NAME.fullmatch(name) is not None and _VALUE.fullmatch(value) is not None
 
 
 class DirectWire:
@@ -182,18 +195,16 @@ class DirectWire:
             ConfigError: a header cannot be sent.
         """
         self.status = 0
-        url = _url(out.url)
-        fields = [(b"host", url.netloc), *self._way.fields(out.headers)]
-        if out.body is not None or out.method in ("POST", "PUT", "PATCH"):
-            fields.append((b"content-length", b"%d" % len(out.body or b"")))
+        self._way.fields(out.headers)  # complains before anything is dialled
         kept = self._parser is not None
-        parser = self._parser = self._parser or await self._dial(url, out.connect)
+        parser = self._parser = self._parser or await self._dial(out)
         sock = self._socket
         assert sock is not None  # dialled  # noqa: S101
         came = False
         try:
             try:
-                await sock.write(memoryview(parser.request(out.method, url.raw_path, fields, out.body or b"")))
+                # Never in a local variable: a traceback may show those.
+                await sock.write(memoryview(parser.request(*self._way.written(out))))
             except TimeoutError:
                 raise
             except _BROKEN:  # it may have been answered before it was sent whole; else reading fails as well
@@ -252,11 +263,11 @@ class DirectWire:
             self._flaw = flaw
         return bool(data)
 
-    async def _dial(self, url: httpx.URL, timeout: float | None) -> Parser:
+    async def _dial(self, out: Outgoing) -> Parser:
         self._socket = new_socket(self._way.suspends, self._way.now)
         self._socket.until = self._until
         try:
-            return await self._way.dial(self._socket, url, timeout)
+            return await self._way.dial(self._socket, _url(out.url), out.connect)
         except (*_BROKEN, UnicodeError) as error:
             raise _unreached(error, isinstance(error, TimeoutError)) from _bare(error)
 
