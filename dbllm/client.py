@@ -18,6 +18,8 @@ from .io import AsyncLeaf, BlockingLeaf
 from .network import Cert, Network, ProxyLike, Verify
 from .prompt import Options, Signature
 from .retry import Retry, Timeout
+from .secrets import AsyncSecrets
+from .serving import AsyncEndpoints
 from .target import Kind
 from .transport import Transport
 
@@ -196,6 +198,16 @@ class AsyncClient(Workspace):
         signature = Signature(params or {}, transform_input, transform_output)
         place = target.Place(target.app_path(port, cluster), f"{cluster}:{port}", "app")
         return AsyncDriverApp(self._transport, self._options, signature, place, self._tasks)
+
+    @property
+    def endpoints(self) -> AsyncEndpoints:
+        """The workspace's serving endpoints: make, change, watch and delete them."""
+        return AsyncEndpoints(self._transport, self._options)
+
+    @property
+    def secrets(self) -> AsyncSecrets:
+        """The workspace's secrets and their scopes."""
+        return AsyncSecrets(self._transport, self._options)
 
     async def request(
         self,
