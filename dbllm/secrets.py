@@ -152,7 +152,8 @@ class AsyncSecrets(Control):
 def _forget(refusal: APIError, value: str) -> None:
     """Drop what a workspace that repeats what it refuses may have repeated."""
     refusal.raw = refusal.raw and Raw(refusal.raw.status, refusal.raw.headers)
-    if any(run in refusal.detail for run in re.findall(r"\w{6,}", value, re.ASCII)):  # escaped or not, these are in it
+    runs = re.findall(r"\w{6,}", value, re.ASCII)  # no way to escape a text changes these
+    if any(run in refusal.detail for run in (*runs, value) if len(run) > 3):
         refusal.detail = "the workspace refused the secret, in words that repeat it"
         refusal.args = (refusal.detail,)
 
