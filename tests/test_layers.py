@@ -47,7 +47,7 @@ FLOORS = {
 }
 EXTRAS = {
     "langchain", "deployments", "dbutils", "bulk", "spark", "local", "serve", "cli", "testing", "telemetry", "demo",
-    "commands", "console", "doctor", "__main__", "mlflow",
+    "commands", "console", "endpoint_commands", "secret_commands", "doctor", "__main__", "mlflow",
 }  # fmt: skip
 FLOORS_LENT = {
     "doctor": {"network"},  # it tries the TLS handshake that the client would
