@@ -180,7 +180,7 @@ class ChatDatabricks(WorkspaceModel, Batches[LanguageModelInput, AIMessage], Bas
             if (params.get("n") or 1) > 1:
                 raise ValueError(f"A stream is one answer, so n={params['n']} would lose the others: use generate().")
             asked = kwargs.get("stream_usage")
-            if (self.stream_usage if asked is None else asked) and self._made.get(("usage", name), True):
+            if (self.stream_usage if asked is None else asked) and name not in self._made.no_stream_options:
                 params.setdefault("stream_options", {"include_usage": True})
         if (custom := params.pop("custom_inputs", None)) is not None:
             params["extra_body"] = {**(params.get("extra_body") or {}), "custom_inputs": custom}
@@ -190,7 +190,7 @@ class ChatDatabricks(WorkspaceModel, Batches[LanguageModelInput, AIMessage], Bas
         """The same call for an endpoint that does not know `stream_options`; it is not asked again."""
         if "stream_options" not in params or "stream_options" not in str(error):
             raise error
-        self._made["usage", name] = False
+        self._made.no_stream_options.add(name)
         return {key: value for key, value in params.items() if key != "stream_options"}
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Content blocks: LangChain's to what goes over the wire, and the wire's to LangChain's. Pure.
 
-On the wire a message's content is a text or a list of parts: text, image_url, input_audio and file in OpenAI's form, and
-reasoning in Databricks' own: `{"type": "reasoning", "summary": [{"type": "summary_text", "text", "signature"?}]}`. LangChain's standard blocks, its older ones (`source_type`) and Anthropic's are
-translated; what is in the wire's form already goes as it is.
+On the wire a message's content is a text or a list of parts: text, image_url, input_audio and file in OpenAI's form,
+and reasoning in Databricks' own: `{"type": "reasoning", "summary": [{"type": "summary_text", "text", "signature"?}]}`.
+LangChain's standard blocks, its older ones (`source_type`) and Anthropic's are translated; what is in the wire's form
+already goes as it is.
 """
 
 from __future__ import annotations

@@ -74,6 +74,28 @@ def _ambient_token(values: dict[str, Any]) -> SecretStr | None:
     return None if foreign or token is None else SecretStr(token)
 
 
+class Made:
+    """What an object has made for its calls: clients by the settings they belong to, and what was learned of endpoints.
+
+    It is no part of the object's value: copies and pickles have none of it, and comparing ignores it.
+    """
+
+    def __init__(self) -> None:
+        self.clients: dict[tuple[Any, ...], Any] = {}
+        self.no_stream_options: set[str] = set()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Made)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Made:
+        return Made()
+
+    def __reduce__(self) -> tuple[type[Made], tuple[()]]:
+        return Made, ()
+
+
 class WorkspaceModel(BaseModel):
     """The fields by which a LangChain object finds its workspace.
 
@@ -110,7 +132,7 @@ class WorkspaceModel(BaseModel):
     async_client: Any = Field(default=None, exclude=True, repr=False)
     workspace_client: Any = Field(default=None, exclude=True, repr=False)
 
-    _made: dict[Any, Any] = PrivateAttr(default_factory=dict)
+    _made: Made = PrivateAttr(default_factory=Made)
     _left_behind: str = PrivateAttr(default="")
 
     @model_validator(mode="before")
@@ -157,12 +179,10 @@ class WorkspaceModel(BaseModel):
         own = getattr(self, field)
         # A field that is set anew later is heeded: the client belongs to these values.
         key = (field, own, host, token, self._profile(), self.timeout, self.max_retries, self.workspace_client)
-        made = self._made.get(key)
-        if made is None:
-            made = self._made.setdefault(
-                key, self._new_client(own, kind, host, token, is_async=field == "async_client")
-            )
-        return made
+        clients = self._made.clients
+        if key not in clients:  # two threads may make one each; the second is dropped before it has connected
+            clients.setdefault(key, self._new_client(own, kind, host, token, is_async=field == "async_client"))
+        return clients[key]
 
     def _new_client(
         self, own: Any, kind: Callable[..., Any], host: str | None, token: Token | None, *, is_async: bool
@@ -198,8 +218,8 @@ class WorkspaceModel(BaseModel):
         self.close()
 
     def _forget(self, field: str, end: Callable[[Any], Any]) -> list[Any]:
-        mine = [key for key in self._made if isinstance(key, tuple) and key[0] == field]
-        return [end(client) for key in mine if (client := self._made.pop(key)) is not key[1]]
+        mine = [key for key in self._made.clients if key[0] == field]
+        return [end(client) for key in mine if (client := self._made.clients.pop(key)) is not key[1]]
 
     # --- copies and pickles -------------------------------------------------------------------------------------------
 
@@ -209,7 +229,6 @@ class WorkspaceModel(BaseModel):
         for name in _SHARED:
             memo[id(getattr(self, name, None))] = getattr(self, name, None)
         memo[id(self.api_token)] = self.api_token
-        memo[id(self._made)] = {}
         return super().__deepcopy__(memo)
 
     def __getstate__(self) -> dict[Any, Any]:
@@ -221,10 +240,9 @@ class WorkspaceModel(BaseModel):
         if lost:
             said = f"This {type(self).__name__} was pickled without its {' and '.join(lost)}, as credentials are never "
             said += "pickled: configure the workspace where it is loaded, or set the field anew."
-        values = {name: value for name, value in state["__dict__"].items() if name not in _CREDENTIALS}
-        if "host" not in explicit:
-            values.pop("host", None)
-        private = {**(state["__pydantic_private__"] or {}), "_made": {}, "_left_behind": said}
+        found = {} if "host" in explicit else {"host": None}  # it is found anew where this is loaded
+        values = {**state["__dict__"], **dict.fromkeys(_CREDENTIALS), **found}
+        private = {**(state["__pydantic_private__"] or {}), "_left_behind": said}
         return {
             **state,
             "__dict__": values,
@@ -233,9 +251,10 @@ class WorkspaceModel(BaseModel):
         }
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        values = {**dict.fromkeys(_CREDENTIALS), **state["__dict__"]}
-        values.setdefault("host", get_default_host())
-        values["api_token"] = _ambient_token(values)
+        values = state["__dict__"]
+        if values["host"] is None:
+            values = {**values, "host": get_default_host()}
+        values = {**values, "api_token": _ambient_token(values)}
         super().__setstate__({**state, "__dict__": values})
 
 
