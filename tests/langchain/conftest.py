@@ -1,0 +1,31 @@
+"""One local workspace for all tests of this folder; they need langchain-core and langchain-tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside this file
+
+if importlib.util.find_spec("langchain_tests") is None:
+    collect_ignore_glob = ["test_*.py"]  # `nox -s langchain` has it
+
+from dbllm.local import Workspace
+
+
+@pytest.fixture(scope="session")
+def workspace() -> Iterator[Workspace]:
+    with Workspace() as running:
+        yield running
+
+
+@pytest.fixture
+def ambient(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """The environment points at the local workspace."""
+    for name, value in workspace.env.items():
+        monkeypatch.setenv(name, value)
+    return workspace
