@@ -18,7 +18,7 @@ from pydantic import AliasChoices, BaseModel, Field, model_validator
 from . import tools as tool_fields
 from .messages import Pieces, chat_result, wire_messages
 from .tools import Method, Tool, ToolChoice
-from .workspace import Batches, WorkspaceModel, profile_of
+from .workspace import Config, WorkspaceModel, bounded, profile_of
 
 if TYPE_CHECKING:
     from dbllm import BadRequestError
@@ -29,7 +29,7 @@ Opened = TypeVar("Opened")
 _NOT_SENT = ("stream", "stream_usage", "ls_structured_output_format", "structured_output_format")
 
 
-class ChatDatabricks(WorkspaceModel, Batches[LanguageModelInput, AIMessage], BaseChatModel):
+class ChatDatabricks(WorkspaceModel, BaseChatModel):
     """A chat endpoint (`llm/v1/chat`: foundation and external models, agents) as a LangChain chat model.
 
         chat = ChatDatabricks(model="databricks-claude-sonnet-4")
@@ -206,6 +206,22 @@ class ChatDatabricks(WorkspaceModel, Batches[LanguageModelInput, AIMessage], Bas
         combined.pop("request_id", None)
         return combined
 
+    # --- batches --------------------------------------------------------------------------------------------------------
+
+    def batch(
+        self, inputs: list[LanguageModelInput], config: Config = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> list[AIMessage]:
+        """The answers in the order of the inputs; with `return_exceptions`, an error in the place of its input only."""
+        config = bounded(config, self.max_concurrency)
+        return Runnable.batch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self, inputs: list[LanguageModelInput], config: Config = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> list[AIMessage]:
+        """As `batch`."""
+        config = bounded(config, self.max_concurrency)
+        return await Runnable.abatch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
+
     # --- tools and structured output ----------------------------------------------------------------------------------
 
     def bind_tools(
@@ -261,7 +277,7 @@ class ChatDatabricks(WorkspaceModel, Batches[LanguageModelInput, AIMessage], Bas
         if schema is None and method != "json_mode":
             raise ValueError(f"schema must be specified when method is {method!r}; only 'json_mode' works without one.")
         shown: dict[str, Any] = {"method": method} if strict is None else {"method": method, "strict": strict}
-        traced = {"ls_structured_output_format": {"kwargs": shown, "schema": _shown(schema)}}
+        traced: dict[str, Any] = {"ls_structured_output_format": {"kwargs": shown, "schema": _shown(schema)}}
         if method == "function_calling":
             tool = tool_fields.wire_tools([cast("Tool", schema)], strict)[0]
             name = tool["function"]["name"]
@@ -274,10 +290,14 @@ class ChatDatabricks(WorkspaceModel, Batches[LanguageModelInput, AIMessage], Bas
         else:
             raise ValueError(f"Unrecognized method {method!r}: it is 'function_calling', 'json_mode' or 'json_schema'.")
         if not include_raw:
-            return llm | parser
+            structured: Runnable[LanguageModelInput, Any] = llm | parser
+            return structured
         parsed: Any = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
         failed: Any = RunnablePassthrough.assign(parsed=lambda _: None)
-        return RunnableMap(raw=llm) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+        whole: Runnable[LanguageModelInput, Any] = RunnableMap(raw=llm) | parsed.with_fallbacks(
+            [failed], exception_key="parsing_error"
+        )
+        return whole
 
 
 def _shown(schema: Any) -> Any:

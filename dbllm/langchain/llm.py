@@ -10,10 +10,11 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.llms import LLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 from langchain_core.rate_limiters import BaseRateLimiter
+from langchain_core.runnables import Runnable
 from pydantic import Field, field_validator, model_validator
 
 from .side_by_side import gather, in_threads
-from .workspace import Batches, WorkspaceModel, profile_of
+from .workspace import Config, WorkspaceModel, bounded, profile_of
 
 PORTS = range(3000, 8001)
 """The ports of a driver node that Databricks forwards."""
@@ -22,7 +23,7 @@ PORTS = range(3000, 8001)
 _SAMPLING_TASKS = ("llm/v1/chat", "llm/v1/completions", "llama2/chat", "chat", "completions")
 
 
-class Databricks(WorkspaceModel, Batches[LanguageModelInput, str], LLM):
+class Databricks(WorkspaceModel, LLM):
     """A serving endpoint or a cluster driver proxy app as a LangChain LLM: a prompt in, a text out.
 
         llm = Databricks(endpoint_name="dolly")
@@ -269,6 +270,24 @@ class Databricks(WorkspaceModel, Batches[LanguageModelInput, str], LLM):
                     yield chunk
         if not came:
             yield GenerationChunk(text="")
+
+    # --- batches --------------------------------------------------------------------------------------------------------
+
+    def batch(
+        self, inputs: list[LanguageModelInput], config: Config = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> list[str]:
+        """The answers in the order of the inputs; with `return_exceptions`, an error in the place of its input only."""
+        config = bounded(config, self.max_concurrency)
+        return Runnable.batch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self, inputs: list[LanguageModelInput], config: Config = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> list[str]:
+        """As `batch`."""
+        config = bounded(config, self.max_concurrency)
+        return await Runnable.abatch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    # --- what is sent -------------------------------------------------------------------------------------
 
     def _place(self, client: Any) -> Any:
         """The endpoint or the driver app, of either client."""

@@ -103,11 +103,16 @@ def chat_result(reply: ChatCompletion, endpoint: str) -> ChatResult:
         info = generation_info(choice)
         message = answer(choice.message, reply.id, {**told, **info}, usage if place == 0 else None)
         generations.append(ChatGeneration(message=message, generation_info=info))
-    custom = (reply.model_extra or {}).get("custom_outputs")
-    if custom is not None:
-        for generation in generations:
-            generation.message.additional_kwargs["custom_outputs"] = custom
+    for generation in generations:
+        _add_custom(generation.message, reply.model_extra)
     return ChatResult(generations=generations, llm_output=told)
+
+
+def _add_custom(message: BaseMessage, extra: Mapping[str, Any] | None) -> None:
+    """An agent's `custom_outputs`: an attribute, as databricks-langchain has it, and where sums of chunks keep it."""
+    if (custom := (extra or {}).get("custom_outputs")) is not None:
+        message.additional_kwargs["custom_outputs"] = custom
+        message.custom_outputs = custom  # type: ignore[attr-defined]
 
 
 def answer(message: Message, message_id: str | None, metadata: Wire, usage: UsageMetadata | None) -> AIMessage:
@@ -199,15 +204,9 @@ def _count(value: object) -> int | None:
 
 def _said(content: object) -> Any:
     """Content as LangChain keeps it: a text, or blocks. A reasoning model's list stays a list."""
-    return (
-        [dict(item) if isinstance(item, Mapping) else str(item) for item in content]
-        if _is_list(content)
-        else content or ""
-    )
-
-
-def _is_list(content: object) -> bool:
-    return isinstance(content, Sequence) and not isinstance(content, str)
+    if not isinstance(content, list):
+        return content or ""
+    return [dict(item) if isinstance(item, Mapping) else str(item) for item in content]
 
 
 def _beside(extra: Mapping[str, Any] | None) -> Wire:
@@ -230,6 +229,7 @@ class Pieces:
         self._model: str | None = None
         self._usage: Usage | None = None
         self._info: Wire = {}
+        self._custom: Wire = {}
         self._named: set[tuple[int, str]] = set()
         self._block = ""  # the kind of the block that is being written, once the content has blocks
         self._place = -1
@@ -238,6 +238,7 @@ class Pieces:
         """What a piece adds; None where that is nothing."""
         self._model = piece.model or self._model
         self._usage = piece.usage or self._usage
+        self._custom.update(piece.model_extra or {})
         choice = next((choice for choice in piece.choices if choice.index == 0), None)
         if choice is None:
             return None
@@ -266,6 +267,7 @@ class Pieces:
             response_metadata=told,
             chunk_position="last",
         )
+        _add_custom(message, self._custom)
         return ChatGenerationChunk(message=message, generation_info=self._info)
 
     def _content(self, content: object) -> Any:

@@ -10,9 +10,9 @@ import inspect
 import os
 from collections.abc import Awaitable, Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import RunnableConfig
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -27,8 +27,6 @@ from pydantic import (
 if TYPE_CHECKING:
     from dbllm import AsyncClient, Client
 
-Input = TypeVar("Input", contravariant=True)
-Output = TypeVar("Output", covariant=True)
 Config = RunnableConfig | list[RunnableConfig] | None
 Token = SecretStr | Callable[[], "str | Awaitable[str]"]
 
@@ -258,26 +256,6 @@ class WorkspaceModel(BaseModel):
         super().__setstate__({**state, "__dict__": values})
 
 
-class Batches(Runnable[Input, Output]):
-    """Batches whose calls run side by side, as many as `max_concurrency` at a time, each with its own outcome."""
-
-    max_concurrency: int
-
-    def batch(
-        self, inputs: list[Input], config: Config = None, *, return_exceptions: bool = False, **kwargs: Any
-    ) -> list[Output]:
-        """The outputs in the order of the inputs; with `return_exceptions`, an error in the place of its input only."""
-        config = _bounded(config, self.max_concurrency)
-        return Runnable.batch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
-
-    async def abatch(
-        self, inputs: list[Input], config: Config = None, *, return_exceptions: bool = False, **kwargs: Any
-    ) -> list[Output]:
-        """As `batch`."""
-        config = _bounded(config, self.max_concurrency)
-        return await Runnable.abatch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
-
-
 def profile_of(uri: str | None, field: str) -> str | None:
     """The profile in an MLflow deployment URI: `databricks` has none, `databricks://name` has one.
 
@@ -290,9 +268,10 @@ def profile_of(uri: str | None, field: str) -> str | None:
     return name or None
 
 
-def _bounded(config: Config, limit: int) -> Any:
+def bounded(config: Config, limit: int) -> Any:
+    """The config of a batch, with a limit to the calls that are under way at once where it has none."""
     if isinstance(config, list):
-        return [_bounded(one, limit) for one in config]
+        return [bounded(one, limit) for one in config]
     said = (config or {}).get("max_concurrency")
     return {**(config or {}), "max_concurrency": limit if said is None else said}
 
