@@ -206,7 +206,7 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         combined.pop("request_id", None)
         return combined
 
-    # --- batches --------------------------------------------------------------------------------------------------------
+    # --- batches ------------------------------------------------------------------------------------------------------
 
     def batch(
         self, inputs: list[LanguageModelInput], config: Config = None, *, return_exceptions: bool = False, **kwargs: Any

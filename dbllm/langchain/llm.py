@@ -271,7 +271,7 @@ class Databricks(WorkspaceModel, LLM):
         if not came:
             yield GenerationChunk(text="")
 
-    # --- batches --------------------------------------------------------------------------------------------------------
+    # --- batches ------------------------------------------------------------------------------------------------------
 
     def batch(
         self, inputs: list[LanguageModelInput], config: Config = None, *, return_exceptions: bool = False, **kwargs: Any
