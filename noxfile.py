@@ -91,3 +91,13 @@ def langchain(session: nox.Session) -> None:
     # LangChain's coroutine tests have no mark; only the plugin that they bring knows these two settings.
     modes = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
     session.run("pytest", *modes, *LANGCHAIN, *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """What must hold for long, a minute each: short-lived tokens under load. It prints what it measured."""
+    session.install(".[local]", *group("test"))
+    env = {"DBLLM_SOAK_SECONDS": "60"}
+    session.run(
+        "pytest", "-s", "--timeout=600", "tests/auth/test_refresh.py", "-k", "live_on_tokens", *session.posargs, env=env
+    )

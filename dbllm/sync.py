@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-from .auth import Token, hidden
-from .client import MAX_CONNECTIONS, AsyncClient
-from .config import Config, resolve
+from .client import AsyncClient, Workspace, as_a
 from .endpoints import AsyncDriverApp, AsyncEndpoint
 from .io import BlockingLeaf, drive
-from .network import Cert, Network, ProxyLike, Verify
-from .prompt import Options
-from .retry import Retry, Timeout
 from .stream import AsyncStream, C, R, Stream
 
 P = ParamSpec("P")
@@ -23,15 +17,14 @@ Made = TypeVar("Made")
 Out = TypeVar("Out")
 Core = TypeVar("Core")
 Core_co = TypeVar("Core_co", covariant=True)
+Handle = TypeVar("Handle", bound=AsyncDriverApp)
 
 
-class _Plain(Generic[Core_co]):
+class _Plain(Protocol[Core_co]):
     """What drives a core object."""
 
-    _core: Core_co
-
-    def __repr__(self) -> str:
-        return repr(self._core).removeprefix("Async")
+    @property
+    def _core(self) -> Core_co: ...
 
 
 def _now(verb: Callable[Concatenate[Core, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[_Plain[Core], P], T]:
@@ -39,7 +32,9 @@ def _now(verb: Callable[Concatenate[Core, P], Coroutine[Any, Any, T]]) -> Callab
 
     @wraps(verb)
     def plain(self: _Plain[Core], /, *args: P.args, **options: P.kwargs) -> T:
-        return drive(verb(self._core, *args, **options))
+        coroutine = verb(self._core, *args, **options)
+        del args, options  # the verb knows what of them may be shown in a traceback with locals
+        return drive(coroutine)
 
     return plain
 
@@ -58,28 +53,27 @@ def _made(
 
 def _stream(core: AsyncStream[C, R]) -> Stream[C, R]:
     """The same stream, not opened yet, to read with `for`."""
-    stream: Stream[C, R] = Stream.__new__(Stream)
-    stream.__dict__.update(core.__dict__)
-    return stream
+    return as_a(Stream, core)
 
 
-class DriverApp(_Plain[AsyncDriverApp]):
-    """A driver proxy app in plain code; see `AsyncDriverApp`."""
-
-    def __init__(self, core: AsyncDriverApp) -> None:
+class _Handle(Generic[Handle]):
+    def __init__(self, core: Handle) -> None:
         self._core = core
         self.name = core.name
+
+    def __repr__(self) -> str:
+        return repr(self._core).removeprefix("Async")
+
+
+class DriverApp(_Handle[AsyncDriverApp]):
+    """A driver proxy app in plain code; see `AsyncDriverApp`."""
 
     complete = _now(AsyncDriverApp.complete)
     stream_complete = _made(AsyncDriverApp.stream_complete, _stream)
 
 
-class Endpoint(_Plain[AsyncEndpoint]):
+class Endpoint(_Handle[AsyncEndpoint]):
     """A serving endpoint in plain code; see `AsyncEndpoint`."""
-
-    def __init__(self, core: AsyncEndpoint) -> None:
-        self._core = core
-        self.name = core.name
 
     complete = _now(AsyncEndpoint.complete)
     stream_complete = _made(AsyncEndpoint.stream_complete, _stream)
@@ -89,62 +83,22 @@ class Endpoint(_Plain[AsyncEndpoint]):
     predict = _now(AsyncEndpoint.predict)
 
 
-class Client(_Plain[AsyncClient]):
+class Client(Workspace):
     """Calls the models of one Databricks workspace from plain code: scripts, notebooks, threads.
 
     The same names and arguments as `AsyncClient`, without await; `transport` and `http_client` are httpx's sync kinds.
     It may be shared by threads, and works inside a running event loop (which waits meanwhile) and in a forked child.
     """
 
-    def __init__(
-        self,
-        host: str | None = None,
-        token: Token | None = None,
-        *,
-        profile: str | None = None,
-        client_id: str | None = None,
-        client_secret: str | None = None,
-        auth_type: str | None = None,
-        retry: Retry | None = None,
-        timeout: float | Timeout | None = None,
-        max_connections: int = MAX_CONNECTIONS,
-        transport: Any = None,
-        http_client: Any = None,
-        engine: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        verify: Verify = True,
-        cert: Cert | None = None,
-        proxy: ProxyLike | None = None,
-        trust_env: bool = True,
-    ) -> None:
-        self._core = AsyncClient.__new__(AsyncClient)
-        token, client_secret = hidden(token), hidden(client_secret)  # from here on no traceback shows them
-        network, proxy = Network(verify, cert, proxy, trust_env), None
-        config = resolve(
-            host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
-        )
-        leaf = BlockingLeaf(config.host, max_connections, transport, http_client, engine, config.network(network))
-        self._core._begin(config, leaf, Options().but(timeout, retry, headers))
+    _leaf = BlockingLeaf
 
     @property
-    def host(self) -> str:
-        """The workspace, as scheme://name[:port]."""
-        return self._core.host
-
-    @property
-    def config(self) -> Config:
-        """What was found and where, without secrets: str() of it is a sentence."""
-        return self._core.config
-
-    @classmethod
-    def _around(cls, core: AsyncClient) -> Client:
-        client = cls.__new__(cls)
-        client._core = core
-        return client
+    def _core(self) -> AsyncClient:
+        """The same workspace, with the coroutines that are driven here."""
+        return as_a(AsyncClient, self)
 
     endpoint = _made(AsyncClient.endpoint, Endpoint)
     driver_app = _made(AsyncClient.driver_app, DriverApp)
-    with_options = _made(AsyncClient.with_options, lambda core: Client._around(core))
     request = _now(AsyncClient.request)
     close = _now(AsyncClient.aclose)
 

@@ -45,7 +45,7 @@ EXTRAS = {
     "commands", "console", "doctor", "__main__", "mlflow",
 }  # fmt: skip
 MOST_LINES_OF_A_FILE = 250
-MOST_LINES = 3480  # with every kind of auth and the names of __init__; to be lowered
+MOST_LINES = 3290  # with every kind of auth and the names of __init__; to be lowered
 
 CORE = sorted(FLOORS)
 TREES = {name: ast.parse((ROOT / f"{name}.py").read_text("utf-8")) for name in CORE}

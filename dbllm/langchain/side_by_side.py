@@ -21,7 +21,13 @@ async def gather(call: Callable[[Item], Awaitable[Result]], items: Sequence[Item
 
     async def one(item: Item) -> Result:
         async with permits:
-            return await call(item)
+            try:
+                return await call(item)
+            except BaseException:  # before the permit is free: no further call begins
+                for task in tasks:
+                    if task is not asyncio.current_task():
+                        task.cancel()
+                raise
 
     tasks = [asyncio.ensure_future(one(item)) for item in items]
     try:

@@ -45,6 +45,8 @@ class Recorded:
         }
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(403, json={"error_code": "PERMISSION_DENIED", "message": "no look-ups here"})
         endpoint = request.url.path.split("/")[2]
         body = json.loads(request.content)
         self.bodies.append(body)
