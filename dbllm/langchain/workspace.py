@@ -175,8 +175,10 @@ class WorkspaceModel(BaseModel):
         host = self.host if "host" in given else None
         token = self.api_token if "api_token" in given else None
         own = getattr(self, field)
-        # A field that is set anew later is heeded: the client belongs to these values.
-        key = (field, own, host, token, self._profile(), self.timeout, self.max_retries, self.workspace_client)
+        # A field that is set anew later is heeded: the client belongs to these values. (Functions and the SDK's client
+        # may have no hash; the client holds them, so that their ids stay theirs.)
+        who = token if isinstance(token, SecretStr) else id(token)
+        key = (field, own, host, who, self._profile(), self.timeout, self.max_retries, id(self.workspace_client))
         clients = self._made.clients
         if key not in clients:  # two threads may make one each; the second is dropped before it has connected
             clients.setdefault(key, self._new_client(own, kind, host, token, is_async=field == "async_client"))
