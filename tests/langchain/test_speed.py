@@ -146,7 +146,8 @@ async def test_a_token_refresh_does_not_hold_up_the_loop(host: str, by: str, mon
 
 PARTS = (
     "import langchain_core.embeddings, langchain_core.language_models.chat_models, "
-    "langchain_core.language_models.llms, langchain_core.messages, langchain_core.outputs, langchain_core.rate_limiters, langchain_core.runnables, "
+    "langchain_core.language_models.llms, langchain_core.messages, langchain_core.outputs, "
+    "langchain_core.rate_limiters, langchain_core.runnables, "
     "langchain_core.tools, langchain_core.utils.function_calling"
 )
 MEASURE = """
