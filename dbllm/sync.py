@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from functools import wraps
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .client import AsyncClient, Workspace, as_a
 from .endpoints import AsyncDriverApp, AsyncEndpoint
-from .io import BlockingLeaf, drive
+from .io import BlockingLeaf
+from .plain import Plain, made, now
 from .stream import AsyncStream, C, R, Stream
 
-P = ParamSpec("P")
-T = TypeVar("T")
-Made = TypeVar("Made")
-Out = TypeVar("Out")
-Core = TypeVar("Core")
-Core_co = TypeVar("Core_co", covariant=True)
-Handle = TypeVar("Handle", bound=AsyncDriverApp)
+if TYPE_CHECKING:
+    from .secrets import Secrets
+    from .serving import Endpoints
 
-
-class _Plain(Protocol[Core_co]):
-    """What drives a core object."""
-
-    @property
-    def _core(self) -> Core_co: ...
-
-
-def _now(verb: Callable[Concatenate[Core, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[_Plain[Core], P], T]:
-    """A verb of the core without await: same arguments, same result, same errors."""
-
-    @wraps(verb)
-    def plain(self: _Plain[Core], /, *args: P.args, **options: P.kwargs) -> T:
-        coroutine = verb(self._core, *args, **options)
-        del args, options  # the verb knows what of them may be shown in a traceback with locals
-        return drive(coroutine)
-
-    return plain
-
-
-def _made(
-    verb: Callable[Concatenate[Core, P], Made], into: Callable[[Made], Out]
-) -> Callable[Concatenate[_Plain[Core], P], Out]:
-    """A method of the core that makes an object, made into the one for plain code."""
-
-    @wraps(verb)
-    def plain(self: _Plain[Core], /, *args: P.args, **options: P.kwargs) -> Out:
-        return into(verb(self._core, *args, **options))
-
-    return plain
+Handle = TypeVar("Handle", bound=AsyncDriverApp, covariant=True)
 
 
 def _stream(core: AsyncStream[C, R]) -> Stream[C, R]:
@@ -56,31 +22,28 @@ def _stream(core: AsyncStream[C, R]) -> Stream[C, R]:
     return as_a(Stream, core)
 
 
-class _Handle(Generic[Handle]):
+class _Handle(Plain[Handle]):
     def __init__(self, core: Handle) -> None:
-        self._core = core
+        super().__init__(core)
         self.name = core.name
-
-    def __repr__(self) -> str:
-        return repr(self._core).removeprefix("Async")
 
 
 class DriverApp(_Handle[AsyncDriverApp]):
     """A driver proxy app in plain code; see `AsyncDriverApp`."""
 
-    complete = _now(AsyncDriverApp.complete)
-    stream_complete = _made(AsyncDriverApp.stream_complete, _stream)
+    complete = now(AsyncDriverApp.complete)
+    stream_complete = made(AsyncDriverApp.stream_complete, _stream)
 
 
 class Endpoint(_Handle[AsyncEndpoint]):
     """A serving endpoint in plain code; see `AsyncEndpoint`."""
 
-    complete = _now(AsyncEndpoint.complete)
-    stream_complete = _made(AsyncEndpoint.stream_complete, _stream)
-    chat = _now(AsyncEndpoint.chat)
-    stream_chat = _made(AsyncEndpoint.stream_chat, _stream)
-    embed = _now(AsyncEndpoint.embed)
-    predict = _now(AsyncEndpoint.predict)
+    complete = now(AsyncEndpoint.complete)
+    stream_complete = made(AsyncEndpoint.stream_complete, _stream)
+    chat = now(AsyncEndpoint.chat)
+    stream_chat = made(AsyncEndpoint.stream_chat, _stream)
+    embed = now(AsyncEndpoint.embed)
+    predict = now(AsyncEndpoint.predict)
 
 
 class Client(Workspace):
@@ -97,10 +60,24 @@ class Client(Workspace):
         """The same workspace, with the coroutines that are driven here."""
         return as_a(AsyncClient, self)
 
-    endpoint = _made(AsyncClient.endpoint, Endpoint)
-    driver_app = _made(AsyncClient.driver_app, DriverApp)
-    request = _now(AsyncClient.request)
-    close = _now(AsyncClient.aclose)
+    @property
+    def endpoints(self) -> Endpoints:
+        """The workspace's serving endpoints: make, change, watch and delete them."""
+        from .serving import Endpoints  # most programs only call models
+
+        return Endpoints(self._core.endpoints)
+
+    @property
+    def secrets(self) -> Secrets:
+        """The workspace's secrets and their scopes."""
+        from .secrets import Secrets
+
+        return Secrets(self._core.secrets)
+
+    endpoint = made(AsyncClient.endpoint, Endpoint)
+    driver_app = made(AsyncClient.driver_app, DriverApp)
+    request = now(AsyncClient.request)
+    close = now(AsyncClient.aclose)
 
     def __enter__(self) -> Client:
         return self

@@ -214,7 +214,10 @@ def _messages(messages: object) -> list[tools.Message]:
             raise bad_request(f"'{where}.role' must be one of system, user, assistant, tool; got {role!r}")
         if role == "assistant" and message.get("tool_calls"):
             made = tools.read_calls(f"{where}.tool_calls", message["tool_calls"])
-            calls = {call.id: call for call in made}
+            ahead = messages[number - 1] if number else {}
+            # Calls may come one message each (agents' items do).
+            goes_on = ahead.get("role") == "assistant" and bool(ahead.get("tool_calls"))
+            calls = (calls if goes_on else {}) | {call.id: call for call in made}
             text = "" if message.get("content") is None else _content(f"{where}.content", message["content"])
             read.append(tools.said(text, made))
             continue

@@ -11,7 +11,7 @@ from dataclasses import replace
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from dbllm.local import answers, fields, scoring
+from dbllm.local import answers, fields, responses, scoring
 from dbllm.local.catalog import Endpoint
 from dbllm.local.choosing import Chooser
 from dbllm.local.engine import Engine, EngineRefused, EngineStopped, Job
@@ -44,11 +44,13 @@ async def invoke(request: Request, endpoint: Endpoint, models: Models, body: byt
     """
     headers = {"served-model-name": endpoint.served}
     if endpoint.task is None:
-        _check_content_type(request.headers.get("content-type", ""))
+        check_content_type(request.headers.get("content-type", ""))
         return await _score(request, scoring.parse(decode_json(body)), models, headers)
     decoded = decode_json(body)
     if endpoint.task == "llm/v1/embeddings":
         return await _embed(request, fields.read_embeddings(decoded), endpoint, models, headers)
+    if endpoint.task == "agent/v1/responses":
+        return await _respond(request, responses.read_response(decoded), endpoint, models, headers)
     chat = endpoint.task == "llm/v1/chat"
     wanted = fields.read_chat(decoded) if chat else fields.read_completions(decoded)
     head = answers.Head(
@@ -115,6 +117,37 @@ async def _stream_text(models: Models, head: answers.Head, wanted: fields.TextRe
         await emit(answers.last_chunk(head, tally.usage()))
 
 
+async def _respond(
+    request: Request, ask: responses.Ask, endpoint: Endpoint, models: Models, headers: dict[str, str]
+) -> Response:
+    head = answers.Head(f"resp_{uuid.uuid4().hex}", int(time.time()), endpoint.model, "llm/v1/chat")
+    if ask.wanted.stream:
+        return EventStream(lambda emit: _stream_response(models, head, ask, emit), headers)
+    telling = await until_gone(request.receive, _stream_response(models, head, ask, _drop))
+    return JSONResponse(telling.whole(), headers=headers)
+
+
+async def _drop(_frame: object) -> None:
+    """An `emit` for whoever wants the whole answer only."""
+
+
+async def _stream_response(models: Models, head: answers.Head, ask: responses.Ask, emit: Emit) -> responses.Telling:
+    head, wanted = await _decided(models, head, ask.wanted)
+    telling = responses.Telling(head, ask)
+    try:
+        async with models.engine.generate(wanted.jobs) as pieces:
+            begun = False
+            async for piece in pieces:
+                for event in ([] if begun else telling.begin()) + telling.add(piece):
+                    await emit(event)
+                begun = True
+    except (EngineRefused, EngineStopped) as error:
+        raise _problem(error) from error
+    for event in telling.end():
+        await emit(event)
+    return telling
+
+
 async def _stream_row(engine: Engine, job: Job, emit: Emit) -> None:
     try:
         async with engine.generate([job]) as pieces:
@@ -156,7 +189,7 @@ def row_job(row: scoring.Row) -> Job:
     return fields.prompt_job(ask.prompt, {**request, **({"stop": list(ask.stop)} if ask.stop else {})})
 
 
-def _check_content_type(header: str) -> None:
+def check_content_type(header: str) -> None:
     """A custom model takes JSON in UTF-8 (MLflow scoring server: 415 otherwise)."""
     kind, *options = (part.strip().lower() for part in header.split(";"))
     if kind != "application/json":

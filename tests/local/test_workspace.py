@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from pathlib import Path
@@ -9,7 +10,8 @@ import httpx
 import pytest
 
 from dbllm.local import LocalError, Workspace
-from dbllm.local.workspace import loopback, url
+from dbllm.local.web import listen
+from dbllm.local.workspace import checked_host, url
 
 
 def test_it_starts_answers_and_stops(model: Path, tmp_path: Path) -> None:
@@ -64,14 +66,25 @@ def test_another_model_file_is_what_answers(model: Path, other_model: Path) -> N
     assert (one["model"], other["model"]) == ("SmolLM2-135M-Instruct.Q4_1", "other-model")
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "example.com", "", "::"])  # noqa: S104
-def test_an_address_others_can_reach_is_refused(host: str) -> None:
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "::"])  # noqa: S104
+def test_an_address_others_can_reach_needs_a_token_of_ones_own(host: str) -> None:
     with pytest.raises(LocalError, match="loopback only"):
         Workspace(host=host)
+    Workspace(host=host, token="t")
+
+
+@pytest.mark.parametrize("host", ["example.com", ""])
+def test_a_name_is_no_address(host: str) -> None:
+    with pytest.raises(LocalError, match="takes an IP address"):
+        Workspace(host=host, token="t")
+
+
+def test_the_url_of_all_addresses_is_one_that_can_be_reached() -> None:
+    assert [url(("0.0.0.0", 80)), url(("::", 80))] == ["http://127.0.0.1:80", "http://[::1]:80"]  # noqa: S104
 
 
 def test_the_spellings_of_loopback_are_taken() -> None:
-    assert [loopback(host) for host in ("localhost", "127.0.0.1", "127.0.0.2", "::1")] == [
+    assert [checked_host(host, None) for host in ("localhost", "127.0.0.1", "127.0.0.2", "::1")] == [
         "127.0.0.1",
         "127.0.0.1",
         "127.0.0.2",
@@ -102,3 +115,8 @@ def test_a_taken_port_and_a_missing_model_leave_nothing_behind(tmp_path: Path, m
             Workspace(model=model, port=port).__enter__()
         with pytest.raises(LocalError, match="running already"):
             workspace.__enter__()
+
+
+def test_connections_do_not_wait_for_acknowledgements() -> None:
+    with listen("127.0.0.1", 0, hint="") as sock:
+        assert sock.proto == socket.IPPROTO_TCP, "asyncio sets TCP_NODELAY only where the protocol is named"
