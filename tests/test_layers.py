@@ -49,14 +49,14 @@ FLOORS = {
 }
 EXTRAS = {
     "langchain", "deployments", "dbutils", "bulk", "spark", "local", "serve", "cli", "testing", "telemetry", "demo",
-    "commands", "console", "doctor", "__main__", "mlflow",
+    "commands", "console", "endpoint_commands", "secret_commands", "doctor", "__main__", "mlflow",
 }  # fmt: skip
 FLOORS_LENT = {
     "doctor": {"network"},  # it tries the TLS handshake that the client would
     "gateway": {"sse"},  # a provider's stream is read by the decoder that reads the workspace's
 }
 MOST_LINES_OF_A_FILE = 250
-MOST_LINES = 4140  # with every kind of auth, the control plane and the names of __init__; to be lowered
+MOST_LINES = 4250  # with every kind of auth, the control plane and the names of __init__; to be lowered
 
 CORE = sorted(FLOORS)
 TREES = {name: ast.parse((ROOT / f"{name}.py").read_text("utf-8")) for name in CORE}
