@@ -161,7 +161,7 @@ class _Search:
             raise ConfigError(self._nothing(target, where))
         place, kind = found
         beside = [
-            f"{kind} comes before {one}, which {place.name} has too: auth_type={one!r} would choose that"
+            f"{kind} comes before {one}, which {place.name} has too; auth_type= or DATABRICKS_AUTH_TYPE chooses another"
             for one in place.kinds()
             if one != kind and place is not self._explicit
         ]

@@ -40,10 +40,11 @@ def cli_login(program: str, host: str, profile: str | None) -> Fetch:
 
 def _cli_token(program: str, chosen: list[str], seconds: float, wall: float) -> tuple[Secret, float] | APIError:
     """(token, seconds of life), or why there is none; not raised here, where local variables hold the token."""
-    command = [program, "auth", "token", *chosen]
+    command, output = [program, "auth", "token", *chosen], b""
     try:
         done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds)
         complaint = [*done.stderr.decode("utf-8", "replace").strip().splitlines(), "it failed"][0][:500]
+        output = b"" if done.returncode else done.stdout
         flaw = f"the Databricks CLI has no token: {complaint}" if done.returncode else ""
     except subprocess.TimeoutExpired:
         return APITimeoutError(f"`databricks auth token {chosen[0]} …` did not end in time", sent=False)
@@ -51,7 +52,7 @@ def _cli_token(program: str, chosen: list[str], seconds: float, wall: float) -> 
         flaw = f"the Databricks CLI has no token: it cannot be started ({error.strerror})"
     try:
         if not flaw:
-            content = json.loads(done.stdout)
+            content = json.loads(output)
             moment = datetime.fromisoformat(_FRACTION.sub(r".\1", content["expiry"]).replace("Z", "+00:00"))
             moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
             if (life := moment.timestamp() - wall) > 0:
