@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dbllm import commands, console, doctor
+from dbllm import commands, console, doctor, endpoint_commands, secret_commands
 
 if TYPE_CHECKING:
     from dbllm.local.workspace import Workspace
@@ -81,6 +81,12 @@ def up(
             metavar="PROVIDER=URL", help="Where a provider of external models is; openai=local: here. May be repeated."
         ),
     ] = None,
+    custom: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TARGET", help="A custom model: module:function or a scoring server's URL. Repeatable."
+        ),
+    ] = None,
     upstream_key: Annotated[
         str | None, typer.Option(envvar="DBLLM_UPSTREAM_KEY", help="Opens the own upstream; made up when left out.")
     ] = None,
@@ -107,6 +113,7 @@ def up(
             at_once=at_once,
             upstreams=dict(_pair(one, "--upstream") for one in upstream or ()),
             upstream_key=upstream_key,
+            customs=dict(_pair(one, "--custom") for one in custom or ()),
         ),
     ).run(_say_up)
 
@@ -150,4 +157,6 @@ def _say_serving(driver: DriverServer) -> None:
 
 
 commands.add_to(app)
+endpoint_commands.add_to(app)
+secret_commands.add_to(app)
 doctor.add_to(app)
