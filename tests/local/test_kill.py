@@ -109,8 +109,9 @@ def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path, model: Path) -> N
     process, http = start(tmp_path, model)
     try:
         http.post("/api/2.0/secrets/scopes/create", json={"scope": "s"}).raise_for_status()
-        for number in range(WRITERS):  # all are there before the first kill, so that every round risks all of them
-            burst(http, keys[number::WRITERS], "first", ledger)
+        with ThreadPoolExecutor(WRITERS) as writers:  # all are there before the first kill: every round risks them all
+            for number in range(WRITERS):
+                writers.submit(burst, http, keys[number::WRITERS], "first", ledger)
         assert len(ledger.acknowledged) == SECRETS + ENDPOINTS
         for number in range(ROUNDS):
             ledger.enough.clear()
@@ -122,7 +123,7 @@ def test_nothing_that_was_acknowledged_is_lost(tmp_path: Path, model: Path) -> N
                     writers.submit(burst, http, mine, f"round {number}", ledger)
                 assert ledger.enough.wait(60)
                 process.kill()
-                process.wait()
+                process.communicate()
             assert ledger.count < (number + 2) * (SECRETS + ENDPOINTS), "it was killed after the burst, not in it"
             http.close()
             process, http = start(tmp_path, model)
