@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dbllm import commands, console, doctor
+from dbllm import commands, console, doctor, endpoint_commands, secret_commands
 
 if TYPE_CHECKING:
     from dbllm.local.workspace import Workspace
@@ -157,4 +157,6 @@ def _say_serving(driver: DriverServer) -> None:
 
 
 commands.add_to(app)
+endpoint_commands.add_to(app)
+secret_commands.add_to(app)
 doctor.add_to(app)

@@ -18,12 +18,14 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
-from .engine import FOREVER, Outgoing, Wire, origin, wires
+from .engine import Outgoing, Wire, checked_engine, origin, wires
 from .errors import APITimeoutError, ConfigError, Raw
 from .network import DIRECT, Network
 from .pool import Exchange, Pool
+from .sockets import FOREVER
 
 T = TypeVar("T")
 
@@ -86,8 +88,7 @@ class _Leaf(ABC):
             raise ConfigError(f"max_connections={limit!r} is a whole number from 1 up.")
         if transport is not None and client is not None:
             raise ConfigError("transport= and http_client= are two ways to say the same: pass one.")
-        if engine not in (None, "httpx"):
-            raise ConfigError(f"engine={engine!r} is not known; there is 'httpx'.")
+        engine = checked_engine(engine or os.environ.get("DBLLM_ENGINE") or None)
         suspends = self.closing == "aclose"
         if network != DIRECT and (transport is not None or client is not None):
             own = "transport=" if client is None else "http_client="
@@ -96,7 +97,7 @@ class _Leaf(ABC):
 
         def wires_to(to: str) -> Callable[[], Wire]:
             # `now` is looked up late, for tests put another clock in its place.
-            return wires(to, suspends, lambda: self.now(), transport, client, network)
+            return wires(to, suspends, lambda: self.now(), transport, client, network, engine)
 
         self._wires_to = wires_to
         self.new_wire = wires_to(base)
@@ -251,6 +252,7 @@ class _Loop:
     def __init__(self, leaf: AsyncLeaf, loop: Any) -> None:
         self.now, self.event = leaf.now, anyio.Event
         self._loop = loop
+        self._time: Callable[[], float] = getattr(loop, "time", anyio.current_time)  # what scopes go by
         self._tasks: set[Any] = set()
         self.locks: dict[str, anyio.Lock] = {}
         self.pool = Pool(self, leaf.limit, leaf.new_wire)
@@ -262,8 +264,9 @@ class _Loop:
         return bool(event.is_set())
 
     async def within(self, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T:
-        with anyio.fail_after(_left(deadline, self.now())):
+        with anyio.CancelScope(deadline=deadline - self.now() + self._time()):
             return await thunk()
+        raise TimeoutError
 
     def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
@@ -310,6 +313,7 @@ class AsyncLeaf(_Leaf):
         home = self._homes[key] = _Loop(self, key[1])
         home.lifetime = self._lifetime(key, home.pool)
         await anext(home.lifetime)
+        await anyio.lowlevel.checkpoint()  # anyio was loaded just now: the loop gets its turn before the call goes on
         return home
 
     def forget(self) -> None:

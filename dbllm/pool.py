@@ -113,8 +113,7 @@ class Exchange:
         wire.cut_at(deadline)
         piece = await wire.read()
         if not piece:
-            self.wire = None
-            self._pool.give_back(self, wire)
+            await self._pool.give_back(self, wire)
         return piece
 
     async def rest(self, deadline: float) -> bytes:
@@ -199,21 +198,21 @@ class Pool:
         try:
             while self._idle[0][1] < expired:
                 stale.append(self._idle.pop(0)[0])
+            while not (wire := self._idle.pop()[0]).ready:
+                stale.append(wire)
         except IndexError:  # none is left, or another thread was quicker
-            pass
-        for wire in stale:
-            await wire.close()
-        try:
-            return self._idle.pop()[0]
-        except IndexError:
-            return self._new_wire()
+            wire = self._new_wire()
+        for old in stale:
+            await old.close()
+        return wire
 
-    def give_back(self, exchange: Exchange, wire: Wire) -> None:
+    async def give_back(self, exchange: Exchange, wire: Wire) -> None:
         """The answer was read to its end: the connection may serve the next call."""
-        if self.closed:
-            self.home.soon(wire.close)
-        else:
-            self._idle.append((wire, self.home.now()))
+        if self.closed or not wire.ready:
+            await exchange.aclose()
+            return
+        exchange.wire = None
+        self._idle.append((wire, self.home.now()))
         self.gate.release(exchange)
 
     async def aclose(self) -> None:

@@ -7,16 +7,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from .errors import ConfigError
-from .schema import Message
+from .errors import BadRequestError, ConfigError
+from .schema import Message, OutputItem
 
 Kind = Literal["chat", "completions", "embeddings", "responses", "agent", "custom", "app"]
 """What an endpoint speaks; "agent" is `agent/v2/chat`, "app" a driver proxy app."""
+
+Verb = Literal["complete", "chat", "respond", "embed", "predict"]
 
 FALLBACK: tuple[Kind, ...] = ("chat", "completions", "custom")
 """The order in which `complete` tries where the look-up is forbidden."""
@@ -32,18 +34,14 @@ _KINDS: dict[str, Kind] = {
     "agent/v1/responses": "responses",
     "agent/v2/responses": "responses",
     "agent/v2/chat": "agent",
-    "chat": "chat",
-    "completions": "completions",
-    "embeddings": "embeddings",
-    "responses": "responses",
-    "custom": "custom",
+    **{kind: kind for kind in get_args(Kind) if kind != "app"},
 }
 
-VERBS: dict[Kind, tuple[str, ...]] = {
+VERBS: dict[Kind, tuple[Verb, ...]] = {
     "chat": ("complete", "chat"),
     "completions": ("complete",),
     "embeddings": ("embed",),
-    "responses": ("complete",),
+    "responses": ("complete", "respond"),
     "agent": ("complete", "chat"),
     "custom": ("complete", "predict"),
     "app": ("complete",),
@@ -85,6 +83,38 @@ def guesses(kind: Kind | None, flat: Mapping[str, Any]) -> tuple[Kind, ...]:
     return ("chat",) if "messages" in flat else ("responses",) if "input" in flat else ("custom",)
 
 
+def all_refused(errors: list[BadRequestError]) -> BadRequestError:
+    """The error of a call whose every envelope was refused."""
+    *before, last = errors
+    if before:
+        last.previous = (*before, *last.previous)
+        last.hint = (
+            "This token may not look up the endpoint's task, so messages, prompt and dataframe_records were tried in "
+            f"turn, and all were refused (the first: {before[0].detail}); say which it is with task=."
+        )
+    return last
+
+
+def which_verb(name: str, verb: Verb, kind: Kind | None) -> str:
+    """The hint for a verb that the endpoint does not do; "" where it does, or nobody knows."""
+    if kind is None or verb in VERBS[kind]:
+        return ""
+    return f"Endpoint {name!r} does not do {verb}(): use {' or '.join(f'{does}()' for does in VERBS[kind])}."
+
+
+def which_exist(name: str, listed: Any) -> str:
+    """The hint for an endpoint that was not found, from the workspace's list of them."""
+    from difflib import get_close_matches  # here and in `_meant`: rarely wanted, and slow to import
+
+    items = listed.get("endpoints") if isinstance(listed, dict) else None
+    names = sorted(str(item.get("name")) for item in items or () if isinstance(item, dict))
+    if name in names:
+        return "The endpoint exists; what was not found lies behind it."
+    near = get_close_matches(name, names, 1)
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return (f"Did you mean {near[0]!r}? " if near else "") + f"This workspace has: {shown or 'no endpoint at all'}."
+
+
 def quoted(name: object, what: str = "an endpoint") -> str:
     """A name as one segment of a path.
 
@@ -97,6 +127,14 @@ def quoted(name: object, what: str = "an endpoint") -> str:
     except UnicodeEncodeError:
         pass
     raise ConfigError(f"{what} needs a name, not {name!r}.")
+
+
+class Place(NamedTuple):
+    """Where a handle's calls go: a path, the name that messages use, and what is spoken there, where that is known."""
+
+    path: str
+    name: str
+    kind: Kind | None
 
 
 def invocations_path(name: str, served_model: str | None = None) -> str:
@@ -170,7 +208,7 @@ def envelope(kind: Kind, flat: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"input" if kind == "responses" else "messages": [message], **body}
 
 
-def chat_messages(messages: object) -> list[Any]:
+def chat_messages(messages: object, verb: Verb = "chat", told_by: tuple[str, ...] = ("role",)) -> list[Any]:
     """Messages as they are sent, from a str (one user message), a message or a list of messages.
 
     Raises:
@@ -179,24 +217,36 @@ def chat_messages(messages: object) -> list[Any]:
     """
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
-    if isinstance(messages, (Message, Mapping)):
+    if isinstance(messages, (Message, OutputItem, Mapping)):
         messages = [messages]
     if not isinstance(messages, Sequence) or isinstance(messages, (bytes, bytearray)):
-        raise TypeError(f"chat() takes a str, a message or a list of messages, not {type(messages).__name__}.")
+        raise TypeError(f"{verb}() takes a str, a message or a list of messages, not {type(messages).__name__}.")
     if not messages:
-        raise ValueError("chat() needs at least one message.")
-    return [_message(item, place) for place, item in enumerate(messages)]
+        raise ValueError(f"{verb}() needs at least one message.")
+    return [_message(item, place, told_by) for place, item in enumerate(messages)]
 
 
-def _message(item: object, place: int) -> object:
+def _message(item: object, place: int, told_by: tuple[str, ...]) -> object:
     if isinstance(item, Message):
         return item.as_wire()
-    if isinstance(item, Mapping) and isinstance(item.get("role"), str):
+    told = isinstance(item, Mapping) and any(isinstance(item.get(key), str) for key in told_by)
+    if told or isinstance(item, OutputItem):
         return item
     raise TypeError(
         f"messages[{place}] is a Message or a dict with 'role' and 'content', not {type(item).__name__}"
-        + (" without a role." if isinstance(item, Mapping) else ".")
+        + (f" without a {' or a '.join(told_by)}." if isinstance(item, Mapping) else ".")
     )
+
+
+def response_body(items: object, custom_inputs: object, *params: Mapping[str, Any]) -> dict[str, Any]:
+    """The body for an agent (`agent/v1/responses`): its `input` is always a list of items."""
+    own = {} if custom_inputs is None else {"custom_inputs": custom_inputs}
+    return {"input": chat_messages(items, "respond", ("role", "type")), **own, **wire_params(*params)}
+
+
+def chat_body(messages: object, stop: object, *params: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a chat; later parameters win."""
+    return {"messages": chat_messages(messages), **checked_stop(stop), **wire_params(*params)}
 
 
 def embedding_input(texts: object) -> list[str]:
@@ -257,7 +307,7 @@ def wire_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
 def _meant(name: str) -> str:
     if name in OPTIONS:  # arrived inside `params=`: still ours
         return f"the argument {name}= of the call"
-    from difflib import get_close_matches  # here and in `endpoints`: rarely wanted, and slow to import
+    from difflib import get_close_matches
 
     return _ELSEWHERE.get(name) or next(iter(get_close_matches(name.lower(), OPTIONS, 1, 0.8)), "")
 

@@ -7,7 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from typing import TypeVar
 
 from .auth import Auth, Hidden, says_expired, scrubbed
@@ -31,7 +31,7 @@ class Call:
     """One logical call, whatever attempts it takes. `deadline` is on the leaf's clock."""
 
     method: str
-    path: str
+    path: str = field(repr=False)  # its query may hold what is secret
     timeout: Timeout
     retry: Retry
     deadline: float
@@ -89,17 +89,8 @@ class Transport:
         self.leaf = leaf
         self._auth = auth
         self._closed = False
+        self._made: dict[object, tuple[Mapping[str, str], Mapping[str, str], Hidden]] = {}
         weakref.finalize(self, leaf.forget)
-
-    @cached_property
-    def _fixed(self) -> dict[str, str]:
-        from importlib import metadata  # slow to import, and wanted by the first call only
-
-        try:
-            own = metadata.version("dbllm")
-        except metadata.PackageNotFoundError:  # run from a source tree that was never installed
-            own = "0"
-        return {"user-agent": f"dbllm/{own}", "accept-encoding": "gzip, deflate"}
 
     async def call(self, call: Call) -> Answer:
         """The answer to a call, after as many attempts as it takes.
@@ -157,14 +148,14 @@ class Transport:
         try:
             return await attempt(call, sent)
         except APIStatusError as error:
-            if error.raw is None or not says_expired(error.raw) or not self._auth.refused(sent):
+            if error.raw is None or not says_expired(error.raw) or not self._auth.refused(sent, self.leaf.now()):
                 raise
         return await attempt(call, await self._auth.headers(self.leaf, call.deadline))
 
     async def _whole(self, call: Call, sent: Mapping[str, str]) -> Answer:
         raw = await self.leaf.send(self._outgoing(call, sent))
         if not 200 <= raw.status < 300:
-            raise status_error(scrubbed(raw, sent), wall=self.leaf.wall())
+            raise status_error(scrubbed(raw, sent, call.path), wall=self.leaf.wall())
         return Answer(raw)
 
     async def _begun(self, call: Call, sent: Mapping[str, str]) -> Opened:
@@ -184,7 +175,7 @@ class Transport:
         if not good or not exchange.headers.get("content-type", "").lower().startswith(EVENTS):
             raw = Raw(exchange.status, exchange.headers, await self.leaf.rest(exchange, call.deadline))
             if not good:
-                raise status_error(scrubbed(raw, sent), wall=self.leaf.wall())
+                raise status_error(scrubbed(raw, sent, call.path), wall=self.leaf.wall())
             return Opened(raw)
         if not await self.more(opened, call.deadline):
             raise opened.interrupted("the stream ended before its first event")
@@ -211,7 +202,26 @@ class Transport:
             log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.logged, status, seconds, attempts)
 
     def _outgoing(self, call: Call, sent: Mapping[str, str]) -> Outgoing:
-        own = {"accept": call.accept} if call.body is None else {"accept": call.accept, "content-type": JSON}
-        headers, timeout = Hidden(self._fixed, own, sent, call.headers), call.timeout
+        timeout, headers = call.timeout, self._headers(call, sent)
         url = self.host + call.path
         return Outgoing(call.method, url, headers, call.body, call.deadline, timeout.connect, timeout.queue)
+
+    def _headers(self, call: Call, sent: Mapping[str, str]) -> Hidden:
+        """What a call is sent with; the same object again as long as neither the auth's headers nor its own change."""
+        kind = call.accept, call.body is None
+        made = self._made.get(kind)
+        if made is None or made[0] is not sent or made[1] is not call.headers:
+            own = {"accept": call.accept} if call.body is None else {"accept": call.accept, "content-type": JSON}
+            made = self._made[kind] = sent, call.headers, Hidden(_fixed(), own, sent, call.headers)
+        return made[2]
+
+
+@lru_cache
+def _fixed() -> dict[str, str]:
+    from importlib import metadata  # slow to import, and wanted by the first call only
+
+    try:
+        own = metadata.version("dbllm")
+    except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+        own = "0"
+    return {"user-agent": f"dbllm/{own}", "accept-encoding": "gzip, deflate"}

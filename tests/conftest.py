@@ -25,11 +25,33 @@ HOST = "https://workspace.example.com"
 TOKEN = "dapi-test"
 
 
+# What is proven on both engines; the fast one serves asyncio only.
+ON_BOTH_ENGINES = ("test_engine", "test_io", "test_pool", "test_retry_calls", "test_stream", "test_transport")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "colour" in metafunc.fixturenames and not any(
-        "colour" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")
-    ):
-        metafunc.parametrize("colour", COLOURS)
+    marks = metafunc.definition.iter_markers("parametrize")
+    coloured = "colour" in metafunc.fixturenames and not any("colour" in str(mark.args[0]) for mark in marks)
+    if metafunc.module.__name__.rpartition(".")[2] not in ON_BOTH_ENGINES:
+        if coloured:
+            metafunc.parametrize("colour", COLOURS)
+    elif coloured:
+        pairs = [*((colour, "h11") for colour in COLOURS), ("asyncio", "httptools")]
+        metafunc.parametrize(("colour", "engine"), pairs, indirect=["engine"])
+    else:
+        metafunc.parametrize("engine", ["h11", "httptools"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine that the environment names."""
+    name = getattr(request, "param", None)
+    if name == "httptools":
+        pytest.importorskip("httptools", reason="the extra `fast` is not installed")
+        if request.node.callspec.params.get("colour", "asyncio") != "asyncio":
+            pytest.skip("the fast engine serves asyncio only")
+    if name is not None:
+        monkeypatch.setenv("DBLLM_ENGINE", name)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -114,7 +136,8 @@ def script(tmp_path: Path) -> Callable[..., str]:
         path.write_text(text)
         command = [sys.executable, "-X", "dev", "-W", "error", str(path), *args]
         root = str(Path(dbllm.__file__).parents[1])
-        done = subprocess.run(command, env={"PYTHONPATH": root, "HOME": str(tmp_path)}, capture_output=True, timeout=60)
+        environment = {"PYTHONPATH": root, "HOME": str(tmp_path), "DBLLM_ENGINE": os.environ.get("DBLLM_ENGINE", "")}
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
         said, complained = done.stdout.decode(), done.stderr.decode()
         assert done.returncode == 0, complained or said
         assert not complained, complained

@@ -105,7 +105,6 @@ async def test_an_answer_that_comes_before_the_whole_request_is_read(make, serve
         assert permits(client) == 0
 
 
-@pytest.mark.xfail(reason="h11 keeps them, and httpcore parses them as the next answer", strict=True)
 async def test_bytes_after_an_answer_are_never_taken_for_the_next_one(make, serve):
     def doubled(peer: Peer) -> None:
         while peer.request():

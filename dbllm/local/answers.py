@@ -20,12 +20,21 @@ Json = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What every part of one answer repeats: its id, the second it was made, the model, the task."""
+    """What every part of one answer repeats.
+
+    Attributes:
+        id: its id.
+        created: the second it was made.
+        model: the model that made it.
+        task: of the endpoint.
+        tool: the function that it calls: then the texts are arguments.
+    """
 
     id: str
     created: int
     model: str
     task: Task
+    tool: str | None = None
 
 
 @dataclass
@@ -71,7 +80,7 @@ class Tally:
 
 
 def whole(head: Head, tally: Tally) -> Json:
-    """The unary answer."""
+    """The whole answer of a text endpoint."""
     chat = head.task == "llm/v1/chat"
     return {
         "id": head.id,
@@ -81,8 +90,8 @@ def whole(head: Head, tally: Tally) -> Json:
         "choices": [
             _choice(
                 job,
-                {"message": {"role": "assistant", "content": tally.text(job)}} if chat else {"text": tally.text(job)},
-                tally.finish_reasons[job] or "stop",
+                {"message": _message(head, job, tally.text(job))} if chat else {"text": tally.text(job)},
+                _reason(head, tally.finish_reasons[job] or "stop"),
                 tally.logprobs[job],
             )
             for job in range(tally.jobs)
@@ -91,20 +100,59 @@ def whole(head: Head, tally: Tally) -> Json:
     }
 
 
-def chunk(head: Head, piece: Piece, usage: Json, *, first: bool) -> Json:
+def chunk(head: Head, piece: Piece, usage: Json | None, *, first: bool) -> Json:
     """One chunk of a stream; `first` is whether it is the first of its choice."""
     chat = head.task == "llm/v1/chat"
-    delta = {"role": "assistant", "content": piece.text} if first else {"content": piece.text}
     return {
-        "id": head.id,
-        "object": "chat.completion.chunk" if chat else "text_completion",
-        "created": head.created,
-        "model": head.model,
+        **_chunk(head),
         "choices": [
-            _choice(piece.job, {"delta": delta} if chat else {"text": piece.text}, piece.finish_reason, piece.logprobs)
+            _choice(
+                piece.job,
+                {"delta": _delta(head, piece, first=first)} if chat else {"text": piece.text},
+                _reason(head, piece.finish_reason),
+                piece.logprobs,
+            )
         ],
         "usage": usage,
     }
+
+
+def last_chunk(head: Head, usage: Json) -> Json:
+    """The chunk that carries nothing but the usage (OpenAI: stream_options.include_usage)."""
+    return {**_chunk(head), "choices": [], "usage": usage}
+
+
+def _chunk(head: Head) -> Json:
+    kind = "chat.completion.chunk" if head.task == "llm/v1/chat" else "text_completion"
+    return {"id": head.id, "object": kind, "created": head.created, "model": head.model}
+
+
+def _message(head: Head, job: int, text: str) -> Json:
+    if head.tool is None:
+        return {"role": "assistant", "content": text}
+    return {"role": "assistant", "content": None, "tool_calls": [_call(head, job, text)]}
+
+
+def _delta(head: Head, piece: Piece, *, first: bool) -> Json:
+    if head.tool is None:
+        return {"role": "assistant", "content": piece.text} if first else {"content": piece.text}
+    if first:
+        return {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"index": 0, **_call(head, piece.job, piece.text)}],
+        }
+    return {"tool_calls": [{"index": 0, "function": {"arguments": piece.text}}]}
+
+
+def _call(head: Head, job: int, arguments: str) -> Json:
+    function = {"name": head.tool, "arguments": arguments}
+    return {"id": f"call_{head.id[-24:]}{job}", "type": "function", "function": function}
+
+
+def _reason(head: Head, reason: str | None) -> str | None:
+    """A call that came to its end is its own reason to stop; one that was cut stays cut."""
+    return "tool_calls" if head.tool is not None and reason == "stop" else reason
 
 
 def _choice(index: int, text: Json, finish_reason: str | None, logprobs: Iterable[object]) -> Json:

@@ -7,9 +7,11 @@ A null is a field that was not sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from dbllm.local import tools
 from dbllm.local.engine import Job
+from dbllm.local.grammar import read_format
 from dbllm.local.problems import Problem, bad_request, unknown_field
 from dbllm.local.scoring import kind_of
 
@@ -27,12 +29,28 @@ Check = Callable[[str, object], None]
 class TextRequest:
     """A chat or completions request: the jobs (choice by choice) and how the answer is wanted.
 
-    `choices_per_prompt` is `n`: prompts are counted once however many choices they get.
+    Attributes:
+        jobs: what makes an answer in text.
+        choices_per_prompt: `n`: prompts are counted once however many choices they get.
+        stream: whether it is wanted piece by piece.
+        usage_apart: whether a stream's usage comes once, on a chunk of its own (`stream_options.include_usage`);
+            otherwise it is on every chunk.
+        offer: the tools that may or must be called instead.
+        question: the message that the tools are for.
     """
 
     jobs: tuple[Job, ...]
     choices_per_prompt: int
     stream: bool
+    usage_apart: bool = False
+    offer: tools.Offer | None = None
+    question: str = ""
+
+    def calling(self, tool: tools.Tool) -> TextRequest:
+        """The same request once it is decided that a tool is called."""
+        sampling = {name: value for name, value in self.jobs[0].request.items() if name in SAMPLING}
+        asked = {**tools.arguments_request(tool, self.question), "temperature": 0, **sampling}
+        return replace(self, jobs=(Job("chat", asked),) * len(self.jobs), offer=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +70,21 @@ def read_chat(body: object) -> TextRequest:
     fields = _read(body, _CHAT)
     if "messages" not in fields:
         raise bad_request("missing required field 'messages'")
-    request = {"messages": _messages(fields["messages"]), **_common(fields)}
-    if "response_format" in fields:
-        request["response_format"] = fields["response_format"]
+    messages = fields["messages"]
+    request: dict[str, object] = {"messages": _messages(messages), **_common(fields)}
+    grammar = read_format(_object(fields.get("response_format", {"type": "text"})))
+    if grammar is not None:
+        request = {"temperature": 0, **request, "grammar": grammar}
     if fields.get("logprobs"):
         request["logprobs"] = True
         request["top_logprobs"] = fields.get("top_logprobs", 0)
+    offer = tools.read_offer(tools.read_tools(fields.get("tools", [])), fields.get("tool_choice"))
+    if offer is not None and not offer.required and last_role(messages) != "user":
+        offer = None  # the result of a tool is there: what is left to do is the answer
     count = _count(fields)
-    return TextRequest((Job("chat", request),) * count, count, _stream(fields))
+    return TextRequest(
+        (Job("chat", request),) * count, count, _stream(fields), _usage_apart(fields), offer, last_question(messages)
+    )
 
 
 def read_completions(body: object) -> TextRequest:
@@ -84,7 +109,7 @@ def read_completions(body: object) -> TextRequest:
     raw = bool(fields.get("use_raw_prompt"))
     count = _count(fields)
     jobs = [prompt_job(prompt, _common(fields), raw=raw) for prompt in prompts for _ in range(count)]
-    return TextRequest(tuple(jobs), count, _stream(fields))
+    return TextRequest(tuple(jobs), count, _stream(fields), _usage_apart(fields))
 
 
 def prompt_job(prompt: str, request: Body, *, raw: bool = False) -> Job:
@@ -153,19 +178,62 @@ def _stream(fields: Body) -> bool:
     return bool(fields.get("stream"))
 
 
-def _messages(messages: object) -> list[dict[str, str]]:
+def _usage_apart(fields: Body) -> bool:
+    return bool(_object(fields.get("stream_options", {})).get("include_usage"))
+
+
+def _object(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
+
+
+def last_role(messages: object) -> str:
+    """The role of the last of some messages that have been read."""
+    return str(_object(messages[-1]).get("role")) if isinstance(messages, list) else ""
+
+
+def last_question(messages: object) -> str:
+    """What the user said last, of messages that have been read."""
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if message["role"] == "user":
+            return _content("messages", message["content"])
+    return ""
+
+
+def _messages(messages: object) -> list[tools.Message]:
+    """Messages as the model's template takes them: tool calls and their results become text."""
     if not isinstance(messages, list) or not messages:
         raise bad_request("field 'messages' must be a list of messages, not empty")
-    return [_message(f"messages[{number}]", message) for number, message in enumerate(messages)]
-
-
-def _message(where: str, message: object) -> dict[str, str]:
-    if not isinstance(message, dict):
-        raise bad_request(f"'{where}' must be an object with 'role' and 'content', got {kind_of(message)}")
-    role = message.get("role")
-    if role not in ("system", "user", "assistant", "tool"):
-        raise bad_request(f"'{where}.role' must be one of system, user, assistant, tool; got {role!r}")
-    return {"role": role, "content": _content(f"{where}.content", message.get("content"))}
+    read: list[tools.Message] = []
+    calls: dict[str, tools.Call] = {}
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict):
+            raise bad_request(f"'{where}' must be an object with 'role' and 'content', got {kind_of(message)}")
+        role = message.get("role")
+        if role not in ("system", "user", "assistant", "tool"):
+            raise bad_request(f"'{where}.role' must be one of system, user, assistant, tool; got {role!r}")
+        if role == "assistant" and message.get("tool_calls"):
+            made = tools.read_calls(f"{where}.tool_calls", message["tool_calls"])
+            ahead = messages[number - 1] if number else {}
+            # Calls may come one message each (agents' items do).
+            goes_on = ahead.get("role") == "assistant" and bool(ahead.get("tool_calls"))
+            calls = (calls if goes_on else {}) | {call.id: call for call in made}
+            text = "" if message.get("content") is None else _content(f"{where}.content", message["content"])
+            read.append(tools.said(text, made))
+            continue
+        text = _content(f"{where}.content", message.get("content"))
+        if role == "tool":
+            call = calls.get(str(message.get("tool_call_id")))
+            if call is None:
+                raise bad_request(
+                    f"'{where}' is a tool message, so 'tool_call_id' must name one of the tool_calls of the assistant "
+                    f"message before it; got {_shown(message.get('tool_call_id'))}"
+                )
+            read.append(tools.result(call, text))
+        else:
+            calls = {} if role == "assistant" else calls
+            read.append({"role": role, "content": text})
+    return tools.merged(read) if calls else read
 
 
 def _content(where: str, content: object) -> str:
@@ -177,9 +245,12 @@ def _content(where: str, content: object) -> str:
 
 
 def _part(where: str, part: object) -> str:
-    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "reasoning":  # what a reasoning model thought in an earlier turn; this one has no use for it
+        return ""
+    text = part.get("text") if isinstance(part, dict) and kind == "text" else None
     if not isinstance(text, str):
-        raise bad_request(f"'{where}' must be a text part: this model takes no images or files")
+        raise bad_request(f"'{where}' must be a text part, got {_shown(kind)}: this model takes no images or files")
     return text
 
 
@@ -226,11 +297,6 @@ def _text_map(name: str, value: object) -> None:
         raise bad_request(f"field '{name}' must be an object of strings, got {_shown(value)}")
 
 
-def _no_tools(name: str, value: object) -> None:
-    if value not in ([], "none", "auto"):
-        raise bad_request(f"field '{name}' is not supported by this model")
-
-
 def _anything(_name: str, _value: object) -> None:
     """Accepted, and without meaning for this model."""
 
@@ -263,8 +329,9 @@ _TEXT: dict[str, Check] = {
 _CHAT: dict[str, Check] = {
     **_TEXT,
     "messages": _anything,
-    "tools": _no_tools,
-    "tool_choice": _no_tools,
+    "tools": _anything,
+    "tool_choice": _anything,
+    "parallel_tool_calls": _BOOLEAN,
     "response_format": _OBJECT,
     "logprobs": _BOOLEAN,
     "top_logprobs": _integer(0, 20),

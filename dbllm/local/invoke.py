@@ -6,12 +6,14 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from dbllm.local import answers, fields, scoring
+from dbllm.local import answers, fields, responses, scoring
 from dbllm.local.catalog import Endpoint
+from dbllm.local.choosing import Chooser
 from dbllm.local.engine import Engine, EngineRefused, EngineStopped, Job
 from dbllm.local.problems import Problem, bad_request
 from dbllm.local.vectors import Vectors
@@ -30,6 +32,7 @@ class Models:
     def __init__(self, engine: Engine, vectors: Vectors) -> None:
         self.engine = engine
         self.vectors = vectors
+        self.chooser = Chooser(engine)
 
 
 async def invoke(request: Request, endpoint: Endpoint, models: Models, body: bytes) -> Response:
@@ -46,6 +49,8 @@ async def invoke(request: Request, endpoint: Endpoint, models: Models, body: byt
     decoded = decode_json(body)
     if endpoint.task == "llm/v1/embeddings":
         return await _embed(request, fields.read_embeddings(decoded), endpoint, models, headers)
+    if endpoint.task == "agent/v1/responses":
+        return await _respond(request, responses.read_response(decoded), endpoint, models, headers)
     chat = endpoint.task == "llm/v1/chat"
     wanted = fields.read_chat(decoded) if chat else fields.read_completions(decoded)
     head = answers.Head(
@@ -55,9 +60,8 @@ async def invoke(request: Request, endpoint: Endpoint, models: Models, body: byt
         task="llm/v1/chat" if chat else "llm/v1/completions",
     )
     if wanted.stream:
-        return EventStream(lambda emit: _stream_text(models.engine, head, wanted, emit), headers)
-    tally = await until_gone(request.receive, _tally(models.engine, wanted.jobs, wanted.choices_per_prompt))
-    return JSONResponse(answers.whole(head, tally), headers=headers)
+        return EventStream(lambda emit: _stream_text(models, head, wanted, emit), headers)
+    return JSONResponse(await until_gone(request.receive, _whole_text(models, head, wanted)), headers=headers)
 
 
 async def read_limited(request: Request, endpoint: Endpoint) -> bytes:
@@ -76,16 +80,72 @@ async def _tally(engine: Engine, jobs: Sequence[Job], choices_per_prompt: int = 
     return tally
 
 
-async def _stream_text(engine: Engine, head: answers.Head, wanted: fields.TextRequest, emit: Emit) -> None:
+async def _whole_text(models: Models, head: answers.Head, wanted: fields.TextRequest) -> answers.Json:
+    head, wanted = await _decided(models, head, wanted)
+    return answers.whole(head, await _tally(models.engine, wanted.jobs, wanted.choices_per_prompt))
+
+
+async def _decided(
+    models: Models, head: answers.Head, wanted: fields.TextRequest
+) -> tuple[answers.Head, fields.TextRequest]:
+    """The request once it is settled whether a tool is called, and which."""
+    try:
+        for grammar in {str(job.request["grammar"]) for job in wanted.jobs if "grammar" in job.request}:
+            await models.chooser.check(grammar)
+        tool = await models.chooser.choose(wanted.offer, wanted.question) if wanted.offer else None
+        if tool is None:
+            return head, wanted
+        await models.chooser.check(tool.grammar)
+    except (EngineRefused, EngineStopped) as error:
+        raise _problem(error) from error
+    return replace(head, tool=tool.name), wanted.calling(tool)
+
+
+async def _stream_text(models: Models, head: answers.Head, wanted: fields.TextRequest, emit: Emit) -> None:
+    head, wanted = await _decided(models, head, wanted)
     tally = answers.Tally(len(wanted.jobs), wanted.choices_per_prompt)
     try:
-        async with engine.generate(wanted.jobs) as pieces:
+        async with models.engine.generate(wanted.jobs) as pieces:
             async for piece in pieces:
                 first = not tally.texts[piece.job]
                 tally.add(piece)
-                await emit(answers.chunk(head, piece, tally.usage(), first=first))
+                usage = None if wanted.usage_apart else tally.usage()
+                await emit(answers.chunk(head, piece, usage, first=first))
     except (EngineRefused, EngineStopped) as error:
         raise _problem(error) from error
+    if wanted.usage_apart:
+        await emit(answers.last_chunk(head, tally.usage()))
+
+
+async def _respond(
+    request: Request, ask: responses.Ask, endpoint: Endpoint, models: Models, headers: dict[str, str]
+) -> Response:
+    head = answers.Head(f"resp_{uuid.uuid4().hex}", int(time.time()), endpoint.model, "llm/v1/chat")
+    if ask.wanted.stream:
+        return EventStream(lambda emit: _stream_response(models, head, ask, emit), headers)
+    telling = await until_gone(request.receive, _stream_response(models, head, ask, _drop))
+    return JSONResponse(telling.whole(), headers=headers)
+
+
+async def _drop(_frame: object) -> None:
+    """An `emit` for whoever wants the whole answer only."""
+
+
+async def _stream_response(models: Models, head: answers.Head, ask: responses.Ask, emit: Emit) -> responses.Telling:
+    head, wanted = await _decided(models, head, ask.wanted)
+    telling = responses.Telling(head, ask)
+    try:
+        async with models.engine.generate(wanted.jobs) as pieces:
+            begun = False
+            async for piece in pieces:
+                for event in ([] if begun else telling.begin()) + telling.add(piece):
+                    await emit(event)
+                begun = True
+    except (EngineRefused, EngineStopped) as error:
+        raise _problem(error) from error
+    for event in telling.end():
+        await emit(event)
+    return telling
 
 
 async def _stream_row(engine: Engine, job: Job, emit: Emit) -> None:

@@ -93,7 +93,7 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-Frames = Callable[[Callable[[object], Awaitable[None]]], Coroutine[Any, Any, None]]
+Frames = Callable[[Callable[[object], Awaitable[None]]], Coroutine[Any, Any, object]]
 """Makes the frames of a stream: it is handed `emit` and awaits it with one JSON value per frame."""
 
 

@@ -70,7 +70,7 @@ def test_a_closed_port_is_red_at_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
     done = run()
     assert done.exit_code == 1
     assert "FAIL TCP" in done.output
-    assert "firewall" in done.output
+    assert "start one with `dbllm up`" in done.output
 
 
 def test_a_name_that_is_unknown_is_red_at_dns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_an_unknown_field_is_refused_in_the_words_of_the_service(field: str) -> 
         ({"stream": "true"}, "'stream' must be true or false"),
         ({"usage_context": {"a": 1}}, "'usage_context' must be an object of strings"),
         ({"response_format": "json"}, "'response_format' must be an object"),
-        ({"tools": [{"type": "function"}]}, "'tools' is not supported"),
+        ({"tools": [{"type": "function"}]}, "'tools[0]' must be an object with 'type': 'function' and a 'function'"),
         ({"messages": "hello"}, "'messages' must be a list of messages, not empty"),
         ({"messages": []}, "'messages' must be a list of messages, not empty"),
         ({"messages": None}, "missing required field 'messages'"),

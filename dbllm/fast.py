@@ -1,0 +1,92 @@
+"""HTTP/1.1 by llhttp, the parser of Node.js, through httptools: the engine of the extra `fast`."""
+
+from __future__ import annotations
+
+import httptools
+
+from .engine import MAX_HEAD, Fields
+
+
+class LlhttpParser:
+    """The client's end of HTTP/1.1; see `engine.Parser`."""
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._body: list[bytes] = []
+        self._clean = True  # nothing has come that no request asked for
+        self._waits = False  # for an answer
+        self._start("")
+
+    def _start(self, method: str) -> None:
+        self.status, self.done, self.reusable = 0, False, False
+        self.fields: Fields = []
+        self._bodyless, self._framed, self._head = method == "HEAD", False, b""
+
+    def request(self, method: str, target: bytes, fields: Fields, body: bytes) -> bytes:
+        """The bytes to send."""
+        self._start(method)
+        self._waits = True
+        lines = b"".join([b"%s: %s\r\n" % item for item in fields])
+        return b"%s %s HTTP/1.1\r\n%s\r\n%s" % (method.encode(), target, lines, body)
+
+    def feed(self, data: bytes) -> None:
+        """What has arrived."""
+        if not data:
+            self._end()
+            return
+        if not self.status:  # llhttp takes a head in any pieces; whole, it is one call, and its size is known
+            data = self._head = self._head + data
+            if len(data) > MAX_HEAD and b"\n\r\n" not in data[:MAX_HEAD]:
+                raise ConnectionError(f"the answer's head is over {MAX_HEAD} bytes")
+            if b"\n\r\n" not in data and b"\n\n" not in data:
+                return
+            self._head = b""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            raise EOFError("the server changed the protocol") from None
+        except httptools.HttpParserError as error:
+            if not self.done:
+                raise ConnectionError(f"the answer is no HTTP: {error}") from None
+            self.reusable = False
+
+    def taken(self) -> bytes:
+        """The body since the last time."""
+        body = b"".join(self._body)
+        self._body.clear()
+        return body
+
+    def _end(self) -> None:
+        if not self.status or self._framed:
+            raise EOFError("the server closed the connection before the answer's end")
+        self.done, self._waits = True, False
+
+    # What httptools calls:
+
+    def on_message_begin(self) -> None:
+        if not self._waits:  # an answer that nobody asked for
+            self.reusable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._waits:
+            self.fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if not self._waits:
+            return
+        if (status := self._parser.get_status_code()) < 200:
+            self.fields = []
+            return
+        self.status = status
+        self._framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self.fields)
+        if self._bodyless:
+            self.done, self._waits = True, False
+
+    def on_body(self, piece: bytes) -> None:
+        if self._waits:
+            self._body.append(piece)
+
+    def on_message_complete(self) -> None:
+        if self._waits and self.status:
+            self.done, self._waits = True, False
+            self.reusable = self._parser.should_keep_alive()

@@ -1,0 +1,221 @@
+"""One socket, in the three ways of waiting: asyncio's, trio's, and plain code's. All have the same methods.
+
+`connect`, `write` and `read` (b"" when the other end has closed) raise OSError or an error of anyio's; `close` gives
+the socket up at once; `silent` says that nothing has come, not even an end, and that nothing waits to be sent.
+
+asyncio's is a protocol of its own: a byte stream on top of one (its locks, its turns of the loop for each operation)
+costs more than the rest of a call. A blocking socket keeps its deadline itself; around the others the leaf has one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import select
+import socket
+import ssl
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSStream
+
+FOREVER = float("inf")
+_PIECE = 65536  # bytes read at once
+_AHEAD = 4 * _PIECE  # bytes that wait for a slow reader before asyncio stops reading for it
+_RACE = 0.25  # seconds before the next address of a name is tried as well (RFC 8305)
+
+
+class AsyncioSocket(asyncio.Protocol):
+    """A socket of an asyncio loop."""
+
+    until = FOREVER
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self._pieces: deque[bytes] = deque()
+        self._held = 0
+        self._ended: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
+        loop = self._loop
+        race = {"happy_eyeballs_delay": _RACE} if isinstance(loop, asyncio.BaseEventLoop) and not _numeric(host) else {}
+        with anyio.fail_after(timeout):
+            await loop.create_connection(lambda: self, host, port, **race)  # type: ignore[arg-type]
+            if tls is not None:
+                self._transport = await loop.start_tls(self._transport, self, tls, server_hostname=host)
+
+    async def write(self, data: memoryview) -> None:
+        if self._ended is not None:
+            raise self._ended
+        self._transport.write(data)  # what the kernel does not take at once is sent while the answer is awaited
+
+    async def read(self) -> bytes:
+        if not self._pieces:
+            if self._ended is None:
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            if not self._pieces:
+                if isinstance(self._ended, EOFError):
+                    return b""
+                raise self._ended or EOFError()
+        if self._held > _AHEAD:
+            self._transport.resume_reading()
+        piece = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._held = 0
+        return piece
+
+    async def close(self) -> None:
+        self._end(ConnectionAbortedError("closed here"))
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def silent(self) -> bool:
+        return self._ended is None and not self._pieces and not self._transport.get_write_buffer_size()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._pieces.append(data)
+        before, self._held = self._held, self._held + len(data)
+        if before <= _AHEAD < self._held:
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> None:
+        self._end(EOFError())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end(error or EOFError())
+
+    def _end(self, reason: Exception) -> None:
+        self._ended = self._ended or reason
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class TrioSocket:
+    """A socket of trio's, through anyio."""
+
+    until = FOREVER
+
+    def __init__(self) -> None:
+        self._stream: Any = None
+
+    async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
+        with anyio.fail_after(timeout):
+            self._stream = await anyio.connect_tcp(host, port, happy_eyeballs_delay=_RACE)
+            if tls is not None:
+                self._stream = await TLSStream.wrap(
+                    self._stream, hostname=host, ssl_context=tls, standard_compatible=False
+                )
+
+    async def write(self, data: memoryview) -> None:
+        await self._stream.send(data)
+
+    async def read(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive(_PIECE))
+        except anyio.EndOfStream:
+            return b""
+
+    async def close(self) -> None:
+        if self._stream is not None:
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(self._stream)
+
+    @property
+    def silent(self) -> bool:
+        return _unreadable(self._stream.extra(SocketAttribute.raw_socket))
+
+
+class BlockingSocket:
+    """A socket of plain code; each operation ends at the deadline, so that a dripping server is cut off too."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._socket: socket.socket | None = None
+        self.until = FOREVER
+
+    async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
+        whole, self.until = self.until, min(self.until, self._now() + (FOREVER if timeout is None else timeout))
+        self._socket = sock = socket.create_connection((host, port), self._left())
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:  # the handshake comes second, so that `close` has something to close meanwhile
+            self._socket = secured = tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+            secured.settimeout(self._left())
+            secured.do_handshake()
+        self.until = whole
+
+    async def write(self, data: memoryview) -> None:
+        self._ready().sendall(data)
+
+    async def read(self) -> bytes:
+        return self._ready().recv(_PIECE)
+
+    async def close(self) -> None:
+        if self._socket is not None:
+            try:  # a thread that is blocked in recv is woken by a shutdown, never by a close
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            self._socket.close()
+
+    @property
+    def silent(self) -> bool:
+        return _unreadable(self._socket)
+
+    def _ready(self) -> socket.socket:
+        if self._socket is None:
+            raise ConnectionError("the socket is closed")
+        self._socket.settimeout(self._left())
+        return self._socket
+
+    def _left(self) -> float | None:
+        left = self.until - self._now()
+        if left <= 0:
+            raise TimeoutError("the deadline has passed")
+        return None if left == FOREVER else left
+
+
+Socket = AsyncioSocket | TrioSocket | BlockingSocket
+
+
+def new_socket(suspends: bool, now: Callable[[], float]) -> Socket:
+    """A socket for where this is called, not connected yet."""
+    if not suspends:
+        return BlockingSocket(now)
+    trio = sys.modules.get("trio")  # under asyncio it is never imported by us
+    return TrioSocket() if trio is not None and trio.lowlevel.in_trio_run() else AsyncioSocket()
+
+
+def _numeric(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
+
+
+def _unreadable(sock: Any) -> bool:
+    """Whether nothing can be read, not even an end."""
+    if sock is None or sock.fileno() < 0:
+        return False
+    if not hasattr(select, "poll"):  # Windows
+        return not select.select([sock], [], [], 0)[0]
+    poll = select.poll()  # `select` refuses numbers from 1024 up
+    poll.register(sock, select.POLLIN)
+    return not poll.poll(0)
