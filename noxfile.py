@@ -11,19 +11,20 @@ import sys
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests"]
+nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests", "langchain"]
 nox.options.error_on_external_run = True  # a tool of the machine must not stand in for one of the session
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ("dbllm", "tests", "noxfile.py")
-NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/local")
+LANGCHAIN = ("tests/langchain", "tests/examples")  # they have a session of their own
+NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/local", *LANGCHAIN)
 TODAY = ("tests/test_import_cost.py",)  # a figure of today's versions: older ones of pydantic import more slowly
 
 # Modules that need an extra are named here, not those of the core: one that is forgotten makes the check fail.
 IMPORT_CORE = """
 import importlib, pkgutil, dbllm
 extras = {"__main__", "cli", "commands", "console", "demo", "doctor", "endpoint_commands", "secret_commands"}
-extras |= {"local", "serve"}
+extras |= {"langchain", "local", "serve"}
 core = sorted({module.name for module in pkgutil.iter_modules(dbllm.__path__)} - extras)
 for name in core:
     importlib.import_module(f"dbllm.{name}")
@@ -48,7 +49,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Types, by two checkers that find different things."""
     # pyright is a JavaScript program: with [nodejs] its runtime comes from the package index like everything else.
-    session.install(".[local]", *group("types", "test"), "pyright[nodejs]")
+    session.install(".[langchain,local]", *group("types", "test"), "pyright[nodejs]")
     session.run("mypy")
     session.run("pyright")
 
@@ -81,7 +82,16 @@ def oldest(requirements: list[str]) -> list[str]:
 def tests(session: nox.Session) -> None:
     """All tests, against the package as it would be installed."""
     session.install(".[local]", *group("test"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(f"--ignore={path}" for path in LANGCHAIN), *session.posargs)
+
+
+@nox.session
+def langchain(session: nox.Session) -> None:
+    """The LangChain classes against LangChain's own standard tests, and the examples, on a local workspace."""
+    session.install(".[langchain,local]", *group("test", "langchain"))
+    # LangChain's coroutine tests have no mark; only the plugin that they bring knows these two settings.
+    modes = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
+    session.run("pytest", *modes, *LANGCHAIN, *session.posargs)
 
 
 @nox.session
