@@ -214,7 +214,7 @@ class _Workspace:
 
     async def document(self, _request: Request) -> Response:
         """The OpenAPI document of the table of operations."""
-        return JSONResponse(rest.document(self._operations, "dbllm's local workspace"))
+        return JSONResponse(rest.document([*self._operations, *_INVOCATIONS], "dbllm's local workspace"))
 
     def _more_operations(self) -> list[Operation]:
         port = rest.body("port", port={"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]})
@@ -302,6 +302,30 @@ class _Workspace:
     async def driver_proxy(self, request: Request) -> Response:
         """Databricks: /driver-proxy-api/o/{org}/{cluster_id}/{port}[/path]."""
         return await self._proxy.forward(request)
+
+
+def _described_only(_call: rest.Call) -> object:
+    raise AssertionError("it is described in the document, and routed by itself")
+
+
+_STREAM: rest.Json = {"type": "boolean"}
+_MOST: rest.Json = {"type": "integer", "minimum": 1, "maximum": 8}
+_MESSAGE = rest.body("role", "content", role={"type": "string", "enum": ["system", "user", "assistant"]}, content=TEXT)
+_CHAT = rest.body(
+    "messages", "max_tokens", messages={"type": "array", "items": _MESSAGE}, max_tokens=_MOST, stream=_STREAM
+)
+_PROMPT = rest.body("prompt", "max_tokens", prompt=TEXT, max_tokens=_MOST, stream=_STREAM)
+_ROWS = rest.body(dataframe_records=rest.OBJECTS, dataframe_split=OBJECT, inputs={}, instances={}, params=OBJECT)
+_INVOCATIONS = [
+    Operation("POST", f"/serving-endpoints/{name}/invocations", _described_only, f"Call {name}", schema)
+    for name, schema in (
+        ("smollm2-chat", _CHAT),
+        ("smollm2-completions", _PROMPT),
+        ("databricks-bge-large-en", rest.body("input", input={"type": "array", "items": TEXT})),
+        ("dolly", _ROWS),
+    )
+]
+"""For the document alone: these are routed by themselves."""
 
 
 def _port(call: rest.Call) -> int:
