@@ -11,7 +11,7 @@ import sys
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests"]
+nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests", "apps"]
 nox.options.error_on_external_run = True  # a tool of the machine must not stand in for one of the session
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -23,7 +23,7 @@ TODAY = ("tests/test_import_cost.py",)  # a figure of today's versions: older on
 IMPORT_CORE = """
 import importlib, pkgutil, dbllm
 extras = {"__main__", "cli", "commands", "console", "demo", "doctor", "endpoint_commands", "secret_commands"}
-extras |= {"local", "serve"}
+extras |= {"local", "serve", "testing"}
 core = sorted({module.name for module in pkgutil.iter_modules(dbllm.__path__)} - extras)
 for name in core:
     importlib.import_module(f"dbllm.{name}")
@@ -82,6 +82,13 @@ def tests(session: nox.Session) -> None:
     """All tests, against the package as it would be installed."""
     session.install(".[local]", *group("test"))
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def apps(session: nox.Session) -> None:
+    """Other people's servers behind the workspace: Flask behind the driver proxy, MLflow behind an endpoint."""
+    session.install(".[local]", *group("test", "apps"))
+    session.run("pytest", "tests/local/test_real_apps.py", *session.posargs)
 
 
 @nox.session
