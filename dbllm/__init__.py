@@ -18,8 +18,8 @@ if _typing.TYPE_CHECKING:
     )
     from .retry import Retry, Timeout
     from .schema import (
-        ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk, Embeddings, Message, Predictions,
-        PromptRequest, Usage,
+        ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk, Embeddings, Message, OutputItem,
+        Predictions, PromptRequest, Response, ResponseEvent, Usage,
     )
     from .secrets import AsyncSecrets, SecretAcl, SecretMetadata, Secrets, SecretScope
     from .serving import AsyncEndpoints, Endpoints, ServingEndpoint
@@ -32,9 +32,10 @@ __all__ = [
     "AsyncDriverApp", "AsyncEndpoint", "AsyncEndpoints", "AsyncSecrets", "AsyncStream", "AuthenticationError",
     "BadRequestError", "ChatCompletion", "ChatCompletionChunk", "Client", "Completion", "CompletionChunk",
     "ConfigError", "ConflictError", "DbllmError", "DriverApp", "Embeddings", "Endpoint", "Endpoints",
-    "InternalServerError", "Message", "NotFoundError", "PermissionDeniedError", "Predictions", "PromptRequest",
-    "RateLimitError", "Raw", "RequestTooLargeError", "Retry", "SecretAcl", "SecretMetadata", "SecretScope", "Secrets",
-    "ServingEndpoint", "Stream", "StreamInterruptedError", "Timeout", "Usage",
+    "InternalServerError", "Message", "NotFoundError", "OutputItem", "PermissionDeniedError", "Predictions",
+    "PromptRequest", "RateLimitError", "Raw", "RequestTooLargeError", "Response", "ResponseEvent", "Retry",
+    "SecretAcl", "SecretMetadata", "SecretScope", "Secrets", "ServingEndpoint", "Stream", "StreamInterruptedError",
+    "Timeout", "Usage",
 ]
 # fmt: on
 

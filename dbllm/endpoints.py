@@ -8,15 +8,42 @@ from typing import Any, TypeVar
 
 from . import target
 from .errors import APIError, APIStatusError, BadRequestError, NotFoundError, PermissionDeniedError
-from .prompt import Options, Signature, chat_piece, chat_whole, joined, read_json, reply_of, text_piece
+from .prompt import (
+    Options,
+    Signature,
+    chat_piece,
+    chat_whole,
+    joined,
+    read_json,
+    reply_of,
+    response_of,
+    response_piece,
+    response_whole,
+    text_piece,
+)
 from .retry import Retry, Timeout
-from .schema import ChatCompletion, ChatCompletionChunk, CompletionChunk, Embeddings, Message, Predictions
+from .schema import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    CompletionChunk,
+    Embeddings,
+    M,
+    Message,
+    OutputItem,
+    Predictions,
+    Response,
+    ResponseEvent,
+)
 from .stream import Assemble, AsyncStream, C, Parse, R
+from .structured import parsed, response_format
 from .target import Kind, Place, Verb
 from .transport import EVENTS, JSON, Answer, Call, Opened, Transport
 
 Messages = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
 """What `chat` takes: one user message as a str, a message, or a list of messages."""
+
+Items = str | Message | OutputItem | Mapping[str, Any] | Sequence[Message | OutputItem | Mapping[str, Any]]
+"""What `respond` takes: one user message as a str, or items: messages, and outputs of earlier responses."""
 
 Came = TypeVar("Came", bound=Answer)
 Send = Callable[[Call], Awaitable[Came]]
@@ -156,44 +183,96 @@ class AsyncEndpoint(AsyncDriverApp):
         /,
         messages: Messages,
         *,
+        response_model: type[M] | None = None,
         stop: Sequence[str] | str | None = None,
         timeout: float | Timeout | None = None,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
-    ) -> ChatCompletion:
-        """Ask a chat endpoint (`llm/v1/chat`).
+    ) -> ChatCompletion[M]:
+        """Ask a chat endpoint (`llm/v1/chat`), or an agent that speaks messages.
 
         Args:
             messages: a str (one user message), a message, or a list of `Message` or of dicts with role and content.
+            response_model: a pydantic model, dataclass or TypedDict: its JSON schema is sent as `response_format`, and
+                the answer's `parsed` is one.
             stop, timeout, retry, headers, extra_body, **params: as for `complete`.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
-            APIError: the call failed.
+            APIError: the call failed; an `APIResponseError` where the text does not fit the `response_model`.
         """
-        body = target.chat_body(messages, stop, self._signature.params, params)
+        body = target.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.but(timeout, retry, headers, extra_body)
         _, answer = await self._ask("chat", body, options, self._transport.call)
-        return reply_of(ChatCompletion, answer)
+        return parsed(response_model, reply_of(ChatCompletion, answer))
 
     def stream_chat(
         self,
         /,
         messages: Messages,
         *,
+        response_model: type[M] | None = None,
         stop: Sequence[str] | str | None = None,
         timeout: float | Timeout | None = None,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
-    ) -> AsyncStream[ChatCompletionChunk, ChatCompletion]:
+    ) -> AsyncStream[ChatCompletionChunk, ChatCompletion[M]]:
         """As `chat`, piece by piece; `final()` is the whole answer. The call is made on entering the stream."""
-        body = target.chat_body(messages, stop, self._signature.params, params)
+        body = target.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.but(timeout, retry, headers, extra_body)
-        return self._stream("chat", body, options, chat_piece, chat_whole)
+
+        def whole(chunks: list[ChatCompletionChunk], opened: Opened) -> ChatCompletion[M]:
+            return parsed(response_model, chat_whole(chunks, opened))
+
+        return self._stream("chat", body, options, chat_piece, whole)
+
+    async def respond(
+        self,
+        /,
+        input: Items,  # noqa: A002 - the field's name on the wire
+        *,
+        custom_inputs: Mapping[str, Any] | None = None,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        **params: Any,
+    ) -> Response:
+        """Ask an agent (`agent/v1/responses`).
+
+        Args:
+            input: a str (one user message), or a list of messages and of output items of earlier responses.
+            custom_inputs: what this agent takes beside its input.
+            timeout, retry, headers, extra_body, **params: as for `complete`.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
+            APIError: the call failed.
+        """
+        body = target.response_body(input, custom_inputs, self._signature.params, params)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        return response_of((await self._ask("respond", body, options, self._transport.call))[1])
+
+    def stream_respond(
+        self,
+        /,
+        input: Items,  # noqa: A002
+        *,
+        custom_inputs: Mapping[str, Any] | None = None,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        **params: Any,
+    ) -> AsyncStream[ResponseEvent, Response]:
+        """As `respond`, event by event; `final()` is the whole answer. The call is made on entering the stream."""
+        body = target.response_body(input, custom_inputs, self._signature.params, params)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        return self._stream("respond", body, options, response_piece, response_whole)
 
     async def embed(
         self,

@@ -42,6 +42,8 @@ class Endpoint(_Handle[AsyncEndpoint]):
     stream_complete = made(AsyncEndpoint.stream_complete, _stream)
     chat = now(AsyncEndpoint.chat)
     stream_chat = made(AsyncEndpoint.stream_chat, _stream)
+    respond = now(AsyncEndpoint.respond)
+    stream_respond = made(AsyncEndpoint.stream_respond, _stream)
     embed = now(AsyncEndpoint.embed)
     predict = now(AsyncEndpoint.predict)
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from typing_extensions import assert_type
+from pydantic import BaseModel
+from typing_extensions import TypedDict, assert_type
 
 from dbllm import (
     AsyncClient,
     AsyncDriverApp,
     AsyncEndpoint,
+    AsyncStream,
     ChatCompletion,
     Client,
     DriverApp,
     Embeddings,
     Endpoint,
     Message,
+    OutputItem,
     Predictions,
     Raw,
+    Response,
+    ResponseEvent,
     Retry,
     Timeout,
     Usage,
@@ -94,6 +99,40 @@ def plain(client: Client) -> None:
     app = client.driver_app("7777")
     assert_type(app, DriverApp)
     assert_type(app.complete("hi", stop="."), str)
+
+
+class Joke(BaseModel):
+    setup: str
+
+
+class Row(TypedDict):
+    a: int
+
+
+async def structured(client: AsyncClient, plain: Client) -> None:
+    reply = await client.endpoint("e").chat("hi", response_model=Joke, temperature=0.1)
+    assert_type(reply, ChatCompletion[Joke])
+    assert_type(reply.parsed, Joke)
+    assert_type((await client.endpoint("e").chat("hi")).parsed, None)
+    assert_type((await client.endpoint("e").chat("hi", response_model=Row)).parsed, Row)
+    assert_type(plain.endpoint("e").chat("hi", response_model=Joke).parsed, Joke)
+    assert_type(plain.endpoint("e").chat("hi").parsed, None)
+    assert_type(plain.endpoint("e").stream_chat("hi", response_model=Joke).final().parsed, Joke)
+    await client.endpoint("e").chat("hi", response_model=3)  # type: ignore[arg-type]  # pyright: ignore
+
+
+async def agents(client: AsyncClient, plain: Client) -> None:
+    reply = await client.endpoint("e").respond("hi", custom_inputs={"a": 1}, temperature=0.1)
+    assert_type(reply, Response)
+    assert_type(reply.text, str)
+    assert_type(reply.output, list[OutputItem])
+    assert_type(reply.custom_outputs, dict[str, Any] | None)
+    assert_type(plain.endpoint("e").respond([{"role": "user", "content": "hi"}]), Response)
+    async with client.endpoint("e").stream_respond([Message(role="user", content="x"), *reply.output]) as stream:
+        assert_type(stream, AsyncStream[ResponseEvent, Response])
+        async for event in stream:
+            assert_type(event, ResponseEvent)
+    assert_type(plain.endpoint("e").stream_respond("x").final(), Response)
 
 
 def replies(reply: ChatCompletion, vectors: Embeddings, rows: Predictions) -> None:
