@@ -22,6 +22,7 @@ from dbllm.local.custom import Customs
 from dbllm.local.dispatch import AT_ONCE, Dispatch
 from dbllm.local.engine import Engine
 from dbllm.local.entities import Answers, Passes
+from dbllm.local.faults import Fault, Faults
 from dbllm.local.gate import Gate
 from dbllm.local.gateway import Gateway
 from dbllm.local.invoke import CUSTOM_LIMIT, FOUNDATION_LIMIT, Models
@@ -66,6 +67,7 @@ class Options:
         upstream_key: opens the workspace's own upstream; made up when left out.
         customs: custom models by name: a callable, its "module:function", or the URL of an MLflow scoring server. Each
             gets an endpoint of that name, if the name can be one's.
+        faults: what is wrong with which endpoint from the start; "*" is every other.
         now: seconds since 1970.
     """
 
@@ -75,6 +77,7 @@ class Options:
     upstreams: Mapping[str, str] = field(default_factory=dict)
     upstream_key: str | None = field(default=None, repr=False)
     customs: Mapping[str, str | Answerer] = field(default_factory=dict)
+    faults: Mapping[str, Fault] = field(default_factory=dict)
     now: Callable[[], float] = time.time
 
 
@@ -146,6 +149,7 @@ class _Workspace:
         self._gateway: Passes = Gateway(scopes.value, options.upstreams)
         self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
         self._customs: Answers = customs
+        self._faults = Faults(options.faults)
         outside = Outside(
             may_read=scopes.may_read,
             check_external=providers.check,
@@ -170,6 +174,7 @@ class _Workspace:
             *self._endpoints.operations(),
             *scopes.operations(),
             *self.principals.operations(),
+            *self._faults.operations(),
             *self._more_operations(),
         ]
 
@@ -287,7 +292,11 @@ class _Workspace:
     async def _answer(self, request: Request, record: Record, served: str | None, body: bytes) -> Response:
         counters = self._rates.take(record, request.scope["dbllm.caller"])
         await self._remember(counters)
-        return self._dispatch.answer(request, record, served, body, counters)
+
+        async def answer() -> Response:
+            return self._dispatch.answer(request, record, served, body, counters)
+
+        return await self._faults.around(record.name, request, answer)
 
     async def _remember(self, counters: Sequence[str]) -> None:
         """Counters survive the end of the process, not a power cut: that would cost a call a write to the disk."""

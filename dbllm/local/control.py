@@ -344,7 +344,9 @@ class Endpoints:
         return record
 
     def _shown(self, record: Record, call: Call) -> Json:
-        return records.detailed(record, self._now_ms(), permissions.level(record.settings.acl, call.caller) or "")
+        now = self._now_ms()
+        level = permissions.level(record.settings.acl, call.caller) or ""
+        return records.detailed(records.settled(record, now), now, level)
 
     def _now_ms(self) -> int:
         return int(self._now() * 1000)
