@@ -11,7 +11,7 @@ import sys
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests", "langchain", "apps"]
+nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests", "langchain", "apps", "fuzz"]
 nox.options.error_on_external_run = True  # a tool of the machine must not stand in for one of the session
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -102,10 +102,19 @@ def apps(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """The workspace against its own OpenAPI document, for a minute: no 5xx, no hang."""
+    session.install(".[local]", *group("test", "fuzz"))
+    session.run("pytest", "-s", "tests/local/test_document.py", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
-    """What must hold for long, a minute each: short-lived tokens under load. It prints what it measured."""
-    session.install(".[local]", *group("test"))
+    """What must hold for long: short-lived tokens under load, kills during writes, any request. It prints figures."""
+    session.install(".[local]", *group("test", "fuzz"))
     env = {"DBLLM_SOAK_SECONDS": "60"}
     session.run(
         "pytest", "-s", "--timeout=600", "tests/auth/test_refresh.py", "-k", "live_on_tokens", *session.posargs, env=env
     )
+    long = ("tests/local/test_kill.py", "tests/local/test_document.py")  # 20 kills, and five minutes
+    session.run("pytest", "-s", *long, *session.posargs, env={"DBLLM_SOAK": "1"})
