@@ -81,3 +81,13 @@ def tests(session: nox.Session) -> None:
     """All tests, against the package as it would be installed."""
     session.install(".[local]", *group("test"))
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """What must hold for long, a minute each: short-lived tokens under load. It prints what it measured."""
+    session.install(".[local]", *group("test"))
+    env = {"DBLLM_SOAK_SECONDS": "60"}
+    session.run(
+        "pytest", "-s", "--timeout=600", "tests/auth/test_refresh.py", "-k", "live_on_tokens", *session.posargs, env=env
+    )

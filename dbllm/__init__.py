@@ -7,80 +7,33 @@ import importlib as _importlib
 import typing as _typing
 
 if _typing.TYPE_CHECKING:
+    # fmt: off
+    # isort: off
     from .client import AsyncClient
     from .endpoints import AsyncDriverApp, AsyncEndpoint
     from .errors import (
-        APIConnectionError,
-        APIError,
-        APIResponseError,
-        APIStatusError,
-        APITimeoutError,
-        AuthenticationError,
-        BadRequestError,
-        ConfigError,
-        ConflictError,
-        DbllmError,
-        InternalServerError,
-        NotFoundError,
-        PermissionDeniedError,
-        RateLimitError,
-        Raw,
-        RequestTooLargeError,
-        StreamInterruptedError,
+        APIConnectionError, APIError, APIResponseError, APIStatusError, APITimeoutError, AuthenticationError,
+        BadRequestError, ConfigError, ConflictError, DbllmError, InternalServerError, NotFoundError,
+        PermissionDeniedError, RateLimitError, Raw, RequestTooLargeError, StreamInterruptedError,
     )
     from .retry import Retry, Timeout
     from .schema import (
-        ChatCompletion,
-        ChatCompletionChunk,
-        Completion,
-        CompletionChunk,
-        Embeddings,
-        Message,
-        Predictions,
-        PromptRequest,
-        Usage,
+        ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk, Embeddings, Message, Predictions,
+        PromptRequest, Usage,
     )
     from .stream import AsyncStream, Stream
     from .sync import Client, DriverApp, Endpoint
 
+# fmt: off
 __all__ = [
-    "APIConnectionError",
-    "APIError",
-    "APIResponseError",
-    "APIStatusError",
-    "APITimeoutError",
-    "AsyncClient",
-    "AsyncDriverApp",
-    "AsyncEndpoint",
-    "AsyncStream",
-    "AuthenticationError",
-    "BadRequestError",
-    "ChatCompletion",
-    "ChatCompletionChunk",
-    "Client",
-    "Completion",
-    "CompletionChunk",
-    "ConfigError",
-    "ConflictError",
-    "DbllmError",
-    "DriverApp",
-    "Embeddings",
-    "Endpoint",
-    "InternalServerError",
-    "Message",
-    "NotFoundError",
-    "PermissionDeniedError",
-    "Predictions",
-    "PromptRequest",
-    "RateLimitError",
-    "Raw",
-    "RequestTooLargeError",
-    "Retry",
-    "Stream",
-    "StreamInterruptedError",
-    "Timeout",
-    "Usage",
+    "APIConnectionError", "APIError", "APIResponseError", "APIStatusError", "APITimeoutError", "AsyncClient",
+    "AsyncDriverApp", "AsyncEndpoint", "AsyncStream", "AuthenticationError", "BadRequestError", "ChatCompletion",
+    "ChatCompletionChunk", "Client", "Completion", "CompletionChunk", "ConfigError", "ConflictError", "DbllmError",
+    "DriverApp", "Embeddings", "Endpoint", "InternalServerError", "Message", "NotFoundError", "PermissionDeniedError",
+    "Predictions", "PromptRequest", "RateLimitError", "Raw", "RequestTooLargeError", "Retry", "Stream",
+    "StreamInterruptedError", "Timeout", "Usage",
 ]
+# fmt: on
 
 _ROOMS = ("errors", "retry", "schema", "stream", "endpoints", "client", "sync")
 

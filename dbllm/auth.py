@@ -8,17 +8,23 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol, TypeVar, cast
+from urllib.parse import unquote_plus
 
 from .errors import ConfigError, DbllmError, Raw
 from .io import Leaf
 
+H = TypeVar("H")
+S = TypeVar("S")
 T = TypeVar("T")
 Token = str | Callable[[], "str | Awaitable[str]"]
 """A token, or a function (sync or async) that returns the one to use now; it is called for every attempt."""
 
 TOKEN_SECONDS = 20.0  # what one token request may take at most, within its call's deadline
 REST = 10.0  # seconds without another try after a refresh failed while the old token still served
+SECRETS = frozenset({"token", "password", "client_secret", "azure_client_secret", "google_credentials"})
+ADDRESSES = frozenset({"host", "discovery_url", "metadata_service_url"})
 _SHORTEST = 8  # characters; shorter header values are no secrets, and would be found everywhere
+_TELLING = re.compile(r"token|secret|passw|api_?key|signature|credential|assertion|^(sig|code)$", re.IGNORECASE)
 _EXPIRED = re.compile(r"expir|invalid_token", re.IGNORECASE)
 
 
@@ -61,9 +67,19 @@ class Secret(_Unseen):
         return "Secret(***)"
 
 
-def hidden(value: T) -> T:
-    """A secret argument as a `Secret` (what is no str stays as it is). Typed as what it was: callers pass it on."""
-    return cast("T", Secret(value)) if isinstance(value, str) else value
+def hide(host: H, token: T, client_secret: S) -> tuple[H, T, S]:
+    """A client's arguments with their secrets as `Secret`, also a host with a password in it, which is then refused.
+
+    Typed as what they were: a client only passes them on.
+    """
+    host = cast("H", kept("host", host))
+    return host, cast("T", kept("token", token)), cast("S", kept("client_secret", client_secret))
+
+
+def kept(attribute: str, value: object) -> object:
+    """A configured value, as a `Secret` where it is or holds one: `user:password@` in an address."""
+    secret = attribute in SECRETS or (attribute in ADDRESSES and "@" in str(value))
+    return Secret(value) if secret and isinstance(value, str) else value
 
 
 class Hidden(_Unseen, Mapping[str, str]):
@@ -89,13 +105,13 @@ class Hidden(_Unseen, Mapping[str, str]):
         return f"Hidden({', '.join(self._items)})"
 
 
-def scrubbed(raw: Raw, sent: Mapping[str, str]) -> Raw:
-    """An answer without the credential that was sent, in case the server repeats it."""
-    values = {
-        piece for value in sent.values() for piece in (value, value.rpartition(" ")[2]) if len(piece) >= _SHORTEST
-    }
+def scrubbed(raw: Raw, sent: Mapping[str, str], path: str = "") -> Raw:
+    """An answer without the credential that was sent, in case the server repeats it, nor one in the path's query."""
+    values = {piece for value in sent.values() for piece in (value, value.rpartition(" ")[2])}
+    for name, _, value in (pair.partition("=") for pair in path.partition("?")[2].split("&")):
+        values |= {value, unquote_plus(value)} if _TELLING.search(name) else set()
     body, headers = raw.body, dict(raw.headers)
-    for value in sorted(values, key=len, reverse=True):
+    for value in sorted((value for value in values if len(value) >= _SHORTEST), key=len, reverse=True):
         body = body.replace(value.encode(), b"***")
         headers = {name: shown.replace(value, "***") for name, shown in headers.items()}
     return Raw(raw.status, headers, body)
@@ -111,7 +127,7 @@ class Auth(Protocol):
         """The headers to send now, names in lower case; had before `deadline`, on the leaf's clock."""
         ...
 
-    def refused(self, sent: Mapping[str, str]) -> bool:
+    def refused(self, sent: Mapping[str, str], now: float) -> bool:
         """The workspace says that these headers have expired: whether asking again may bring others."""
         ...
 
@@ -168,7 +184,7 @@ class Fixed:
     async def headers(self, leaf: Leaf, deadline: float) -> Mapping[str, str]:
         return self._headers
 
-    def refused(self, sent: Mapping[str, str]) -> bool:
+    def refused(self, sent: Mapping[str, str], now: float) -> bool:
         return False
 
 
@@ -194,7 +210,7 @@ class _Asked:
         finally:
             _running.reset(mark)
 
-    def refused(self, sent: Mapping[str, str]) -> bool:
+    def refused(self, sent: Mapping[str, str], now: float) -> bool:
         return False  # it was asked for this very attempt
 
 
@@ -207,7 +223,7 @@ class Told:
     async def headers(self, leaf: Leaf, deadline: float) -> Mapping[str, str]:
         return self._ask()
 
-    def refused(self, sent: Mapping[str, str]) -> bool:
+    def refused(self, sent: Mapping[str, str], now: float) -> bool:
         return False
 
 
@@ -268,8 +284,10 @@ class Renewed:
             self._lease = fresh
             return fresh.headers
 
-    def refused(self, sent: Mapping[str, str]) -> bool:
+    def refused(self, sent: Mapping[str, str], now: float) -> bool:
         lease = self._lease
-        if lease is not None and lease.headers is sent:  # else somebody has fetched new ones meanwhile
+        # What somebody has fetched meanwhile serves if it is young: this call has just shown how long it takes to
+        # arrive, and it is made again only once.
+        if lease is not None and (lease.headers is sent or now > lease.ends - 0.8 * lease.life):
             self._lease = None
         return True

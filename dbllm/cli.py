@@ -57,12 +57,12 @@ def demo() -> None:
 
 @app.command(short_help="Run a local workspace, until Ctrl-C.")
 def up(
-    host: Annotated[str, typer.Option(help="A loopback address.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="A loopback address; another one only with a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8765,
     token: Annotated[
         str | None, typer.Option(envvar="DBLLM_LOCAL_TOKEN", help="The token that opens it; made up when left out.")
     ] = None,
-    state: Annotated[Path | None, typer.Option(help="A folder that keeps token and ids between starts.")] = None,
+    state: Annotated[Path | None, typer.Option(help="A folder that keeps token, endpoints and secrets.")] = None,
     model: Annotated[Path | None, typer.Option(help="A GGUF file to answer with.", show_default="SmolLM2")] = None,
     driver: Annotated[
         list[int] | None, typer.Option(help="A port of a driver app to reach; may be repeated.", metavar="PORT")
@@ -71,16 +71,43 @@ def up(
     client_secret_env: Annotated[
         str, typer.Option(help="The variable that holds its secret (others can read arguments).", metavar="NAME")
     ] = "DATABRICKS_CLIENT_SECRET",  # noqa: S107 - a name
+    deploy_seconds: Annotated[float, typer.Option(help="How long deploying an endpoint takes.", min=0)] = 0.5,
+    drain: Annotated[float, typer.Option(help="Seconds that open answers get to end after Ctrl-C.", min=0)] = 0.5,
+    seed: Annotated[int | None, typer.Option(help="Makes the split of traffic repeatable.")] = None,
+    at_once: Annotated[int, typer.Option(help="Calls of models worked on at once; others wait.", min=1)] = 256,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROVIDER=URL", help="Where a provider of external models is; openai=local: here. May be repeated."
+        ),
+    ] = None,
+    upstream_key: Annotated[
+        str | None, typer.Option(envvar="DBLLM_UPSTREAM_KEY", help="Opens the own upstream; made up when left out.")
+    ] = None,
 ) -> None:
     """Run a local workspace that answers with a real small model, until Ctrl-C.
 
     The standard output can be pasted into a shell: it sets the variables by which clients find the workspace.
     """
-    from dbllm.local import Workspace
+    from dbllm.local import Options, Workspace
 
     principals = {client_id: _secret(client_secret_env)} if client_id else {}
     Workspace(
-        host=host, port=port, token=token, state=state, model=model, drivers=driver or (), principals=principals
+        host=host,
+        port=port,
+        token=token,
+        state=state,
+        model=model,
+        drivers=driver or (),
+        principals=principals,
+        drain=drain,
+        options=Options(
+            deploy_seconds=deploy_seconds,
+            seed=seed,
+            at_once=at_once,
+            upstreams=dict(_pair(one, "--upstream") for one in upstream or ()),
+            upstream_key=upstream_key,
+        ),
     ).run(_say_up)
 
 
@@ -90,9 +117,17 @@ def _secret(variable: str) -> str:
     return secret
 
 
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not (name and sign and value):
+        raise typer.BadParameter(f"{text!r} is not of the form name=value.", param_hint=option)
+    return name, value
+
+
 def _say_up(workspace: Workspace) -> None:
     for name, value in workspace.env.items():
         print(f"export {name}={shlex.quote(value)}")
+    print(f"# upstream: {workspace.upstream_url} takes the key {workspace.upstream_key}")
     print(f"# ready: {workspace.host} answers (Ctrl-C stops it)", flush=True)
 
 

@@ -6,24 +6,103 @@ import json as json_module
 import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
 from . import target
-from .auth import Token, hidden
+from .auth import Token, hide
 from .config import Config, resolve
-from .endpoints import AsyncDriverApp, AsyncEndpoint, Tasks
+from .endpoints import AsyncDriverApp, AsyncEndpoint
 from .errors import ConfigError
-from .io import AsyncLeaf, Leaf
+from .io import AsyncLeaf, BlockingLeaf
 from .network import Cert, Network, ProxyLike, Verify
 from .prompt import Options, Signature
 from .retry import Retry, Timeout
+from .secrets import AsyncSecrets
+from .serving import AsyncEndpoints
+from .target import Kind
 from .transport import Transport
+
+ClientT = TypeVar("ClientT", bound="Workspace")
+T = TypeVar("T")
 
 MAX_CONNECTIONS = 1000
 
 
-class AsyncClient:
+def as_a(kind: type[T], other: object) -> T:
+    """What `other` is, in another shape: its state under the methods of `kind`."""
+    made = kind.__new__(kind)
+    made.__dict__.update(other.__dict__)
+    return made
+
+
+class Workspace:
+    """What a client is, in either colour: a configuration, a transport and the defaults of its calls."""
+
+    _leaf: ClassVar[type[AsyncLeaf] | type[BlockingLeaf]]
+
+    def __init__(
+        self,
+        host: str | None = None,
+        token: Token | None = None,
+        *,
+        profile: str | None = None,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        auth_type: str | None = None,
+        retry: Retry | None = None,
+        timeout: float | Timeout | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        transport: Any = None,
+        http_client: Any = None,
+        engine: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        verify: Verify = True,
+        cert: Cert | None = None,
+        proxy: ProxyLike | None = None,
+        trust_env: bool = True,
+    ) -> None:
+        host, token, client_secret = hide(host, token, client_secret)  # from here on no traceback shows them
+        network, proxy = Network(verify, cert, proxy, trust_env), None
+        config = resolve(
+            host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
+        )
+        leaf = self._leaf(config.host, max_connections, transport, http_client, engine, config.network(network))
+        self._config = config
+        self._transport = Transport(config.host, config.auth, leaf)
+        self._options = Options().but(timeout, retry, headers)
+        self._tasks: dict[str, Kind] = {}  # what each endpoint speaks, as far as it is known
+        self._owns = True
+
+    @property
+    def host(self) -> str:
+        """The workspace, as scheme://name[:port]."""
+        return self._config.host
+
+    @property
+    def config(self) -> Config:
+        """What was found and where, without secrets: str() of it is a sentence."""
+        return self._config
+
+    def __repr__(self) -> str:
+        config: Config | None = self.__dict__.get("_config")  # missing in the traceback of an `__init__` that failed
+        return f"{type(self).__name__}(host={config.host if config else None!r})"
+
+    def with_options(
+        self: ClientT,
+        *,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ClientT:
+        """The same client with other defaults. It shares the connections, and closing it closes nothing."""
+        other = as_a(type(self), self)
+        other._options = self._options.but(timeout, retry, headers)
+        other._owns = False
+        return other
+
+
+class AsyncClient(Workspace):
     """Calls the models of one Databricks workspace; for asyncio and trio.
 
     Making one sends nothing. It may be used from several event loops, one after another too: each has its own
@@ -59,56 +138,7 @@ class AsyncClient:
         ConfigError: no host, no token, or something that cannot be used.
     """
 
-    def __init__(
-        self,
-        host: str | None = None,
-        token: Token | None = None,
-        *,
-        profile: str | None = None,
-        client_id: str | None = None,
-        client_secret: str | None = None,
-        auth_type: str | None = None,
-        retry: Retry | None = None,
-        timeout: float | Timeout | None = None,
-        max_connections: int = MAX_CONNECTIONS,
-        transport: Any = None,
-        http_client: Any = None,
-        engine: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        verify: Verify = True,
-        cert: Cert | None = None,
-        proxy: ProxyLike | None = None,
-        trust_env: bool = True,
-    ) -> None:
-        token, client_secret = hidden(token), hidden(client_secret)  # from here on no traceback shows them
-        network, proxy = Network(verify, cert, proxy, trust_env), None
-        config = resolve(
-            host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
-        )
-        leaf = AsyncLeaf(config.host, max_connections, transport, http_client, engine, config.network(network))
-        self._begin(config, leaf, Options().but(timeout, retry, headers))
-
-    def _begin(self, config: Config, leaf: Leaf, options: Options) -> None:
-        """Over any leaf: `Client` drives a core over the blocking one."""
-        self._config = config
-        self._transport = Transport(config.host, config.auth, leaf)
-        self._options = options
-        self._tasks = Tasks()
-        self._owns = True
-
-    @property
-    def host(self) -> str:
-        """The workspace, as scheme://name[:port]."""
-        return self._config.host
-
-    @property
-    def config(self) -> Config:
-        """What was found and where, without secrets: str() of it is a sentence."""
-        return self._config
-
-    def __repr__(self) -> str:
-        config: Config | None = self.__dict__.get("_config")  # missing in the traceback of an `__init__` that failed
-        return f"{type(self).__name__}(host={config.host if config else None!r})"
+    _leaf = AsyncLeaf
 
     def endpoint(
         self,
@@ -137,8 +167,8 @@ class AsyncClient:
             ConfigError: no name, or no such task.
         """
         signature = Signature(params or {}, transform_input, transform_output)
-        path, kind = target.invocations_path(name, served_model), target.checked_task(task)
-        return AsyncEndpoint(self._transport, self._options, signature, path, name, self._tasks, kind)
+        place = target.Place(target.invocations_path(name, served_model), name, target.checked_task(task))
+        return AsyncEndpoint(self._transport, self._options, signature, place, self._tasks)
 
     def driver_app(
         self,
@@ -166,8 +196,18 @@ class AsyncClient:
                 "is found)."
             )
         signature = Signature(params or {}, transform_input, transform_output)
-        path = target.app_path(port, cluster)
-        return AsyncDriverApp(self._transport, self._options, signature, path, f"{cluster}:{port}")
+        place = target.Place(target.app_path(port, cluster), f"{cluster}:{port}", "app")
+        return AsyncDriverApp(self._transport, self._options, signature, place, self._tasks)
+
+    @property
+    def endpoints(self) -> AsyncEndpoints:
+        """The workspace's serving endpoints: make, change, watch and delete them."""
+        return AsyncEndpoints(self._transport, self._options)
+
+    @property
+    def secrets(self) -> AsyncSecrets:
+        """The workspace's secrets and their scopes."""
+        return AsyncSecrets(self._transport, self._options)
 
     async def request(
         self,
@@ -197,28 +237,18 @@ class AsyncClient:
             APIError: the call failed.
         """
         if not path.startswith("/") or path.startswith("//"):
-            raise ConfigError(f"path {path!r} begins with '/': the host is the client's own, {self.host}.")
+            raise ConfigError(
+                f"path {path.split('?')[0]!r} begins with '/': the host is the client's own, {self.host}."
+            )
         options = self._options.but(timeout, retry, headers)
         whole = path + (("&" if "?" in path else "?") + query if (query := _query(params)) else "")
-        answer = await self._transport.call(options.call(self._transport, method.upper(), whole, json))
+        call = options.call(self._transport, method.upper(), whole, json)
+        del path, params, json, headers, whole, query  # what may be secret, no traceback with locals shall show
+        answer = await self._transport.call(call)
         try:
             return json_module.loads(answer.raw.body) if answer.raw.body.strip() else None
         except (ValueError, RecursionError):
             return answer.raw.text
-
-    def with_options(
-        self,
-        *,
-        timeout: float | Timeout | None = None,
-        retry: Retry | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> AsyncClient:
-        """The same client with other defaults. It shares the connections, and closing it closes nothing."""
-        other = type(self).__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other._options = self._options.but(timeout, retry, headers)
-        other._owns = False
-        return other
 
     async def aclose(self) -> None:
         """Close the connections. Calls after this raise RuntimeError."""

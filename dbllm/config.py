@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from .auth import Auth, Fetch, Fixed, Hidden, Renewed, Secret, Token, Told, auth_for, basic
+from .auth import Auth, Fetch, Fixed, Hidden, Renewed, Secret, Token, Told, auth_for, basic, hide
 from .errors import ConfigError
 from .network import Network
 from .profile import read_profile, truth
@@ -112,8 +112,7 @@ def resolve(
     Raises:
         ConfigError: something is missing, unreadable, or would mix a credential with a foreign host.
     """
-    token = Secret(token) if isinstance(token, str) else token  # from here on no traceback shows them
-    client_secret = Secret(client_secret) if isinstance(client_secret, str) else client_secret
+    host, token, client_secret = hide(host, token, client_secret)  # from here on no traceback shows them
     env = Hidden(env)
     given = {"host": host, "token": token, "profile": profile, "client_id": client_id, "auth_type": auth_type}
     for name, value in {**given, "client_secret": client_secret}.items():
@@ -314,7 +313,7 @@ def _fetch(place: Place, kind: str, host: str, env: Mapping[str, str]) -> Fetch:
         path = Path(values["oidc_token_filepath"])
         return oauth.federation(issuer, oauth.SubjectToken(str(path), path.read_text), text("client_id"))
     if kind == "metadata-service":
-        return oauth.metadata_service(values["metadata_service_url"], host)
+        return oauth.metadata_service(text("metadata_service_url") or "", host)
     if place.file is not None:
         return outside.serving_file(place.file)
     if kind == "databricks-cli":

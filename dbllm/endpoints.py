@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
-from . import schema, target
-from .errors import APIError, BadRequestError, InternalServerError, NotFoundError, PermissionDeniedError
-from .prompt import Options, Signature, chat_piece, chat_whole, joined, read_json, read_predictions, text_piece
+from . import target
+from .errors import APIError, APIStatusError, BadRequestError, NotFoundError, PermissionDeniedError
+from .prompt import Options, Signature, chat_piece, chat_whole, joined, read_json, reply_of, text_piece
 from .retry import Retry, Timeout
 from .schema import ChatCompletion, ChatCompletionChunk, CompletionChunk, Embeddings, Message, Predictions
-from .stream import AsyncStream
-from .target import Kind
+from .stream import Assemble, AsyncStream, C, Parse, R
+from .target import Kind, Place, Verb
 from .transport import EVENTS, JSON, Answer, Call, Opened, Transport
 
 Messages = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
 """What `chat` takes: one user message as a str, a message, or a list of messages."""
 
-Verb = Literal["complete", "chat", "embed", "predict"]
-ReplyT = TypeVar("ReplyT", bound=schema.Reply)
 Came = TypeVar("Came", bound=Answer)
+Send = Callable[[Call], Awaitable[Came]]
 
 ENDPOINTS = "/api/2.0/serving-endpoints"
 EXPLAIN_SECONDS = 5.0  # what a failed call may spend on finding out why
@@ -35,12 +32,14 @@ class AsyncDriverApp:
     `Accept: text/event-stream`, it may answer piece by piece.
     """
 
-    def __init__(self, transport: Transport, options: Options, signature: Signature, path: str, name: str) -> None:
-        self._transport = transport
-        self._options = options
-        self._signature = signature
-        self._path = path
-        self.name = name
+    _streaming: Mapping[str, Any] = {}  # the body stays the app's own schema: the header asks
+
+    def __init__(
+        self, transport: Transport, options: Options, signature: Signature, place: Place, tasks: dict[str, Kind]
+    ) -> None:
+        self._transport, self._options, self._signature = transport, options, signature
+        self._place, self.name = place, place.name
+        self._tasks = tasks  # what each endpoint speaks, learned once per client
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -73,9 +72,8 @@ class AsyncDriverApp:
             APIError: the call failed; see the tree in `dbllm.errors`.
         """
         flat = self._signature.request(prompt, stop, params)
-        call = self._options.but(timeout, retry, headers).call(self._transport, "POST", self._path)
-        kind, answer = await self._ask(call, flat, extra_body or {}, self._transport.call)
-        return self._signature.text(kind, answer)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        return self._signature.text(*await self._ask("complete", flat, options, self._transport.call))
 
     def stream_complete(
         self,
@@ -90,69 +88,68 @@ class AsyncDriverApp:
         **params: Any,
     ) -> AsyncStream[CompletionChunk, str]:
         """As `complete`, piece by piece; `final()` is the whole text. The call is made on entering the stream."""
-        self._signature.refuse_streaming()
-        flat = self._signature.request(prompt, stop, params)
-        options = self._options.but(timeout, retry, headers)
+        flat = self._signature.request(prompt, stop, params, streaming=True)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        return self._stream("complete", flat, options, text_piece, joined)
+
+    def _stream(
+        self, verb: Verb, body: Mapping[str, Any], options: Options, parse: Parse[C], assemble: Assemble[C, R]
+    ) -> AsyncStream[C, R]:
+        asking = options.but(extra_body=self._streaming)
 
         async def start() -> Opened:
-            call = options.call(self._transport, "POST", self._path, accept=EVENTS)
-            return (await self._ask(call, flat, {**(extra_body or {}), **self._streaming}, self._transport.open))[1]
+            return (await self._ask(verb, body, asking, self._transport.open, EVENTS))[1]
 
-        return AsyncStream(self._transport, start, text_piece, joined, options.timeout.read)
-
-    _streaming: Mapping[str, Any] = {}  # the body stays the app's own schema: the header asks
+        return AsyncStream(self._transport, start, parse, assemble, options.timeout.read)
 
     async def _ask(
-        self, call: Call, flat: Mapping[str, Any], extra: Mapping[str, Any], send: Callable[[Call], Awaitable[Came]]
+        self, verb: Verb, body: Mapping[str, Any], options: Options, send: Send[Came], accept: str = JSON
     ) -> tuple[Kind, Came]:
-        """Send a flat request in the right envelope: what it went to, and what `send` returns."""
+        """Send a request in the right envelope (only `complete`'s has none yet): what it went to, and what came."""
+        call = options.call(self._transport, "POST", self._place.path, accept=accept)
+        refused: list[BadRequestError] = []
         try:
-            return "app", await send(replace(call, body=target.encode({**flat, **extra})))
-        except InternalServerError as error:
-            if error.status == 502:  # the driver proxy's own word for it
-                error.hint = f"Is the app {self.name} (cluster:port) running, and listening on 0.0.0.0?"
+            kind = await self._learn(call) if verb == "complete" else "app"
+            for guess in target.guesses(kind, body):
+                try:
+                    whole = {**target.envelope(guess, body, self.name), **options.extra_body}
+                    came = await send(replace(call, body=target.encode(whole)))
+                except BadRequestError as error:
+                    refused.append(error)
+                else:
+                    if kind is None:
+                        self._tasks[self.name] = guess  # this one worked
+                    return guess, came
+            raise target.all_refused(refused)
+        except APIStatusError as error:
+            await self._explain(verb, error, call)
             raise
 
-
-class Tasks:
-    """What each endpoint speaks, learned once per client."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, Kind] = {}
-
-    async def kind(self, transport: Transport, call: Call, name: str) -> Kind | None:
+    async def _learn(self, call: Call) -> Kind | None:
         """What the endpoint speaks; None where looking it up is forbidden. Many callers make one look-up."""
-        if found := self.known.get(name):
-            return found
-        async with transport.leaf.lock(f"task {name}", call.deadline):
-            if found := self.known.get(name):
-                return found
-            path = f"{ENDPOINTS}/{target.quoted(name)}"
-            try:
-                answer = await transport.call(replace(call, method="GET", path=path, body=None, accept=JSON))
-            except PermissionDeniedError:
-                return None
-            content = read_json(answer)
-            self.known[name] = target.kind_of(content.get("task") if isinstance(content, dict) else None)
-            return self.known[name]
+        if known := self._place.kind or self._tasks.get(self.name):
+            return known
+        async with self._transport.leaf.lock(f"task {self.name}", call.deadline):
+            if self.name not in self._tasks:
+                path = f"{ENDPOINTS}/{target.quoted(self.name)}"
+                try:
+                    answer = await self._transport.call(replace(call, method="GET", path=path, body=None, accept=JSON))
+                except PermissionDeniedError:
+                    return None
+                described = read_json(answer)
+                self._tasks[self.name] = target.kind_of(described.get("task") if isinstance(described, dict) else None)
+            return self._tasks[self.name]
+
+    async def _explain(self, verb: Verb, error: APIStatusError, call: Call) -> None:
+        """Find out what would have been right, and say so in the error's hint."""
+        if error.status == 502:  # the driver proxy's own word for it
+            error.hint = f"Is the app {self.name} (cluster:port) running, and listening on 0.0.0.0?"
 
 
 class AsyncEndpoint(AsyncDriverApp):
     """A serving endpoint: a handle that holds no connection. Making one sends nothing."""
 
-    def __init__(
-        self,
-        transport: Transport,
-        options: Options,
-        signature: Signature,
-        path: str,
-        name: str,
-        tasks: Tasks,
-        kind: Kind | None,
-    ) -> None:
-        super().__init__(transport, options, signature, path, name)
-        self._tasks = tasks
-        self._kind: Kind | None = kind
+    _streaming = {"stream": True}
 
     async def chat(
         self,
@@ -176,8 +173,10 @@ class AsyncEndpoint(AsyncDriverApp):
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed.
         """
-        body = self._chat_body(messages, stop, params, extra_body)
-        return await self._reply("chat", ChatCompletion, body, self._options.but(timeout, retry, headers))
+        body = target.chat_body(messages, stop, self._signature.params, params)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        _, answer = await self._ask("chat", body, options, self._transport.call)
+        return reply_of(ChatCompletion, answer)
 
     def stream_chat(
         self,
@@ -192,14 +191,9 @@ class AsyncEndpoint(AsyncDriverApp):
         **params: Any,
     ) -> AsyncStream[ChatCompletionChunk, ChatCompletion]:
         """As `chat`, piece by piece; `final()` is the whole answer. The call is made on entering the stream."""
-        options = self._options.but(timeout, retry, headers)
-        body = {**self._chat_body(messages, stop, params, extra_body), "stream": True}
-
-        async def start() -> Opened:
-            call = options.call(self._transport, "POST", self._path, body, EVENTS)
-            return await self._explained("chat", call, self._transport.open)
-
-        return AsyncStream(self._transport, start, chat_piece, chat_whole, options.timeout.read)
+        body = target.chat_body(messages, stop, self._signature.params, params)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        return self._stream("chat", body, options, chat_piece, chat_whole)
 
     async def embed(
         self,
@@ -223,8 +217,10 @@ class AsyncEndpoint(AsyncDriverApp):
             APIError: the call failed.
         """
         texts = target.embedding_input(input)
-        body = {"input": texts, **target.wire_params(self._signature.params, params), **(extra_body or {})}
-        reply = await self._reply("embed", Embeddings, body, self._options.but(timeout, retry, headers))
+        body = {"input": texts, **target.wire_params(self._signature.params, params)}
+        options = self._options.but(timeout, retry, headers, extra_body)
+        _, answer = await self._ask("embed", body, options, self._transport.call)
+        reply = reply_of(Embeddings, answer)
         if len(reply.data) != len(texts):
             raise reply._meta.unexpected(f"{len(texts)} texts were sent and {len(reply.data)} vectors came back")
         return reply
@@ -259,95 +255,22 @@ class AsyncEndpoint(AsyncDriverApp):
         forms = {"dataframe_records": dataframe_records, "dataframe_split": dataframe_split}
         forms |= {"inputs": inputs, "instances": instances}
         body = target.prediction_body(forms, {**self._signature.params, **(params or {})})
-        options = self._options.but(timeout, retry, headers)
-        call = options.call(self._transport, "POST", self._path, {**body, **(extra_body or {})})
-        answer = await self._explained("predict", call, self._transport.call)
-        return read_predictions(read_json(answer), answer)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        _, answer = await self._ask("predict", body, options, self._transport.call)
+        return reply_of(Predictions, answer)
 
-    def _chat_body(
-        self, messages: object, stop: object, params: Mapping[str, Any], extra_body: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
-        body = {"messages": target.chat_messages(messages), **target.checked_stop(stop)}
-        return {**body, **target.wire_params(self._signature.params, params), **(extra_body or {})}
-
-    async def _reply(self, verb: Verb, model: type[ReplyT], body: object, options: Options) -> ReplyT:
-        call = options.call(self._transport, "POST", self._path, body)
-        answer = await self._explained(verb, call, self._transport.call)
-        try:
-            reply = schema.parse(model, answer.raw.body)
-        except ValidationError as error:
-            flaw = schema.first_flaw(error)
-            raise answer.meta.unexpected(f"the answer is no {model.__name__} ({flaw})") from error
-        reply._meta = answer.meta
-        return reply
-
-    _streaming = {"stream": True}
-
-    async def _ask(
-        self, call: Call, flat: Mapping[str, Any], extra: Mapping[str, Any], send: Callable[[Call], Awaitable[Came]]
-    ) -> tuple[Kind, Came]:
-        refused: list[BadRequestError] = []
-        try:
-            kind = await self._learn(call)
-            for guess in target.guesses(kind, flat):
-                body = {**target.envelope(guess, flat, self.name), **extra}
-                try:
-                    came = await send(replace(call, body=target.encode(body)))
-                except BadRequestError as error:
-                    refused.append(error)
-                    continue
-                if kind is None:
-                    self._tasks.known[self.name] = guess  # this one worked
-                return guess, came
-        except NotFoundError as error:
-            await self._explain("complete", error, call)
-            raise
-        if "unknown field" in refused[-1].detail:
-            self._tasks.known.pop(self.name, None)  # the endpoint seems to have changed: look again next time
-        if len(refused) > 1:
-            refused[-1].previous = (*refused[:-1], *refused[-1].previous)
-            refused[-1].hint = (
-                "This token may not look up the endpoint's task, so messages, prompt and dataframe_records were tried "
-                f"in turn, and all were refused (the first: {refused[0].detail}); say which it is with task=."
-            )
-        raise refused[-1]
-
-    async def _learn(self, call: Call) -> Kind | None:
-        if self._kind is not None:
-            return self._kind
-        return await self._tasks.kind(self._transport, call, self.name)
-
-    async def _explained(self, verb: Verb, call: Call, send: Callable[[Call], Awaitable[Came]]) -> Came:
-        try:
-            return await send(call)
-        except (NotFoundError, BadRequestError) as error:
-            await self._explain(verb, error, call)
-            raise
-
-    async def _explain(self, verb: Verb, error: NotFoundError | BadRequestError, call: Call) -> None:
-        """Find out, where the token may, what would have been right, and say so in the error's hint."""
-        options = self._options.but(EXPLAIN_SECONDS, Retry(attempts=1))
-        look = options.call(self._transport, "GET", ENDPOINTS)
+    async def _explain(self, verb: Verb, error: APIStatusError, call: Call) -> None:
+        if not isinstance(error, (NotFoundError, BadRequestError)):
+            return
+        if "unknown field" in error.detail:
+            self._tasks.pop(self.name, None)  # the endpoint seems to have changed: look again next time
+        look = self._options.but(EXPLAIN_SECONDS, Retry(attempts=1)).call(self._transport, "GET", ENDPOINTS)
         look = replace(look, deadline=min(look.deadline, call.deadline))
         try:
             if isinstance(error, NotFoundError):
-                error.hint = _which_exist(self.name, read_json(await self._transport.call(look))) or error.hint
+                listed = read_json(await self._transport.call(look))
+                error.hint = target.which_exist(self.name, listed) or error.hint
             elif verb != "complete":
-                kind = await self._learn(look)
-                if kind is not None and verb not in target.VERBS[kind]:
-                    verbs = " or ".join(f"{name}()" for name in target.VERBS[kind])
-                    error.hint = f"Endpoint {self.name!r} does not do {verb}(): use {verbs}."
-        except APIError:
+                error.hint = target.which_verb(self.name, verb, await self._learn(look)) or error.hint
+        except APIError:  # no explanation is no reason to hide the error itself
             return
-
-
-def _which_exist(name: str, content: Any) -> str:
-    from difflib import get_close_matches
-
-    listed = content.get("endpoints") if isinstance(content, dict) else None
-    names = [str(item.get("name")) for item in listed or () if isinstance(item, dict)]
-    if name in names:
-        return "The endpoint exists; what was not found lies behind it."
-    near = get_close_matches(name, names, 1)
-    shown = ", ".join(sorted(names)[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    return (f"Did you mean {near[0]!r}? " if near else "") + f"This workspace has: {shown or 'no endpoint at all'}."

@@ -49,7 +49,7 @@ class Outgoing:
     """
 
     method: str
-    url: str
+    url: str = field(repr=False)  # its query may hold what is secret
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(repr=False)
     deadline: float

@@ -8,9 +8,8 @@ OpenAI's and OAuth's shapes, SCIM's, bare text, HTML.
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -35,9 +34,9 @@ _CODE_AND_TEXT = re.compile(r"\s*([A-Z][A-Z0-9_]{3,99}):\s+(.+)", re.DOTALL)
 _REQUEST_ID = re.compile(r"\[ReqId: ([^\]\s]+)\]")
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
-_DECIMAL = re.compile(r"\d+(\.\d*)?", re.ASCII)
-_PART = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)(ms|s|m|h)", re.ASCII)
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+# Python's own grammar of numbers is wider than HTTP's (1_000, inf, other scripts' digits).
+_PART = re.compile(r"(\d{1,15}(?:\.\d{0,15})?)(ms|s|m|h|$)", re.ASCII)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _CODE = 200  # characters of a server's error code
 _SHOWN = 2000  # characters of a server's text that go into a message; the whole is on error.raw
 
@@ -70,16 +69,20 @@ def request_id(headers: Mapping[str, str], detail: str = "") -> str | None:
 
 def read_error(body: bytes) -> tuple[str, str, list[Any]]:
     """(error code, sentence, google.rpc details) of an error body; "" and [] where there is none."""
+    content = _read(body)
+    if isinstance(content, dict):
+        code, detail, details = _from_object(content)
+        return (code or _code_in(detail))[:_CODE], detail[:_SHOWN], details
+    said = content if isinstance(content, str) else body.decode("utf-8", "replace").strip()
+    return _code_in(said[:_SHOWN]), _plain(said), []
+
+
+def _read(body: bytes) -> Any:
     text = body.decode("utf-8", "replace").strip()
     try:
-        content = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        content = text
-    if not isinstance(content, dict):
-        said = content if isinstance(content, str) else text
-        return _code_in(said[:_SHOWN]), _plain(said), []
-    code, detail, details = _from_object(content)
-    return (code or _code_in(detail))[:_CODE], detail[:_SHOWN], details
+        return text
 
 
 def _from_object(content: dict[str, Any]) -> tuple[str, str, list[Any]]:
@@ -131,19 +134,14 @@ def error_frame(event: Event) -> tuple[str, str] | None:
     Seen on the wire: `{"error": "text"}`, `{"error": {...}}`, `{"error_code", "message"}`, `{"type": "error", ...}`.
     """
     if event.type != "error":
-        if b'"error' not in event.data[:4096]:
-            return None  # the usual chunk, told apart without parsing it twice
-        try:
-            content = json.loads(event.data)
-        except (ValueError, RecursionError):
-            return None
+        # The usual chunk is told apart without parsing it twice.
+        content = _read(event.data) if b'"error' in event.data[:4096] else None
         if not isinstance(content, dict):
             return None
         failed = content.get("type") in ("error", "response.failed")
         if not (failed or content.get("error") or content.get("error_code")):
             return None
-    code, detail, _ = read_error(event.data)
-    return code, detail
+    return read_error(event.data)[:2]
 
 
 def _code_in(text: str) -> str:
@@ -161,44 +159,34 @@ def retry_after(headers: Mapping[str, str], details: Sequence[Any] = (), *, wall
     In this order: `retry-after-ms`, `retry-after` (seconds, or an HTTP date), google.rpc `RetryInfo.retry_delay` in
     the body, `x-ratelimit-reset-*`. What is negative, not finite or not readable is ignored.
     """
-    if (ms := _number(headers.get("retry-after-ms"))) is not None:
-        return ms / 1000
-    if value := headers.get("retry-after"):
-        if (seconds := _number(value)) is not None:
-            return seconds
-        if (date := _date(value)) is not None:
-            return max(0.0, date - wall)
+    return next((wait for wait in _waits(headers, details, wall) if wait is not None), None)
+
+
+def _waits(headers: Mapping[str, str], details: Sequence[Any], wall: float) -> Iterator[float | None]:
+    yield _seconds(headers.get("retry-after-ms", "") + "ms")
+    after = headers.get("retry-after", "")
+    yield _seconds(after)
+    yield _until(after, wall)
     for item in details:
-        delay = (item.get("retry_delay") or item.get("retryDelay")) if isinstance(item, dict) else None
-        if (seconds := _duration(str(delay))) is not None:
-            return seconds
-    resets = [_duration(value) for name, value in headers.items() if name.startswith("x-ratelimit-reset")]
+        yield _seconds(str(item.get("retry_delay") or item.get("retryDelay"))) if isinstance(item, dict) else None
+    resets = [_seconds(value) for name, value in headers.items() if name.startswith("x-ratelimit-reset")]
     # A large number is a moment in epoch seconds, a small one a duration.
     waits = [reset - wall if reset > 1e9 else reset for reset in resets if reset is not None]
-    return max((wait for wait in waits if wait >= 0), default=None)
+    yield max((wait for wait in waits if wait >= 0), default=None)
 
 
-def _number(value: str | None) -> float | None:
-    """A number as HTTP writes it: Python's own grammar is wider (1_000, inf, other scripts' digits)."""
-    number = float(value) if value is not None and _DECIMAL.fullmatch(value.strip()) else math.inf
-    return number if number < math.inf else None
-
-
-def _duration(value: str) -> float | None:
+def _seconds(value: str) -> float | None:
     """Seconds of `1.5`, `1.5s`, `20ms` or `6m0s`."""
-    if (seconds := _number(value)) is not None:
-        return seconds
-    parts = _PART.findall(value)
+    parts = _PART.findall(value.strip())
     if not parts or "".join(number + unit for number, unit in parts) != value.strip():
         return None
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def _date(value: str) -> float | None:
+def _until(date: str, wall: float) -> float | None:
     try:
-        moment = parsedate_to_datetime(value)
+        moment = parsedate_to_datetime(date)
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
-    if moment.tzinfo is None:  # "-0000": HTTP dates are GMT
-        moment = moment.replace(tzinfo=timezone.utc)
-    return moment.timestamp()
+    # "-0000" gives no zone: HTTP dates are GMT.
+    return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp() - wall)

@@ -7,9 +7,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from .auth import Secret
+from .auth import SECRETS, Secret, kept
 from .errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dbllm.auth")
 
-SECRETS = frozenset({"token", "password", "client_secret", "azure_client_secret", "google_credentials"})
 _SETTINGS = "__settings__"  # a section of the file that is no profile
 _COMMENT = re.compile(r"\s[#;]|^[#;]")
 _FREE = frozenset({"password", "google_credentials"})  # these may have anything in them
@@ -57,7 +56,7 @@ def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str | 
         known = ", ".join(section for section in parser.sections() if section != _SETTINGS) or "none"
         asked = "" if name else f", which [{_SETTINGS}] calls default_profile"
         raise ConfigError(f"{path} has no profile {chosen!r}{asked}; it has: {known}.")
-    values = {key: _kept(key, value) for key, value in parser.items(chosen) if value}
+    values = {key: cast("str | Secret", kept(key, value)) for key, value in parser.items(chosen) if value}
     for key, value in values.items():
         if key not in _FREE and _COMMENT.search(value.reveal() if isinstance(value, Secret) else value):
             line = _line(text, chosen, key)
@@ -68,10 +67,6 @@ def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str | 
     if SECRETS & values.keys():
         _warn_if_open(path)
     return chosen, values
-
-
-def _kept(key: str, value: str) -> str | Secret:
-    return Secret(value) if key in SECRETS else value
 
 
 class _Text:

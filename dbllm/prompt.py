@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,8 +15,8 @@ from .schema import (
     ChatCompletion,
     ChatCompletionChunk,
     CompletionChunk,
-    Meta,
     Predictions,
+    Reply,
     answer_text,
     assemble_chat,
     first_flaw,
@@ -26,6 +26,11 @@ from .schema import (
 from .target import Kind
 from .transport import JSON, Answer, Call, Opened, Transport
 
+T = TypeVar("T")
+ReplyT = TypeVar("ReplyT", bound=Reply)
+Limit = float | Timeout | None
+Fields = Mapping[str, Any] | None
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -34,20 +39,17 @@ class Options:
     timeout: Timeout = field(default_factory=Timeout)
     retry: Retry = field(default_factory=Retry)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def but(
-        self,
-        timeout: float | Timeout | None = None,
-        retry: Retry | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, timeout: Limit = None, retry: Retry | None = None, headers: Fields = None, extra_body: Fields = None
     ) -> Options:
         """These options, but for what is given."""
         if retry is not None and not isinstance(retry, Retry):
             raise TypeError(f"retry takes a Retry, not {retry!r}; for one attempt: Retry(attempts=1).")
-        merged = self.headers
-        if headers:
-            merged = {**merged, **{name.lower(): value for name, value in headers.items()}}
-        return Options(self.timeout if timeout is None else Timeout.of(timeout), retry or self.retry, merged)
+        merged = {**self.headers, **{name.lower(): value for name, value in (headers or {}).items()}}
+        timeout = self.timeout if timeout is None else Timeout.of(timeout)
+        return Options(timeout, retry or self.retry, merged, {**self.extra_body, **(extra_body or {})})
 
     def call(self, transport: Transport, method: str, path: str, body: object = None, accept: str = JSON) -> Call:
         """A call, whose time begins now."""
@@ -65,15 +67,20 @@ class Signature:
     transform_input: Callable[..., Any] | None = None
     transform_output: Callable[[Any], str] | None = None
 
-    def request(self, prompt: object, stop: object, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The flat request, transformed."""
+    def request(self, prompt: object, stop: object, params: Mapping[str, Any], streaming: bool = False) -> Any:
+        """The flat request, transformed.
+
+        Raises:
+            TypeError: `transform_input` returned no dict; or there is a `transform_output`, which needs the whole
+                answer, and the answer is streamed.
+        """
+        if streaming and self.transform_output is not None:
+            raise TypeError("transform_output needs the whole answer, so it cannot be combined with a stream.")
         flat = target.flat_request(prompt, stop, target.wire_params(self.params, params))
-        if self.transform_input is None:
-            return flat
-        changed = self.transform_input(**flat)
+        changed = flat if self.transform_input is None else self.transform_input(**flat)
         if not isinstance(changed, Mapping):
             raise TypeError(f"transform_input returns the request, a dict, not {type(changed).__name__}.")
-        return dict(changed)
+        return changed
 
     def text(self, kind: Kind, answer: Answer) -> str:
         """The text of an answer, transformed.
@@ -82,76 +89,56 @@ class Signature:
             APIResponseError: the answer is not JSON, or has no one place for a text.
             TypeError: `transform_output` returned something else than a str.
         """
-        content = read_json(answer)
-        if kind == "custom":
-            content = read_predictions(content, answer).first
-        if self.transform_output is None:
-            text = answer_text(content)
-            if text is None:
-                raise answer.meta.unexpected(
-                    "the answer holds no text", "Say where the text is with transform_output=."
-                )
+        content = reply_of(Predictions, answer).first if kind == "custom" else read_json(answer)
+        text = (self.transform_output or answer_text)(content)
+        if isinstance(text, str):
             return text
-        text = self.transform_output(content)
-        if not isinstance(text, str):
-            raise TypeError(f"transform_output returns the text, a str, not {type(text).__name__}.")
-        return text
+        if self.transform_output is None:
+            raise answer.meta.unexpected("the answer holds no text", "Say where the text is with transform_output=.")
+        raise TypeError(f"transform_output returns the text, a str, not {type(text).__name__}.")
 
-    def refuse_streaming(self) -> None:
-        """A transform of the whole answer cannot be applied to its pieces: TypeError where there is one."""
-        if self.transform_output is not None:
-            raise TypeError("transform_output needs the whole answer, so it cannot be combined with a stream.")
+
+def _promised(what: str, answer: Answer, read: Callable[[], T]) -> T:
+    """What `read` makes of an answer; APIResponseError where the answer is no such thing."""
+    try:
+        return read()
+    except ValidationError as error:
+        raise answer.meta.unexpected(f"{what} ({first_flaw(error)})") from error
+    except (ValueError, RecursionError):
+        raise answer.meta.unexpected(f"{what} (it is not JSON)") from None
 
 
 def read_json(answer: Answer) -> Any:
     """The answer's JSON; APIResponseError where it is none."""
-    try:
-        return json.loads(answer.raw.body)
-    except (ValueError, RecursionError):
-        raise answer.meta.unexpected("the answer is not JSON") from None
+    return _promised("the answer cannot be read", answer, lambda: json.loads(answer.raw.body))
 
 
-def read_predictions(content: Any, answer: Answer) -> Predictions:
-    """`{"predictions": …}`, or the bare output of a model that leaves the wrapper out."""
-    wrapped = isinstance(content, dict) and "predictions" in content
-    reply = Predictions.model_validate(content if wrapped else {"predictions": content})
+def reply_of(model: type[ReplyT], answer: Answer) -> ReplyT:
+    """The answer as a model; APIResponseError where it is none."""
+    reply = _promised(f"the answer is no {model.__name__}", answer, lambda: parse(model, answer.raw.body))
     reply._meta = answer.meta
     return reply
 
 
-def text_piece(data: bytes, opened: Opened) -> CompletionChunk:
+def text_piece(data: bytes, answer: Answer) -> CompletionChunk:
     """A piece of streamed text, from whatever kind of endpoint; APIResponseError where it is none."""
-    try:
-        return text_chunk(json.loads(data))
-    except ValidationError as error:
-        raise opened.meta.unexpected(f"a piece of the stream is no text chunk ({first_flaw(error)})") from error
-    except (ValueError, RecursionError):
-        raise opened.meta.unexpected("a piece of the stream is not JSON") from None
+    return _promised("a piece of the stream is no text chunk", answer, lambda: text_chunk(json.loads(data)))
 
 
 def chat_piece(data: bytes, opened: Opened) -> ChatCompletionChunk:
     """A piece of a streamed chat; APIResponseError where it is none."""
-    try:
-        if opened.exchange is not None:
-            return parse(ChatCompletionChunk, data)
-        whole = parse(ChatCompletion, data).model_dump(exclude_unset=True)
-        for choice in whole["choices"]:
-            choice["delta"] = choice.pop("message")
-        return ChatCompletionChunk.model_validate(whole)
-    except ValidationError as error:
-        raise opened.meta.unexpected(f"a piece of the stream is no chat chunk ({first_flaw(error)})") from error
+    if opened.exchange is None:  # the whole answer, from a server that does not stream
+        reply_of(ChatCompletion, opened)
+    return _promised("a piece of the stream is no chat chunk", opened, lambda: parse(ChatCompletionChunk, data))
 
 
-def chat_whole(chunks: list[ChatCompletionChunk], meta: Meta) -> ChatCompletion:
+def chat_whole(chunks: list[ChatCompletionChunk], answer: Answer) -> ChatCompletion:
     """The whole answer of a streamed chat."""
-    try:
-        whole = assemble_chat(chunks)
-    except ValidationError as error:
-        raise meta.unexpected(f"the stream's pieces are no chat answer ({first_flaw(error)})") from error
-    whole._meta = meta
+    whole = _promised("the stream's pieces are no chat answer", answer, lambda: assemble_chat(chunks))
+    whole._meta = answer.meta
     return whole
 
 
-def joined(chunks: list[CompletionChunk], meta: object) -> str:
+def joined(chunks: list[CompletionChunk], answer: Answer) -> str:
     """The whole text of a stream."""
     return "".join(chunk.text for chunk in chunks)

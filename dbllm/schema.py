@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictStr, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
 
 from .errors import APIResponseError, Raw
 
@@ -36,25 +36,31 @@ class Meta(NamedTuple):
         return APIResponseError(detail, hint=hint, request_id=self.request_id, attempts=self.attempts, raw=self.raw)
 
 
-class Reply(WireModel):
-    """An answer and the call that brought it."""
+class Traced:
+    """What came, and the call that brought it."""
 
-    _meta: Meta = PrivateAttr(default=Meta())
+    _meta: Meta
 
     @property
     def request_id(self) -> str | None:
-        """The workspace's id of the request (header `x-request-id`)."""
+        """The workspace's id of the request (header `x-request-id`); of a stream, once it is open."""
         return self._meta.request_id
 
     @property
     def attempts(self) -> int:
-        """How often the call was sent until this answer came."""
+        """How often the call was sent until the answer came; 0 for a stream that is not open yet."""
         return self._meta.attempts
 
     @property
     def raw(self) -> Raw | None:
         """Status, headers and body as they came (no body for a stream)."""
         return self._meta.raw
+
+
+class Reply(WireModel, Traced):
+    """An answer and the call that brought it."""
+
+    _meta: Meta = Meta()
 
 
 class PromptRequest(WireModel):
@@ -150,7 +156,8 @@ class ChunkChoice(WireModel):
     """What a chunk adds to one choice."""
 
     index: int = 0
-    delta: Delta = Field(default_factory=Delta)
+    # A server that does not stream sends a whole answer, and that has a `message`.
+    delta: Delta = Field(default_factory=Delta, validation_alias=AliasChoices("delta", "message"))
     finish_reason: str | None = None
 
     @property
@@ -246,6 +253,11 @@ class Predictions(Reply):
     """Answer of a custom model: `{"predictions": …}`, or the bare output of a model that leaves the wrapper out."""
 
     predictions: Any
+
+    @model_validator(mode="before")
+    @classmethod
+    def _wrapped(cls, content: Any) -> Any:
+        return content if isinstance(content, dict) and "predictions" in content else {"predictions": content}
 
     @property
     def first(self) -> Any:
@@ -363,7 +375,7 @@ def assemble_chat(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
         piece = chunk.model_dump(exclude_unset=True)
         for choice in piece.pop("choices", None) or ():
             place = choice.setdefault("index", 0)
-            choices[place] = _grow(choices.get(place, {}), choice)
+            choices[place] = _grown(choices.get(place, {}), choice)
         head.update({key: value for key, value in piece.items() if value is not None})
     whole = []
     for _, choice in sorted(choices.items()):
@@ -378,34 +390,26 @@ def assemble_chat(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
 _WHOLE = frozenset({"role", "type", "id", "name", "finish_reason", "signature"})
 
 
-def _grow(known: dict[str, Any], piece: dict[str, Any]) -> dict[str, Any]:
-    for key, value in piece.items():
-        before = known.get(key)
-        if value is None or (key in _WHOLE and before and not value):
-            known.setdefault(key, value)
-        elif isinstance(value, str) and isinstance(before, str) and key not in _WHOLE:
-            known[key] = before + value
-        elif isinstance(value, dict) and isinstance(before, dict):
-            known[key] = _grow(before, value)
-        elif isinstance(value, list) or isinstance(before, list):
-            known[key] = _grow_list(_items(before), _items(value))
-        else:
-            known[key] = value
-    return known
+def _grown(known: Any, piece: Any, key: str = "") -> Any:
+    """What is known of a value, and the next piece of it."""
+    if piece is None or (key in _WHOLE and known and not piece):
+        return known
+    if isinstance(known, dict) and isinstance(piece, dict):
+        for name, value in piece.items():
+            known[name] = _grown(known.get(name), value, name)
+        return known
+    if isinstance(known, list) or isinstance(piece, list):
+        known = _items(known)
+        for item in _items(piece):
+            index = item.get("index") if isinstance(item, dict) else None
+            same = (old for old in known if isinstance(old, dict) and old.get("index") == index)
+            if index is None or (old := next(same, None)) is None:
+                known.append(item)
+            else:
+                _grown(old, item)
+        return known
+    return known + piece if isinstance(known, str) and isinstance(piece, str) and key not in _WHOLE else piece
 
 
 def _items(value: Any) -> list[Any]:
-    return [{"type": "text", "text": value}] if value and isinstance(value, str) else list(value or ())
-
-
-def _grow_list(known: list[Any], pieces: list[Any]) -> list[Any]:
-    for piece in pieces:
-        index = piece.get("index") if isinstance(piece, dict) else None
-        same = None
-        if index is not None:
-            same = next((item for item in known if isinstance(item, dict) and item.get("index") == index), None)
-        if same is None:
-            known.append(piece)
-        else:
-            _grow(same, piece)
-    return known
+    return [{"type": "text", "text": value}] if value and isinstance(value, str) else value or []

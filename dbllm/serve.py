@@ -14,17 +14,12 @@ With `Accept: text/event-stream` the answer comes piece by piece: `data: <JSON s
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import importlib
-import inspect
 import ipaddress
 import os
 import socket
-import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -35,7 +30,6 @@ from dbllm.local import LocalError
 from dbllm.local.extras import missing_extra
 from dbllm.local.problems import Problem
 from dbllm.local.scoring import kind_of
-from dbllm.local.stops import StopCutter
 
 try:
     from starlette.requests import Request
@@ -43,8 +37,9 @@ try:
     from starlette.routing import Route, Router
     from starlette.types import ASGIApp
 
+    from dbllm.local import callables, fields
     from dbllm.local import engine as engines
-    from dbllm.local import fields
+    from dbllm.local.callables import Answerer, Prompt, RefusedError, as_answerer, call_arguments, load_callable
     from dbllm.local.gate import Guard
     from dbllm.local.proxy import PORTS
     from dbllm.local.web import WebServer, listen
@@ -53,25 +48,9 @@ try:
 except ModuleNotFoundError as error:
     raise LocalError(missing_extra(error.name or "a package")) from error
 
-Answerer = Callable[..., object]
-"""`fn(prompt, stop=None, **params)`: str, an awaitable of str, or a (sync or async) iterator of str."""
-
 MAX_BODY = 16 * MEGABYTE
 REGISTRY = "/api/local/driver-apps"
 PORT_HINT = "Stop what listens there, or choose another port with --port."
-
-
-class RefusedError(Exception):
-    """Raise it in a callable to answer 400 with the text as the reason; any other exception is a 500."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One request of a driver app: the prompt, the stop strings, and every other field."""
-
-    prompt: str
-    stop: tuple[str, ...]
-    params: Mapping[str, object]
 
 
 class DriverServer:
@@ -151,7 +130,7 @@ class DriverServer:
     def _answerer(self, stack: ExitStack) -> tuple[Answerer, Callable[[], None]]:
         model = self._model
         if callable(model):
-            return model, _nothing
+            return as_answerer(model), _nothing
         if isinstance(model, str) and not model.endswith(".gguf") and ":" in model:
             return load_callable(model), _nothing
         engine = engines.Engine(Path(model).expanduser() if model is not None else default_model())
@@ -172,27 +151,6 @@ def open_port(port: int) -> socket.socket:
         with suppress(LocalError):
             return listen(host, candidate, hint=PORT_HINT)
     raise LocalError(f"No port from {PORTS[0]} to {PORTS[-1]} is free.")
-
-
-def load_callable(name: str) -> Answerer:
-    """The callable that "module:function" names; modules of the working folder are found too.
-
-    Raises:
-        LocalError: there is no such module or function.
-    """
-    module_name, _, attribute = name.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found: object = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise LocalError(f"{name} cannot be loaded: {error}. It takes module:function or a GGUF file.") from error
-    finally:
-        sys.path.remove(os.getcwd())
-    if not callable(found):
-        raise LocalError(f"{name} is not a function.")
-    return found
 
 
 def gguf_answerer(engine: engines.Engine) -> Answerer:
@@ -222,8 +180,8 @@ def create_app(answerer: Answerer, *, max_body: int = MAX_BODY) -> ASGIApp:
         arguments = call_arguments(answerer, prompt)
         if "text/event-stream" in request.headers.get("accept", ""):
             return EventStream(functools.partial(_emit_pieces, answerer, arguments, prompt.stop))
-        text = await until_gone(request.receive, _whole(answerer, arguments, prompt.stop))
-        return JSONResponse(text)
+        answer = callables.text(answerer, arguments, prompt.stop)
+        return JSONResponse(await until_gone(request.receive, answer))
 
     async def health(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -260,97 +218,12 @@ def read_prompt(body: object) -> Prompt:
     return Prompt(prompt, tuple(stop), params)
 
 
-def call_arguments(answerer: Answerer, prompt: Prompt) -> Mapping[str, object]:
-    """The keyword arguments to call `answerer` with. `stop` is left out where it is not taken: the app cuts anyway.
-
-    Raises:
-        Problem: 400 when the callable does not take one of the parameters.
-    """
-    arguments: dict[str, object] = {**prompt.params, "prompt": prompt.prompt}
-    try:
-        parameters = inspect.signature(answerer).parameters.values()
-    except (TypeError, ValueError):  # some builtins have no signature
-        return arguments | ({"stop": list(prompt.stop)} if prompt.stop else {})
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    names = {parameter.name for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY}
-    for name in prompt.params:
-        if not takes_any and name not in names:
-            raise _bad(f"the model does not take a parameter '{name}'")
-    if prompt.stop and (takes_any or "stop" in names):
-        arguments["stop"] = list(prompt.stop)
-    return arguments
-
-
 async def _emit_pieces(
     answerer: Answerer, arguments: Mapping[str, object], stop: Sequence[str], emit: Callable[[object], Awaitable[None]]
 ) -> None:
-    async with aclosing(_pieces(answerer, arguments, stop)) as pieces:
+    async with aclosing(callables.pieces(answerer, arguments, stop)) as pieces:
         async for piece in pieces:
             await emit(piece)
-
-
-async def _whole(answerer: Answerer, arguments: Mapping[str, object], stop: Sequence[str]) -> str:
-    async with aclosing(_pieces(answerer, arguments, stop)) as pieces:
-        return "".join([piece async for piece in pieces])
-
-
-async def _pieces(
-    answerer: Answerer, arguments: Mapping[str, object], stop: Sequence[str]
-) -> AsyncGenerator[str, None]:
-    """The answer's text without what follows a stop string; pieces are not empty."""
-    cutter = StopCutter(stop)
-    try:
-        async with aclosing(_raw_pieces(answerer, arguments)) as raw:
-            async for text in raw:
-                shown = cutter.feed(text)
-                if shown:
-                    yield shown
-                if cutter.stopped:
-                    return
-    except RefusedError as error:
-        raise _bad(str(error)) from error
-    held = cutter.rest()
-    if held:
-        yield held
-
-
-async def _raw_pieces(answerer: Answerer, arguments: Mapping[str, object]) -> AsyncGenerator[str, None]:
-    # A plain function may compute for long, so it gets a thread; an async one returns at once.
-    result = await asyncio.to_thread(answerer, **arguments)
-    if inspect.isawaitable(result):
-        result = await result
-    if isinstance(result, str):
-        yield result
-    elif isinstance(result, AsyncIterator):
-        try:
-            async for piece in result:
-                yield _text(piece)
-        finally:
-            if isinstance(result, AsyncGenerator):
-                await result.aclose()
-    elif isinstance(result, Iterator):
-        async for piece in _from_thread(result):
-            yield _text(piece)
-    else:
-        raise TypeError(f"the callable returned {type(result).__name__}; it must return or yield str")
-
-
-async def _from_thread(pieces: Iterator[object]) -> AsyncIterator[object]:
-    end = object()
-    try:
-        while (piece := await asyncio.to_thread(next, pieces, end)) is not end:
-            yield piece
-    finally:
-        close = getattr(pieces, "close", None)
-        if close is not None:
-            with suppress(ValueError):  # it is running at this moment, in the thread that was left behind
-                close()
-
-
-def _text(piece: object) -> str:
-    if not isinstance(piece, str):
-        raise TypeError(f"the callable yielded {type(piece).__name__}; it must yield str")
-    return piece
 
 
 def _bad(reason: str) -> Problem:

@@ -11,9 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .auth import Hidden, Secret, Token, bearer
+from .auth import ADDRESSES, Hidden, Secret, Token, bearer, kept
 from .errors import ConfigError
-from .profile import SECRETS, read_profile, truth
+from .profile import read_profile, truth
 
 # Attribute: the variables that set it, the first that is set wins (databricks-sdk: Config).
 VARIABLES: dict[str, tuple[str, ...]] = {
@@ -96,8 +96,17 @@ class Place:
     file: Path | None = None
 
     def text(self, attribute: str) -> str | None:
-        """A value that is no secret."""
+        """A value that is no secret.
+
+        Raises:
+            ConfigError: an address with a password in it.
+        """
         value = self.values.get(attribute)
+        if attribute in ADDRESSES and isinstance(value, Secret):
+            raise ConfigError(
+                f"{self.called(attribute)} has a user name or password in it (before an @): give the address alone, "
+                "and the credentials as token= or DATABRICKS_TOKEN."
+            )
         return value if isinstance(value, str) and value else None
 
     def called(self, attribute: str) -> str:
@@ -125,20 +134,19 @@ def arguments(
     host: str | None, token: Token | Secret | None, client_id: str | None, client_secret: str | Secret | None
 ) -> Place:
     """What the caller gave."""
-    secret = Secret(client_secret) if isinstance(client_secret, str) else client_secret
-    shown = Secret(token) if isinstance(token, str) else token
-    values = {"host": host, "token": shown, "client_id": client_id, "client_secret": secret}
-    return Place("the arguments", values, {name: f"the argument {name}=" for name in values})
+    values = {"host": host, "token": token, "client_id": client_id, "client_secret": client_secret}
+    names = {name: f"the argument {name}=" for name in values}
+    return Place("the arguments", {name: kept(name, value) for name, value in values.items()}, names)
 
 
 def environment(env: Mapping[str, str]) -> Place:
     """What the environment has."""
-    values: dict[str, str | Secret] = {}
+    values: dict[str, object] = {}
     names: dict[str, str] = {}
     for attribute, variables in VARIABLES.items():
         for variable in variables:
             if attribute not in values and (value := env.get(variable, "").strip()):
-                values[attribute] = Secret(value) if attribute in SECRETS else value
+                values[attribute] = kept(attribute, value)
                 names[attribute] = variable
     if "oidc_token_env" not in values and env.get(_OIDC_TOKEN):
         values["oidc_token_env"] = names["oidc_token_env"] = _OIDC_TOKEN

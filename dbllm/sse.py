@@ -26,11 +26,10 @@ class Decoder:
     def __init__(self) -> None:
         self._rest: list[bytes] = []  # pieces of the line that has not ended yet
         self._size = 0
-        self._after_cr = False
+        self._after_cr = self._began = False
         self._data: list[bytes] = []
         self._held = 0
         self._type = ""
-        self._began = False
 
     @property
     def pending(self) -> bool:
@@ -43,52 +42,37 @@ class Decoder:
         Raises:
             ValueError: a line of over 8 MiB or an event of over 16 MiB.
         """
-        if self._after_cr and chunk.startswith(b"\n"):
-            chunk = chunk[1:]
+        if self._after_cr and chunk:
+            chunk = chunk.removeprefix(b"\n")
             self._after_cr = False
         if not chunk:
             return []
         self._after_cr = chunk.endswith(b"\r")
-        if b"\r" in chunk:
-            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        if b"\n" not in chunk:
-            self._keep(chunk)
-            return []
-        lines = chunk.split(b"\n")
-        if self._rest:
+        *lines, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        if lines:
             lines[0] = b"".join((*self._rest, lines[0]))
             self._rest, self._size = [], 0
-        self._keep(lines.pop())
-        events: list[Event] = []
-        for line in lines:
             if not self._began:
                 self._began = True
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            self._line(line, events)
-        return events
+                lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+        self._rest.append(rest)
+        self._size += len(rest)
+        if self._size > MAX_LINE:
+            raise ValueError(f"a line of the event stream is over {MAX_LINE} bytes")
+        return [event for line in lines if (event := self._line(line))]
 
-    def _keep(self, piece: bytes) -> None:
-        if piece:
-            self._rest.append(piece)
-            self._size += len(piece)
-            if self._size > MAX_LINE:
-                raise ValueError(f"a line of the event stream is over {MAX_LINE} bytes")
-
-    def _line(self, line: bytes, events: list[Event]) -> None:
+    def _line(self, line: bytes) -> Event | None:
         if not line:
-            if self._data:
-                data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-                events.append(Event(data, self._type))
-                self._data, self._held = [], 0
-            self._type = ""
-            return
-        if line.startswith(b"data"):
-            value = line[6:] if line.startswith(b"data: ") else line[5:] if line[4:5] == b":" else None
-            if value is None and len(line) > 4:  # a field whose name only begins with "data"
-                return
-            self._data.append(value or b"")
+            event = Event(b"\n".join(self._data), self._type) if self._data else None
+            self._data, self._held, self._type = [], 0, ""
+            return event
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"event":
+            self._type = value.decode("utf-8", "replace")
+        elif name == b"data":
+            self._data.append(value)
             self._held += len(line)
             if self._held > MAX_EVENT:
                 raise ValueError(f"an event of the stream is over {MAX_EVENT} bytes")
-        elif line.startswith(b"event:"):
-            self._type = line[6:].removeprefix(b" ").decode("utf-8", "replace")
+        return None

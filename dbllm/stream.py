@@ -13,36 +13,30 @@ from .engine import FOREVER
 from .errors import APIError, Raw, StreamInterruptedError
 from .io import drive
 from .judge import error_frame
-from .schema import ChatCompletionChunk, CompletionChunk, Meta, Usage
+from .schema import ChatCompletionChunk, CompletionChunk, Meta, Traced, Usage
 from .transport import Opened, Transport
 
 C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk)
 R = TypeVar("R")
+Start = Callable[[], Awaitable[Opened]]
+Parse = Callable[[bytes, Opened], C]
+Assemble = Callable[[list[C], Opened], R]
 
 _AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is usually there already
 
 
-class Reading(Generic[C, R]):
+class Reading(Traced, Generic[C, R]):
     """What both colours of a stream share: the chunks so far, and the coroutines that get the next one."""
 
     def __init__(
-        self,
-        transport: Transport,
-        start: Callable[[], Awaitable[Opened]],
-        parse: Callable[[bytes, Opened], C],
-        assemble: Callable[[list[C], Meta], R],
-        patience: float | None,
+        self, transport: Transport, start: Start, parse: Parse[C], assemble: Assemble[C, R], patience: float | None
     ) -> None:
-        self._transport = transport
-        self._start = start
-        self._parse = parse
-        self._assemble = assemble
-        self._patience = patience  # seconds from one event to the next
+        self._transport, self._start, self._parse, self._assemble = transport, start, parse, assemble
+        self._patience = FOREVER if patience is None else patience  # seconds from one event to the next
         self._opened: Opened | None = None
         self._chunks: list[C] = []
         self._complete = False  # [DONE], a finish_reason or a whole answer has come
-        self._ended = False
-        self._busy = False
+        self._ended = self._busy = False
 
     @property
     def text(self) -> str:
@@ -60,33 +54,22 @@ class Reading(Generic[C, R]):
         return next((chunk.finish_reason for chunk in reversed(self._chunks) if chunk.finish_reason), None)
 
     @property
-    def request_id(self) -> str | None:
-        """The workspace's id of the request, once the stream is open."""
-        return self._opened.meta.request_id if self._opened else None
-
-    @property
-    def attempts(self) -> int:
-        """How often the call was sent until it opened; 0 before."""
-        return self._opened.attempts if self._opened else 0
-
-    @property
-    def raw(self) -> Raw | None:
-        """Status and headers, once the stream is open."""
-        return self._opened.raw if self._opened else None
+    def _meta(self) -> Meta:  # type: ignore[override]
+        return self._opened.meta if self._opened else Meta(attempts=0)
 
     def __del__(self) -> None:
-        self._abandon()
+        if getattr(self, "_opened", None) is not None:
+            self._abandon()
 
     def _abandon(self) -> None:
-        opened = getattr(self, "_opened", None)
-        if opened is not None and opened.exchange is not None and not self._ended:
+        if self._opened is not None and self._opened.exchange is not None and not self._ended:
             self._ended = True
-            opened.exchange.abandon()
+            self._opened.exchange.abandon()
 
     async def _open(self) -> Opened:
-        if self._ended and self._opened is None:
-            raise RuntimeError("this stream is closed; call the verb again for a new one.")
         if self._opened is None:
+            if self._ended:
+                raise RuntimeError("this stream is closed; call the verb again for a new one.")
             self._opened = await self._start()
         return self._opened
 
@@ -101,9 +84,11 @@ class Reading(Generic[C, R]):
             raise RuntimeError(
                 "this stream is read twice at once: read it in one place, and hand the chunks out there."
             )
+        if self._ended:
+            return None
         self._busy = True
         try:
-            return await self._advance()
+            chunk = await self._advance(await self._open())
         except GeneratorExit:  # nothing may be awaited any more
             self._abandon()
             raise
@@ -112,61 +97,45 @@ class Reading(Generic[C, R]):
             raise
         finally:
             self._busy = False
+        if chunk is not None:
+            self._chunks.append(chunk)
+            self._complete = self._complete or bool(chunk.finish_reason)
+        return chunk
+
+    async def _advance(self, opened: Opened) -> C | None:
+        if opened.exchange is None:  # a whole answer is one chunk
+            self._complete = self._ended = True
+            return self._parse(opened.raw.body, opened)
+        leaf = self._transport.leaf
+        try:
+            more = await self._transport.more(opened, leaf.now() + self._patience)
+        except APIError as error:
+            raise self._broken(error.detail) from error
+        if not more and not self._complete:
+            raise self._broken("the stream ended before the model did")
+        event = opened.events.popleft() if more else None
+        if event is None or event.data.strip() == b"[DONE]":
+            self._complete = True
+            try:  # the end that follows [DONE], so that the connection can serve the next call
+                while more and await leaf.read(opened.exchange, leaf.now() + _AFTER_DONE):
+                    pass
+            except APIError:  # the answer is whole; only the connection is lost
+                pass
+            await self._close()
+            return None
+        if frame := error_frame(event):
+            raise self._broken(f"the stream reported an error: {frame[1]}", frame[0])
+        return self._parse(event.data, opened)
 
     async def _final(self) -> R:
         while await self._next() is not None:
             pass
         if self._opened is None or not self._complete:
             raise self._broken("the stream was closed before its end")
-        return self._assemble(self._chunks, self._opened.meta)
-
-    async def _advance(self) -> C | None:
-        if self._ended:
-            return None
-        opened = await self._open()
-        if opened.exchange is None:  # a whole answer is one chunk
-            self._complete = self._ended = True
-            return self._keep(self._parse(opened.raw.body, opened))
-        if not await self._more(opened):
-            if not self._complete:
-                raise self._broken("the stream ended before the model did")
-            await self._close()
-            return None
-        event = opened.events.popleft()
-        if event.data.strip() == b"[DONE]":
-            self._complete = True
-            await self._drain(opened)
-            return None
-        if frame := error_frame(event):
-            raise self._broken(f"the stream reported an error: {frame[1]}", frame[0])
-        chunk = self._keep(self._parse(event.data, opened))
-        self._complete = self._complete or bool(chunk.finish_reason)
-        return chunk
-
-    def _keep(self, chunk: C) -> C:
-        self._chunks.append(chunk)
-        return chunk
-
-    async def _more(self, opened: Opened) -> bool:
-        patience = FOREVER if self._patience is None else self._patience
-        try:
-            return await self._transport.more(opened, self._transport.leaf.now() + patience)
-        except APIError as error:
-            raise self._broken(error.detail) from error
-
-    async def _drain(self, opened: Opened) -> None:
-        """Read the end that follows [DONE], so that the connection can serve the next call."""
-        leaf = self._transport.leaf
-        try:
-            while opened.exchange is not None and await leaf.read(opened.exchange, leaf.now() + _AFTER_DONE):
-                pass
-        except APIError:  # the answer is whole; only the connection is lost
-            pass
-        await self._close()
+        return self._assemble(self._chunks, self._opened)
 
     def _broken(self, detail: str, code: str = "") -> StreamInterruptedError:
-        opened = self._opened or Opened(Raw(0))
-        return opened.interrupted(detail, code, self.text, self.usage)
+        return (self._opened or Opened(Raw(0))).interrupted(detail, code, self.text, self.usage)
 
 
 class AsyncStream(Reading[C, R]):

@@ -7,16 +7,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from .errors import ConfigError
+from .errors import BadRequestError, ConfigError
 from .schema import Message
 
 Kind = Literal["chat", "completions", "embeddings", "responses", "agent", "custom", "app"]
 """What an endpoint speaks; "agent" is `agent/v2/chat`, "app" a driver proxy app."""
+
+Verb = Literal["complete", "chat", "embed", "predict"]
 
 FALLBACK: tuple[Kind, ...] = ("chat", "completions", "custom")
 """The order in which `complete` tries where the look-up is forbidden."""
@@ -32,14 +34,10 @@ _KINDS: dict[str, Kind] = {
     "agent/v1/responses": "responses",
     "agent/v2/responses": "responses",
     "agent/v2/chat": "agent",
-    "chat": "chat",
-    "completions": "completions",
-    "embeddings": "embeddings",
-    "responses": "responses",
-    "custom": "custom",
+    **{kind: kind for kind in get_args(Kind) if kind != "app"},
 }
 
-VERBS: dict[Kind, tuple[str, ...]] = {
+VERBS: dict[Kind, tuple[Verb, ...]] = {
     "chat": ("complete", "chat"),
     "completions": ("complete",),
     "embeddings": ("embed",),
@@ -85,6 +83,38 @@ def guesses(kind: Kind | None, flat: Mapping[str, Any]) -> tuple[Kind, ...]:
     return ("chat",) if "messages" in flat else ("responses",) if "input" in flat else ("custom",)
 
 
+def all_refused(errors: list[BadRequestError]) -> BadRequestError:
+    """The error of a call whose every envelope was refused."""
+    *before, last = errors
+    if before:
+        last.previous = (*before, *last.previous)
+        last.hint = (
+            "This token may not look up the endpoint's task, so messages, prompt and dataframe_records were tried in "
+            f"turn, and all were refused (the first: {before[0].detail}); say which it is with task=."
+        )
+    return last
+
+
+def which_verb(name: str, verb: Verb, kind: Kind | None) -> str:
+    """The hint for a verb that the endpoint does not do; "" where it does, or nobody knows."""
+    if kind is None or verb in VERBS[kind]:
+        return ""
+    return f"Endpoint {name!r} does not do {verb}(): use {' or '.join(f'{does}()' for does in VERBS[kind])}."
+
+
+def which_exist(name: str, listed: Any) -> str:
+    """The hint for an endpoint that was not found, from the workspace's list of them."""
+    from difflib import get_close_matches  # here and in `_meant`: rarely wanted, and slow to import
+
+    items = listed.get("endpoints") if isinstance(listed, dict) else None
+    names = sorted(str(item.get("name")) for item in items or () if isinstance(item, dict))
+    if name in names:
+        return "The endpoint exists; what was not found lies behind it."
+    near = get_close_matches(name, names, 1)
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return (f"Did you mean {near[0]!r}? " if near else "") + f"This workspace has: {shown or 'no endpoint at all'}."
+
+
 def quoted(name: object, what: str = "an endpoint") -> str:
     """A name as one segment of a path.
 
@@ -97,6 +127,14 @@ def quoted(name: object, what: str = "an endpoint") -> str:
     except UnicodeEncodeError:
         pass
     raise ConfigError(f"{what} needs a name, not {name!r}.")
+
+
+class Place(NamedTuple):
+    """Where a handle's calls go: a path, the name that messages use, and what is spoken there, where that is known."""
+
+    path: str
+    name: str
+    kind: Kind | None
 
 
 def invocations_path(name: str, served_model: str | None = None) -> str:
@@ -199,6 +237,11 @@ def _message(item: object, place: int) -> object:
     )
 
 
+def chat_body(messages: object, stop: object, *params: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a chat; later parameters win."""
+    return {"messages": chat_messages(messages), **checked_stop(stop), **wire_params(*params)}
+
+
 def embedding_input(texts: object) -> list[str]:
     """The texts to embed as a list; one str stands for a list of it.
 
@@ -257,7 +300,7 @@ def wire_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
 def _meant(name: str) -> str:
     if name in OPTIONS:  # arrived inside `params=`: still ours
         return f"the argument {name}= of the call"
-    from difflib import get_close_matches  # here and in `endpoints`: rarely wanted, and slow to import
+    from difflib import get_close_matches
 
     return _ELSEWHERE.get(name) or next(iter(get_close_matches(name.lower(), OPTIONS, 1, 0.8)), "")
 

@@ -31,7 +31,7 @@ class Call:
     """One logical call, whatever attempts it takes. `deadline` is on the leaf's clock."""
 
     method: str
-    path: str
+    path: str = field(repr=False)  # its query may hold what is secret
     timeout: Timeout
     retry: Retry
     deadline: float
@@ -148,14 +148,14 @@ class Transport:
         try:
             return await attempt(call, sent)
         except APIStatusError as error:
-            if error.raw is None or not says_expired(error.raw) or not self._auth.refused(sent):
+            if error.raw is None or not says_expired(error.raw) or not self._auth.refused(sent, self.leaf.now()):
                 raise
         return await attempt(call, await self._auth.headers(self.leaf, call.deadline))
 
     async def _whole(self, call: Call, sent: Mapping[str, str]) -> Answer:
         raw = await self.leaf.send(self._outgoing(call, sent))
         if not 200 <= raw.status < 300:
-            raise status_error(scrubbed(raw, sent), wall=self.leaf.wall())
+            raise status_error(scrubbed(raw, sent, call.path), wall=self.leaf.wall())
         return Answer(raw)
 
     async def _begun(self, call: Call, sent: Mapping[str, str]) -> Opened:
@@ -175,7 +175,7 @@ class Transport:
         if not good or not exchange.headers.get("content-type", "").lower().startswith(EVENTS):
             raw = Raw(exchange.status, exchange.headers, await self.leaf.rest(exchange, call.deadline))
             if not good:
-                raise status_error(scrubbed(raw, sent), wall=self.leaf.wall())
+                raise status_error(scrubbed(raw, sent, call.path), wall=self.leaf.wall())
             return Opened(raw)
         if not await self.more(opened, call.deadline):
             raise opened.interrupted("the stream ended before its first event")

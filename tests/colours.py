@@ -38,6 +38,7 @@ class Plain:
     """An object of the sync kind under the async kind's names."""
 
     _makers = frozenset({"endpoint", "driver_app", "with_options"})
+    _areas = frozenset({"endpoints", "secrets"})
 
     def __init__(self, plain: Any) -> None:
         self.plain = plain
@@ -47,6 +48,8 @@ class Plain:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.plain, "close" if name == "aclose" else name)
+        if name in self._areas:
+            return Plain(found)
         if not callable(found):
             return found
         if name in self._makers or name.startswith("stream_"):

@@ -31,13 +31,16 @@ print((time.process_time() - began) / (between - began))
 """
 
 
-def ratio(base: str, ours: str) -> float:
+def ratio(base: str, ours: str, bytecode: Path) -> float:
     """CPU time of `base` and then `ours` over that of `base` alone, in a fresh interpreter.
 
-    Both are measured in one process, one right after the other: two processes differ by more than dbllm costs.
+    Both are measured in one process, one right after the other: two processes differ by more than dbllm costs. Both
+    have their bytecode in a folder of the test's: an installer compiles a package once, and where the environment
+    forbids bytecode the compiler would be measured, for a source tree only, for its dependencies come compiled.
     """
     command = [sys.executable, "-c", MEASURE.format(base=base, ours=ours)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(dbllm.__file__).parents[1])}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment |= {"PYTHONPATH": str(Path(dbllm.__file__).parents[1]), "PYTHONPYCACHEPREFIX": str(bytecode)}
     return float(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
 
 
@@ -45,14 +48,17 @@ def ratio(base: str, ours: str) -> float:
     ("base", "ours", "most"),
     [
         (MODULES, "import dbllm", 1.10),
-        # Measured 1.08 to 1.14: our own modules and models, and what they use of the standard library.
-        (PARTS, "from dbllm import AsyncClient, ChatCompletion, Client", 1.20),
+        # Measured 1.07 to 1.11: our own modules and models, and what they use of the standard library.
+        (PARTS, "from dbllm import AsyncClient, ChatCompletion, Client", 1.15),
     ],
     ids=["the package", "the clients"],
 )
-def test_dbllm_adds_little_to_the_import_of_its_dependencies(base: str, ours: str, most: float) -> None:
-    ratio(base, ours)  # writes the bytecode, and warms the disk
-    ratios = [ratio(base, ours) for _ in range(ROUNDS)]
+def test_dbllm_adds_little_to_the_import_of_its_dependencies(
+    base: str, ours: str, most: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    bytecode = tmp_path_factory.getbasetemp() / "bytecode"
+    ratio(base, ours, bytecode)  # writes it, and warms the disk
+    ratios = [ratio(base, ours, bytecode) for _ in range(ROUNDS)]
     assert statistics.median(ratios) <= most, ratios
 
 
@@ -79,6 +85,7 @@ print(*sorted({name.split(".")[1] for name in sys.modules if name.startswith("db
 """
     )
     assert set(said.split()) <= {
-        "auth", "client", "config", "endpoints", "engine", "errors", "io", "judge", "network", "pool", "profile",
-        "prompt", "retry", "schema", "sources", "sse", "stream", "sync", "target", "transport",
+        "auth", "client", "config", "control", "endpoints", "engine", "errors", "io", "judge", "network",
+        "plain", "pool", "profile", "prompt", "retry", "schema", "secrets", "serving", "sources", "sse",
+        "stream", "sync", "target", "transport",
     }  # fmt: skip

@@ -26,6 +26,8 @@ FLOORS = {
     "engine": 2.0,
     "pool": 2.1,
     "io": 2.2,
+    "plain": 2.3,
+    "external": 1.15,
     "auth": 3.0,
     "profile": 3.1,
     "oauth": 3.1,
@@ -36,6 +38,9 @@ FLOORS = {
     "stream": 4.1,
     "prompt": 4.2,
     "endpoints": 5.0,
+    "control": 5.0,
+    "serving": 5.05,
+    "secrets": 5.05,
     "client": 5.1,
     "sync": 6.0,
     "__init__": 7.0,
@@ -44,8 +49,12 @@ EXTRAS = {
     "langchain", "deployments", "dbutils", "bulk", "spark", "local", "serve", "cli", "testing", "telemetry", "demo",
     "commands", "console", "doctor", "__main__", "mlflow",
 }  # fmt: skip
+FLOORS_LENT = {
+    "doctor": {"network"},  # it tries the TLS handshake that the client would
+    "gateway": {"sse"},  # a provider's stream is read by the decoder that reads the workspace's
+}
 MOST_LINES_OF_A_FILE = 250
-MOST_LINES = 3480  # with every kind of auth and the names of __init__; to be lowered
+MOST_LINES = 3990  # with every kind of auth, the control plane and the names of __init__; to be lowered
 
 CORE = sorted(FLOORS)
 TREES = {name: ast.parse((ROOT / f"{name}.py").read_text("utf-8")) for name in CORE}
@@ -128,7 +137,7 @@ def test_each_dependency_has_its_rooms() -> None:
     assert users("httpx") == {"engine", "network"}
     assert users("httpcore") == {"engine"}
     assert users("tenacity") == {"retry"}
-    assert users("pydantic") <= {"schema", "target", "prompt", "endpoints"}
+    assert users("pydantic") <= {"schema", "target", "prompt", "endpoints", "control", "serving"}
 
 
 @pytest.mark.parametrize("name", CORE)
@@ -146,7 +155,7 @@ def test_only_engine_and_io_sleep_and_only_they_and_the_pool_lock(name: str) -> 
             assert ast.unparse(node) == "leaf.sleep", f"{name}, line {node.lineno}"
 
 
-@pytest.mark.parametrize("name", sorted({"errors", "schema", "sse", "target", "judge"}))
+@pytest.mark.parametrize("name", sorted({"errors", "schema", "sse", "target", "judge", "external"}))
 def test_decisions_are_plain_functions_that_wait_for_nothing(name: str) -> None:
     for node in ast.walk(TREES[name]):
         assert not isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith), node.lineno
@@ -169,7 +178,7 @@ def test_an_extra_uses_only_the_public_names(path: Path) -> None:
         if module == "dbllm":
             assert name in dbllm.__all__ or name in EXTRAS or not name, name
         elif module.startswith("dbllm."):
-            ours = {"network"} if path.stem == "doctor" else set()  # it tries the TLS handshake that the client would
+            ours = FLOORS_LENT.get(path.stem, set())
             assert module.split(".")[1] in EXTRAS | ours, f"{module}.{name}"
 
 

@@ -18,13 +18,16 @@ from dbllm.local.extras import load
 from dbllm.local.problems import LocalError
 
 if TYPE_CHECKING:
+    from dbllm.local.app import Options
     from dbllm.local.workspace import Workspace
 
-__all__ = ["LocalError", "Workspace"]
+__all__ = ["LocalError", "Options", "Workspace"]
+
+_LATER = {"Options": "dbllm.local.app", "Workspace": "dbllm.local.workspace"}
 
 
 def __getattr__(name: str) -> object:
-    if name != "Workspace":
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    workspace: object = load("dbllm.local.workspace").Workspace
-    return workspace
+    found: object = getattr(load(_LATER[name]), name)
+    return found

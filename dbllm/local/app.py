@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from dbllm.local import catalog
+from dbllm.local import catalog, providers, records, rest
+from dbllm.local.control import DEPLOY_SECONDS, Endpoints, Outside, no_such_served
+from dbllm.local.dispatch import AT_ONCE, Dispatch
 from dbllm.local.engine import Engine
+from dbllm.local.entities import Answers, Entity, Passes
 from dbllm.local.gate import Gate
-from dbllm.local.invoke import FOUNDATION_LIMIT, Models, invoke, read_limited
+from dbllm.local.gateway import Gateway
+from dbllm.local.invoke import CUSTOM_LIMIT, FOUNDATION_LIMIT, Models
+from dbllm.local.metrics import Metrics
 from dbllm.local.oidc import Oidc
-from dbllm.local.problems import Problem, bad_invocation_path, bad_request, no_such_api, no_such_endpoint
+from dbllm.local.permissions import Caller, need
+from dbllm.local.principals import Principals
+from dbllm.local.problems import Problem, bad_invocation_path, bad_request, never_ready, no_such_api, not_ready
 from dbllm.local.proxy import PORTS, DriverProxy
+from dbllm.local.rates import Rates
+from dbllm.local.records import Record
+from dbllm.local.rest import OBJECT, TEXT, Operation
+from dbllm.local.scopes import Scopes
 from dbllm.local.state import Identity
+from dbllm.local.store import Change, Store
+from dbllm.local.upstream import PATH as UPSTREAM
+from dbllm.local.upstream import Upstream
 from dbllm.local.vectors import Vectors
 from dbllm.local.wire import decode_json, read_body
 
@@ -25,12 +44,44 @@ OPENAI_TASKS = {
     "chat/completions": "llm/v1/chat",
     "completions": "llm/v1/completions",
     "embeddings": "llm/v1/embeddings",
+    "responses": "agent/v1/responses",
 }
 ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+DOCUMENT = "/api/local/openapi.json"
+DRIVER_APPS = "/api/local/driver-apps"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What can be chosen about a workspace.
+
+    Attributes:
+        deploy_seconds: how long a deployment takes.
+        seed: makes the split of the traffic repeatable.
+        at_once: how many invocations are worked on at the same time; further ones wait.
+        upstreams: base URLs by provider of external models, in place of the providers' own; "local" is the
+            workspace's own upstream.
+        upstream_key: opens the workspace's own upstream; made up when left out.
+        now: seconds since 1970.
+    """
+
+    deploy_seconds: float = DEPLOY_SECONDS
+    seed: int | None = None
+    at_once: int = AT_ONCE
+    upstreams: Mapping[str, str] = field(default_factory=dict)
+    upstream_key: str | None = field(default=None, repr=False)
+    now: Callable[[], float] = time.time
 
 
 def create_app(
-    engine: Engine, vectors: Vectors, identity: Identity, drivers: Iterable[int] = (), oidc: Oidc | None = None
+    engine: Engine,
+    vectors: Vectors,
+    identity: Identity,
+    drivers: Iterable[int] = (),
+    oidc: Oidc | None = None,
+    *,
+    store: Store | None = None,
+    options: Options | None = None,
 ) -> ASGIApp:
     """A workspace around a loaded model.
 
@@ -40,32 +91,77 @@ def create_app(
         identity: token, cluster id and workspace id.
         drivers: ports of driver apps that are known from the start.
         oidc: its service principals; none by default.
+        store: remembers what is made; in memory by default. The app closes it when it ends.
+        options: what else can be chosen.
     """
     oidc = oidc or Oidc()
-    workspace = _Handlers(Models(engine, vectors), identity, drivers)
+    workspace = _Workspace(Models(engine, vectors), identity, drivers, store or Store(), options or Options())
+    oidc.also(workspace.principals.service)
     # A bare router: Starlette's own middleware would answer errors in its own way.
     app = Router([*oidc.routes(), *workspace.routes()], redirect_slashes=False, lifespan=workspace.lifespan)
-    return Gate(app, token=identity.token, workspace_id=identity.workspace_id, oidc=oidc)
+    return Gate(
+        app,
+        callers=lambda token: workspace.principals.caller(token) or oidc.caller(token),
+        workspace_id=identity.workspace_id,
+        open_paths=(f"{UPSTREAM}/",),
+    )
 
 
-class _Handlers:
-    """One method per route."""
+class _Workspace:
+    """The rooms of a workspace, and the routes that are not in the table of operations."""
 
-    def __init__(self, models: Models, identity: Identity, drivers: Iterable[int]) -> None:
-        self._models = models
+    def __init__(
+        self, models: Models, identity: Identity, drivers: Iterable[int], store: Store, options: Options
+    ) -> None:
         self._identity = identity
-        self._endpoints: Mapping[str, catalog.Endpoint] = catalog.ready_endpoints(models.engine.name)
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, "dbllm-state")
         self._proxy = DriverProxy(identity.cluster_id, identity.workspace_id, drivers)
+        self._metrics = Metrics()
+        self._rates = Rates(store, options.now)
+        scopes = Scopes(store, options.now)
+        owner = Caller(catalog.CREATOR, admin=True)
+        self.principals = Principals(store, owner, identity.token, options.now)
+        own = {one.entity_name: one for one in catalog.ready_endpoints(models.engine.name).values()}
+        ready = [catalog.ready_record(one, name, identity.created_ms) for name, one in own.items()]
+        self._gateway: Passes = Gateway(scopes.value, options.upstreams)
+        self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
+        self._customs: Answers = _AbsentCustoms()
+        outside = Outside(
+            may_read=scopes.may_read,
+            check_external=providers.check,
+            custom=frozenset(),
+            metrics=self._metrics.text,
+            logs=self._metrics.log,
+            forget=self._forget,
+        )
+        self._endpoints = Endpoints(store, ready, own, outside, options.now, options.deploy_seconds)
+        self._dispatch = Dispatch(
+            models,
+            own,
+            self._gateway,
+            self._customs,
+            self._metrics,
+            self._rates.spend,
+            self._remember,
+            seed=options.seed,
+            at_once=options.at_once,
+        )
+        self._operations = [
+            *self._endpoints.operations(),
+            *scopes.operations(),
+            *self.principals.operations(),
+            *self._more_operations(),
+        ]
 
     def routes(self) -> list[Route]:
         served = "/serving-endpoints/{name}/served-models/{served}/invocations"
         app_path = "/driver-proxy-api/o/{org}/{cluster_id}/{port}"
         return [
             Route("/.well-known/databricks-config", self.host_metadata),
-            Route("/api/2.0/preview/scim/v2/Me", self.me),
-            Route("/api/2.0/serving-endpoints", self.list_endpoints),
-            Route("/api/2.0/serving-endpoints/{name}", self.get_endpoint),
-            Route("/api/local/driver-apps", self.driver_apps, methods=["GET", "POST", "DELETE"]),
+            Route(DOCUMENT, self.document),
+            *rest.routes(self._operations, self._thread),
+            *self._upstream.routes(),
             Route("/serving-endpoints/{name}/invocations", self.invocations, methods=["POST"]),
             Route(served, self.invocations, methods=["POST"]),
             *(Route(f"/serving-endpoints/{path}", self.by_model, methods=["POST"]) for path in OPENAI_TASKS),
@@ -80,6 +176,12 @@ class _Handlers:
             yield
         finally:
             await self._proxy.close()
+            await self._gateway.close()
+            await self._customs.close()
+            self._thread.submit(self._store.close)
+            self._thread.shutdown()
+
+    # -- about the workspace
 
     async def host_metadata(self, request: Request) -> Response:
         """What a client learns about the host before it has a credential (databricks-sdk: get_host_metadata)."""
@@ -91,40 +193,56 @@ class _Handlers:
             }
         )
 
-    async def me(self, _request: Request) -> Response:
+    async def document(self, _request: Request) -> Response:
+        """The OpenAPI document of the table of operations."""
+        return JSONResponse(rest.document(self._operations, "dbllm's local workspace"))
+
+    def _more_operations(self) -> list[Operation]:
+        port = rest.body("port", port={"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]})
+        connection = rest.body("connection_name", connection_name=TEXT, method=TEXT, path=TEXT, json=OBJECT)
+        return [
+            Operation("GET", "/api/2.0/preview/scim/v2/Me", self._me, "Who calls"),
+            Operation("POST", "/api/2.0/external-function", _no_connection, "Call a connection", connection),
+            Operation("GET", DRIVER_APPS, self._driver_apps, "Ports the driver proxy may reach"),
+            Operation("POST", DRIVER_APPS, self._add_driver_app, "Let it reach one more", port),
+            Operation("DELETE", DRIVER_APPS, self._remove_driver_app, "Let it reach one less", port),
+        ]
+
+    def _me(self, call: rest.Call) -> rest.Json:
         """Who the token belongs to (SCIM)."""
-        return JSONResponse(
-            {
-                "schemas": ["urn:ietf:params:scim:schemas:core:2.0:User"],
-                "id": self._identity.workspace_id,
-                "userName": catalog.CREATOR,
-                "displayName": "dbllm",
-                "active": True,
-                "emails": [{"value": catalog.CREATOR, "primary": True, "type": "work"}],
-                "groups": [{"display": "users", "type": "direct", "value": "1"}],
-            }
-        )
+        name = call.caller.name
+        return {
+            "schemas": ["urn:ietf:params:scim:schemas:core:2.0:User"],
+            "id": self._identity.workspace_id,
+            "userName": name,
+            "displayName": name.partition("@")[0],
+            "active": True,
+            **({} if call.caller.service else {"emails": [{"value": name, "primary": True, "type": "work"}]}),
+            "groups": [{"display": "users", "type": "direct", "value": "1"}],
+        }
 
-    async def list_endpoints(self, _request: Request) -> Response:
-        """Databricks REST: GET /api/2.0/serving-endpoints."""
-        created = self._identity.created_ms
-        return JSONResponse({"endpoints": [catalog.summary(one, created) for one in self._endpoints.values()]})
+    def _driver_apps(self, _call: rest.Call) -> rest.Json:
+        """Local only, not a Databricks API: which ports of this machine the driver proxy may reach."""
+        return {"cluster_id": self._identity.cluster_id, "ports": sorted(self._proxy.ports)}
 
-    async def get_endpoint(self, request: Request) -> Response:
-        """Databricks REST: GET /api/2.0/serving-endpoints/{name}."""
-        return JSONResponse(catalog.detailed(self._endpoint(request.path_params["name"]), self._identity.created_ms))
+    def _add_driver_app(self, call: rest.Call) -> rest.Json:
+        self._proxy.ports.add(_port(call))
+        return self._driver_apps(call)
+
+    def _remove_driver_app(self, call: rest.Call) -> rest.Json:
+        self._proxy.ports.discard(_port(call))
+        return self._driver_apps(call)
+
+    # -- calls of models
 
     async def invocations(self, request: Request) -> Response:
         """Databricks REST: POST /serving-endpoints/{name}[/served-models/{served}]/invocations."""
-        endpoint = self._endpoint(request.path_params["name"])
-        served = request.path_params.get("served", endpoint.served)
-        if served != endpoint.served:
-            raise Problem(
-                404,
-                "RESOURCE_DOES_NOT_EXIST",
-                f"Served model with name '{served}' does not exist in endpoint '{endpoint.name}'.",
-            )
-        return await invoke(request, endpoint, self._models, await read_limited(request, endpoint))
+        record = self._queried(request, request.path_params["name"])
+        served = request.path_params.get("served")
+        if served is not None and served not in {entity.name for entity in records.entities(record)}:
+            raise no_such_served(served, record.name)
+        body = await read_body(request, CUSTOM_LIMIT if record.task is None else FOUNDATION_LIMIT)
+        return await self._answer(request, record, served, body)
 
     async def by_model(self, request: Request) -> Response:
         """The paths of OpenAI clients, where `model` in the body names the endpoint."""
@@ -133,34 +251,60 @@ class _Handlers:
         name = decoded.get("model") if isinstance(decoded, dict) else None
         if not isinstance(name, str):
             raise bad_request("missing required field 'model': the name of a serving endpoint")
-        endpoint = self._endpoint(name)
+        record = self._queried(request, name)
         task = OPENAI_TASKS[request.url.path.removeprefix("/serving-endpoints/")]
-        if endpoint.task != task:
-            raise bad_request(f"endpoint '{name}' has the task {endpoint.task or 'of a custom model'}, not {task}")
-        return await invoke(request, endpoint, self._models, body)
+        if record.task != task:
+            raise bad_request(f"endpoint '{name}' has the task {record.task or 'of a custom model'}, not {task}")
+        return await self._answer(request, record, None, body)
+
+    def _queried(self, request: Request, name: str) -> Record:
+        """An endpoint that the caller may query and that can answer."""
+        record = self._endpoints.find(name)
+        need(record.settings.acl, request.scope["dbllm.caller"], "CAN_QUERY", record.name)
+        if record.config is None:
+            raise never_ready(name) if record.failures else not_ready(name)
+        return record
+
+    async def _answer(self, request: Request, record: Record, served: str | None, body: bytes) -> Response:
+        counters = self._rates.take(record, request.scope["dbllm.caller"])
+        await self._remember(counters)
+        return self._dispatch.answer(request, record, served, body, counters)
+
+    async def _remember(self, counters: Sequence[str]) -> None:
+        """Counters survive the end of the process, not a power cut: that would cost a call a write to the disk."""
+        if changes := self._rates.changes(counters):
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._thread, lambda: self._store.commit(*changes, durable=False))
+
+    def _forget(self, name: str) -> list[Change]:
+        self._metrics.forget(name)
+        return self._rates.forget(name)
 
     async def driver_proxy(self, request: Request) -> Response:
         """Databricks: /driver-proxy-api/o/{org}/{cluster_id}/{port}[/path]."""
         return await self._proxy.forward(request)
 
-    async def driver_apps(self, request: Request) -> Response:
-        """Local only, not a Databricks API: which ports of this machine the driver proxy may reach."""
-        if request.method != "GET":
-            body = decode_json(await read_body(request, FOUNDATION_LIMIT))
-            port = body.get("port") if isinstance(body, dict) else None
-            if type(port) is not int or port not in PORTS:
-                raise bad_request(f"'port' must be an integer from {PORTS[0]} to {PORTS[-1]}")
-            if request.method == "POST":
-                self._proxy.ports.add(port)
-            else:
-                self._proxy.ports.discard(port)
-        return JSONResponse({"cluster_id": self._identity.cluster_id, "ports": sorted(self._proxy.ports)})
 
-    def _endpoint(self, name: str) -> catalog.Endpoint:
-        endpoint = self._endpoints.get(name)
-        if endpoint is None:
-            raise no_such_endpoint(name)
-        return endpoint
+class _AbsentCustoms:
+    """Until custom models are there."""
+
+    async def call(self, _request: Request, entity: Entity, _body: bytes) -> Response:
+        raise Problem(501, "NOT_IMPLEMENTED", f"The custom model behind '{entity.name}' cannot be called yet.")
+
+    async def close(self) -> None:
+        pass
+
+
+def _port(call: rest.Call) -> int:
+    port = call.body.get("port")
+    if type(port) is not int or port not in PORTS:
+        raise bad_request(f"'port' must be an integer from {PORTS[0]} to {PORTS[-1]}")
+    return port
+
+
+def _no_connection(call: rest.Call) -> object:
+    name = call.body.get("connection_name")
+    raise Problem(404, "RESOURCE_DOES_NOT_EXIST", f"Connection '{name}' does not exist: a local workspace has none.")
 
 
 async def _no_route(request: Request) -> Response:

@@ -1,23 +1,20 @@
-"""Which serving endpoints there are, and how the workspace describes them. All pure.
-
-The shape is Databricks REST `GET /api/2.0/serving-endpoints/{name}`: timestamps are milliseconds, a custom model
-has no `task`, and `endpoint_type` (not in the SDK's types) is what clients tell the kinds apart by.
-"""
+"""Which serving endpoints a workspace has from the start, and which registered models it knows. All pure."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dbllm.local.entities import slug, stable_id
+from dbllm.local.permissions import USERS
+from dbllm.local.records import CUSTOM as CUSTOM
+from dbllm.local.records import FOUNDATION as FOUNDATION
+from dbllm.local.records import Record, Settings
 from dbllm.local.vectors import DIMENSIONS
 from dbllm.local.vectors import NAME as VECTORS_NAME
 
 Json = dict[str, object]
 
-FOUNDATION = "FOUNDATION_MODEL_API"
-CUSTOM = "CUSTOM_MODEL"
 CREATOR = "local@dbllm.invalid"
 
 
@@ -44,7 +41,12 @@ class Endpoint:
     @property
     def id(self) -> str:
         """32 hex digits, the same at every start."""
-        return hashlib.sha256(self.name.encode()).hexdigest()[:32]
+        return stable_id(self.name)
+
+    @property
+    def entity_name(self) -> str:
+        """The registered model behind it, which other endpoints can serve, too."""
+        return f"{'system.ai' if self.kind == FOUNDATION else 'local.default'}.{self.name}"
 
 
 def ready_endpoints(model: str) -> Mapping[str, Endpoint]:
@@ -64,72 +66,34 @@ def ready_endpoints(model: str) -> Mapping[str, Endpoint]:
     return {endpoint.name: endpoint for endpoint in endpoints}
 
 
-def slug(model: str) -> str:
-    """A model's name as a served entity's name: lower case, dashes."""
-    return re.sub(r"[^a-z0-9_]+", "-", model.lower()).strip("-") or "model"
+def custom_endpoint(name: str) -> Endpoint:
+    """The endpoint of a custom model that the workspace was started with."""
+    return Endpoint(name, None, CUSTOM, f"{name}-1", name, f"The custom model {name}.")
 
 
-def summary(endpoint: Endpoint, created_ms: int) -> Json:
-    """An endpoint as the list shows it."""
-    return {**_about(endpoint, created_ms), "config": {"served_entities": [_entity(endpoint)]}}
-
-
-def detailed(endpoint: Endpoint, created_ms: int) -> Json:
-    """An endpoint as `get` shows it."""
-    entity = {
-        **_entity(endpoint),
-        "creator": CREATOR,
-        "creation_timestamp": created_ms,
-        "state": {"deployment": "DEPLOYMENT_READY", "deployment_state_message": ""},
-    }
-    route = {"served_model_name": endpoint.served, "served_entity_name": endpoint.served, "traffic_percentage": 100}
-    return {
-        **_about(endpoint, created_ms),
-        "permission_level": "CAN_MANAGE",
-        "route_optimized": False,
-        "config": {
-            "config_version": 1,
-            "served_entities": [entity],
-            "served_models": [],
-            "traffic_config": {"routes": [route]},
-        },
-    }
-
-
-def _about(endpoint: Endpoint, created_ms: int) -> Json:
-    return {
-        "name": endpoint.name,
-        "id": endpoint.id,
-        "creator": CREATOR,
-        "creator_display_name": "dbllm",
-        "creator_kind": "User",
-        "creation_timestamp": created_ms,
-        "last_updated_timestamp": created_ms,
-        **({"task": endpoint.task} if endpoint.task else {}),
-        "endpoint_type": endpoint.kind,
-        "description": endpoint.description,
-        "state": {"ready": "READY", "config_update": "NOT_UPDATING"},
-        "tags": [],
-    }
-
-
-def _entity(endpoint: Endpoint) -> Json:
+def ready_record(endpoint: Endpoint, entity_name: str, created_ms: int) -> Record:
+    """A ready-made endpoint, which every user may query."""
+    entity: Json = {"name": endpoint.served, "entity_name": entity_name, "entity_version": "1"}
     if endpoint.kind == FOUNDATION:
-        return {
-            "name": endpoint.served,
-            "type": FOUNDATION,
-            "foundation_model": {
-                "name": endpoint.model,
-                "display_name": endpoint.model,
-                "description": endpoint.description,
-            },
-        }
-    return {
-        "name": endpoint.served,
-        "type": CUSTOM,
-        "entity_name": f"local.default.{endpoint.name}",
-        "entity_version": "1",
-        "workload_size": "Small",
-        "workload_type": "CPU",
-        "scale_to_zero_enabled": False,
-    }
+        entity["foundation_model"] = foundation_model(endpoint)
+    else:
+        entity |= {"workload_size": "Small", "workload_type": "CPU", "scale_to_zero_enabled": False}
+    route = {"served_model_name": endpoint.served, "served_entity_name": endpoint.served, "traffic_percentage": 100}
+    return Record(
+        name=endpoint.name,
+        id=endpoint.id,
+        kind=endpoint.kind,
+        task=endpoint.task,
+        creator=CREATOR,
+        created_ms=created_ms,
+        updated_ms=created_ms,
+        description=endpoint.description,
+        config={"config_version": 1, "served_entities": [entity], "traffic_config": {"routes": [route]}},
+        fixed=True,
+        settings=Settings(acl={USERS: "CAN_QUERY"}),
+    )
+
+
+def foundation_model(endpoint: Endpoint) -> Json:
+    """What the served entity of a foundation model says about it."""
+    return {"name": endpoint.model, "display_name": endpoint.model, "description": endpoint.description}

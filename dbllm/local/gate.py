@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dbllm.local.oidc import PATHS, Oidc
-from dbllm.local.problems import Problem, no_credential, wrong_token
+from dbllm.local.oidc import PATHS
+from dbllm.local.permissions import Caller
+from dbllm.local.problems import Problem, headers_too_large, no_credential, wrong_token
 from dbllm.local.wire import ClientGoneError
 
 logger = logging.getLogger("dbllm.local")
 
 OPEN_PATHS = frozenset({"/.well-known/databricks-config"}) | PATHS
 """Databricks answers these without a credential."""
+
+HEADER_BYTES = 32 * 1024
+"""Of all headers of a request, and its path and query."""
 
 
 class Guard:
@@ -56,14 +60,28 @@ class Guard:
 
 
 class Gate:
-    """ASGI middleware around the whole workspace: admits by token, and stamps every answer with its ids."""
+    """ASGI middleware around the whole workspace: admits by token, and stamps every answer with its ids.
 
-    def __init__(self, app: ASGIApp, *, token: str, workspace_id: str, oidc: Oidc | None = None) -> None:
+    Args:
+        app: the routes; they find the caller in the scope, as `dbllm.caller`.
+        callers: whose token it is, or None. Raises a Problem for one that has ended.
+        workspace_id: for the answers' header.
+        open_paths: starts of paths that check a credential themselves.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        callers: Callable[[str], Caller | None],
+        workspace_id: str,
+        open_paths: tuple[str, ...] = (),
+    ) -> None:
         self._app = app
         self._guarded = Guard(self._admit)
-        self._token = token.encode()
+        self._callers = callers
         self._workspace_id = workspace_id
-        self._oidc = oidc or Oidc()
+        self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = str(uuid.uuid4())
@@ -78,22 +96,31 @@ class Gate:
         await self._guarded({**scope, "dbllm.request_id": request_id}, receive, stamped)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            self._check(Headers(scope=scope))
+        if scope["type"] == "http":
+            _check_size(scope)
+            if scope["path"] not in OPEN_PATHS and not scope["path"].startswith(self._open_paths):
+                scope = {**scope, "dbllm.caller": self._caller(Headers(scope=scope))}
         await self._app(scope, receive, send)
 
-    def _check(self, headers: Headers) -> None:
+    def _caller(self, headers: Headers) -> Caller:
         scheme, _, credential = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not credential.strip():
             raise no_credential()
-        given = credential.strip()
-        if not hmac.compare_digest(given.encode("latin-1"), self._token) and not self._oidc.admits(given):
+        caller = self._callers(credential.strip())
+        if caller is None:
             raise wrong_token()
+        return caller
+
+
+def _check_size(scope: Scope) -> None:
+    size = sum(len(name) + len(value) for name, value in scope["headers"])
+    if size + len(scope.get("raw_path") or b"") + len(scope["query_string"]) > HEADER_BYTES:
+        raise headers_too_large(HEADER_BYTES)
 
 
 def with_request_id(problem: Problem, request_id: str) -> Problem:
-    """The refusal of a credential names the request, in the text and as a header (Databricks REST)."""
-    if problem.status not in (401, 403):
+    """The refusal of a credential (its code is an integer) names the request, in its text and in a header."""
+    if not isinstance(problem.error_code, int):
         return problem
     headers = {**problem.headers, "x-databricks-reason-phrase": problem.message}
     return replace(problem, message=f"{problem.message} [ReqId: {request_id}]", headers=headers)

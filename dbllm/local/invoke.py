@@ -41,7 +41,7 @@ async def invoke(request: Request, endpoint: Endpoint, models: Models, body: byt
     """
     headers = {"served-model-name": endpoint.served}
     if endpoint.task is None:
-        _check_content_type(request.headers.get("content-type", ""))
+        check_content_type(request.headers.get("content-type", ""))
         return await _score(request, scoring.parse(decode_json(body)), models, headers)
     decoded = decode_json(body)
     if endpoint.task == "llm/v1/embeddings":
@@ -129,7 +129,7 @@ def row_job(row: scoring.Row) -> Job:
     return fields.prompt_job(ask.prompt, {**request, **({"stop": list(ask.stop)} if ask.stop else {})})
 
 
-def _check_content_type(header: str) -> None:
+def check_content_type(header: str) -> None:
     """A custom model takes JSON in UTF-8 (MLflow scoring server: 415 otherwise)."""
     kind, *options = (part.strip().lower() for part in header.split(";"))
     if kind != "application/json":

@@ -18,7 +18,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dbllm.local.problems import Problem
+from dbllm.local.permissions import Caller
+from dbllm.local.problems import expired_token
 from dbllm.local.wire import read_body
 
 TOKEN_SECONDS = 3600.0
@@ -34,7 +35,7 @@ class Oidc:
     """Who may have tokens, and which tokens are out.
 
     Args:
-        principals: client id → secret of the service principals.
+        principals: client id → secret of service principals, which are admins of the workspace.
         token_seconds: how long a token lives.
         subjects: tokens of another identity provider that may be exchanged.
         clock: seconds that never go back.
@@ -52,23 +53,29 @@ class Oidc:
         self._subjects = subjects
         self._clock = clock
         self._ends: dict[str, float] = {}
+        self._callers: dict[str, Caller] = {}
+        self._others: Callable[[str, str], Caller | None] = lambda _name, _secret: None
+
+    def also(self, others: Callable[[str, str], Caller | None]) -> None:
+        """Let further service principals have tokens: `others` knows whom a client id and its secret belong to."""
+        self._others = others
 
     def routes(self) -> list[Route]:
         """The two paths."""
         return [Route(METADATA, self.metadata), Route(TOKEN, self.token, methods=["POST"])]
 
-    def admits(self, token: str) -> bool:
-        """Whether a token is one of these.
+    def caller(self, token: str) -> Caller | None:
+        """Whose token it is; None if it is none of these.
 
         Raises:
-            Problem: it is, and has ended. (Databricks' exact words for that are not documented.)
+            Problem: 403, it is, and has ended.
         """
         ends = self._ends.get(token)
         if ends is None:
-            return False
+            return None
         if self._clock() >= ends:
-            raise Problem(403, 403, "Access token has expired.")
-        return True
+            raise expired_token()
+        return self._callers[token]
 
     async def metadata(self, request: Request) -> Response:
         """RFC 8414."""
@@ -85,26 +92,38 @@ class Oidc:
 
     async def token(self, request: Request) -> Response:
         """RFC 6749 §4.4 and RFC 8693 §2."""
-        form = {name: values[0] for name, values in parse_qs((await read_body(request, LARGEST)).decode()).items()}
+        form = {
+            name: values[0]
+            for name, values in parse_qs((await read_body(request, LARGEST)).decode("utf-8", "replace")).items()
+        }
         grant = form.get("grant_type")
         if grant == "client_credentials":
             name, secret = _client(request.headers.get("authorization", ""), form)
-            known = self._principals.get(name, "")
-            if not known or not hmac.compare_digest(known.encode(), secret.encode()):
+            caller = self._principal(name, secret)
+            if caller is None:
                 return _refusal(401, "invalid_client", "Client authentication failed")
         elif grant == EXCHANGE:
             if form.get("subject_token", "") not in self._subjects:
                 return _refusal(400, "invalid_grant", "The subject token is not trusted by a federation policy")
+            caller = Caller(form.get("client_id", "federated"), service=True, admin=True)
         else:
             return _refusal(400, "unsupported_grant_type", f"grant_type {grant!r} is not supported")
         if not form.get("scope"):
             return _refusal(400, "invalid_scope", "scope is missing")
-        return self._issued(form["scope"])
+        return self._issued(caller, form["scope"])
 
-    def _issued(self, scope: str) -> Response:
+    def _principal(self, name: str, secret: str) -> Caller | None:
+        known = self._principals.get(name, "")
+        if known and hmac.compare_digest(known.encode(), secret.encode()):
+            return Caller(name, service=True, admin=True)
+        return self._others(name, secret)
+
+    def _issued(self, caller: Caller, scope: str) -> Response:
         now = self._clock()
         self._ends = {token: ends for token, ends in self._ends.items() if ends > now - 60}
+        self._callers = {token: self._callers[token] for token in self._ends}
         token = f"local-oauth-{secrets.token_urlsafe(32)}"
+        self._callers[token] = caller
         self._ends[token] = now + self._seconds
         life = int(self._seconds) if self._seconds == int(self._seconds) else self._seconds
         content = {"access_token": token, "token_type": "Bearer", "expires_in": life, "scope": scope}

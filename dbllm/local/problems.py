@@ -31,7 +31,7 @@ class Problem(Exception):
     message: str
     headers: dict[str, str] = field(default_factory=dict)
 
-    def body(self) -> dict[str, str | int]:
+    def body(self) -> dict[str, object]:
         """The JSON body of the answer."""
         return {"error_code": self.error_code, "message": self.message}
 
@@ -39,6 +39,31 @@ class Problem(Exception):
 def bad_request(reason: str) -> Problem:
     """400: the request does not fit the endpoint (Databricks REST: `Bad request: ...`)."""
     return Problem(400, "BAD_REQUEST", f"Bad request: {reason}")
+
+
+def invalid(reason: str) -> Problem:
+    """400: a field of a control-plane request is missing or has a wrong value."""
+    return Problem(400, "INVALID_PARAMETER_VALUE", f"{reason}.")
+
+
+def malformed(reason: str) -> Problem:
+    """400: the request has no form that the API knows."""
+    return Problem(400, "MALFORMED_REQUEST", f"{reason}.")
+
+
+def denied(reason: str) -> Problem:
+    """403: the credential is good, but does not open this."""
+    return Problem(403, "PERMISSION_DENIED", f"PERMISSION_DENIED: {reason}.")
+
+
+def missing(reason: str) -> Problem:
+    """404: what the request names does not exist."""
+    return Problem(404, "RESOURCE_DOES_NOT_EXIST", f"{reason}.")
+
+
+def taken(reason: str, status: int = 409) -> Problem:
+    """409, or 400 where Databricks says so: the name is in use."""
+    return Problem(status, "RESOURCE_ALREADY_EXISTS", f"{reason}.")
 
 
 def unknown_field(name: str) -> Problem:
@@ -84,3 +109,24 @@ def no_credential() -> Problem:
 def wrong_token() -> Problem:
     """403: a token, but not one of this workspace (Databricks answers 403 here, not 401)."""
     return Problem(403, 403, "Invalid access token.")
+
+
+def expired_token() -> Problem:
+    """403: a token of this workspace that has ended. (Databricks' exact words for that are not documented.)"""
+    return Problem(403, 403, "Access token has expired.")
+
+
+def headers_too_large(limit: int) -> Problem:
+    """431: path and headers are over the limit, in bytes."""
+    return Problem(431, "BAD_REQUEST", f"The path and the headers have more than {limit} bytes.")
+
+
+def not_ready(name: str) -> Problem:
+    """503: the endpoint is being deployed for the first time."""
+    message = f"Endpoint '{name}' is not ready yet: it is being deployed."
+    return Problem(503, "TEMPORARILY_UNAVAILABLE", message, {"retry-after": "1"})
+
+
+def never_ready(name: str) -> Problem:
+    """400: the endpoint's only deployment failed."""
+    return Problem(400, "INVALID_STATE", f"Endpoint '{name}' cannot be queried: its deployment failed.")

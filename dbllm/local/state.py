@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import string
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from dbllm.local.lock import locked
 from dbllm.local.problems import LocalError
+from dbllm.local.vault import write_private
 
 FILE = "workspace.json"
 LOCK = "workspace.lock"
@@ -86,7 +86,7 @@ def _kept(path: Path) -> Identity:
         return _read(path)
     except FileNotFoundError:
         made = new_identity()
-        _write(path, made)
+        write_private(path, json.dumps(asdict(made)))
         return made
 
 
@@ -95,13 +95,3 @@ def _read(path: Path) -> Identity:
         return Identity(**json.loads(path.read_text("utf-8")))
     except (ValueError, TypeError) as error:
         raise LocalError(f"{path} is not the state of a workspace. Delete it to start with a new one.") from error
-
-
-def _write(path: Path, one: Identity) -> None:
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    # Created with its final mode: the token is never readable by others, not even for a moment.
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(asdict(one), file)
-    os.replace(partial, path)

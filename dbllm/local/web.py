@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import math
 import signal
 import socket
 import threading
@@ -15,8 +17,11 @@ from starlette.types import ASGIApp
 
 from dbllm.local.problems import LocalError
 
-GRACE = 1
-"""Seconds that open answers get when the server stops."""
+GRACE = 0.5
+"""Seconds that open answers get to end by themselves when the server stops."""
+
+CUT = 1
+"""Seconds after which those that did not end then are cut."""
 
 
 def listen(host: str, port: int, *, hint: str) -> socket.socket:
@@ -46,10 +51,13 @@ def listen(host: str, port: int, *, hint: str) -> socket.socket:
 class WebServer:
     """uvicorn around an app and a bound socket.
 
-    `before_exit` is called when the server is told to stop, before it waits for open answers.
+    Told to stop it takes no new connections, and open answers have `drain` seconds to end by themselves. Then
+    `before_exit` is called, once, which is to end them, and a second later what is left is cut.
     """
 
-    def __init__(self, app: ASGIApp, sock: socket.socket, before_exit: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, app: ASGIApp, sock: socket.socket, before_exit: Callable[[], None] = lambda: None, *, drain: float = GRACE
+    ) -> None:
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -57,11 +65,10 @@ class WebServer:
             access_log=False,
             server_header=False,
             ws="none",
-            timeout_graceful_shutdown=GRACE,
+            timeout_graceful_shutdown=math.ceil(drain + CUT),
         )
-        self._server = _Server(config)
+        self._server = _Server(config, before_exit, drain)
         self._sock = sock
-        self._before_exit = before_exit
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -91,7 +98,6 @@ class WebServer:
             self._run()
 
     def _exit(self) -> None:
-        self._before_exit()
         self._server.should_exit = True
 
     def _run(self) -> None:
@@ -105,8 +111,10 @@ class WebServer:
 class _Server(uvicorn.Server):
     """Says when it has started, and leaves the signals to `WebServer`."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, interrupt: Callable[[], None], drain: float) -> None:
         super().__init__(config)
+        self._interrupt = interrupt
+        self._drain = drain
         self.settled = threading.Event()
         self.ready: Callable[[], None] = lambda: None
 
@@ -119,6 +127,13 @@ class _Server(uvicorn.Server):
         if self.started:
             self.ready()
         self.settled.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        later = asyncio.get_running_loop().call_later(self._drain, self._interrupt)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            later.cancel()
 
 
 @contextlib.contextmanager

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from dbllm.local.app import create_app
+from dbllm.local.app import Options, create_app
 from dbllm.local.engine import Engine, Job
 from dbllm.local.oidc import TOKEN_SECONDS, Oidc
 from dbllm.local.problems import LocalError
 from dbllm.local.proxy import PORTS
 from dbllm.local.state import Identity, identity
+from dbllm.local.store import Change, Store, opened
+from dbllm.local.upstream import PATH as UPSTREAM
 from dbllm.local.vectors import Vectors
-from dbllm.local.web import WebServer, listen
+from dbllm.local.web import GRACE, WebServer, listen
 from dbllm.local.weights import default_model
 
 PORT_HINT = "Stop what listens there, or choose another port with --port (0 takes a free one)."
@@ -31,14 +35,17 @@ class Workspace:
     Or `Workspace(port=8765).run()` to serve in the foreground until Ctrl-C.
 
     Args:
-        host: a loopback address. Others are refused: the workspace has no TLS.
+        host: a loopback address; another one only with a `token` of your own, for the workspace has no TLS.
         port: 0 takes a free one.
         token: the personal access token that opens the workspace; made up (or kept in `state`) when left out.
-        state: a folder that keeps token and ids from start to start. Without it they are new each time.
+        state: a folder that keeps token, ids, endpoints and secrets from start to start, encrypted with the key in
+            DBLLM_STATE_KEY or in the folder. Without it they are new each time.
         model: a GGUF file; SmolLM2-135M-Instruct, fetched once, when left out.
         drivers: ports of driver apps (3000 to 8000) that the driver proxy reaches from the start.
         principals: client id → secret of service principals, which get tokens by OAuth.
         token_seconds: how long such a token lives.
+        drain: seconds that open answers get to end by themselves when the workspace stops.
+        options: how long deployments take, and what else can be chosen.
 
     Raises (on entering or running):
         LocalError: with a sentence that says what to do.
@@ -55,14 +62,18 @@ class Workspace:
         drivers: Sequence[int] = (),
         principals: Mapping[str, str] | None = None,
         token_seconds: float = TOKEN_SECONDS,
+        drain: float = GRACE,
+        options: Options | None = None,
     ) -> None:
-        self._bind = loopback(host)
-        self._port = port
         self._token = checked_token(token)
+        self._bind = checked_host(host, token)
+        self._port = port
         self._state = Path(state).expanduser() if state is not None else None
         self._model = Path(model).expanduser() if model is not None else None
         self._drivers = checked_drivers(drivers)
         self._oidc = Oidc(principals, token_seconds)
+        self._drain = drain
+        self._options = options or Options()
         self._running: ExitStack | None = None
         self._identity: Identity | None = None
         self._host: str | None = None
@@ -97,6 +108,16 @@ class Workspace:
         """The environment variables by which clients find the workspace."""
         return {"DATABRICKS_HOST": self.host, "DATABRICKS_TOKEN": self.token, "DATABRICKS_CLUSTER_ID": self.cluster_id}
 
+    @property
+    def upstream_url(self) -> str:
+        """Where the workspace's own model speaks OpenAI's wire format, as a provider would."""
+        return self.host + UPSTREAM
+
+    @property
+    def upstream_key(self) -> str:
+        """The API key of that; none of the workspace's tokens."""
+        return self._options.upstream_key or ""
+
     def __enter__(self) -> Workspace:
         with ExitStack() as stack:
             server = self._prepare(stack)
@@ -122,18 +143,20 @@ class Workspace:
         if self._running is not None:
             raise LocalError("The workspace is running already.")
         self._identity = stack.enter_context(identity(self._state, self._token))
+        store = stack.enter_context(opened(self._state))
         # Before the model is fetched and loaded: a taken port should not cost a minute to find out.
         sock = listen(self._bind, self._port, hint=PORT_HINT)
         stack.callback(sock.close)
         self._host = url(sock.getsockname())
         stack.callback(self._forget)
+        self._options = with_upstream(self._options, self.upstream_url, store)
         engine = Engine(self._model if self._model is not None else default_model())
         stack.callback(engine.close)
         vectors = Vectors()
         vectors.load()
         asyncio.run(check_answers(engine))
-        app = create_app(engine, vectors, self._identity, self._drivers, self._oidc)
-        return WebServer(app, sock, before_exit=engine.interrupt)
+        app = create_app(engine, vectors, self._identity, self._drivers, self._oidc, store=store, options=self._options)
+        return WebServer(app, sock, engine.interrupt, drain=self._drain)
 
     def _forget(self) -> None:
         self._host = None
@@ -142,6 +165,18 @@ class Workspace:
         if self._identity is None:
             raise LocalError("The workspace is not running yet.")
         return self._identity
+
+
+def with_upstream(options: Options, url: str, store: Store) -> Options:
+    """The options with the workspace's own upstream in place: its key (kept, unless given) and the URL of "local"."""
+    key = options.upstream_key
+    if key is None:
+        kept = store.load("upstream").get("key")
+        key = kept if isinstance(kept, str) else f"local-{secrets.token_hex(16)}"
+        if not kept:
+            store.commit(Change("upstream", "key", key))
+    upstreams = {provider: url if base == "local" else base for provider, base in options.upstreams.items()}
+    return replace(options, upstream_key=key, upstreams=upstreams)
 
 
 async def check_answers(engine: Engine) -> None:
@@ -159,8 +194,8 @@ async def check_answers(engine: Engine) -> None:
         raise LocalError(f"{engine.path} was loaded, but does not answer: {error}") from error
 
 
-def loopback(host: str) -> str:
-    """`host`, if it is a loopback address.
+def checked_host(host: str, token: str | None) -> str:
+    """The address to listen on: loopback, or, with a token that was given, any.
 
     Raises:
         LocalError: it is not.
@@ -168,18 +203,21 @@ def loopback(host: str) -> str:
     if host == "localhost":
         return "127.0.0.1"
     try:
-        if ipaddress.ip_address(host).is_loopback:
-            return host
+        address = ipaddress.ip_address(host)
     except ValueError:
-        pass
-    raise LocalError(
-        f"The local workspace listens on loopback only, not on {host!r}: it has no TLS. Use --host 127.0.0.1."
-    )
+        raise LocalError(f"--host takes an IP address, such as 127.0.0.1, not {host!r}.") from None
+    if not address.is_loopback and token is None:
+        raise LocalError(
+            f"Without a token the local workspace listens on loopback only, not on {host!r}: others could read a "
+            "made-up one, for it has no TLS. Use --host 127.0.0.1, or set DBLLM_LOCAL_TOKEN."
+        )
+    return host
 
 
 def url(address: tuple[str, int]) -> str:
-    """The URL of a socket's address."""
+    """The URL at which this machine reaches a socket's address."""
     host, port = address[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - all addresses, so loopback, too
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

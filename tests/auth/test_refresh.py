@@ -15,7 +15,8 @@ from dbllm.auth import Renewed, says_expired
 from dbllm.errors import APIConnectionError, ConfigError, Raw
 
 ME = "/api/2.0/preview/scim/v2/Me"
-SECONDS = float(os.environ.get("DBLLM_SOAK_SECONDS", "10"))
+SECONDS = float(os.environ.get("DBLLM_SOAK_SECONDS", "10"))  # that each run under load lasts; `nox -s soak`: 60
+LIFE = 2.0  # seconds of each token under load: it is renewed after 1.6
 FOREVER = float("inf")
 
 
@@ -136,11 +137,14 @@ def test_a_refused_token_is_dropped_once_however_many_calls_it_was_refused_to(le
         fetch = mint()
         auth = Renewed(fetch)
         sent = await auth.headers(leaf, FOREVER)
-        assert auth.refused(sent)
+        assert auth.refused(sent, leaf.now())
         fresh = await auth.headers(leaf, FOREVER)
-        assert auth.refused(sent)  # a late answer to the old token
+        assert auth.refused(sent, leaf.now())  # a late answer to the old token
         assert await auth.headers(leaf, FOREVER) is fresh
         assert fetch.count == 2
+        leaf.time += 30
+        assert auth.refused(sent, leaf.now())  # so late that the new one might come too late as well
+        assert token(await auth.headers(leaf, FOREVER)) == "t3"
 
     asyncio.run(body())
 
@@ -232,72 +236,59 @@ def test_a_token_function_that_uses_its_own_client_gets_an_error_and_no_deadlock
     way.run(body)
 
 
-def _measured(workspace: Any, stalls: Any, **identity: Any) -> tuple[int, list[BaseException], float]:
-    """64 tasks that call for a while: (calls, failures, worst stall of the loop in seconds)."""
-    failures: list[BaseException] = []
-    calls = 0
+class Load:
+    """What came of a run under load."""
 
-    async def body() -> float:
+    def __init__(self) -> None:
+        self.calls = 0
+        self.failures: list[BaseException] = []
+        self.stall = 0.0  # the loop's worst, in seconds
+
+    def note(self, error: BaseException | None) -> None:
+        self.calls += 1
+        if error is not None:
+            self.failures.append(error)
+
+
+def _64_tasks(workspace: Any, stalls: Any, **identity: Any) -> Load:
+    load = Load()
+
+    async def body() -> None:
         watched = stalls()
         watcher = asyncio.create_task(watched.watch())
         async with dbllm.AsyncClient(workspace.host, retry=dbllm.Retry(attempts=1), **identity) as client:
             await client.request("GET", ME)
-            end = time.monotonic() + SECONDS / 2
+            end = time.monotonic() + SECONDS
 
             async def one() -> None:
-                nonlocal calls
                 while time.monotonic() < end:
                     try:
                         await client.request("GET", ME)
+                        load.note(None)
                     except Exception as error:
-                        failures.append(error)
-                    calls += 1
+                        load.note(error)
                     await asyncio.sleep(0.02)
 
             await asyncio.gather(*(one() for _ in range(64)))
         watcher.cancel()
-        return float(watched.worst)
+        load.stall = float(watched.worst)
 
-    worst = asyncio.run(body())
-    return calls, failures, worst
-
-
-def test_64_tasks_live_on_tokens_of_two_seconds_without_a_failure_or_a_stall(light: Any, stalls: Any) -> None:
-    workspace = light(token_seconds=2.0)
-    workspace.tokens.delay = 0.02
-    best = FOREVER
-    for _ in range(3):  # best of three: this machine may be busy
-        _, _, control = _measured(workspace, stalls, token=workspace.identity.token)
-        calls, failures, worst = _measured(
-            workspace,
-            stalls,
-            client_id=workspace.principal["client_id"],
-            client_secret=workspace.principal["client_secret"],
-        )
-        assert not failures, failures[:3]
-        assert calls > 64 * 10
-        assert workspace.tokens.peak == 1
-        best = min(best, worst - control)
-        if best <= 0.020:
-            break
-    assert best <= 0.020, f"the loop stalled {best * 1000:.0f} ms longer than in the control run"
-    assert workspace.tokens.count >= SECONDS / 2 / 2.0
+    asyncio.run(body())
+    return load
 
 
-def test_16_threads_live_on_tokens_of_two_seconds_without_a_failure(light: Any) -> None:
-    workspace = light(token_seconds=2.0)
-    workspace.tokens.delay = 0.02
-    failures: list[BaseException] = []
-    end = time.monotonic() + SECONDS / 2
-
+def _16_threads(workspace: Any) -> Load:
+    load = Load()
+    end = time.monotonic() + SECONDS
     with dbllm.Client(**workspace.principal, retry=dbllm.Retry(attempts=1)) as client:
 
         def one() -> None:
             while time.monotonic() < end:
                 try:
                     client.request("GET", ME)
+                    load.note(None)
                 except Exception as error:
-                    failures.append(error)
+                    load.note(error)
                 time.sleep(0.005)
 
         threads = [threading.Thread(target=one) for _ in range(16)]
@@ -305,6 +296,44 @@ def test_16_threads_live_on_tokens_of_two_seconds_without_a_failure(light: Any) 
             thread.start()
         for thread in threads:
             thread.join()
-    assert not failures, failures[:3]
-    assert workspace.tokens.peak == 1
-    assert workspace.tokens.count >= SECONDS / 2 / 2.0
+    return load
+
+
+def _assert_steady(load: Load, workspace: Any, who: str, note: Any) -> None:
+    """No failure, and a refresh for every life of a token: never two at once, and no storm of them."""
+    refreshes, peak = workspace.tokens.count, workspace.tokens.peak
+    said = f"{who}, {SECONDS:.0f} s: {load.calls} calls, {len(load.failures)} failures, {refreshes} refreshes, "
+    said += f"at most {peak} at once"
+    note(who, said)
+    print(said)
+    assert not load.failures, load.failures[:3]
+    assert load.calls > 60 * SECONDS
+    assert peak == 1
+    assert SECONDS / LIFE <= refreshes <= 2 * SECONDS / LIFE + 2
+
+
+def test_64_tasks_live_on_tokens_of_two_seconds_without_a_failure_or_a_stall(
+    light: Any, stalls: Any, record_property: Any
+) -> None:
+    extra: list[float] = []
+    for _ in range(3):  # best of three: this machine may be busy
+        workspace = light(token_seconds=LIFE)
+        workspace.tokens.delay = 0.02
+        control = _64_tasks(workspace, stalls, token=workspace.identity.token)
+        identity = {name: value for name, value in workspace.principal.items() if name != "host"}
+        load = _64_tasks(workspace, stalls, **identity)
+        _assert_steady(load, workspace, "64 tasks", record_property)
+        extra.append(load.stall - control.stall)
+        said = f"worst stall {load.stall * 1000:.1f} ms, of the control run {control.stall * 1000:.1f} ms"
+        record_property("stall", said)
+        print(said)
+        if extra[-1] <= 0.020:
+            break
+    shown = ", ".join(f"{one * 1000:.1f}" for one in extra)
+    assert min(extra) <= 0.020, f"the loop stalled longer than in the control run, in each try, by ms: {shown}"
+
+
+def test_16_threads_live_on_tokens_of_two_seconds_without_a_failure(light: Any, record_property: Any) -> None:
+    workspace = light(token_seconds=LIFE)
+    workspace.tokens.delay = 0.02
+    _assert_steady(_16_threads(workspace), workspace, "16 threads", record_property)

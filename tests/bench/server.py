@@ -13,7 +13,10 @@ import sys
 
 DELAY = 0.05  # seconds, on the second port
 CHUNKS = 500  # of a stream
-TEXT = "The river runs from the hills to the sea, and on its way it passes towns, mills and meadows. " * 2 + "Then it rests."
+TEXT = (
+    "The river runs from the hills to the sea, and on its way it passes towns, mills and meadows. " * 2
+    + "Then it rests."
+)
 USAGE = {"prompt_tokens": 12, "completion_tokens": 48, "total_tokens": 60}
 
 
@@ -33,7 +36,9 @@ def chat_answer() -> dict[str, object]:
 
 def stream_pieces() -> list[bytes]:
     """A streamed answer: its head, and each event as one piece of a chunked body."""
-    head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nx-request-id: r-1\r\n\r\n"
+    head = (
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nx-request-id: r-1\r\n\r\n"
+    )
     about = {"id": "chat-1", "object": "chat.completion.chunk", "created": 1700000000, "model": "bench"}
     events = []
     for number in range(CHUNKS):

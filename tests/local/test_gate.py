@@ -8,6 +8,9 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from dbllm.local.gate import Gate
+from dbllm.local.permissions import Caller
+
+OWNER = Caller("me", admin=True)
 
 
 async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
@@ -30,7 +33,7 @@ def test_a_bug_is_a_500_in_the_shape_of_databricks_and_its_traceback_stays_in_th
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.ERROR, "dbllm.local"):
-        answer = asyncio.run(ask(Gate(broken, token="t", workspace_id="1")))
+        answer = asyncio.run(ask(Gate(broken, callers=lambda _token: OWNER, workspace_id="1")))
     assert answer.status_code == 500
     assert answer.json() == {
         "error_code": "INTERNAL_ERROR",
@@ -42,4 +45,4 @@ def test_a_bug_is_a_500_in_the_shape_of_databricks_and_its_traceback_stays_in_th
 
 def test_an_answer_that_broke_in_the_middle_is_cut_instead_of_looking_whole() -> None:
     with pytest.raises(RuntimeError):
-        asyncio.run(ask(Gate(broken_in_the_middle, token="t", workspace_id="1")))
+        asyncio.run(ask(Gate(broken_in_the_middle, callers=lambda _token: OWNER, workspace_id="1")))

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from dbllm.local import LocalError, Workspace
-from dbllm.local.workspace import loopback, url
+from dbllm.local.workspace import checked_host, url
 
 
 def test_it_starts_answers_and_stops(model: Path, tmp_path: Path) -> None:
@@ -64,14 +64,25 @@ def test_another_model_file_is_what_answers(model: Path, other_model: Path) -> N
     assert (one["model"], other["model"]) == ("SmolLM2-135M-Instruct.Q4_1", "other-model")
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "example.com", "", "::"])  # noqa: S104
-def test_an_address_others_can_reach_is_refused(host: str) -> None:
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "::"])  # noqa: S104
+def test_an_address_others_can_reach_needs_a_token_of_ones_own(host: str) -> None:
     with pytest.raises(LocalError, match="loopback only"):
         Workspace(host=host)
+    Workspace(host=host, token="t")
+
+
+@pytest.mark.parametrize("host", ["example.com", ""])
+def test_a_name_is_no_address(host: str) -> None:
+    with pytest.raises(LocalError, match="takes an IP address"):
+        Workspace(host=host, token="t")
+
+
+def test_the_url_of_all_addresses_is_one_that_can_be_reached() -> None:
+    assert [url(("0.0.0.0", 80)), url(("::", 80))] == ["http://127.0.0.1:80", "http://[::1]:80"]  # noqa: S104
 
 
 def test_the_spellings_of_loopback_are_taken() -> None:
-    assert [loopback(host) for host in ("localhost", "127.0.0.1", "127.0.0.2", "::1")] == [
+    assert [checked_host(host, None) for host in ("localhost", "127.0.0.1", "127.0.0.2", "::1")] == [
         "127.0.0.1",
         "127.0.0.1",
         "127.0.0.2",
