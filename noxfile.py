@@ -22,7 +22,7 @@ TODAY = ("tests/test_import_cost.py",)  # a figure of today's versions: older on
 # Modules that need an extra are named here, not those of the core: one that is forgotten makes the check fail.
 IMPORT_CORE = """
 import importlib, pkgutil, dbllm
-extras = {"__main__", "cli", "commands", "console", "demo", "doctor", "local", "serve"}
+extras = {"__main__", "cli", "commands", "console", "demo", "doctor", "fast", "local", "serve"}
 core = sorted({module.name for module in pkgutil.iter_modules(dbllm.__path__)} - extras)
 for name in core:
     importlib.import_module(f"dbllm.{name}")
@@ -47,7 +47,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Types, by two checkers that find different things."""
     # pyright is a JavaScript program: with [nodejs] its runtime comes from the package index like everything else.
-    session.install(".[local]", *group("types", "test"), "pyright[nodejs]")
+    session.install(".[local,fast]", *group("types", "test"), "pyright[nodejs]")
     session.run("mypy")
     session.run("pyright")
 
@@ -79,14 +79,14 @@ def oldest(requirements: list[str]) -> list[str]:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests, against the package as it would be installed."""
-    session.install(".[local]", *group("test"))
+    session.install(".[local,fast]", *group("test"))
     session.run("pytest", *session.posargs)
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """What must hold for long, a minute each: short-lived tokens under load. It prints what it measured."""
-    session.install(".[local]", *group("test"))
+    session.install(".[local,fast]", *group("test"))
     env = {"DBLLM_SOAK_SECONDS": "60"}
     session.run(
         "pytest", "-s", "--timeout=600", "tests/auth/test_refresh.py", "-k", "live_on_tokens", *session.posargs, env=env

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from .engine import FOREVER
 from .errors import APIError, Raw, StreamInterruptedError
 from .io import drive
 from .judge import error_frame
 from .schema import ChatCompletionChunk, CompletionChunk, Meta, Traced, Usage
+from .sockets import FOREVER
 from .transport import Opened, Transport
 
 C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk)

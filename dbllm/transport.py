@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import TypeVar
 
 from .auth import Auth, Hidden, says_expired, scrubbed
-from .engine import Outgoing
 from .errors import APIError, APIStatusError, Raw, StreamInterruptedError
 from .io import Leaf
 from .judge import error_frame, request_id, status_error
@@ -19,6 +18,7 @@ from .pool import Exchange
 from .retry import Retry, Timeout, again
 from .schema import Meta
 from .sse import Decoder, Event
+from .wire import Outgoing
 
 log = logging.getLogger("dbllm")
 

@@ -23,6 +23,10 @@ FLOORS = {
     "retry": 1.1,
     "judge": 1.1,
     "network": 1.1,
+    "http1": 1.0,
+    "fast": 1.1,  # the extra's parser
+    "sockets": 1.1,
+    "wire": 1.9,
     "engine": 2.0,
     "pool": 2.1,
     "io": 2.2,
@@ -123,8 +127,8 @@ def test_the_core_never_imports_an_extra_even_by_its_name_as_a_text() -> None:
 
 @pytest.mark.parametrize("name", CORE)
 def test_the_core_needs_only_its_four_dependencies(name: str) -> None:
-    allowed = {"httpx", "httpcore", "pydantic", "anyio", "tenacity"} | set(sys.stdlib_module_names)
-    extra = {"truststore"} if name == "network" else set()  # asked for by verify="system" only
+    allowed = {"httpx", "httpcore", "h11", "pydantic", "anyio", "tenacity"} | set(sys.stdlib_module_names)
+    extra = {"network": {"truststore"}, "fast": {"httptools"}}.get(name, set())  # verify="system"; the fast engine
     assert outside(TREES[name]) <= allowed | extra
 
 
@@ -133,29 +137,31 @@ def users(module: str) -> set[str]:
 
 
 def test_each_dependency_has_its_rooms() -> None:
-    assert users("anyio") == {"engine", "io"}
-    assert users("httpx") == {"engine", "network"}
+    assert users("anyio") == {"engine", "io", "sockets", "wire"}
+    assert users("httpx") == {"engine", "network", "wire"}
     assert users("httpcore") == {"engine"}
+    assert users("h11") == {"http1", "wire"}
+    assert users("httptools") == {"fast"}
     assert users("tenacity") == {"retry"}
     assert users("pydantic") <= {"schema", "target", "prompt", "endpoints", "control", "serving"}
 
 
 @pytest.mark.parametrize("name", CORE)
-def test_only_engine_and_io_sleep_and_only_they_and_the_pool_lock(name: str) -> None:
+def test_only_io_and_sockets_wait_and_only_io_and_the_pool_lock(name: str) -> None:
     used = outside(TREES[name])
-    if name not in ("io", "engine"):
+    if name not in ("io", "sockets"):
         assert not used & {"time", "asyncio", "trio", "select", "signal", "selectors", "concurrent", "multiprocessing"}
-        # network names TLS contexts; outside runs the Databricks CLI, through the leaf.
-        may = {"network": {"ssl"}, "outside": {"subprocess"}}.get(name, set())
+        # network, engine and wire name TLS contexts; outside runs the Databricks CLI, through the leaf.
+        may = {"outside": {"subprocess"}}.get(name, {"ssl"} if name in ("network", "engine", "wire") else set())
         assert not used & {"socket", "ssl", "queue", "subprocess"} - may
-    if name not in ("io", "engine", "pool"):
+    if name not in ("io", "pool"):
         assert "threading" not in used
     for node in ast.walk(TREES[name]):
-        if isinstance(node, ast.Attribute) and node.attr == "sleep" and name not in ("io", "engine"):
+        if isinstance(node, ast.Attribute) and node.attr == "sleep" and name != "io":
             assert ast.unparse(node) == "leaf.sleep", f"{name}, line {node.lineno}"
 
 
-@pytest.mark.parametrize("name", sorted({"errors", "schema", "sse", "target", "judge", "external"}))
+@pytest.mark.parametrize("name", sorted({"errors", "schema", "sse", "target", "judge", "external", "http1"}))
 def test_decisions_are_plain_functions_that_wait_for_nothing(name: str) -> None:
     for node in ast.walk(TREES[name]):
         assert not isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith), node.lineno

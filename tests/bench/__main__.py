@@ -199,7 +199,12 @@ def written(found: dict[str, Any], costs: dict[str, float], about: dict[str, str
     lines += ["", "| figure | reached | at most | |", "|---|---|---|---|"]
     for what, ratio, most in reached(found, costs):
         lines.append(f"| {what} | {ratio:.3g} | {most:.3g} | {'' if ratio <= most else 'missed'} |")
-    lines += ["", "| import | CPU seconds |", "|---|---|", *(f"| {name} | {cost:.2f} |" for name, cost in costs.items())]
+    lines += [
+        "",
+        "| import | CPU seconds |",
+        "|---|---|",
+        *(f"| {name} | {cost:.2f} |" for name, cost in costs.items()),
+    ]
     lines += ["", "| memory of the process, MiB | after 1,000 calls | after 100,000 more |", "|---|---|---|"]
     for name, row in found["memory, MiB"].items():
         lines.append(f"| {name} | {row['after 1,000 calls']:.0f} | {row['after 100,000']:.0f} |")

@@ -124,7 +124,7 @@ def databricks_sdk(host: str) -> Calls:
     """The official SDK, which is sync."""
     library = importlib.import_module("databricks.sdk")
     role = importlib.import_module("databricks.sdk.service.serving")
-    client = library.WorkspaceClient(host=host, token="t")  # noqa: S106 - no workspace knows it
+    client = library.WorkspaceClient(host=host, token="t")
     said = [role.ChatMessage(role=role.ChatMessageRole.USER, content="hello")]
     return {"sync": lambda: client.serving_endpoints.query("bench", messages=said)}
 
