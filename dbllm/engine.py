@@ -83,7 +83,7 @@ class HttpxWire:
     async def close(self) -> None:
         """As `DirectWire.close`."""
         parts, response, self._parts, self._response = self._parts, self._response, None, None
-        steps = [] if response is None else [response.aclose if self._suspends else response.close]
+        steps: list[Any] = [] if response is None else [response.aclose if self._suspends else response.close]
         with anyio.CancelScope(shield=True) if self._suspends else nullcontext():
             for step in (*steps, *([self._hang_up] if self._hang_up else [])):
                 with suppress(Exception):  # the socket is given up; why it complains concerns nobody
@@ -136,9 +136,6 @@ class _Body(httpx.AsyncByteStream, httpx.SyncByteStream):
         return self._left.pop()
 
 
-Wire = DirectWire | HttpxWire
-
-
 class _NoCookies(logging.Filter):
     """httpcore logs the head of each answer at DEBUG: not with the session in it, nor with what a redirect carries."""
 
@@ -165,20 +162,21 @@ _SEEN_AT: dict[type, str] = {  # what others replace in order to see requests
 
 
 def _genuine(kind: type, name: str) -> object:
-    """The method that the package brings; a name of ours where another stands in its place already."""
+    """The package's own method, or None while another stands in its place."""
     found = kind.__dict__[name]
     home = str(sys.modules[kind.__module__.split(".")[0]].__file__).removesuffix("__init__.py")
-    return found if str(getattr(getattr(found, "__code__", None), "co_filename", "")).startswith(home) else name
+    return found if str(getattr(getattr(found, "__code__", None), "co_filename", "")).startswith(home) else None
 
 
-_GENUINE = [(kind.__dict__, name, _genuine(kind, name)) for kind, name in _SEEN_AT.items()]
+_known = [(kind.__dict__, name, _genuine(kind, name)) for kind, name in _SEEN_AT.items()]
 
 
 def watched() -> bool:
     """Whether somebody (respx, say) has taken the place of one of httpx's methods: then every call goes there."""
-    for methods, name, own in _GENUINE:  # noqa: SIM110 - every call asks, and any() takes five times as long
-        if methods[name] is not own:
-            return True
+    for methods, name, own in _known:
+        if methods[name] is not own:  # or was replaced already when this was imported
+            _known[:] = [(kind.__dict__, name, _genuine(kind, name)) for kind, name in _SEEN_AT.items()]
+            return any(own is None for _, _, own in _known)
     return False
 
 

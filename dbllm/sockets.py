@@ -52,7 +52,8 @@ class AsyncioSocket:
         with anyio.fail_after(timeout):
             await loop.create_connection(lambda: self, host, port, **race)  # type: ignore[call-overload]
             if tls is not None:
-                self._transport = await loop.start_tls(self._transport, self, tls, server_hostname=host)
+                protocol: Any = self
+                self._transport = await loop.start_tls(self._transport, protocol, tls, server_hostname=host)
 
     async def write(self, data: memoryview) -> None:
         if self._ended is not None:

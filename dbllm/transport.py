@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,6 +25,7 @@ log = logging.getLogger("dbllm")
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
+_BLANK = re.compile(rb"\s*").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class Transport:
                 return False
             try:
                 # An event without data is a sign of life.
-                opened.events.extend(event for event in opened.decoder.feed(piece) if event.data.strip())
+                opened.events.extend(event for event in opened.decoder.feed(piece) if not _BLANK(event.data))
             except ValueError as error:
                 raise opened.meta.unexpected(str(error)) from None
         return bool(opened.events)
