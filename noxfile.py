@@ -11,20 +11,20 @@ import sys
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests", "langchain"]
+nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests", "langchain", "apps"]
 nox.options.error_on_external_run = True  # a tool of the machine must not stand in for one of the session
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ("dbllm", "tests", "noxfile.py")
 LANGCHAIN = ("tests/langchain", "tests/examples")  # they have a session of their own
-NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/local", *LANGCHAIN)
+NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/control", "tests/local", *LANGCHAIN)
 TODAY = ("tests/test_import_cost.py",)  # a figure of today's versions: older ones of pydantic import more slowly
 
 # Modules that need an extra are named here, not those of the core: one that is forgotten makes the check fail.
 IMPORT_CORE = """
 import importlib, pkgutil, dbllm
 extras = {"__main__", "cli", "commands", "console", "demo", "doctor", "endpoint_commands", "secret_commands"}
-extras |= {"langchain", "local", "serve"}
+extras |= {"langchain", "local", "serve", "testing"}
 core = sorted({module.name for module in pkgutil.iter_modules(dbllm.__path__)} - extras)
 for name in core:
     importlib.import_module(f"dbllm.{name}")
@@ -92,6 +92,13 @@ def langchain(session: nox.Session) -> None:
     # LangChain's coroutine tests have no mark; only the plugin that they bring knows these two settings.
     modes = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
     session.run("pytest", *modes, *LANGCHAIN, *session.posargs)
+
+
+@nox.session
+def apps(session: nox.Session) -> None:
+    """Other people's servers behind the workspace: Flask behind the driver proxy, MLflow behind an endpoint."""
+    session.install(".[local]", *group("test", "apps"))
+    session.run("pytest", "tests/local/test_real_apps.py", *session.posargs)
 
 
 @nox.session

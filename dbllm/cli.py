@@ -87,6 +87,14 @@ def up(
             metavar="NAME=TARGET", help="A custom model: module:function or a scoring server's URL. Repeatable."
         ),
     ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:FAULT=VALUE,...",
+            help="What is wrong with an endpoint (* is every other), such as smollm2-chat:latency=0.2,429=0.1,seed=7. "
+            "Repeatable.",
+        ),
+    ] = None,
     upstream_key: Annotated[
         str | None, typer.Option(envvar="DBLLM_UPSTREAM_KEY", help="Opens the own upstream; made up when left out.")
     ] = None,
@@ -96,6 +104,7 @@ def up(
     The standard output can be pasted into a shell: it sets the variables by which clients find the workspace.
     """
     from dbllm.local import Options, Workspace
+    from dbllm.local.faults import parse
 
     principals = {client_id: _secret(client_secret_env)} if client_id else {}
     Workspace(
@@ -114,6 +123,7 @@ def up(
             upstreams=dict(_pair(one, "--upstream") for one in upstream or ()),
             upstream_key=upstream_key,
             customs=dict(_pair(one, "--custom") for one in custom or ()),
+            faults=dict(parse(one) for one in fault or ()),
         ),
     ).run(_say_up)
 

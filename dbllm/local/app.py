@@ -22,6 +22,7 @@ from dbllm.local.custom import Customs
 from dbllm.local.dispatch import AT_ONCE, Dispatch
 from dbllm.local.engine import Engine
 from dbllm.local.entities import Answers, Passes
+from dbllm.local.faults import Fault, Faults
 from dbllm.local.gate import Gate
 from dbllm.local.gateway import Gateway
 from dbllm.local.invoke import CUSTOM_LIMIT, FOUNDATION_LIMIT, Models
@@ -66,6 +67,7 @@ class Options:
         upstream_key: opens the workspace's own upstream; made up when left out.
         customs: custom models by name: a callable, its "module:function", or the URL of an MLflow scoring server. Each
             gets an endpoint of that name, if the name can be one's.
+        faults: what is wrong with which endpoint from the start; "*" is every other.
         now: seconds since 1970.
     """
 
@@ -75,6 +77,7 @@ class Options:
     upstreams: Mapping[str, str] = field(default_factory=dict)
     upstream_key: str | None = field(default=None, repr=False)
     customs: Mapping[str, str | Answerer] = field(default_factory=dict)
+    faults: Mapping[str, Fault] = field(default_factory=dict)
     now: Callable[[], float] = time.time
 
 
@@ -146,6 +149,7 @@ class _Workspace:
         self._gateway: Passes = Gateway(scopes.value, options.upstreams)
         self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
         self._customs: Answers = customs
+        self._faults = Faults(options.faults)
         outside = Outside(
             may_read=scopes.may_read,
             check_external=providers.check,
@@ -170,6 +174,7 @@ class _Workspace:
             *self._endpoints.operations(),
             *scopes.operations(),
             *self.principals.operations(),
+            *self._faults.operations(),
             *self._more_operations(),
         ]
 
@@ -214,7 +219,7 @@ class _Workspace:
 
     async def document(self, _request: Request) -> Response:
         """The OpenAPI document of the table of operations."""
-        return JSONResponse(rest.document(self._operations, "dbllm's local workspace"))
+        return JSONResponse(rest.document([*self._operations, *_INVOCATIONS], "dbllm's local workspace"))
 
     def _more_operations(self) -> list[Operation]:
         port = rest.body("port", port={"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]})
@@ -287,7 +292,11 @@ class _Workspace:
     async def _answer(self, request: Request, record: Record, served: str | None, body: bytes) -> Response:
         counters = self._rates.take(record, request.scope["dbllm.caller"])
         await self._remember(counters)
-        return self._dispatch.answer(request, record, served, body, counters)
+
+        async def answer() -> Response:
+            return self._dispatch.answer(request, record, served, body, counters)
+
+        return await self._faults.around(record.name, request, answer)
 
     async def _remember(self, counters: Sequence[str]) -> None:
         """Counters survive the end of the process, not a power cut: that would cost a call a write to the disk."""
@@ -302,6 +311,30 @@ class _Workspace:
     async def driver_proxy(self, request: Request) -> Response:
         """Databricks: /driver-proxy-api/o/{org}/{cluster_id}/{port}[/path]."""
         return await self._proxy.forward(request)
+
+
+def _described_only(_call: rest.Call) -> object:
+    raise AssertionError("it is described in the document, and routed by itself")
+
+
+_STREAM: rest.Json = {"type": "boolean"}
+_MOST: rest.Json = {"type": "integer", "minimum": 1, "maximum": 8}
+_MESSAGE = rest.body("role", "content", role={"type": "string", "enum": ["system", "user", "assistant"]}, content=TEXT)
+_CHAT = rest.body(
+    "messages", "max_tokens", messages={"type": "array", "items": _MESSAGE}, max_tokens=_MOST, stream=_STREAM
+)
+_PROMPT = rest.body("prompt", "max_tokens", prompt=TEXT, max_tokens=_MOST, stream=_STREAM)
+_ROWS = rest.body(dataframe_records=rest.OBJECTS, dataframe_split=OBJECT, inputs={}, instances={}, params=OBJECT)
+_INVOCATIONS = [
+    Operation("POST", f"/serving-endpoints/{name}/invocations", _described_only, f"Call {name}", schema)
+    for name, schema in (
+        ("smollm2-chat", _CHAT),
+        ("smollm2-completions", _PROMPT),
+        ("databricks-bge-large-en", rest.body("input", input={"type": "array", "items": TEXT})),
+        ("dolly", _ROWS),
+    )
+]
+"""For the document alone: these are routed by themselves."""
 
 
 def _port(call: rest.Call) -> int:
