@@ -135,6 +135,14 @@ def test_a_limit_of_tokens_counts_what_answers_took(plane: Plane, stream: bool) 
     assert "5 tokens per minute" in answer.json()["message"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_tokens_of_an_agent_count_too(plane: Plane, stream: bool) -> None:
+    limits = {"rate_limits": [{"tokens": 5, "renewal_period": "minute"}]}
+    make(plane, own("a", "local.default.smollm2-agent"), ai_gateway=limits)
+    ask = {"input": [{"role": "user", "content": "hi"}], "max_output_tokens": 2, "stream": stream}
+    assert [plane.answer("POST", PATH, ask).status_code for _ in range(2)] == [200, 429]
+
+
 def test_what_was_counted_survives_a_restart(engine: Engine, tmp_path: Path) -> None:
     for expected in (200, 429):
         with opened(tmp_path, {}) as store:
