@@ -17,7 +17,7 @@ nox.options.error_on_external_run = True  # a tool of the machine must not stand
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ("dbllm", "tests", "noxfile.py")
 LANGCHAIN = ("tests/langchain", "tests/examples")  # they have a session of their own
-NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/local", *LANGCHAIN)
+NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/control", "tests/local", *LANGCHAIN)
 TODAY = ("tests/test_import_cost.py",)  # a figure of today's versions: older ones of pydantic import more slowly
 
 # Modules that need an extra are named here, not those of the core: one that is forgotten makes the check fail.

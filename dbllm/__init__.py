@@ -10,7 +10,8 @@ if _typing.TYPE_CHECKING:
     # fmt: off
     # isort: off
     from .client import AsyncClient
-    from .endpoints import AsyncDriverApp, AsyncEndpoint
+    from .apps import AsyncDriverApp
+    from .endpoints import AsyncEndpoint
     from .errors import (
         APIConnectionError, APIError, APIResponseError, APIStatusError, APITimeoutError, AuthenticationError,
         BadRequestError, ConfigError, ConflictError, DbllmError, InternalServerError, NotFoundError,
@@ -39,7 +40,7 @@ __all__ = [
 ]
 # fmt: on
 
-_ROOMS = ("errors", "retry", "schema", "stream", "endpoints", "client", "sync", "serving", "secrets")
+_ROOMS = ("errors", "retry", "schema", "stream", "apps", "endpoints", "client", "sync", "serving", "secrets")
 
 
 def __getattr__(name: str) -> _typing.Any:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
 from . import target
+from .apps import AsyncDriverApp
 from .auth import Token, hide
 from .config import Config, resolve
-from .endpoints import AsyncDriverApp, AsyncEndpoint
+from .endpoints import AsyncEndpoint
 from .errors import ConfigError
 from .io import AsyncLeaf, BlockingLeaf
 from .network import Cert, Network, ProxyLike, Verify

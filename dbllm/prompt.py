@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -31,6 +31,7 @@ class Options:
     retry: Retry = field(default_factory=Retry)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    ends: float = float("inf")  # on the leaf's clock: when several calls share one time
 
     def but(
         self, timeout: Limit = None, retry: Retry | None = None, headers: Fields = None, extra_body: Fields = None
@@ -44,10 +45,14 @@ class Options:
 
     def call(self, transport: Transport, method: str, path: str, body: object = None, accept: str = JSON) -> Call:
         """A call, whose time begins now."""
-        total = self.timeout.total
-        deadline = transport.leaf.now() + (float("inf") if total is None else total)
+        deadline = self.ending(transport).ends
         encoded = None if body is None else target.encode(body)
         return Call(method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers)
+
+    def ending(self, transport: Transport) -> Options:
+        """These options for several calls that share one time, which begins now."""
+        total = float("inf") if self.timeout.total is None else self.timeout.total
+        return replace(self, ends=min(self.ends, transport.leaf.now() + total))
 
 
 @dataclass(frozen=True, slots=True)

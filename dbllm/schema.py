@@ -6,6 +6,9 @@ too. What dbllm knows about the call (`request_id`, `attempts`, `raw`) stays out
 
 from __future__ import annotations
 
+import base64
+import sys
+from array import array
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, model_validator
@@ -13,6 +16,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, mode
 from .errors import APIResponseError, Raw
 
 if TYPE_CHECKING:  # a default for a type variable: for type checkers, as Python itself has it from 3.13 on only
+    from numpy import float32
+    from numpy.typing import NDArray
     from typing_extensions import TypeVar
 
     M = TypeVar("M", default=None)
@@ -244,14 +249,28 @@ class CompletionChunk(Head):
 
 
 class Embedding(WireModel):
-    """One vector and the place of its text in the request."""
+    """One vector and the place of its text in the request; a str is base64 (`encoding_format="base64"`)."""
 
     index: int | None = None
-    embedding: list[float]
+    embedding: list[float] | str
+
+    @property
+    def decoded(self) -> list[float] | array[float]:
+        """The vector; of base64, its float32 as they are.
+
+        Raises:
+            ValueError: the base64 is broken.
+        """
+        if not isinstance(self.embedding, str):
+            return self.embedding
+        numbers = array("f", base64.b64decode(self.embedding, validate=True))
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        return numbers
 
 
 class Embeddings(Reply):
-    """Answer of `llm/v1/embeddings`."""
+    """Answer of `llm/v1/embeddings`. Where the texts went in several requests, `raw` is the first one's answer."""
 
     object: str | None = None
     model: str | None = None
@@ -259,10 +278,27 @@ class Embeddings(Reply):
     usage: Usage | None = None
 
     @property
+    def ordered(self) -> list[Embedding]:
+        """`data` in the order of the texts, whatever order it came in."""
+        places = ((place if item.index is None else item.index, item) for place, item in enumerate(self.data))
+        return [item for _, item in sorted(places, key=lambda pair: pair[0])]
+
+    @property
     def vectors(self) -> list[list[float]]:
         """The vectors in the order of the texts, whatever order they came in."""
-        places = ((place if item.index is None else item.index, item) for place, item in enumerate(self.data))
-        return [item.embedding for _, item in sorted(places, key=lambda pair: pair[0])]
+        return [[*item.decoded] if isinstance(item.embedding, str) else item.embedding for item in self.ordered]
+
+    def as_numpy(self) -> NDArray[float32]:
+        """The vectors as one array of float32, a row for each text in its order.
+
+        Raises:
+            ImportError: numpy is not installed.
+        """
+        try:
+            import numpy
+        except ImportError:
+            raise ImportError("as_numpy() needs numpy: pip install numpy. Without it there is .vectors.") from None
+        return numpy.array([item.decoded for item in self.ordered], numpy.float32)
 
 
 class Predictions(Reply):

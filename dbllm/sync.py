@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from .apps import AsyncDriverApp
 from .client import AsyncClient, Workspace, as_a
-from .endpoints import AsyncDriverApp, AsyncEndpoint
+from .endpoints import AsyncEndpoint
 from .io import BlockingLeaf
 from .plain import Plain, made, now
 from .stream import AsyncStream, C, R, Stream

@@ -85,7 +85,7 @@ print(*sorted({name.split(".")[1] for name in sys.modules if name.startswith("db
 """
     )
     assert set(said.split()) <= {
-        "answers", "auth", "client", "config", "endpoints", "engine", "errors", "io", "judge", "network", "plain",
-        "pool", "profile", "prompt", "retry", "schema", "sources", "sse", "stream", "structured", "sync", "target",
-        "transport",
+        "answers", "apps", "auth", "client", "config", "embeddings", "endpoints", "engine", "errors", "io", "judge",
+        "network", "plain", "pool", "profile", "prompt", "retry", "schema", "sources", "sse", "stream", "structured",
+        "sync", "target", "together", "transport",
     }  # fmt: skip

@@ -19,6 +19,14 @@ from dbllm.local import Workspace
 from dbllm.serve import DriverServer
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The suites `…ByFunctionCalling` repeat those they inherit from: only what the method changes is run again."""
+    repeated = {item for item in items if "ByFunctionCalling::" in item.nodeid and "structured_output" not in item.name}
+    if repeated:
+        config.hook.pytest_deselected(items=sorted(repeated, key=lambda item: item.nodeid))
+        items[:] = [item for item in items if item not in repeated]
+
+
 @pytest.fixture(scope="session")
 def workspace() -> Iterator[Workspace]:
     with Workspace() as running:

@@ -40,7 +40,7 @@ class TestChatOnARealModel(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": "smollm2-chat", "temperature": 0, "max_tokens": 400}
+        return {"model": "smollm2-chat", "temperature": 0, "max_tokens": 200}
 
     @property
     def model_override_value(self) -> str:
