@@ -10,7 +10,8 @@ if _typing.TYPE_CHECKING:
     # fmt: off
     # isort: off
     from .client import AsyncClient
-    from .endpoints import AsyncDriverApp, AsyncEndpoint
+    from .apps import AsyncDriverApp
+    from .endpoints import AsyncEndpoint
     from .errors import (
         APIConnectionError, APIError, APIResponseError, APIStatusError, APITimeoutError, AuthenticationError,
         BadRequestError, ConfigError, ConflictError, DbllmError, InternalServerError, NotFoundError,
@@ -18,24 +19,28 @@ if _typing.TYPE_CHECKING:
     )
     from .retry import Retry, Timeout
     from .schema import (
-        ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk, Embeddings, Message, Predictions,
-        PromptRequest, Usage,
+        ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk, Embeddings, Message, OutputItem,
+        Predictions, PromptRequest, Response, ResponseEvent, Usage,
     )
+    from .secrets import AsyncSecrets, SecretAcl, SecretMetadata, Secrets, SecretScope
+    from .serving import AsyncEndpoints, Endpoints, ServingEndpoint
     from .stream import AsyncStream, Stream
     from .sync import Client, DriverApp, Endpoint
 
 # fmt: off
 __all__ = [
     "APIConnectionError", "APIError", "APIResponseError", "APIStatusError", "APITimeoutError", "AsyncClient",
-    "AsyncDriverApp", "AsyncEndpoint", "AsyncStream", "AuthenticationError", "BadRequestError", "ChatCompletion",
-    "ChatCompletionChunk", "Client", "Completion", "CompletionChunk", "ConfigError", "ConflictError", "DbllmError",
-    "DriverApp", "Embeddings", "Endpoint", "InternalServerError", "Message", "NotFoundError", "PermissionDeniedError",
-    "Predictions", "PromptRequest", "RateLimitError", "Raw", "RequestTooLargeError", "Retry", "Stream",
-    "StreamInterruptedError", "Timeout", "Usage",
+    "AsyncDriverApp", "AsyncEndpoint", "AsyncEndpoints", "AsyncSecrets", "AsyncStream", "AuthenticationError",
+    "BadRequestError", "ChatCompletion", "ChatCompletionChunk", "Client", "Completion", "CompletionChunk",
+    "ConfigError", "ConflictError", "DbllmError", "DriverApp", "Embeddings", "Endpoint", "Endpoints",
+    "InternalServerError", "Message", "NotFoundError", "OutputItem", "PermissionDeniedError", "Predictions",
+    "PromptRequest", "RateLimitError", "Raw", "RequestTooLargeError", "Response", "ResponseEvent", "Retry",
+    "SecretAcl", "SecretMetadata", "SecretScope", "Secrets", "ServingEndpoint", "Stream", "StreamInterruptedError",
+    "Timeout", "Usage",
 ]
 # fmt: on
 
-_ROOMS = ("errors", "retry", "schema", "stream", "endpoints", "client", "sync")
+_ROOMS = ("errors", "retry", "schema", "stream", "apps", "endpoints", "client", "sync", "serving", "secrets")
 
 
 def __getattr__(name: str) -> _typing.Any:

@@ -7,15 +7,12 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NoReturn, Protocol, TypeVar, cast
+from typing import Any, NoReturn, Protocol
 from urllib.parse import unquote_plus
 
 from .errors import ConfigError, DbllmError, Raw
 from .io import Leaf
 
-H = TypeVar("H")
-S = TypeVar("S")
-T = TypeVar("T")
 Token = str | Callable[[], "str | Awaitable[str]"]
 """A token, or a function (sync or async) that returns the one to use now; it is called for every attempt."""
 
@@ -67,16 +64,12 @@ class Secret(_Unseen):
         return "Secret(***)"
 
 
-def hide(host: H, token: T, client_secret: S) -> tuple[H, T, S]:
-    """A client's arguments with their secrets as `Secret`, also a host with a password in it, which is then refused.
-
-    Typed as what they were: a client only passes them on.
-    """
-    host = cast("H", kept("host", host))
-    return host, cast("T", kept("token", token)), cast("S", kept("client_secret", client_secret))
+def hide(host: Any, token: Any, client_secret: Any) -> tuple[Any, Any, Any]:
+    """A client's arguments with their secrets as `Secret`, also a host with a password in it, which is then refused."""
+    return kept("host", host), kept("token", token), kept("client_secret", client_secret)
 
 
-def kept(attribute: str, value: object) -> object:
+def kept(attribute: str, value: Any) -> Any:
     """A configured value, as a `Secret` where it is or holds one: `user:password@` in an address."""
     secret = attribute in SECRETS or (attribute in ADDRESSES and "@" in str(value))
     return Secret(value) if secret and isinstance(value, str) else value
@@ -129,7 +122,7 @@ class Auth(Protocol):
 
     def refused(self, sent: Mapping[str, str], now: float) -> bool:
         """The workspace says that these headers have expired: whether asking again may bring others."""
-        ...
+        return False
 
 
 def says_expired(raw: Raw) -> bool:
@@ -145,7 +138,7 @@ def says_expired(raw: Raw) -> bool:
 
 def auth_for(token: Token | Secret) -> Auth:
     """The auth of a token or a token function."""
-    return _Asked(token) if callable(token) else Fixed(bearer(token))
+    return _Asked(token) if callable(token) else fixed(bearer(token))
 
 
 def bearer(token: object) -> Hidden:
@@ -157,17 +150,13 @@ def bearer(token: object) -> Hidden:
     token = Secret(token) if isinstance(token, str) else token
     if not isinstance(token, Secret):
         raise ConfigError(f"a token is a str, not {type(token).__name__}; check what the token function returns.")
-    if not _travels(token):
+    text = token.reveal
+    if not text() or not text().isascii() or not text().isprintable() or " " in text():
         raise ConfigError(
             "the token is empty or has a space, a line break or a character outside ASCII in it: it was probably "
             "pasted with something around it."
         )
-    return Hidden({"authorization": f"Bearer {token.reveal()}"})
-
-
-def _travels(token: Secret) -> bool:
-    text = token.reveal()
-    return bool(text) and text.isascii() and text.isprintable() and " " not in text
+    return Hidden({"authorization": f"Bearer {text()}"})
 
 
 def basic(name: str, password: Secret) -> Hidden:
@@ -175,24 +164,26 @@ def basic(name: str, password: Secret) -> Hidden:
     return Hidden({"authorization": f"Basic {base64.b64encode(f'{name}:{password.reveal()}'.encode()).decode()}"})
 
 
-class Fixed:
+def fixed(headers: Mapping[str, str]) -> Auth:
     """The same headers on every request."""
+    return Told(lambda: headers)
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self._headers = headers
+
+class Told(Auth):
+    """Headers that something of this process has at hand (a notebook's context), asked for every attempt."""
+
+    def __init__(self, ask: Callable[[], Mapping[str, str]]) -> None:
+        self._ask = ask
 
     async def headers(self, leaf: Leaf, deadline: float) -> Mapping[str, str]:
-        return self._headers
-
-    def refused(self, sent: Mapping[str, str], now: float) -> bool:
-        return False
+        return self._ask()
 
 
 # The token functions that are running in this task or thread.
 _running: ContextVar[tuple[object, ...]] = ContextVar("dbllm_token_functions", default=())
 
 
-class _Asked:
+class _Asked(Auth):
     """A user's function, asked before every attempt: it caches, if it wants to."""
 
     def __init__(self, function: Callable[[], str | Awaitable[str]]) -> None:
@@ -209,22 +200,6 @@ class _Asked:
             return bearer(await leaf.call(self._function))
         finally:
             _running.reset(mark)
-
-    def refused(self, sent: Mapping[str, str], now: float) -> bool:
-        return False  # it was asked for this very attempt
-
-
-class Told:
-    """Headers that something of this process has at hand (a notebook's context), asked for every attempt."""
-
-    def __init__(self, ask: Callable[[], Mapping[str, str]]) -> None:
-        self._ask = ask
-
-    async def headers(self, leaf: Leaf, deadline: float) -> Mapping[str, str]:
-        return self._ask()
-
-    def refused(self, sent: Mapping[str, str], now: float) -> bool:
-        return False
 
 
 # --- tokens that end --------------------------------------------------------------------------------------------------
@@ -248,7 +223,7 @@ Fetch = Callable[[Leaf, float], Awaitable[Lease]]
 """Gets a new lease before a deadline."""
 
 
-class Renewed:
+class Renewed(Auth):
     """Headers that end and are fetched again; at most one fetch at a time.
 
     The first caller in the stale window fetches inside its own call, while the others go on with what there is; only

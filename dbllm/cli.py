@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dbllm import commands, console, doctor
+from dbllm import commands, console, doctor, endpoint_commands, secret_commands
 
 if TYPE_CHECKING:
     from dbllm.local.workspace import Workspace
@@ -81,6 +81,20 @@ def up(
             metavar="PROVIDER=URL", help="Where a provider of external models is; openai=local: here. May be repeated."
         ),
     ] = None,
+    custom: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TARGET", help="A custom model: module:function or a scoring server's URL. Repeatable."
+        ),
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME:FAULT=VALUE,...",
+            help="What is wrong with an endpoint (* is every other), such as smollm2-chat:latency=0.2,429=0.1,seed=7. "
+            "Repeatable.",
+        ),
+    ] = None,
     upstream_key: Annotated[
         str | None, typer.Option(envvar="DBLLM_UPSTREAM_KEY", help="Opens the own upstream; made up when left out.")
     ] = None,
@@ -90,6 +104,7 @@ def up(
     The standard output can be pasted into a shell: it sets the variables by which clients find the workspace.
     """
     from dbllm.local import Options, Workspace
+    from dbllm.local.faults import parse
 
     principals = {client_id: _secret(client_secret_env)} if client_id else {}
     Workspace(
@@ -107,6 +122,8 @@ def up(
             at_once=at_once,
             upstreams=dict(_pair(one, "--upstream") for one in upstream or ()),
             upstream_key=upstream_key,
+            customs=dict(_pair(one, "--custom") for one in custom or ()),
+            faults=dict(parse(one) for one in fault or ()),
         ),
     ).run(_say_up)
 
@@ -150,4 +167,6 @@ def _say_serving(driver: DriverServer) -> None:
 
 
 commands.add_to(app)
+endpoint_commands.add_to(app)
+secret_commands.add_to(app)
 doctor.add_to(app)

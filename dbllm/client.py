@@ -6,22 +6,25 @@ import json as json_module
 import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
 from . import target
+from .apps import AsyncDriverApp
 from .auth import Token, hide
 from .config import Config, resolve
-from .endpoints import AsyncDriverApp, AsyncEndpoint
+from .endpoints import AsyncEndpoint
 from .errors import ConfigError
 from .io import AsyncLeaf, BlockingLeaf
 from .network import Cert, Network, ProxyLike, Verify
 from .prompt import Options, Signature
 from .retry import Retry, Timeout
-from .secrets import AsyncSecrets
-from .serving import AsyncEndpoints
 from .target import Kind
 from .transport import Transport
+
+if TYPE_CHECKING:
+    from .secrets import AsyncSecrets
+    from .serving import AsyncEndpoints
 
 ClientT = TypeVar("ClientT", bound="Workspace")
 T = TypeVar("T")
@@ -202,11 +205,15 @@ class AsyncClient(Workspace):
     @property
     def endpoints(self) -> AsyncEndpoints:
         """The workspace's serving endpoints: make, change, watch and delete them."""
+        from .serving import AsyncEndpoints  # most programs only call models
+
         return AsyncEndpoints(self._transport, self._options)
 
     @property
     def secrets(self) -> AsyncSecrets:
         """The workspace's secrets and their scopes."""
+        from .secrets import AsyncSecrets
+
         return AsyncSecrets(self._transport, self._options)
 
     async def request(

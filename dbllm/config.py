@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from .auth import Auth, Fetch, Fixed, Hidden, Renewed, Secret, Token, Told, auth_for, basic, hide
+from . import sources
+from .auth import Auth, Fetch, Hidden, Renewed, Secret, Token, Told, auth_for, basic, fixed, hide
 from .errors import ConfigError
 from .network import Network
-from .profile import read_profile, truth
-from .sources import ASKED_FOR, NAMES, NATIVE, SDK, Place, arguments, environment, notebook, program, saved, serving
+from .profile import truth
+from .sources import ASKED_FOR, Place
 from .target import is_loopback
-
-__all__ = ["Config", "is_loopback", "normal_host", "read_profile", "resolve"]
 
 _NAME = re.compile(r"[\w.-]+")
 _AZURE = (".azuredatabricks.net", ".databricks.azure.us", ".databricks.azure.cn")
@@ -57,7 +56,9 @@ class Config:
         return asked if self.verify or asked.verify is not True else replace(asked, verify=False)
 
     def __str__(self) -> str:
-        return f"host {self.host} from {self.host_from}, {NAMES.get(self.kind, self.kind)} from {self.auth_from}"
+        return (
+            f"host {self.host} from {self.host_from}, {sources.NAMES.get(self.kind, self.kind)} from {self.auth_from}"
+        )
 
 
 def normal_host(host: str) -> str:
@@ -114,44 +115,38 @@ def resolve(
     """
     host, token, client_secret = hide(host, token, client_secret)  # from here on no traceback shows them
     env = Hidden(env)
-    given = {"host": host, "token": token, "profile": profile, "client_id": client_id, "auth_type": auth_type}
-    for name, value in {**given, "client_secret": client_secret}.items():
+    given = {"host": host, "token": token, "client_id": client_id, "client_secret": client_secret}
+    given |= {"profile": profile, "auth_type": auth_type}
+    for name, value in given.items():
         if value is not None and not value:  # not to be taken for "not given": another identity would call
             raise ConfigError(f"{name}= is empty; leave it out (None) to have it found.")
-    explicit = arguments(host, token, client_id, client_secret)
-    _refuse_odd_arguments(explicit, auth_type)
-    return _Search(explicit, profile, auth_type, env, home or Path.home()).config()
-
-
-def _refuse_odd_arguments(explicit: Place, auth_type: str | None) -> None:
-    there = {name for name in ("token", "client_id", "client_secret") if explicit.values.get(name)}
+    there = {name for name in ("token", "client_id", "client_secret") if given[name]}
     if there and there not in ({"token"}, {"client_id", "client_secret"}):
         raise ConfigError("pass either token=, or client_id= and client_secret= together.")
-    own = {"token": "pat", "client_id": "oauth-m2m"}.get(min(there, default=""), auth_type)
-    if auth_type is not None and auth_type != own:
+    if there and auth_type not in (None, "pat" if "token" in there else "oauth-m2m"):
         raise ConfigError(f"auth_type={auth_type!r} does not go with {' and '.join(sorted(there))}=: leave it out.")
+    explicit = Place("the arguments", given, {name: f"the argument {name}=" for name in given})
+    return _Search(explicit, env, home or Path.home()).config()
 
 
 class _Search:
     """One look through the places."""
 
-    def __init__(
-        self, explicit: Place, profile: str | None, auth_type: str | None, env: Mapping[str, str], home: Path
-    ) -> None:
-        self._explicit, self._profile, self._env, self._home = explicit, profile, env, home
+    def __init__(self, explicit: Place, env: Mapping[str, str], home: Path) -> None:
+        self._explicit, self._env, self._home = explicit, env, home
+        self._profile = explicit.text("profile")
         # A profile that is named in the call stands before the environment; one that only lies there comes after it.
-        self._around = Place("the environment") if profile else environment(env)
-        self._asked = auth_type or self._around.text("auth_type")
-        self._asked_in = "the argument auth_type=" if auth_type else self._around.called("auth_type")
+        self._around = Place("the environment") if self._profile else sources.environment(env)
+        asking = explicit if explicit.text("auth_type") else self._around
+        self._asked, self._asked_in = asking.text("auth_type"), asking.called("auth_type")
         self._foreign: list[str] = []
         self._saved: Place | None = None
 
     def config(self) -> Config:
         """The first host and the first credentials that belong to it."""
-        for kind in [self._asked] if self._asked else []:
-            if kind not in NATIVE | SDK:
-                known = ", ".join(sorted(NATIVE | SDK))
-                raise ConfigError(f"auth_type {kind!r} (from {self._asked_in}) is not known. There are: {known}.")
+        if self._asked and self._asked not in sources.NATIVE | sources.SDK:
+            known = ", ".join(sorted(sources.NATIVE | sources.SDK))
+            raise ConfigError(f"auth_type {self._asked!r} (from {self._asked_in}) is not known. There are: {known}.")
         if self._profile:
             self._profile_place()  # one that was named is there, or that is the error
         where = next((place for place in self._places() if place.text("host")), None)
@@ -165,18 +160,21 @@ class _Search:
         if found is None:
             raise ConfigError(self._nothing(target, where))
         place, kind = found
-        auth = _auth(place, kind, target, self._env)
-        if kind == "pat" and callable(place.values.get("token")):
-            kind = "function"
+        beside = [
+            f"{kind} comes before {one}, which {place.name} has too; auth_type= or DATABRICKS_AUTH_TYPE chooses another"
+            for one in place.kinds()
+            if one != kind and place is not self._explicit
+        ]
+        shown = "function" if kind == "pat" and callable(place.values.get("token")) else kind
         return Config(
             target,
-            auth,
-            kind,
+            _auth(place, kind, target, self._env),
+            shown,
             self._around.text("cluster_id") or self._env.get("DATABRICKS_CLUSTER_ID") or self._said("cluster_id"),
             where.called("host"),
-            place.called(_SHOWN.get(kind, kind)),
-            not (_same(self._said("host"), target) and self._skips_verification()),
-            tuple(self._foreign),
+            place.called(sources.KINDS.get(kind, (kind,))[0]),
+            not (_known(self._said("host")) == target and self._skips_verification()),
+            (*self._foreign, *beside),
         )
 
     def _target(self, where: Place) -> str:
@@ -200,13 +198,13 @@ class _Search:
             yield self._around
         yield self._profile_place()
         if not self._profile:
-            yield from filter(None, (notebook(self._env), serving(self._env)))
+            yield from filter(None, (sources.notebook(self._env), sources.serving(self._env)))
 
     def _profile_place(self) -> Place:
         if self._saved is None:
             file = self._env.get("DATABRICKS_CONFIG_FILE") or str(self._home / ".databrickscfg")
             name = self._profile or self._env.get("DATABRICKS_CONFIG_PROFILE") or None
-            self._saved = saved(Path(file).expanduser(), name, self._home)
+            self._saved = sources.saved(Path(file).expanduser(), name, self._home)
         return self._saved
 
     def _found(self, target: str) -> Iterator[tuple[Place, str]]:
@@ -222,26 +220,23 @@ class _Search:
             if not kinds:
                 continue
             owner = place.text("host")
-            if place is self._explicit or _same(owner, target) or (owner is None and self._explicit.text("host")):
+            if place is self._explicit or _known(owner) == target or (owner is None and self._explicit.text("host")):
                 yield place, kinds[0]
-            elif owner is None:
-                self._foreign.append(
-                    f"The credentials of {place.name} ({kinds[0]}) belong to no host (none is set beside them)"
-                )
             else:
-                self._foreign.append(f"The credentials of {place.name} ({kinds[0]}) belong to {_shown(owner)}")
+                whose = _known(owner) or ("another host" if owner else "no host (none is set beside them)")
+                self._foreign.append(f"The credentials of {place.name} ({kinds[0]}) belong to {whose}")
 
     def _last_resort(self, target: str) -> tuple[Place, str] | None:
         """A login that was asked for; else the CLI's, unless credentials for another host lie around."""
         if self._asked in ASKED_FOR:
-            beside = next((place for place in self._places() if _same(place.text("host"), target)), self._around)
+            beside = next((place for place in self._places() if _known(place.text("host")) == target), self._around)
             return Place(self._asked_in, beside.values), self._asked
         if self._asked or self._foreign:
             return None
         path = self._around.text("databricks_cli_path") or self._said("databricks_cli_path")
-        if program("databricks", path, self._env):
+        if sources.program("databricks", path, self._env):
             return Place("the databricks command", {"databricks_cli_path": path}), "databricks-cli"
-        if target.endswith(_AZURE) and program("az", None, self._env):
+        if target.endswith(_AZURE) and sources.program("az", None, self._env):
             from . import outside
 
             if outside.sdk_there():
@@ -258,33 +253,12 @@ class _Search:
         )
 
 
-# What is named of a kind where it was found.
-_SHOWN = {
-    "pat": "token",
-    "function": "token",
-    "basic": "username",
-    "oauth-m2m": "client_id",
-    "metadata-service": "metadata_service_url",
-    "env-oidc": "oidc_token_env",
-    "file-oidc": "oidc_token_filepath",
-    "azure-client-secret": "azure_client_id",
-    "google-credentials": "google_credentials",
-    "google-id": "google_service_account",
-}
-
-
-def _same(owner: str | None, target: str) -> bool:
+def _known(owner: str | None) -> str | None:
+    """The normal form of a host that is not this call's own; None where it has none."""
     try:
-        return owner is not None and normal_host(owner) == target
-    except ConfigError:  # what cannot be read is not this host
-        return False
-
-
-def _shown(owner: str) -> str:
-    try:
-        return normal_host(owner)
+        return normal_host(owner) if owner else None
     except ConfigError:
-        return "another host"
+        return None
 
 
 def _auth(place: Place, kind: str, host: str, env: Mapping[str, str]) -> Auth:
@@ -293,7 +267,7 @@ def _auth(place: Place, kind: str, host: str, env: Mapping[str, str]) -> Auth:
     if kind == "pat":
         return auth_for(values["token"])
     if kind == "basic":
-        return Fixed(basic(values["username"], values["password"]))
+        return fixed(basic(values["username"], values["password"]))
     if place.ask is not None:
         return Told(place.ask)
     return Renewed(_fetch(place, kind, host, env))
@@ -308,16 +282,16 @@ def _fetch(place: Place, kind: str, host: str, env: Mapping[str, str]) -> Fetch:
         return oauth.service_principal(issuer, values["client_id"], values["client_secret"])
     if kind == "env-oidc":
         name = values["oidc_token_env"]
-        return oauth.federation(issuer, oauth.SubjectToken(name, lambda: os.environ.get(name)), text("client_id"))
+        return oauth.federation(issuer, name, lambda: os.environ.get(name), text("client_id"))
     if kind == "file-oidc":
         path = Path(values["oidc_token_filepath"])
-        return oauth.federation(issuer, oauth.SubjectToken(str(path), path.read_text), text("client_id"))
+        return oauth.federation(issuer, str(path), path.read_text, text("client_id"))
     if kind == "metadata-service":
         return oauth.metadata_service(text("metadata_service_url") or "", host)
     if place.file is not None:
         return outside.serving_file(place.file)
     if kind == "databricks-cli":
-        found = program("databricks", text("databricks_cli_path"), env)
+        found = sources.program("databricks", text("databricks_cli_path"), env)
         if found is None:
             raise ConfigError(f"{place.name} says databricks-cli, and there is no `databricks` command on the PATH.")
         return outside.cli_login(found, host, text("profile"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
 
 import typer
 
@@ -38,6 +40,35 @@ def failures() -> Iterator[None]:
 def write(text: str, *, end: str = "\n") -> None:
     """Write a model's words at once. On a terminal without control characters; elsewhere as they are."""
     typer.echo((_CONTROL.sub("", text) if sys.stdout.isatty() else text) + end, nl=False)
+
+
+def write_json(value: object) -> None:
+    """Write JSON, in several lines; JSON escapes control characters by itself."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table for people on a terminal; elsewhere one line a row, its cells separated by tabs, without titles."""
+    cells = [[_CONTROL.sub("", str(cell)).replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in cells:
+            typer.echo("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(*titles, box=None, pad_edge=False, header_style="bold")
+    for row in cells:
+        shown.add_row(*(Text(cell) for cell in row))  # no markup: a name may hold brackets
+    Console().print(shown)
+
+
+def moment(milliseconds: float | None) -> str:
+    """A time of the wire, in epoch milliseconds, for people: UTC."""
+    if milliseconds is None:
+        return ""
+    return f"{datetime.fromtimestamp(milliseconds / 1000, timezone.utc):%Y-%m-%d %H:%M:%S}"
 
 
 def read_stdin() -> str:

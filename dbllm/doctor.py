@@ -81,7 +81,8 @@ def examine(host: str | None, profile: str | None, endpoint: str | None) -> Iter
     try:
         client = Client(host, profile=profile, retry=Retry(attempts=1), timeout=SECONDS)
     except ConfigError as error:
-        yield Finding("configuration", False, str(error), time.perf_counter() - began, "dbllm demo needs no account.")
+        advice = "Then run this again. `dbllm demo` shows dbllm without an account."
+        yield Finding("configuration", False, str(error), time.perf_counter() - began, advice)
         return
     with client:
         yield Finding("configuration", True, str(client.config), time.perf_counter() - began)
@@ -94,7 +95,11 @@ def examine(host: str | None, profile: str | None, endpoint: str | None) -> Iter
             except DbllmError as error:
                 said, advice, ok = getattr(error, "detail", "") or str(error), getattr(error, "hint", ""), False
             except OSError as error:
-                said, advice, ok = f"{type(error).__name__}: {error.strerror or error}", _ADVICE[check], False
+                said, advice, ok = (
+                    f"{type(error).__name__}: {error.strerror or error}",
+                    _advice(check, client.host),
+                    False,
+                )
             yield Finding(check, ok, said, time.perf_counter() - began, advice)
             if not ok:
                 return
@@ -105,6 +110,14 @@ _ADVICE = {
     "TCP": "Nothing answers there: check firewall, proxy (HTTPS_PROXY) and port.",
     "TLS": "The certificate is not trusted: pass verify= a CA file, set SSL_CERT_FILE, or use verify='system'.",
 }
+
+
+def _advice(check: str, host: str) -> str:
+    if check == "TCP" and host.startswith("http://"):  # by http there is only this machine
+        return (
+            "No workspace runs on this port: start one with `dbllm up`, and compare DATABRICKS_HOST with what it says."
+        )
+    return _ADVICE[check]
 
 
 def _checks(client: Client, endpoint: str | None) -> Iterator[tuple[str, Callable[[], str]]]:

@@ -1,149 +1,42 @@
-"""The verbs: what can be asked of a driver proxy app, and of a serving endpoint."""
+"""The verbs of a serving endpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from . import target
-from .errors import APIError, APIStatusError, BadRequestError, NotFoundError, PermissionDeniedError
-from .prompt import Options, Signature, chat_piece, chat_whole, joined, read_json, reply_of, text_piece
+from .apps import ENDPOINTS, AsyncDriverApp
+from .embeddings import Batch, merged, positive, split
+from .errors import APIError, APIStatusError, BadRequestError, NotFoundError
+from .prompt import chat_piece, chat_whole, read_json, reply_of, response_of, response_piece, response_whole
 from .retry import Retry, Timeout
-from .schema import ChatCompletion, ChatCompletionChunk, CompletionChunk, Embeddings, Message, Predictions
-from .stream import Assemble, AsyncStream, C, Parse, R
-from .target import Kind, Place, Verb
-from .transport import EVENTS, JSON, Answer, Call, Opened, Transport
+from .schema import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Embeddings,
+    M,
+    Message,
+    OutputItem,
+    Predictions,
+    Response,
+    ResponseEvent,
+)
+from .stream import AsyncStream
+from .structured import parsed, response_format
+from .target import Verb
+from .together import gather
+from .transport import Call, Opened
 
 Messages = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
 """What `chat` takes: one user message as a str, a message, or a list of messages."""
 
-Came = TypeVar("Came", bound=Answer)
-Send = Callable[[Call], Awaitable[Came]]
+Items = str | Message | OutputItem | Mapping[str, Any] | Sequence[Message | OutputItem | Mapping[str, Any]]
+"""What `respond` takes: one user message as a str, or items: messages, and outputs of earlier responses."""
 
-ENDPOINTS = "/api/2.0/serving-endpoints"
 EXPLAIN_SECONDS = 5.0  # what a failed call may spend on finding out why
-
-
-class AsyncDriverApp:
-    """A driver proxy app: a small HTTP server on a cluster's driver node. Making a handle sends nothing.
-
-    Its contract: POST / with `{"prompt": str, "stop"?: [str], ...}`, answered by a JSON string; asked for it by
-    `Accept: text/event-stream`, it may answer piece by piece.
-    """
-
-    _streaming: Mapping[str, Any] = {}  # the body stays the app's own schema: the header asks
-
-    def __init__(
-        self, transport: Transport, options: Options, signature: Signature, place: Place, tasks: dict[str, Kind]
-    ) -> None:
-        self._transport, self._options, self._signature = transport, options, signature
-        self._place, self.name = place, place.name
-        self._tasks = tasks  # what each endpoint speaks, learned once per client
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r})"
-
-    async def complete(
-        self,
-        /,
-        prompt: str,
-        *,
-        stop: Sequence[str] | str | None = None,
-        timeout: float | Timeout | None = None,
-        retry: Retry | None = None,
-        headers: Mapping[str, str] | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-        **params: Any,
-    ) -> str:
-        """Ask for one text. It works on driver apps and on every kind of endpoint that makes text.
-
-        Args:
-            prompt: one prompt; a chat endpoint gets it as a user message.
-            stop: text at which the model stops; the answer ends before it.
-            timeout: seconds for the whole call, or a `Timeout`.
-            retry: the policy for this call.
-            headers: further request headers.
-            extra_body: fields for the top level of the body, as they are.
-            **params: the model's parameters (temperature=…, max_tokens=…); None is not sent.
-
-        Raises:
-            TypeError, ValueError: an argument cannot be sent.
-            APIError: the call failed; see the tree in `dbllm.errors`.
-        """
-        flat = self._signature.request(prompt, stop, params)
-        options = self._options.but(timeout, retry, headers, extra_body)
-        return self._signature.text(*await self._ask("complete", flat, options, self._transport.call))
-
-    def stream_complete(
-        self,
-        /,
-        prompt: str,
-        *,
-        stop: Sequence[str] | str | None = None,
-        timeout: float | Timeout | None = None,
-        retry: Retry | None = None,
-        headers: Mapping[str, str] | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-        **params: Any,
-    ) -> AsyncStream[CompletionChunk, str]:
-        """As `complete`, piece by piece; `final()` is the whole text. The call is made on entering the stream."""
-        flat = self._signature.request(prompt, stop, params, streaming=True)
-        options = self._options.but(timeout, retry, headers, extra_body)
-        return self._stream("complete", flat, options, text_piece, joined)
-
-    def _stream(
-        self, verb: Verb, body: Mapping[str, Any], options: Options, parse: Parse[C], assemble: Assemble[C, R]
-    ) -> AsyncStream[C, R]:
-        asking = options.but(extra_body=self._streaming)
-
-        async def start() -> Opened:
-            return (await self._ask(verb, body, asking, self._transport.open, EVENTS))[1]
-
-        return AsyncStream(self._transport, start, parse, assemble, options.timeout.read)
-
-    async def _ask(
-        self, verb: Verb, body: Mapping[str, Any], options: Options, send: Send[Came], accept: str = JSON
-    ) -> tuple[Kind, Came]:
-        """Send a request in the right envelope (only `complete`'s has none yet): what it went to, and what came."""
-        call = options.call(self._transport, "POST", self._place.path, accept=accept)
-        refused: list[BadRequestError] = []
-        try:
-            kind = await self._learn(call) if verb == "complete" else "app"
-            for guess in target.guesses(kind, body):
-                try:
-                    whole = {**target.envelope(guess, body, self.name), **options.extra_body}
-                    came = await send(replace(call, body=target.encode(whole)))
-                except BadRequestError as error:
-                    refused.append(error)
-                else:
-                    if kind is None:
-                        self._tasks[self.name] = guess  # this one worked
-                    return guess, came
-            raise target.all_refused(refused)
-        except APIStatusError as error:
-            await self._explain(verb, error, call)
-            raise
-
-    async def _learn(self, call: Call) -> Kind | None:
-        """What the endpoint speaks; None where looking it up is forbidden. Many callers make one look-up."""
-        if known := self._place.kind or self._tasks.get(self.name):
-            return known
-        async with self._transport.leaf.lock(f"task {self.name}", call.deadline):
-            if self.name not in self._tasks:
-                path = f"{ENDPOINTS}/{target.quoted(self.name)}"
-                try:
-                    answer = await self._transport.call(replace(call, method="GET", path=path, body=None, accept=JSON))
-                except PermissionDeniedError:
-                    return None
-                described = read_json(answer)
-                self._tasks[self.name] = target.kind_of(described.get("task") if isinstance(described, dict) else None)
-            return self._tasks[self.name]
-
-    async def _explain(self, verb: Verb, error: APIStatusError, call: Call) -> None:
-        """Find out what would have been right, and say so in the error's hint."""
-        if error.status == 502:  # the driver proxy's own word for it
-            error.hint = f"Is the app {self.name} (cluster:port) running, and listening on 0.0.0.0?"
 
 
 class AsyncEndpoint(AsyncDriverApp):
@@ -156,50 +49,105 @@ class AsyncEndpoint(AsyncDriverApp):
         /,
         messages: Messages,
         *,
+        response_model: type[M] | None = None,
         stop: Sequence[str] | str | None = None,
         timeout: float | Timeout | None = None,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
-    ) -> ChatCompletion:
-        """Ask a chat endpoint (`llm/v1/chat`).
+    ) -> ChatCompletion[M]:
+        """Ask a chat endpoint (`llm/v1/chat`), or an agent that speaks messages.
 
         Args:
             messages: a str (one user message), a message, or a list of `Message` or of dicts with role and content.
+            response_model: a pydantic model, dataclass or TypedDict: its JSON schema is sent as `response_format`, and
+                the answer's `parsed` is one.
             stop, timeout, retry, headers, extra_body, **params: as for `complete`.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
-            APIError: the call failed.
+            APIError: the call failed; an `APIResponseError` where the text does not fit the `response_model`.
         """
-        body = target.chat_body(messages, stop, self._signature.params, params)
+        body = target.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.but(timeout, retry, headers, extra_body)
         _, answer = await self._ask("chat", body, options, self._transport.call)
-        return reply_of(ChatCompletion, answer)
+        return parsed(response_model, reply_of(ChatCompletion, answer))
 
     def stream_chat(
         self,
         /,
         messages: Messages,
         *,
+        response_model: type[M] | None = None,
         stop: Sequence[str] | str | None = None,
         timeout: float | Timeout | None = None,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
-    ) -> AsyncStream[ChatCompletionChunk, ChatCompletion]:
+    ) -> AsyncStream[ChatCompletionChunk, ChatCompletion[M]]:
         """As `chat`, piece by piece; `final()` is the whole answer. The call is made on entering the stream."""
-        body = target.chat_body(messages, stop, self._signature.params, params)
+        body = target.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.but(timeout, retry, headers, extra_body)
-        return self._stream("chat", body, options, chat_piece, chat_whole)
+
+        def whole(chunks: list[ChatCompletionChunk], opened: Opened) -> ChatCompletion[M]:
+            return parsed(response_model, chat_whole(chunks, opened))
+
+        return self._stream("chat", body, options, chat_piece, whole)
+
+    async def respond(
+        self,
+        /,
+        input: Items,  # noqa: A002 - the field's name on the wire
+        *,
+        custom_inputs: Mapping[str, Any] | None = None,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        **params: Any,
+    ) -> Response:
+        """Ask an agent (`agent/v1/responses`).
+
+        Args:
+            input: a str (one user message), or a list of messages and of output items of earlier responses.
+            custom_inputs: what this agent takes beside its input.
+            timeout, retry, headers, extra_body, **params: as for `complete`.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
+            APIError: the call failed.
+        """
+        body = target.response_body(input, custom_inputs, self._signature.params, params)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        return response_of((await self._ask("respond", body, options, self._transport.call))[1])
+
+    def stream_respond(
+        self,
+        /,
+        input: Items,  # noqa: A002
+        *,
+        custom_inputs: Mapping[str, Any] | None = None,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        **params: Any,
+    ) -> AsyncStream[ResponseEvent, Response]:
+        """As `respond`, event by event; `final()` is the whole answer. The call is made on entering the stream."""
+        body = target.response_body(input, custom_inputs, self._signature.params, params)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        return self._stream("respond", body, options, response_piece, response_whole)
 
     async def embed(
         self,
         /,
         input: str | Sequence[str],  # noqa: A002 - the field's name on the wire
         *,
+        batch_size: int = 100,
+        batch_bytes: int = 3_500_000,
+        concurrency: int = 8,
         timeout: float | Timeout | None = None,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
@@ -208,22 +156,36 @@ class AsyncEndpoint(AsyncDriverApp):
     ) -> Embeddings:
         """Turn texts into vectors (`llm/v1/embeddings`).
 
+        Many texts are sent in several requests, side by side (`Client` sends one after another); if one of them fails,
+        the others are given up.
+
         Args:
             input: a text or several; `.vectors` has one vector for each, in this order.
-            timeout, retry, headers, extra_body, **params: as for `complete`.
+            batch_size: texts in one request at most.
+            batch_bytes: bytes of text in one request at most; Databricks refuses bodies of over 4 MB. A longer text
+                goes alone.
+            concurrency: requests under way at once at most.
+            timeout: seconds for all of it, or a `Timeout`.
+            retry, headers, extra_body, **params: as for `complete`.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed.
         """
-        texts = target.embedding_input(input)
-        body = {"input": texts, **target.wire_params(self._signature.params, params)}
-        options = self._options.but(timeout, retry, headers, extra_body)
-        _, answer = await self._ask("embed", body, options, self._transport.call)
-        reply = reply_of(Embeddings, answer)
-        if len(reply.data) != len(texts):
-            raise reply._meta.unexpected(f"{len(texts)} texts were sent and {len(reply.data)} vectors came back")
-        return reply
+        wire = target.wire_params(self._signature.params, params)
+        options = self._options.but(timeout, retry, headers, extra_body).ending(self._transport)
+
+        async def ask(batch: Batch) -> Embeddings:
+            body = {"input": batch.texts, **wire}
+            try:
+                return batch.reply((await self._ask("embed", body, options, self._transport.call))[1])
+            except APIError as error:
+                error.hint = batch.hint(error.hint)
+                raise
+
+        batches = split(target.embedding_input(input), batch_size, batch_bytes)
+        thunks = [partial(ask, batch) for batch in batches]
+        return merged(await gather(self._transport.leaf, thunks, positive("concurrency", concurrency)))
 
     async def predict(
         self,

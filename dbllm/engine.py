@@ -14,6 +14,7 @@ import sys
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
@@ -141,14 +142,27 @@ class Way:
         if known is None:
             if len(self._known) >= 8:  # a token function brings new ones every time
                 self._known.clear()
-            known = self._known[id(headers)] = headers, [_field(*item) for item in headers.items()]
+            if (
+                name := next((name for name, value in headers.items() if not _sendable(name, value)), None)
+            ) is not None:
+                flaw = "cannot be sent: dbllm writes it itself, or HTTP has no form for it."
+                raise ConfigError(f"the header {name!r} {flaw}")
+            fields = [(name.encode(), value.strip().encode("latin-1")) for name, value in headers.items()]
+            known = self._known[id(headers)] = headers, fields
         return known[1]
 
+    def written(self, out: Outgoing) -> tuple[str, bytes, Fields, bytes]:
+        """Method, target, fields and body, for a parser."""
+        url, body = _url(out.url), out.body or b""
+        fields = [(b"host", url.netloc), *self.fields(out.headers)]
+        if out.body is not None or out.method in ("POST", "PUT", "PATCH"):
+            fields.append((b"content-length", b"%d" % len(body)))
+        return out.method, url.raw_path, fields, body
 
-def _field(name: str, value: str) -> tuple[bytes, bytes]:
-    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or name in ("content-length", "transfer-encoding"):
-        raise ConfigError(f"the header {name!r} cannot be sent: dbllm writes it itself, or HTTP has no form for it.")
-    return name.encode(), value.strip().encode("latin-1")
+
+def _sendable(name: str, value: str) -> bool:
+    ours = name in ("content-length", "transfer-encoding")
+    return not ours and _NAME.fullmatch(name) is not None and _VALUE.fullmatch(value) is not None
 
 
 class DirectWire:
@@ -181,18 +195,16 @@ class DirectWire:
             ConfigError: a header cannot be sent.
         """
         self.status = 0
-        url = _url(out.url)
-        fields = [(b"host", url.netloc), *self._way.fields(out.headers)]
-        if out.body is not None or out.method in ("POST", "PUT", "PATCH"):
-            fields.append((b"content-length", b"%d" % len(out.body or b"")))
+        self._way.fields(out.headers)  # complains before anything is dialled
         kept = self._parser is not None
-        parser = self._parser = self._parser or await self._dial(url, out.connect)
+        parser = self._parser = self._parser or await self._dial(out)
         sock = self._socket
         assert sock is not None  # dialled  # noqa: S101
         came = False
         try:
             try:
-                await sock.write(memoryview(parser.request(out.method, url.raw_path, fields, out.body or b"")))
+                # Never in a local variable: a traceback may show those.
+                await sock.write(memoryview(parser.request(*self._way.written(out))))
             except TimeoutError:
                 raise
             except _BROKEN:  # it may have been answered before it was sent whole; else reading fails as well
@@ -251,11 +263,11 @@ class DirectWire:
             self._flaw = flaw
         return bool(data)
 
-    async def _dial(self, url: httpx.URL, timeout: float | None) -> Parser:
+    async def _dial(self, out: Outgoing) -> Parser:
         self._socket = new_socket(self._way.suspends, self._way.now)
         self._socket.until = self._until
         try:
-            return await self._way.dial(self._socket, url, timeout)
+            return await self._way.dial(self._socket, _url(out.url), out.connect)
         except (*_BROKEN, UnicodeError) as error:
             raise _unreached(error, isinstance(error, TimeoutError)) from _bare(error)
 
@@ -290,11 +302,14 @@ class HttpxWire:
     async def send(self, out: Outgoing) -> None:
         """As `DirectWire.send`."""
         self.status = 0
+        _sending.set(True)
         try:
             response = self._respond(out, self._left())
             self._response = response = await response if self._suspends else response
         except _HTTPX_BROKEN as error:
             raise self._ours(error) from _bare(error)
+        finally:
+            _sending.set(False)
         self.status, self.headers = response.status_code, _plain_headers(response.headers.raw)
         self._parts = response.aiter_bytes() if self._suspends else response.iter_bytes()
 
@@ -420,17 +435,30 @@ def _plain_headers(fields: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     return headers
 
 
-class _NoCookies(logging.Filter):
-    """httpcore logs the head of each answer at DEBUG: not with the session in it, nor with what a redirect carries."""
+_sending: ContextVar[bool] = ContextVar("dbllm_sending", default=False)
+
+
+class _Discreet(logging.Filter):
+    """httpcore logs each answer's head at DEBUG, httpx (a client of the user's) each URL: not with what is secret.
+
+    Neither can be told so for one connection, and a filter is the whole process's; so it looks at no record but those
+    that come about while a request of ours is sent: what others log about their own requests stays as it is.
+    """
 
     _told = re.compile(r"(\(b'(?:set-cookie|location)', b)(?:'[^']*'|\"[^\"]*\")", re.IGNORECASE)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg = self._told.sub(r"\1'***'", str(record.msg))
+        if _sending.get():
+            record.msg = self._told.sub(r"\1'***'", str(record.msg))
+            if isinstance(record.args, tuple):
+                record.args = tuple(
+                    str(one).split("?")[0] if isinstance(one, httpx.URL) else one for one in record.args
+                )
         return True
 
 
-logging.getLogger("httpcore.http11").addFilter(_NoCookies())
+for _logger in ("httpcore.http11", "httpcore.http2", "httpx"):
+    logging.getLogger(_logger).addFilter(_Discreet())
 
 
 _SEEN_AT: dict[type, str] = {  # what others replace in order to see requests

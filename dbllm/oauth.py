@@ -11,7 +11,7 @@ is followed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -48,88 +48,64 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What is sent for a token; `about` names it in errors, `hint` says what to look at."""
+    """What is sent for a token; `about` names it in errors, `hint` says what to look at, `secret` must not be seen."""
 
     form: Mapping[str, str] = field(repr=False)
     about: str
     hint: str
     headers: Mapping[str, str] = field(default_factory=Hidden, repr=False)
+    secret: Secret | None = None
 
 
 def service_principal(issuer: Issuer, client_id: str, client_secret: Secret, scopes: str = "all-apis") -> Fetch:
     """OAuth M2M: the token of a service principal, by its id and secret."""
-    form = Hidden({"grant_type": "client_credentials", "scope": scopes})
-    grant = Grant(
-        form,
-        f"service principal {client_id}",
-        "Check client_id and client_secret, and that the service principal belongs to this workspace.",
-        basic(client_id, client_secret),
-    )
-    return _From(issuer, lambda: grant).fetch
+    form = {"grant_type": "client_credentials", "scope": scopes}
+    hint = "Check client_id and client_secret, and that the service principal belongs to this workspace."
+    headers = basic(client_id, client_secret)
+    grant = Grant(form, f"service principal {client_id}", hint, headers, client_secret)
+    return _tokens(issuer, lambda: grant)
 
 
-def federation(issuer: Issuer, subject: SubjectToken, client_id: str | None, scopes: str = "all-apis") -> Fetch:
-    """A token in exchange for one of another identity provider, read anew each time."""
+def federation(
+    issuer: Issuer, place: str, read: Callable[[], str | None], client_id: str | None, scopes: str = "all-apis"
+) -> Fetch:
+    """A token in exchange for one of another identity provider, which `read` finds in `place`, anew each time."""
+    hint = "Check the federation policy of the service principal: issuer, subject and audience of the token."
 
     def grant() -> Grant:
-        form = {"grant_type": EXCHANGE, "subject_token_type": JWT, "scope": scopes}
-        if client_id:
-            form["client_id"] = client_id
-        whole = Hidden(form, {"subject_token": subject().reveal()})
-        hint = "Check the federation policy of the service principal: issuer, subject and audience of the token."
-        return Grant(whole, "the federated identity", hint)
-
-    return _From(issuer, grant).fetch
-
-
-class SubjectToken:
-    """Reads the token of the other identity provider: a text that somebody else keeps fresh."""
-
-    def __init__(self, place: str, read: Any) -> None:
-        self._place, self._read = place, read
-
-    def __call__(self) -> Secret:
-        """The token.
-
-        Raises:
-            ConfigError: there is none.
-        """
         try:
-            text = Secret((self._read() or "").strip())
+            subject = Secret((read() or "").strip())
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the OIDC token of {self._place} cannot be read: {type(error).__name__}.") from None
-        if not text:
-            raise ConfigError(f"{self._place} has no OIDC token in it.")
-        return text
+            raise ConfigError(f"the OIDC token of {place} cannot be read: {type(error).__name__}.") from None
+        if not subject:
+            raise ConfigError(f"{place} has no OIDC token in it.")
+        form = {"grant_type": EXCHANGE, "subject_token_type": JWT, "scope": scopes}
+        form.update({"client_id": client_id} if client_id else {})
+        return Grant(Hidden(form, {"subject_token": subject.reveal()}), "the federated identity", hint, secret=subject)
+
+    return _tokens(issuer, grant)
 
 
-class _From:
-    """Fetches tokens from one issuer, whose token endpoint is looked up once."""
+def _tokens(issuer: Issuer, grant: Callable[[], Grant]) -> Fetch:
+    """Fetches tokens from one issuer, whose token endpoint is looked up once.
 
-    def __init__(self, issuer: Issuer, grant: Any) -> None:
-        self._issuer = issuer
-        self._grant = grant
-        self._endpoint: str | None = None
+    Raises, when it is called:
+        AuthenticationError: the token endpoint refuses the identity.
+        APIError: it cannot be reached, or answers something else; the call itself was not sent.
+        ConfigError: it lies where no credential may go.
+    """
+    endpoint: str | None = None
 
-    async def fetch(self, leaf: Leaf, deadline: float) -> Lease:
-        """A new token.
-
-        Raises:
-            AuthenticationError: the token endpoint refuses the identity.
-            APIError: it cannot be reached, or answers something else; the call itself was not sent.
-            ConfigError: it lies where no credential may go.
-        """
-        grant: Grant = await leaf.thread(self._grant)
-        if self._endpoint is None:
-            self._endpoint = await token_endpoint(self._issuer, leaf, deadline)
+    async def fetch(leaf: Leaf, deadline: float) -> Lease:
+        nonlocal endpoint
+        ours = await leaf.thread(grant)
+        url = endpoint = endpoint or await token_endpoint(issuer, leaf, deadline)
         began = leaf.now()  # the life of a token counts from before it was made
-        raw = await asked(leaf, _posted(self._endpoint, grant, deadline), grant)
-        return lease(raw, began, leaf.wall(), f"the token endpoint {self._endpoint}")
+        headers = Hidden(_OURS, {"content-type": FORM}, ours.headers)
+        out = Outgoing("POST", url, headers, urlencode(dict(ours.form)).encode(), deadline, CONNECT)
+        return lease(await asked(leaf, out, ours), began, leaf.wall(), f"the token endpoint {url}")
 
-
-def _posted(url: str, grant: Grant, deadline: float) -> Outgoing:
-    headers = Hidden(_OURS, {"content-type": FORM}, grant.headers)
-    return Outgoing("POST", url, headers, urlencode(dict(grant.form)).encode(), deadline, CONNECT)
+    return fetch
 
 
 async def token_endpoint(issuer: Issuer, leaf: Leaf, deadline: float) -> str:
@@ -194,7 +170,8 @@ async def asked(leaf: Leaf, out: Outgoing, grant: Grant) -> Raw:
         raw = await leaf.once(out)
         if raw.status == 200:
             return raw
-        answered = _without_secrets(raw, out, grant)
+        secret = Hidden(grant.headers, {"": grant.secret.reveal()} if grant.secret else {})
+        answered = scrubbed(raw, secret)
         error: APIError = status_error(answered, wall=leaf.wall())
         if error.error_code in _CLIENT_FLAWS or raw.status in (401, 403):
             error = AuthenticationError(error.detail, error_code=error.error_code, raw=answered)
@@ -205,20 +182,6 @@ async def asked(leaf: Leaf, out: Outgoing, grant: Grant) -> Raw:
     if isinstance(error, APIStatusError) and error.status != 429 and not 300 <= (error.status or 0) < 400:
         error.hint = grant.hint
     raise error
-
-
-def _without_secrets(raw: Raw, out: Outgoing, grant: Grant) -> Raw:
-    """An answer that repeats nothing of what was sent: no header, no secret before or after Basic's encoding."""
-    sent = dict(out.headers)
-    sent.update((name, value) for name, value in grant.form.items() if name in ("subject_token", "client_secret"))
-    encoded = sent.get("authorization", "").removeprefix("Basic ")
-    if encoded != sent.get("authorization", ""):
-        import base64
-
-        sent["secret"] = base64.b64decode(encoded).decode().partition(":")[2]
-    for harmless in ("accept", "content-type", "x-databricks-host", "x-databricks-metadata-version"):
-        sent.pop(harmless, None)
-    return scrubbed(raw, sent)
 
 
 def lease(raw: Raw, began: float, wall: float, place: str) -> Lease:

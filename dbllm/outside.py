@@ -9,7 +9,6 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import import_module
 from importlib.util import find_spec
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .auth import Fetch, Hidden, Lease, Secret, bearer
-from .errors import APITimeoutError, AuthenticationError, ConfigError
+from .errors import APIError, APITimeoutError, AuthenticationError, ConfigError
 from .io import Leaf
 
 FILE_LIFE = 300.0  # seconds; databricks-sdk reads the file again after as long
@@ -25,60 +24,44 @@ SDK_LIFE = 20.0  # seconds; the SDK hands out nothing that ends within 40 s, and
 _FRACTION = re.compile(r"\.(\d{6})\d*")
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """What a program said and how it ended."""
-
-    code: int
-    output: Secret = field(repr=False)
-    complaint: str
-
-
 def cli_login(program: str, host: str, profile: str | None) -> Fetch:
     """The login of `databricks auth login`. No secret is in the arguments of the program."""
     chosen = ["--profile", profile] if profile else ["--host", host]
-    command = [program, "auth", "token", *chosen]
-    login = f"Log in: databricks auth login {' '.join(chosen)}."
 
     async def fetch(leaf: Leaf, deadline: float) -> Lease:
         began, wall = leaf.now(), leaf.wall()
-        said = await leaf.thread(lambda: _run(command, max(0.1, deadline - began)))
-        if said is None:
-            raise APITimeoutError(f"`databricks auth token {chosen[0]} …` did not end in time", sent=False)
-        if said.code:
-            raise AuthenticationError(f"the Databricks CLI has no token: {said.complaint}", hint=login, sent=False)
-        token, life = _cli_token(said.output, wall)
-        if token is None or life <= 0:
-            flaw = "has ended" if token else "was not understood; is the CLI older than version 0.200?"
-            raise AuthenticationError(f"the token of the Databricks CLI {flaw}", hint=login, sent=False)
-        return Lease(bearer(token), began + life, life)
+        got = await leaf.thread(lambda: _cli_token(program, chosen, max(0.1, deadline - began), wall))
+        if isinstance(got, APIError):
+            raise got
+        return Lease(bearer(got[0]), began + got[1], got[1])
 
     return fetch
 
 
-def _run(command: list[str], seconds: float) -> _Said | None:
+def _cli_token(program: str, chosen: list[str], seconds: float, wall: float) -> tuple[Secret, float] | APIError:
+    """(token, seconds of life), or why there is none; not raised here, where local variables hold the token."""
+    command, output = [program, "auth", "token", *chosen], b""
     try:
         done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds)
+        complaint = [*done.stderr.decode("utf-8", "replace").strip().splitlines(), "it failed"][0][:500]
+        output = b"" if done.returncode else done.stdout
+        flaw = f"the Databricks CLI has no token: {complaint}" if done.returncode else ""
     except subprocess.TimeoutExpired:
-        return None
+        return APITimeoutError(f"`databricks auth token {chosen[0]} …` did not end in time", sent=False)
     except OSError as error:
-        return _Said(1, Secret(""), f"it cannot be started ({error.strerror})")
-    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    return _Said(
-        done.returncode, Secret(done.stdout.decode("utf-8", "replace")), lines[0][:500] if lines else "it failed"
-    )
-
-
-def _cli_token(output: Secret, wall: float) -> tuple[Secret | None, float]:
+        flaw = f"the Databricks CLI has no token: it cannot be started ({error.strerror})"
     try:
-        content = json.loads(output.reveal())
-        stamp = _FRACTION.sub(r".\1", content["expiry"]).replace("Z", "+00:00")
-        moment = datetime.fromisoformat(stamp)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=timezone.utc)
-        return Secret(content["access_token"]), moment.timestamp() - wall
+        if not flaw:
+            content = json.loads(output)
+            moment = datetime.fromisoformat(_FRACTION.sub(r".\1", content["expiry"]).replace("Z", "+00:00"))
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+            if (life := moment.timestamp() - wall) > 0:
+                return Secret(content["access_token"]), life
+            flaw = "the token of the Databricks CLI has ended"
     except (ValueError, KeyError, TypeError):
-        return None, 0.0
+        flaw = "the token of the Databricks CLI was not understood; is the CLI older than version 0.200?"
+    hint = f"Log in: databricks auth login {' '.join(chosen)}."
+    return AuthenticationError(flaw, hint=hint, sent=False)
 
 
 def serving_file(path: Path) -> Fetch:

@@ -69,24 +69,13 @@ def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str | 
     return chosen, values
 
 
-class _Text:
-    """The file's text, which has tokens in it: its repr is empty."""
-
-    def __init__(self, text: str) -> None:
-        self.lines = tuple(text.splitlines())
-        self.whole = text
-
-    def __repr__(self) -> str:
-        return "<text>"
-
-
-def _text(path: Path, name: str | None) -> _Text:
+def _text(path: Path, name: str | None) -> Secret:
     try:
-        return _Text(path.read_text("utf-8-sig"))
+        return Secret(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         if name:
             raise ConfigError(f"profile {name!r} was asked for, and there is no file {path}.") from None
-        return _Text("")
+        return Secret("")
     except UnicodeDecodeError as error:
         reason = f"it is not UTF-8 (byte {error.start})"
     except OSError as error:
@@ -94,13 +83,13 @@ def _text(path: Path, name: str | None) -> _Text:
     raise ConfigError(f"{path} cannot be read: {reason}.")
 
 
-def _parsed(text: _Text, path: Path) -> configparser.RawConfigParser:
+def _parsed(text: Secret, path: Path) -> configparser.RawConfigParser:
     import configparser  # here: where host and token are given, no file is read
 
     parser = configparser.RawConfigParser(default_section="\0", strict=True)
     flaw = ""
     try:
-        parser.read_string(text.whole, str(path))
+        parser.read_string(text.reveal(), str(path))
     except configparser.DuplicateOptionError as error:
         flaw = f"line {error.lineno}: {error.option!r} stands twice in [{error.section}]"
     except configparser.DuplicateSectionError as error:
@@ -115,9 +104,9 @@ def _parsed(text: _Text, path: Path) -> configparser.RawConfigParser:
     return parser
 
 
-def _line(text: _Text, section: str, key: str) -> int:
+def _line(text: Secret, section: str, key: str) -> int:
     inside = False
-    for number, line in enumerate(text.lines, 1):
+    for number, line in enumerate(text.reveal().splitlines(), 1):
         if line.startswith("["):
             inside = line.strip() == f"[{section}]"
         elif inside and re.match(rf"{re.escape(key)}\s*[=:]", line.strip(), re.IGNORECASE):

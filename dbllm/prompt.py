@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from . import target
+from .answers import answer_text, assemble_chat, assemble_response, first_flaw, parse, text_chunk
+from .judge import read_error
 from .retry import Retry, Timeout
-from .schema import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    CompletionChunk,
-    Predictions,
-    Reply,
-    answer_text,
-    assemble_chat,
-    first_flaw,
-    parse,
-    text_chunk,
-)
+from .schema import ChatCompletion, ChatCompletionChunk, CompletionChunk, Predictions, Reply, Response, ResponseEvent
 from .target import Kind
 from .transport import JSON, Answer, Call, Opened, Transport
 
@@ -40,6 +31,7 @@ class Options:
     retry: Retry = field(default_factory=Retry)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    ends: float = float("inf")  # on the leaf's clock: when several calls share one time
 
     def but(
         self, timeout: Limit = None, retry: Retry | None = None, headers: Fields = None, extra_body: Fields = None
@@ -53,10 +45,14 @@ class Options:
 
     def call(self, transport: Transport, method: str, path: str, body: object = None, accept: str = JSON) -> Call:
         """A call, whose time begins now."""
-        total = self.timeout.total
-        deadline = transport.leaf.now() + (float("inf") if total is None else total)
+        deadline = self.ending(transport).ends
         encoded = None if body is None else target.encode(body)
         return Call(method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers)
+
+    def ending(self, transport: Transport) -> Options:
+        """These options for several calls that share one time, which begins now."""
+        total = float("inf") if self.timeout.total is None else self.timeout.total
+        return replace(self, ends=min(self.ends, transport.leaf.now() + total))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +124,12 @@ def text_piece(data: bytes, answer: Answer) -> CompletionChunk:
 def chat_piece(data: bytes, opened: Opened) -> ChatCompletionChunk:
     """A piece of a streamed chat; APIResponseError where it is none."""
     if opened.exchange is None:  # the whole answer, from a server that does not stream
-        reply_of(ChatCompletion, opened)
-    return _promised("a piece of the stream is no chat chunk", opened, lambda: parse(ChatCompletionChunk, data))
+        return ChatCompletionChunk.model_validate(reply_of(ChatCompletion, opened).model_dump(exclude_unset=True))
+    chunk = _promised("a piece of the stream is no chat chunk", opened, lambda: parse(ChatCompletionChunk, data))
+    if not chunk.choices and "delta" in (said := chunk.model_extra or {}):  # agent/v2/chat
+        choice = {"delta": said["delta"], "finish_reason": said.get("finish_reason")}
+        chunk = ChatCompletionChunk.model_validate({**chunk.model_dump(exclude_unset=True), "choices": [choice]})
+    return chunk
 
 
 def chat_whole(chunks: list[ChatCompletionChunk], answer: Answer) -> ChatCompletion:
@@ -137,6 +137,30 @@ def chat_whole(chunks: list[ChatCompletionChunk], answer: Answer) -> ChatComplet
     whole = _promised("the stream's pieces are no chat answer", answer, lambda: assemble_chat(chunks))
     whole._meta = answer.meta
     return whole
+
+
+def response_of(answer: Answer) -> Response:
+    """An agent's answer; APIResponseError where it is none, or tells of a failure."""
+    return _sound(reply_of(Response, answer), answer)
+
+
+def _sound(reply: Response, answer: Answer) -> Response:
+    if reply.error:
+        raise answer.meta.unexpected(f"the agent failed: {read_error(answer.raw.body)[1] or reply.error}")
+    reply._meta = answer.meta
+    return reply
+
+
+def response_piece(data: bytes, opened: Opened) -> ResponseEvent:
+    """An event of a streamed response; APIResponseError where it is none."""
+    if opened.exchange is None:  # the whole answer, from a server that does not stream
+        return ResponseEvent(type="response.completed", response=response_of(opened))
+    return _promised("a piece of the stream is no response event", opened, lambda: parse(ResponseEvent, data))
+
+
+def response_whole(events: list[ResponseEvent], opened: Opened) -> Response:
+    """The whole answer of a streamed response."""
+    return _sound(_promised("the events are no response", opened, lambda: assemble_response(events)), opened)
 
 
 def joined(chunks: list[CompletionChunk], answer: Answer) -> str:

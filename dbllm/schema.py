@@ -6,15 +6,25 @@ too. What dbllm knows about the call (`request_id`, `attempts`, `raw`) stays out
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeVar
+import base64
+import sys
+from array import array
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, model_validator
 
 from .errors import APIResponseError, Raw
 
-ModelT = TypeVar("ModelT", bound="WireModel")
+if TYPE_CHECKING:  # a default for a type variable: for type checkers, as Python itself has it from 3.13 on only
+    from numpy import float32
+    from numpy.typing import NDArray
+    from typing_extensions import TypeVar
+
+    M = TypeVar("M", default=None)
+else:
+    from typing import TypeVar
+
+    M = TypeVar("M")
 
 
 class WireModel(BaseModel):
@@ -79,10 +89,15 @@ class PromptRequest(WireModel):
 
 
 class Usage(WireModel):
-    """Tokens billed. Embeddings have no completion tokens; any of them may be missing."""
+    """Tokens billed. Embeddings have no completion tokens; any of them may be missing.
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    The Responses wire says `input_tokens` and `output_tokens`; here they have one name everywhere.
+    """
+
+    prompt_tokens: int | None = Field(default=None, validation_alias=AliasChoices("prompt_tokens", "input_tokens"))
+    completion_tokens: int | None = Field(
+        default=None, validation_alias=AliasChoices("completion_tokens", "output_tokens")
+    )
     total_tokens: int | None = None
 
 
@@ -198,10 +213,16 @@ class Head(WireModel):
         return next((choice.finish_reason for choice in self.choices if choice.index == 0), None)
 
 
-class ChatCompletion(Head, Reply):
+class ChatCompletion(Head, Reply, Generic[M]):
     """Answer of `llm/v1/chat`."""
 
     choices: list[Choice] = Field(min_length=1)
+    _parsed: Any = None
+
+    @property
+    def parsed(self) -> M:
+        """The text as the `response_model` it was asked for; None without one, or where a tool is called instead."""
+        return self._parsed  # type: ignore[no-any-return]
 
     @property
     def message(self) -> Message:
@@ -228,14 +249,28 @@ class CompletionChunk(Head):
 
 
 class Embedding(WireModel):
-    """One vector and the place of its text in the request."""
+    """One vector and the place of its text in the request; a str is base64 (`encoding_format="base64"`)."""
 
     index: int | None = None
-    embedding: list[float]
+    embedding: list[float] | str
+
+    @property
+    def decoded(self) -> list[float] | array[float]:
+        """The vector; of base64, its float32 as they are.
+
+        Raises:
+            ValueError: the base64 is broken.
+        """
+        if not isinstance(self.embedding, str):
+            return self.embedding
+        numbers = array("f", base64.b64decode(self.embedding, validate=True))
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        return numbers
 
 
 class Embeddings(Reply):
-    """Answer of `llm/v1/embeddings`."""
+    """Answer of `llm/v1/embeddings`. Where the texts went in several requests, `raw` is the first one's answer."""
 
     object: str | None = None
     model: str | None = None
@@ -243,10 +278,27 @@ class Embeddings(Reply):
     usage: Usage | None = None
 
     @property
+    def ordered(self) -> list[Embedding]:
+        """`data` in the order of the texts, whatever order it came in."""
+        places = ((place if item.index is None else item.index, item) for place, item in enumerate(self.data))
+        return [item for _, item in sorted(places, key=lambda pair: pair[0])]
+
+    @property
     def vectors(self) -> list[list[float]]:
         """The vectors in the order of the texts, whatever order they came in."""
-        places = ((place if item.index is None else item.index, item) for place, item in enumerate(self.data))
-        return [item.embedding for _, item in sorted(places, key=lambda pair: pair[0])]
+        return [[*item.decoded] if isinstance(item.embedding, str) else item.embedding for item in self.ordered]
+
+    def as_numpy(self) -> NDArray[float32]:
+        """The vectors as one array of float32, a row for each text in its order.
+
+        Raises:
+            ImportError: numpy is not installed.
+        """
+        try:
+            import numpy
+        except ImportError:
+            raise ImportError("as_numpy() needs numpy: pip install numpy. Without it there is .vectors.") from None
+        return numpy.array([item.decoded for item in self.ordered], numpy.float32)
 
 
 class Predictions(Reply):
@@ -271,145 +323,63 @@ class Predictions(Reply):
         return self.predictions[0] if isinstance(self.predictions, list) else self.predictions
 
 
-def answer_text(answer: Any) -> str | None:
-    """The text in any answer that has one place for it, or None.
+class OutputItem(WireModel):
+    """One item of an agent's output: a message, a call of a tool or what it gave, reasoning …; told by `type`."""
 
-    A bare string; `choices` (chat, completions), `candidates` (llama2/chat), `messages` (agent/v2/chat), `output`
-    (agent responses); a list stands for its first item.
-    """
-    match answer:
-        case str():
-            return answer
-        case [first, *_]:
-            return answer_text(first)
-        case {"choices": [{"message": {"content": content}}, *_]} | {"messages": [*_, {"content": content}]}:
-            return content_text(content)
-        case {"choices": [{"text": str(text)}, *_]} | {"candidates": [{"text": str(text)}, *_]}:
-            return text
-        case {"output": list(items)}:
-            said = (item for item in items if isinstance(item, dict) and item.get("type") == "message")
-            return "".join(content_text(item.get("content")) for item in said)
-    return None
+    type: str | None = None
+    id: str | None = None
+    role: str | None = None
+    content: Content = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: Any = None
+
+    @property
+    def text(self) -> str:
+        """The text of a message; "" for any other item."""
+        return content_text(self.content) if self.type == "message" else ""
 
 
-def text_chunk(piece: Any) -> CompletionChunk:
-    """Any server's piece of streamed text as a `CompletionChunk`, told by its shape.
+class Response(Reply):
+    """Answer of `agent/v1/responses`, on OpenAI's Responses wire."""
 
-    A JSON string (driver apps, custom models), chat and completions chunks, `agent` deltas, the events of
-    `agent/v*/responses`; and a whole answer, from a server that does not stream. What has no text gives none.
-    """
-    match piece:
-        case {"choices": list(choices)}:
-            return CompletionChunk.model_validate(
-                _without_nulls({**piece, "choices": [_text_choice(choice) for choice in choices]})
-            )
-        case {"type": "response.output_text.delta", "delta": str(text)} | {"delta": {"content": text}}:
-            return _text_piece(content_text(text))
-        case {"type": "response.completed" | "responses.completed"}:
-            return _text_piece("", "stop", _usage(piece))
-        case {"predictions": whole}:
-            return _text_piece(answer_text(whole) or "")
-    return _text_piece(answer_text(piece) or "")
+    id: str | None = None
+    object: str | None = None
+    model: str | None = None
+    status: str | None = None
+    output: list[OutputItem] = []
+    custom_outputs: dict[str, Any] | None = None
+    error: Any = None
+    usage: Usage | None = None
+
+    @property
+    def text(self) -> str:
+        """The texts of all messages, joined."""
+        return "".join(item.text for item in self.output)
 
 
-def _text_piece(text: str, finish_reason: str | None = None, usage: object = None) -> CompletionChunk:
-    choice = {"text": text, "finish_reason": finish_reason}
-    return CompletionChunk.model_validate({"choices": [choice], "usage": usage})
+class ResponseEvent(WireModel):
+    """One event of a streamed response, told by `type`: `response.output_text.delta`, `response.output_item.done` …"""
 
+    type: str
+    delta: Any = None
+    item: OutputItem | None = None
+    response: Response | None = None
+    custom_outputs: dict[str, Any] | None = None
 
-def _usage(piece: Any) -> object:
-    match piece:
-        case {"response": {"usage": dict(usage)}}:
-            tokens = {"prompt_tokens": usage.get("input_tokens"), "completion_tokens": usage.get("output_tokens")}
-            return {**tokens, **usage}
-    return None
+    @property
+    def text(self) -> str:
+        """The text that is added."""
+        return str(self.delta or "") if self.type == "response.output_text.delta" else ""
 
+    @property
+    def usage(self) -> Usage | None:
+        """The usage so far, where the event tells it."""
+        return self.response.usage if self.response else None
 
-def _text_choice(choice: Any) -> Any:
-    if not isinstance(choice, dict) or "text" in choice:
-        return choice
-    said = choice.get("delta") or choice.get("message") or {}
-    rest = {key: value for key, value in choice.items() if key not in ("delta", "message")}
-    return {**rest, "text": content_text(said.get("content")) if isinstance(said, dict) else ""}
-
-
-def parse(model: type[ModelT], data: bytes) -> ModelT:
-    """JSON text as a model.
-
-    A null where the schema has a plain value counts as left out: gateways write some (`"delta": null`, `"text": null`).
-    They are looked for only once the quick way has failed.
-
-    Raises:
-        ValidationError: it is not JSON, or not that model.
-    """
-    try:
-        return model.model_validate_json(data)
-    except ValidationError:
-        try:
-            content = json.loads(data)
-        except (ValueError, RecursionError):
-            content = None
-        if content is None:
-            raise
-        return model.model_validate(_without_nulls(content))
-
-
-def _without_nulls(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _without_nulls(value) for key, value in content.items() if value is not None}
-    return [_without_nulls(item) for item in content] if isinstance(content, list) else content
-
-
-def first_flaw(error: ValidationError) -> str:
-    """Where and why a JSON text is not the schema, in one sentence without the values themselves."""
-    flaw = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in flaw["loc"])
-    return f"{place}: {flaw['msg']}" if place else flaw["msg"]
-
-
-def assemble_chat(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
-    """The whole answer from its chunks: texts joined, tool calls merged by index, the last usage kept."""
-    head: dict[str, Any] = {}
-    choices: dict[int, dict[str, Any]] = {}
-    for chunk in chunks:
-        piece = chunk.model_dump(exclude_unset=True)
-        for choice in piece.pop("choices", None) or ():
-            place = choice.setdefault("index", 0)
-            choices[place] = _grown(choices.get(place, {}), choice)
-        head.update({key: value for key, value in piece.items() if value is not None})
-    whole = []
-    for _, choice in sorted(choices.items()):
-        message = {"role": "assistant", **choice.pop("delta", {})}
-        for call in message.get("tool_calls") or ():
-            call.pop("index", None)  # only a stream's pieces need it
-        whole.append({**choice, "message": message})
-    return ChatCompletion.model_validate({**head, "object": "chat.completion", "choices": whole})
-
-
-# Strings that name a thing come whole, though some servers repeat them on every piece; all others grow.
-_WHOLE = frozenset({"role", "type", "id", "name", "finish_reason", "signature"})
-
-
-def _grown(known: Any, piece: Any, key: str = "") -> Any:
-    """What is known of a value, and the next piece of it."""
-    if piece is None or (key in _WHOLE and known and not piece):
-        return known
-    if isinstance(known, dict) and isinstance(piece, dict):
-        for name, value in piece.items():
-            known[name] = _grown(known.get(name), value, name)
-        return known
-    if isinstance(known, list) or isinstance(piece, list):
-        known = _items(known)
-        for item in _items(piece):
-            index = item.get("index") if isinstance(item, dict) else None
-            same = (old for old in known if isinstance(old, dict) and old.get("index") == index)
-            if index is None or (old := next(same, None)) is None:
-                known.append(item)
-            else:
-                _grown(old, item)
-        return known
-    return known + piece if isinstance(known, str) and isinstance(piece, str) and key not in _WHOLE else piece
-
-
-def _items(value: Any) -> list[Any]:
-    return [{"type": "text", "text": value}] if value and isinstance(value, str) else value or []
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the response ended: "completed" or "incomplete"; None before its end."""
+        last = self.type in ("response.completed", "responses.completed", "response.incomplete")
+        return self.type.rpartition(".")[2] if last else None

@@ -6,11 +6,13 @@ import base64
 import builtins
 import re
 from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
 
-from .control import Control, ModelT, content_of, items_of, model_of
+from .control import Control
 from .errors import APIError, Raw
 from .plain import Plain, now
-from .schema import Meta, WireModel
+from .schema import Meta, Reply, WireModel
 
 SECRETS = "/api/2.0/secrets"
 
@@ -29,11 +31,20 @@ class SecretMetadata(WireModel):
     last_updated_timestamp: int | None = None
 
 
-class SecretAcl(WireModel):
+class SecretAcl(Reply):
     """What a principal (a user, a group, a service principal) may do in a scope: READ, WRITE or MANAGE."""
 
     principal: str
     permission: str
+
+
+class _Parts(Reply):
+    """What answers hold; an empty list may be left out."""
+
+    scopes: list[SecretScope] = []
+    secrets: list[SecretMetadata] = []
+    items: list[SecretAcl] = []
+    value: Any = None
 
 
 class AsyncSecrets(Control):
@@ -65,7 +76,7 @@ class AsyncSecrets(Control):
 
     async def list_scopes(self) -> builtins.list[SecretScope]:
         """The scopes that the caller may see."""
-        return await self._listed("scopes/list", {}, "scopes", SecretScope)
+        return (await self._reply(_Parts, "GET", f"{SECRETS}/scopes/list")).scopes
 
     async def delete_scope(self, scope: str) -> None:
         """Delete a scope with all that is in it."""
@@ -109,7 +120,7 @@ class AsyncSecrets(Control):
 
     async def list(self, scope: str) -> builtins.list[SecretMetadata]:
         """The secrets of a scope, without their values."""
-        return await self._listed("list", {"scope": scope}, "secrets", SecretMetadata)
+        return (await self._reply(_Parts, "GET", _query("list", {"scope": scope}))).secrets
 
     async def delete(self, scope: str, key: str) -> None:
         """Delete a secret."""
@@ -122,37 +133,35 @@ class AsyncSecrets(Control):
 
     async def get_acl(self, scope: str, principal: str) -> SecretAcl:
         """What a principal may do in a scope."""
-        answer = await self._ask("GET", f"{SECRETS}/acls/get", query={"scope": scope, "principal": principal})
-        return model_of(SecretAcl, content_of(answer), answer)
+        return await self._reply(SecretAcl, "GET", _query("acls/get", {"scope": scope, "principal": principal}))
 
     async def list_acls(self, scope: str) -> builtins.list[SecretAcl]:
         """Who may do what in a scope."""
-        return await self._listed("acls/list", {"scope": scope}, "items", SecretAcl)
+        return (await self._reply(_Parts, "GET", _query("acls/list", {"scope": scope}))).items
 
     async def delete_acl(self, scope: str, principal: str) -> None:
         """Take from a principal what it was allowed in a scope."""
         await self._ask("POST", f"{SECRETS}/acls/delete", {"scope": scope, "principal": principal})
 
     async def _value(self, scope: str, key: str) -> tuple[bytes, Meta]:
-        answer = await self._ask("GET", f"{SECRETS}/get", query={"scope": scope, "key": key})
-        meta = answer.meta._replace(raw=None)  # what came may be the secret
+        answer = await self._reply(_Parts, "GET", _query("get", {"scope": scope, "key": key}))
+        meta = answer._meta._replace(raw=None)  # what came may be the secret
         try:
-            return base64.b64decode(content_of(answer).get("value"), validate=True), meta  # type: ignore[arg-type]
+            return base64.b64decode(answer.value, validate=True), meta
         except (TypeError, ValueError):
             pass
         raise meta.unexpected(f"what came for the secret {key!r} in {scope!r} is not base64")
 
-    async def _listed(
-        self, path: str, query: Mapping[str, str], key: str, model: type[ModelT]
-    ) -> builtins.list[ModelT]:
-        answer = await self._ask("GET", f"{SECRETS}/{path}", query=query)
-        return [model_of(model, item, answer) for item in items_of(answer, key)]
+
+def _query(path: str, query: Mapping[str, str]) -> str:
+    return f"{SECRETS}/{path}?{urlencode(query)}"
 
 
 def _forget(refusal: APIError, value: str) -> None:
     """Drop what a workspace that repeats what it refuses may have repeated."""
     refusal.raw = refusal.raw and Raw(refusal.raw.status, refusal.raw.headers)
-    if any(run in refusal.detail for run in re.findall(r"\w{6,}", value, re.ASCII)):  # escaped or not, these are in it
+    runs = re.findall(r"\w{6,}", value, re.ASCII)  # no way to escape a text changes these
+    if any(run in refusal.detail for run in (*runs, value) if len(run) > 3):
         refusal.detail = "the workspace refused the secret, in words that repeat it"
         refusal.args = (refusal.detail,)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import Field
 
-from .control import Control, content_of, items_of, model_of
+from .control import FOREVER, Control, content_of
 from .errors import APIError, APITimeoutError, ConfigError
 from .plain import Plain, now
+from .prompt import reply_of
 from .retry import Timeout
 from .schema import Reply, WireModel
 from .target import quoted
@@ -76,6 +77,17 @@ class ServingEndpoint(Reply):
         return "; ".join(said)
 
 
+class _Parts(Reply):
+    """The lists that answers hold; an empty one may be left out."""
+
+    endpoints: list[ServingEndpoint] = []
+    tags: list[dict[str, Any]] = []
+    rate_limits: list[dict[str, Any]] = []
+    access_control_list: list[dict[str, Any]] = []
+    permission_levels: list[dict[str, Any]] = []
+    logs: str = ""
+
+
 class AsyncEndpoints(Control):
     """The serving endpoints of a workspace. Every verb raises an APIError where the workspace refuses or is silent."""
 
@@ -116,12 +128,11 @@ class AsyncEndpoints(Control):
 
     async def get(self, name: str) -> ServingEndpoint:
         """An endpoint."""
-        return await self._look(name, float("inf"))
+        return await self._look(name, FOREVER)
 
     async def list(self) -> builtins.list[ServingEndpoint]:
         """All endpoints that the caller may see."""
-        answer = await self._ask("GET", ENDPOINTS)
-        return [model_of(ServingEndpoint, item, answer) for item in items_of(answer, "endpoints")]
+        return (await self._reply(_Parts, "GET", ENDPOINTS)).endpoints
 
     async def update_config(
         self, name: str, config: Mapping[str, Any], *, wait: bool = False, timeout: float | None = None
@@ -134,8 +145,8 @@ class AsyncEndpoints(Control):
     ) -> dict[str, str]:
         """Add (or change) tags and delete others; returns the tags there are then."""
         body = {"add_tags": _tags(add or {}), "delete_tags": [*delete]}
-        tags = items_of(await self._ask("PATCH", f"{_path(name)}/tags", body), "tags")
-        return {tag["key"]: tag.get("value") or "" for tag in tags}
+        answer = await self._reply(_Parts, "PATCH", f"{_path(name)}/tags", body)
+        return {str(tag.get("key")): tag.get("value") or "" for tag in answer.tags}
 
     async def set_rate_limits(
         self, name: str, rate_limits: Sequence[Mapping[str, Any]]
@@ -144,12 +155,12 @@ class AsyncEndpoints(Control):
 
         Databricks prefers those of `set_ai_gateway`, which also count tokens.
         """
-        answer = await self._ask("PUT", f"{_path(name)}/rate-limits", {"rate_limits": [*rate_limits]})
-        return items_of(answer, "rate_limits")
+        body = {"rate_limits": [*rate_limits]}
+        return (await self._reply(_Parts, "PUT", f"{_path(name)}/rate-limits", body)).rate_limits
 
     async def set_ai_gateway(self, name: str, ai_gateway: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the AI gateway's config: rate_limits, guardrails, fallback_config, usage_tracking_config, …"""
-        return content_of(await self._ask("PUT", f"{_path(name)}/ai-gateway", ai_gateway))
+        return content_of(await self._reply(Reply, "PUT", f"{_path(name)}/ai-gateway", ai_gateway))
 
     async def permissions(self, name: str) -> builtins.list[dict[str, Any]]:
         """Who may do what: for each principal its name and `all_permissions`."""
@@ -172,7 +183,7 @@ class AsyncEndpoints(Control):
     async def permission_levels(self, name: str) -> builtins.list[dict[str, Any]]:
         """The levels there are, with descriptions."""
         path = f"{await self._permissions_path(name)}/permissionLevels"
-        return items_of(await self._ask("GET", path), "permission_levels")
+        return (await self._reply(_Parts, "GET", path)).permission_levels
 
     async def logs(self, name: str, served_entity: str | None = None) -> str:
         """The newest lines that the server of a served entity wrote; its name may be left out where it is the only."""
@@ -188,7 +199,7 @@ class AsyncEndpoints(Control):
 
     async def openapi(self, name: str) -> dict[str, Any]:
         """The OpenAPI document of what the endpoint takes and answers."""
-        return content_of(await self._ask("GET", f"{_path(name)}/openapi", accept="text/plain"))
+        return content_of(reply_of(Reply, await self._ask("GET", f"{_path(name)}/openapi", accept="text/plain")))
 
     async def delete(self, name: str) -> None:
         """Delete an endpoint."""
@@ -228,13 +239,11 @@ class AsyncEndpoints(Control):
 
     async def _change(self, method: str, path: str, body: object, wait: bool, timeout: float | None) -> ServingEndpoint:
         deadline = self._deadline(READY_SECONDS if timeout is None and wait else timeout)
-        answer = await self._ask(method, path, body, deadline=deadline)
-        endpoint = model_of(ServingEndpoint, content_of(answer), answer)
+        endpoint = await self._reply(ServingEndpoint, method, path, body, deadline=deadline)
         return await self._settled(endpoint, deadline) if wait else endpoint
 
     async def _look(self, name: str, deadline: float) -> ServingEndpoint:
-        answer = await self._ask("GET", _path(name), deadline=deadline)
-        return model_of(ServingEndpoint, content_of(answer), answer)
+        return await self._reply(ServingEndpoint, "GET", _path(name), deadline=deadline)
 
     async def _logs(self, name: str, served_entity: str | None, which: str) -> str:
         if served_entity is None:
@@ -243,20 +252,20 @@ class AsyncEndpoints(Control):
                 raise ConfigError(f"endpoint {name!r} serves {' and '.join(names) or 'nothing'}: say whose logs.")
             served_entity = names[0]
         path = f"{_path(name)}/served-models/{quoted(served_entity, 'a served entity')}/{which}"
-        return str(content_of(await self._ask("GET", path)).get("logs") or "")
+        return (await self._reply(_Parts, "GET", path)).logs
 
     async def _permissions(
         self, name: str, method: str, access: Sequence[Mapping[str, str]] | None = None
     ) -> builtins.list[dict[str, Any]]:
         body = None if access is None else {"access_control_list": [*access]}
-        return items_of(await self._ask(method, await self._permissions_path(name), body), "access_control_list")
+        return (await self._reply(_Parts, method, await self._permissions_path(name), body)).access_control_list
 
     async def _permissions_path(self, name: str) -> str:
         """Permissions go by the endpoint's id, not by its name."""
         return f"{PERMISSIONS}/{quoted((await self.get(name)).id or name)}"
 
     def _deadline(self, timeout: float | None) -> float:
-        return self._transport.leaf.now() + (Timeout(total=timeout).total or float("inf"))
+        return self._transport.leaf.now() + (Timeout(total=timeout).total or FOREVER)
 
 
 class Endpoints(Plain[AsyncEndpoints]):

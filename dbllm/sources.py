@@ -11,33 +11,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .auth import ADDRESSES, Hidden, Secret, Token, bearer, kept
+from .auth import ADDRESSES, Hidden, Secret, bearer, kept
 from .errors import ConfigError
 from .profile import read_profile, truth
 
 # Attribute: the variables that set it, the first that is set wins (databricks-sdk: Config).
+_NAMED_ALIKE = (
+    "host token username password client_id client_secret auth_type account_id cluster_id discovery_url "
+    "oidc_token_env oidc_token_filepath token_audience metadata_service_url databricks_cli_path google_service_account"
+)
 VARIABLES: dict[str, tuple[str, ...]] = {
-    "host": ("DATABRICKS_HOST",),
-    "token": ("DATABRICKS_TOKEN",),
-    "username": ("DATABRICKS_USERNAME",),
-    "password": ("DATABRICKS_PASSWORD",),
-    "client_id": ("DATABRICKS_CLIENT_ID",),
-    "client_secret": ("DATABRICKS_CLIENT_SECRET",),
-    "auth_type": ("DATABRICKS_AUTH_TYPE",),
-    "account_id": ("DATABRICKS_ACCOUNT_ID",),
-    "cluster_id": ("DATABRICKS_CLUSTER_ID",),
-    "discovery_url": ("DATABRICKS_DISCOVERY_URL",),
-    "oidc_token_env": ("DATABRICKS_OIDC_TOKEN_ENV",),
+    **{name: (f"DATABRICKS_{name.upper()}",) for name in _NAMED_ALIKE.split()},
+    **{
+        f"azure_{name}": (f"ARM_{name.upper()}",) for name in ("client_id", "client_secret", "tenant_id", "environment")
+    },
     "oidc_token_filepath": ("DATABRICKS_OIDC_TOKEN_FILEPATH", "DATABRICKS_OIDC_TOKEN_FILE"),
-    "token_audience": ("DATABRICKS_TOKEN_AUDIENCE",),
-    "metadata_service_url": ("DATABRICKS_METADATA_SERVICE_URL",),
-    "databricks_cli_path": ("DATABRICKS_CLI_PATH",),
     "azure_workspace_resource_id": ("DATABRICKS_AZURE_RESOURCE_ID",),
-    "azure_client_id": ("ARM_CLIENT_ID",),
-    "azure_client_secret": ("ARM_CLIENT_SECRET",),
-    "azure_tenant_id": ("ARM_TENANT_ID",),
-    "azure_environment": ("ARM_ENVIRONMENT",),
-    "google_service_account": ("DATABRICKS_GOOGLE_SERVICE_ACCOUNT",),
     "google_credentials": ("GOOGLE_CREDENTIALS",),
 }
 
@@ -128,15 +117,6 @@ class Place:
                 (missing,) = set(needed) - set(there)
                 said.append(f" {self.called(there[0])} is there, but no {missing} beside it.")
         return said
-
-
-def arguments(
-    host: str | None, token: Token | Secret | None, client_id: str | None, client_secret: str | Secret | None
-) -> Place:
-    """What the caller gave."""
-    values = {"host": host, "token": token, "client_id": client_id, "client_secret": client_secret}
-    names = {name: f"the argument {name}=" for name in values}
-    return Place("the arguments", {name: kept(name, value) for name, value in values.items()}, names)
 
 
 def environment(env: Mapping[str, str]) -> Place:

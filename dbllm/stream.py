@@ -13,10 +13,10 @@ from .engine import FOREVER
 from .errors import APIError, Raw, StreamInterruptedError
 from .io import drive
 from .judge import error_frame
-from .schema import ChatCompletionChunk, CompletionChunk, Meta, Traced, Usage
+from .schema import ChatCompletionChunk, CompletionChunk, Meta, ResponseEvent, Traced, Usage
 from .transport import Opened, Transport
 
-C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk)
+C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk | ResponseEvent)
 R = TypeVar("R")
 Start = Callable[[], Awaitable[Opened]]
 Parse = Callable[[bytes, Opened], C]

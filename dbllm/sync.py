@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from .apps import AsyncDriverApp
 from .client import AsyncClient, Workspace, as_a
-from .endpoints import AsyncDriverApp, AsyncEndpoint
+from .endpoints import AsyncEndpoint
 from .io import BlockingLeaf
 from .plain import Plain, made, now
-from .secrets import Secrets
-from .serving import Endpoints
 from .stream import AsyncStream, C, R, Stream
+
+if TYPE_CHECKING:
+    from .secrets import Secrets
+    from .serving import Endpoints
 
 Handle = TypeVar("Handle", bound=AsyncDriverApp, covariant=True)
 
@@ -40,6 +43,8 @@ class Endpoint(_Handle[AsyncEndpoint]):
     stream_complete = made(AsyncEndpoint.stream_complete, _stream)
     chat = now(AsyncEndpoint.chat)
     stream_chat = made(AsyncEndpoint.stream_chat, _stream)
+    respond = now(AsyncEndpoint.respond)
+    stream_respond = made(AsyncEndpoint.stream_respond, _stream)
     embed = now(AsyncEndpoint.embed)
     predict = now(AsyncEndpoint.predict)
 
@@ -61,11 +66,15 @@ class Client(Workspace):
     @property
     def endpoints(self) -> Endpoints:
         """The workspace's serving endpoints: make, change, watch and delete them."""
+        from .serving import Endpoints  # most programs only call models
+
         return Endpoints(self._core.endpoints)
 
     @property
     def secrets(self) -> Secrets:
         """The workspace's secrets and their scopes."""
+        from .secrets import Secrets
+
         return Secrets(self._core.secrets)
 
     endpoint = made(AsyncClient.endpoint, Endpoint)

@@ -13,12 +13,12 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from .errors import BadRequestError, ConfigError
-from .schema import Message
+from .schema import Message, OutputItem
 
 Kind = Literal["chat", "completions", "embeddings", "responses", "agent", "custom", "app"]
 """What an endpoint speaks; "agent" is `agent/v2/chat`, "app" a driver proxy app."""
 
-Verb = Literal["complete", "chat", "embed", "predict"]
+Verb = Literal["complete", "chat", "respond", "embed", "predict"]
 
 FALLBACK: tuple[Kind, ...] = ("chat", "completions", "custom")
 """The order in which `complete` tries where the look-up is forbidden."""
@@ -41,7 +41,7 @@ VERBS: dict[Kind, tuple[Verb, ...]] = {
     "chat": ("complete", "chat"),
     "completions": ("complete",),
     "embeddings": ("embed",),
-    "responses": ("complete",),
+    "responses": ("complete", "respond"),
     "agent": ("complete", "chat"),
     "custom": ("complete", "predict"),
     "app": ("complete",),
@@ -208,7 +208,7 @@ def envelope(kind: Kind, flat: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"input" if kind == "responses" else "messages": [message], **body}
 
 
-def chat_messages(messages: object) -> list[Any]:
+def chat_messages(messages: object, verb: Verb = "chat", told_by: tuple[str, ...] = ("role",)) -> list[Any]:
     """Messages as they are sent, from a str (one user message), a message or a list of messages.
 
     Raises:
@@ -217,24 +217,31 @@ def chat_messages(messages: object) -> list[Any]:
     """
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
-    if isinstance(messages, (Message, Mapping)):
+    if isinstance(messages, (Message, OutputItem, Mapping)):
         messages = [messages]
     if not isinstance(messages, Sequence) or isinstance(messages, (bytes, bytearray)):
-        raise TypeError(f"chat() takes a str, a message or a list of messages, not {type(messages).__name__}.")
+        raise TypeError(f"{verb}() takes a str, a message or a list of messages, not {type(messages).__name__}.")
     if not messages:
-        raise ValueError("chat() needs at least one message.")
-    return [_message(item, place) for place, item in enumerate(messages)]
+        raise ValueError(f"{verb}() needs at least one message.")
+    return [_message(item, place, told_by) for place, item in enumerate(messages)]
 
 
-def _message(item: object, place: int) -> object:
+def _message(item: object, place: int, told_by: tuple[str, ...]) -> object:
     if isinstance(item, Message):
         return item.as_wire()
-    if isinstance(item, Mapping) and isinstance(item.get("role"), str):
+    told = isinstance(item, Mapping) and any(isinstance(item.get(key), str) for key in told_by)
+    if told or isinstance(item, OutputItem):
         return item
     raise TypeError(
         f"messages[{place}] is a Message or a dict with 'role' and 'content', not {type(item).__name__}"
-        + (" without a role." if isinstance(item, Mapping) else ".")
+        + (f" without a {' or a '.join(told_by)}." if isinstance(item, Mapping) else ".")
     )
+
+
+def response_body(items: object, custom_inputs: object, *params: Mapping[str, Any]) -> dict[str, Any]:
+    """The body for an agent (`agent/v1/responses`): its `input` is always a list of items."""
+    own = {} if custom_inputs is None else {"custom_inputs": custom_inputs}
+    return {"input": chat_messages(items, "respond", ("role", "type")), **own, **wire_params(*params)}
 
 
 def chat_body(messages: object, stop: object, *params: Mapping[str, Any]) -> dict[str, Any]:

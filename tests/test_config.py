@@ -12,8 +12,9 @@ import pytest
 import dbllm
 from dbllm import ConfigError
 from dbllm.auth import Secret
-from dbllm.config import Config, normal_host, read_profile, resolve
+from dbllm.config import Config, normal_host, resolve
 from dbllm.io import BlockingLeaf, drive
+from dbllm.profile import read_profile
 
 CANARY = "dapi-canary"
 

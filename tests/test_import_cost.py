@@ -85,7 +85,7 @@ print(*sorted({name.split(".")[1] for name in sys.modules if name.startswith("db
 """
     )
     assert set(said.split()) <= {
-        "auth", "client", "config", "control", "endpoints", "engine", "errors", "io", "judge", "network",
-        "plain", "pool", "profile", "prompt", "retry", "schema", "secrets", "serving", "sources", "sse",
-        "stream", "sync", "target", "transport",
+        "answers", "apps", "auth", "client", "config", "embeddings", "endpoints", "engine", "errors", "io", "judge",
+        "network", "plain", "pool", "profile", "prompt", "retry", "schema", "sources", "sse", "stream", "structured",
+        "sync", "target", "together", "transport",
     }  # fmt: skip

@@ -18,6 +18,8 @@ ROOT = Path(dbllm.__file__).parent
 FLOORS = {
     "errors": 0.0,
     "schema": 0.1,
+    "answers": 0.2,
+    "structured": 1.0,
     "sse": 1.0,
     "target": 1.0,
     "retry": 1.1,
@@ -37,6 +39,9 @@ FLOORS = {
     "transport": 4.0,
     "stream": 4.1,
     "prompt": 4.2,
+    "embeddings": 4.3,
+    "together": 4.0,
+    "apps": 4.9,
     "endpoints": 5.0,
     "control": 5.0,
     "serving": 5.05,
@@ -47,14 +52,14 @@ FLOORS = {
 }
 EXTRAS = {
     "langchain", "deployments", "dbutils", "bulk", "spark", "local", "serve", "cli", "testing", "telemetry", "demo",
-    "commands", "console", "doctor", "__main__", "mlflow",
+    "commands", "console", "endpoint_commands", "secret_commands", "doctor", "__main__", "mlflow",
 }  # fmt: skip
 FLOORS_LENT = {
     "doctor": {"network"},  # it tries the TLS handshake that the client would
     "gateway": {"sse"},  # a provider's stream is read by the decoder that reads the workspace's
 }
 MOST_LINES_OF_A_FILE = 250
-MOST_LINES = 3990  # with every kind of auth, the control plane and the names of __init__; to be lowered
+MOST_LINES = 4250  # with every kind of auth, the control plane and the names of __init__; to be lowered
 
 CORE = sorted(FLOORS)
 TREES = {name: ast.parse((ROOT / f"{name}.py").read_text("utf-8")) for name in CORE}
@@ -124,7 +129,8 @@ def test_the_core_never_imports_an_extra_even_by_its_name_as_a_text() -> None:
 @pytest.mark.parametrize("name", CORE)
 def test_the_core_needs_only_its_four_dependencies(name: str) -> None:
     allowed = {"httpx", "httpcore", "pydantic", "anyio", "tenacity"} | set(sys.stdlib_module_names)
-    extra = {"truststore"} if name == "network" else set()  # asked for by verify="system" only
+    # Asked for by verify="system" only; by type checkers, and as_numpy() only.
+    extra = {"network": {"truststore"}, "schema": {"typing_extensions", "numpy"}}.get(name, set())
     assert outside(TREES[name]) <= allowed | extra
 
 
@@ -133,11 +139,11 @@ def users(module: str) -> set[str]:
 
 
 def test_each_dependency_has_its_rooms() -> None:
-    assert users("anyio") == {"engine", "io"}
+    assert users("anyio") == {"together", "engine", "io"}
     assert users("httpx") == {"engine", "network"}
     assert users("httpcore") == {"engine"}
     assert users("tenacity") == {"retry"}
-    assert users("pydantic") <= {"schema", "target", "prompt", "endpoints", "control", "serving"}
+    assert users("pydantic") <= {"schema", "answers", "structured", "target", "prompt", "control", "serving"}
 
 
 @pytest.mark.parametrize("name", CORE)
@@ -155,7 +161,9 @@ def test_only_engine_and_io_sleep_and_only_they_and_the_pool_lock(name: str) -> 
             assert ast.unparse(node) == "leaf.sleep", f"{name}, line {node.lineno}"
 
 
-@pytest.mark.parametrize("name", sorted({"errors", "schema", "sse", "target", "judge", "external"}))
+@pytest.mark.parametrize(
+    "name", sorted({"errors", "schema", "answers", "structured", "sse", "target", "judge", "external"})
+)
 def test_decisions_are_plain_functions_that_wait_for_nothing(name: str) -> None:
     for node in ast.walk(TREES[name]):
         assert not isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith), node.lineno

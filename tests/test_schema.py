@@ -26,7 +26,8 @@ from dbllm import (
     Usage,
     schema,
 )
-from dbllm.schema import Meta, answer_text, assemble_chat, first_flaw, text_chunk
+from dbllm.answers import answer_text, assemble_chat, first_flaw, parse, text_chunk
+from dbllm.schema import Meta
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CHAT: dict[str, Any] = {
@@ -583,7 +584,7 @@ def test_twice_the_pieces_take_about_twice_the_time(content: Any) -> None:
     ],
 )
 def test_a_null_where_a_plain_value_belongs_counts_as_left_out(model: Any, body: dict[str, Any]) -> None:
-    assert schema.parse(model, json.dumps(body).encode()).text == "x"
+    assert parse(model, json.dumps(body).encode()).text == "x"
 
 
 @pytest.mark.parametrize(
@@ -591,7 +592,7 @@ def test_a_null_where_a_plain_value_belongs_counts_as_left_out(model: Any, body:
 )
 def test_what_is_no_answer_is_a_validation_error(data: bytes) -> None:
     with pytest.raises(ValidationError):
-        schema.parse(ChatCompletion, data)
+        parse(ChatCompletion, data)
 
 
 def test_no_model_is_built_by_importing(script: Callable[..., str]) -> None:

@@ -152,7 +152,8 @@ class TestAcls:
         async with make() as client:
             found = await client.secrets.get_acl("s", "users")
             assert (found.principal, found.permission) == ("users", "READ")
-            assert await client.secrets.list_acls("s") == [found]
+            listed = await client.secrets.list_acls("s")
+        assert [acl.model_dump() for acl in listed] == [held]
 
 
 def everything(error: BaseException) -> str:

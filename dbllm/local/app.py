@@ -15,11 +15,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from dbllm.local import catalog, providers, records, rest
+from dbllm.local import catalog, configs, providers, records, rest
+from dbllm.local.callables import Answerer
 from dbllm.local.control import DEPLOY_SECONDS, Endpoints, Outside, no_such_served
+from dbllm.local.custom import Customs
 from dbllm.local.dispatch import AT_ONCE, Dispatch
 from dbllm.local.engine import Engine
-from dbllm.local.entities import Answers, Entity, Passes
+from dbllm.local.entities import Answers, Passes
+from dbllm.local.faults import Fault, Faults
 from dbllm.local.gate import Gate
 from dbllm.local.gateway import Gateway
 from dbllm.local.invoke import CUSTOM_LIMIT, FOUNDATION_LIMIT, Models
@@ -62,6 +65,9 @@ class Options:
         upstreams: base URLs by provider of external models, in place of the providers' own; "local" is the
             workspace's own upstream.
         upstream_key: opens the workspace's own upstream; made up when left out.
+        customs: custom models by name: a callable, its "module:function", or the URL of an MLflow scoring server. Each
+            gets an endpoint of that name, if the name can be one's.
+        faults: what is wrong with which endpoint from the start; "*" is every other.
         now: seconds since 1970.
     """
 
@@ -70,6 +76,8 @@ class Options:
     at_once: int = AT_ONCE
     upstreams: Mapping[str, str] = field(default_factory=dict)
     upstream_key: str | None = field(default=None, repr=False)
+    customs: Mapping[str, str | Answerer] = field(default_factory=dict)
+    faults: Mapping[str, Fault] = field(default_factory=dict)
     now: Callable[[], float] = time.time
 
 
@@ -80,6 +88,7 @@ def create_app(
     drivers: Iterable[int] = (),
     oidc: Oidc | None = None,
     *,
+    customs: Customs | None = None,
     store: Store | None = None,
     options: Options | None = None,
 ) -> ASGIApp:
@@ -91,11 +100,16 @@ def create_app(
         identity: token, cluster id and workspace id.
         drivers: ports of driver apps that are known from the start.
         oidc: its service principals; none by default.
+        customs: the custom models of the options, loaded; loaded here when left out.
         store: remembers what is made; in memory by default. The app closes it when it ends.
         options: what else can be chosen.
     """
     oidc = oidc or Oidc()
-    workspace = _Workspace(Models(engine, vectors), identity, drivers, store or Store(), options or Options())
+    options = options or Options()
+    if customs is None:
+        customs = Customs(options.customs)
+        customs.load()
+    workspace = _Workspace(Models(engine, vectors), identity, drivers, customs, store or Store(), options)
     oidc.also(workspace.principals.service)
     # A bare router: Starlette's own middleware would answer errors in its own way.
     app = Router([*oidc.routes(), *workspace.routes()], redirect_slashes=False, lifespan=workspace.lifespan)
@@ -111,7 +125,13 @@ class _Workspace:
     """The rooms of a workspace, and the routes that are not in the table of operations."""
 
     def __init__(
-        self, models: Models, identity: Identity, drivers: Iterable[int], store: Store, options: Options
+        self,
+        models: Models,
+        identity: Identity,
+        drivers: Iterable[int],
+        customs: Answers,
+        store: Store,
+        options: Options,
     ) -> None:
         self._identity = identity
         self._store = store
@@ -124,13 +144,16 @@ class _Workspace:
         self.principals = Principals(store, owner, identity.token, options.now)
         own = {one.entity_name: one for one in catalog.ready_endpoints(models.engine.name).values()}
         ready = [catalog.ready_record(one, name, identity.created_ms) for name, one in own.items()]
+        for name in filter(configs.NAME.fullmatch, options.customs):
+            ready.append(catalog.ready_record(catalog.custom_endpoint(name), name, identity.created_ms))
         self._gateway: Passes = Gateway(scopes.value, options.upstreams)
         self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
-        self._customs: Answers = _AbsentCustoms()
+        self._customs: Answers = customs
+        self._faults = Faults(options.faults)
         outside = Outside(
             may_read=scopes.may_read,
             check_external=providers.check,
-            custom=frozenset(),
+            custom=frozenset(options.customs),
             metrics=self._metrics.text,
             logs=self._metrics.log,
             forget=self._forget,
@@ -151,6 +174,7 @@ class _Workspace:
             *self._endpoints.operations(),
             *scopes.operations(),
             *self.principals.operations(),
+            *self._faults.operations(),
             *self._more_operations(),
         ]
 
@@ -195,7 +219,7 @@ class _Workspace:
 
     async def document(self, _request: Request) -> Response:
         """The OpenAPI document of the table of operations."""
-        return JSONResponse(rest.document(self._operations, "dbllm's local workspace"))
+        return JSONResponse(rest.document([*self._operations, *_INVOCATIONS], "dbllm's local workspace"))
 
     def _more_operations(self) -> list[Operation]:
         port = rest.body("port", port={"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]})
@@ -268,7 +292,11 @@ class _Workspace:
     async def _answer(self, request: Request, record: Record, served: str | None, body: bytes) -> Response:
         counters = self._rates.take(record, request.scope["dbllm.caller"])
         await self._remember(counters)
-        return self._dispatch.answer(request, record, served, body, counters)
+
+        async def answer() -> Response:
+            return self._dispatch.answer(request, record, served, body, counters)
+
+        return await self._faults.around(record.name, request, answer)
 
     async def _remember(self, counters: Sequence[str]) -> None:
         """Counters survive the end of the process, not a power cut: that would cost a call a write to the disk."""
@@ -285,14 +313,28 @@ class _Workspace:
         return await self._proxy.forward(request)
 
 
-class _AbsentCustoms:
-    """Until custom models are there."""
+def _described_only(_call: rest.Call) -> object:
+    raise AssertionError("it is described in the document, and routed by itself")
 
-    async def call(self, _request: Request, entity: Entity, _body: bytes) -> Response:
-        raise Problem(501, "NOT_IMPLEMENTED", f"The custom model behind '{entity.name}' cannot be called yet.")
 
-    async def close(self) -> None:
-        pass
+_STREAM: rest.Json = {"type": "boolean"}
+_MOST: rest.Json = {"type": "integer", "minimum": 1, "maximum": 8}
+_MESSAGE = rest.body("role", "content", role={"type": "string", "enum": ["system", "user", "assistant"]}, content=TEXT)
+_CHAT = rest.body(
+    "messages", "max_tokens", messages={"type": "array", "items": _MESSAGE}, max_tokens=_MOST, stream=_STREAM
+)
+_PROMPT = rest.body("prompt", "max_tokens", prompt=TEXT, max_tokens=_MOST, stream=_STREAM)
+_ROWS = rest.body(dataframe_records=rest.OBJECTS, dataframe_split=OBJECT, inputs={}, instances={}, params=OBJECT)
+_INVOCATIONS = [
+    Operation("POST", f"/serving-endpoints/{name}/invocations", _described_only, f"Call {name}", schema)
+    for name, schema in (
+        ("smollm2-chat", _CHAT),
+        ("smollm2-completions", _PROMPT),
+        ("databricks-bge-large-en", rest.body("input", input={"type": "array", "items": TEXT})),
+        ("dolly", _ROWS),
+    )
+]
+"""For the document alone: these are routed by themselves."""
 
 
 def _port(call: rest.Call) -> int:

@@ -98,6 +98,10 @@ class Gate:
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             _check_size(scope)
+            if scope["path"].startswith(
+                "/api/"
+            ):  # mlflow lists and creates endpoints at a path with a slash at its end
+                scope = {**scope, "path": scope["path"].rstrip("/")}
             if scope["path"] not in OPEN_PATHS and not scope["path"].startswith(self._open_paths):
                 scope = {**scope, "dbllm.caller": self._caller(Headers(scope=scope))}
         await self._app(scope, receive, send)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from dbllm.local.app import Options, create_app
+from dbllm.local.custom import Customs
 from dbllm.local.engine import Engine, Job
 from dbllm.local.oidc import TOKEN_SECONDS, Oidc
 from dbllm.local.problems import LocalError
@@ -150,12 +151,23 @@ class Workspace:
         self._host = url(sock.getsockname())
         stack.callback(self._forget)
         self._options = with_upstream(self._options, self.upstream_url, store)
+        customs = Customs(self._options.customs)
+        customs.load()
         engine = Engine(self._model if self._model is not None else default_model())
         stack.callback(engine.close)
         vectors = Vectors()
         vectors.load()
         asyncio.run(check_answers(engine))
-        app = create_app(engine, vectors, self._identity, self._drivers, self._oidc, store=store, options=self._options)
+        app = create_app(
+            engine,
+            vectors,
+            self._identity,
+            self._drivers,
+            self._oidc,
+            customs=customs,
+            store=store,
+            options=self._options,
+        )
         return WebServer(app, sock, engine.interrupt, drain=self._drain)
 
     def _forget(self) -> None:

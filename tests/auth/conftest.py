@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import light as light_module
 import pytest
 import trio
-from starlette.types import ASGIApp, Receive, Scope, Send
+from light import PRINCIPAL, SECRET, Light
 
 import dbllm
 from dbllm.auth import Lease
 from dbllm.errors import APIConnectionError
-from dbllm.local.app import create_app
-from dbllm.local.oidc import TOKEN, Oidc
-from dbllm.local.state import new_identity
-from dbllm.local.web import WebServer, listen
 
-PRINCIPAL = "0b1d9b6a-principal"
-SECRET = "dose-canary-client-secret"
 ME = "/api/2.0/preview/scim/v2/Me"
 WAYS = ("asyncio", "trio", "sync")
 
@@ -44,52 +41,6 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return home
 
 
-class Counting:
-    """Counts token requests: how many, and how many at a time; can hold them up or answer in their place."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app, self.count, self.flying, self.peak = app, 0, 0, 0
-        self.delay = 0.0
-        self.paths: list[str] = []
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.paths.append(scope.get("path", ""))
-        if scope.get("path") != TOKEN:
-            await self.app(scope, receive, send)
-            return
-        self.count, self.flying = self.count + 1, self.flying + 1
-        self.peak = max(self.peak, self.flying)
-        try:
-            if self.delay:
-                await asyncio.sleep(self.delay)
-            await self.app(scope, receive, send)
-        finally:
-            self.flying -= 1
-
-
-class Light:
-    """A local workspace without its models: who may come in is what is tested here."""
-
-    def __init__(self, token_seconds: float = 3600.0, subjects: frozenset[str] = frozenset()) -> None:
-        self.identity = new_identity()
-        self.oidc = Oidc({PRINCIPAL: SECRET}, token_seconds, subjects)
-        engine: Any = SimpleNamespace(name="none")
-        vectors: Any = None
-        self.tokens = Counting(create_app(engine, vectors, self.identity, oidc=self.oidc))
-        sock = listen("127.0.0.1", 0, hint="")
-        self.host = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        self._server = WebServer(self.tokens, sock)
-        self._server.start()
-
-    @property
-    def principal(self) -> dict[str, str]:
-        """The arguments of a client that calls as the service principal."""
-        return {"host": self.host, "client_id": PRINCIPAL, "client_secret": SECRET}
-
-    def stop(self) -> None:
-        self._server.stop()
-
-
 @pytest.fixture
 def light() -> Iterator[Callable[..., Light]]:
     """Starts light workspaces."""
@@ -97,6 +48,46 @@ def light() -> Iterator[Callable[..., Light]]:
 
     def start(**options: Any) -> Light:
         started.append(Light(**options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+class Apart:
+    """A light workspace in a process of its own: what it does holds up nobody here."""
+
+    def __init__(self, token_seconds: float, delay: float) -> None:
+        command = [sys.executable, light_module.__file__, str(token_seconds), str(delay)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        said = json.loads(self._line())
+        self.host, self.token = said["host"], said["token"]
+        self.principal = {"host": self.host, "client_id": PRINCIPAL, "client_secret": SECRET}
+        self.count = self.peak = 0
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.close()
+            said = json.loads(self._line())
+            self.count, self.peak = said["count"], said["peak"]
+            self._process.stdout.close()
+            self._process.wait(10)
+
+
+@pytest.fixture
+def apart() -> Iterator[Callable[..., Apart]]:
+    """Starts light workspaces in processes of their own."""
+    started: list[Apart] = []
+
+    def start(**options: Any) -> Apart:
+        started.append(Apart(**options))
         return started[-1]
 
     yield start

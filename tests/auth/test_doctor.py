@@ -45,6 +45,17 @@ def test_json_is_for_programs(configured: Any) -> None:
     assert configured.identity.token not in done.output
 
 
+def test_another_kind_of_auth_beside_the_one_that_is_used_is_told(configured: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("DATABRICKS_CLIENT_ID", "i")
+    monkeypatch.setenv("DATABRICKS_CLIENT_SECRET", "canary")
+    done = run()
+    assert (
+        "pat comes before oauth-m2m, which the environment has too; auth_type= or DATABRICKS_AUTH_TYPE" in done.output
+    )
+    assert done.exit_code == 0
+    assert "canary" not in done.output
+
+
 def test_nothing_configured_says_what_to_do() -> None:
     done = run()
     assert done.exit_code == 1
@@ -70,7 +81,7 @@ def test_a_closed_port_is_red_at_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
     done = run()
     assert done.exit_code == 1
     assert "FAIL TCP" in done.output
-    assert "firewall" in done.output
+    assert "start one with `dbllm up`" in done.output
 
 
 def test_a_name_that_is_unknown_is_red_at_dns(monkeypatch: pytest.MonkeyPatch) -> None:

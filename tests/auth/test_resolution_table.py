@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -143,6 +143,108 @@ def test_every_combination_of_places_and_conflicts_has_the_outcome_of_the_rule(
         if case.saved == saved:
             context.workspaceUrl = (case.notebook or "").removeprefix("https://")
             assert _outcome(case, home) == expected(case), case
+
+
+# --- every kind -------------------------------------------------------------------------------------------------------
+
+ATTRIBUTES: dict[str, dict[str, str]] = {
+    "pat": {"token": "t"},
+    "basic": {"username": "ada", "password": "lovelace"},
+    "metadata-service": {"metadata_service_url": "http://127.0.0.1:9/token"},
+    "oauth-m2m": {"client_id": "i", "client_secret": "s"},
+    "env-oidc": {"oidc_token_env": "MY_JWT", "client_id": "i"},
+    "file-oidc": {"oidc_token_filepath": "/run/jwt"},
+    "azure-client-secret": {"azure_client_id": "i", "azure_client_secret": "s", "azure_tenant_id": "t"},
+    "google-credentials": {"google_credentials": "{}"},
+    "google-id": {"google_service_account": "me@example.com"},
+}
+OTHER_VARIABLES = {
+    "azure_client_id": "ARM_CLIENT_ID",
+    "azure_client_secret": "ARM_CLIENT_SECRET",
+    "azure_tenant_id": "ARM_TENANT_ID",
+    "google_credentials": "GOOGLE_CREDENTIALS",
+}
+LAST = ("", "runtime", "model-serving", "databricks-cli")  # what there is behind environment and profile, of host B
+
+
+@dataclass(frozen=True)
+class KindCase:
+    """One combination of kinds; of the arguments only a host and an auth_type."""
+
+    host: str | None
+    auth_type: str | None
+    env: tuple[str | None, str | None]
+    saved: tuple[str | None, str | None]
+    named: bool  # profile= is given
+    last: str
+
+
+def expected_kind(case: KindCase) -> tuple[str, str] | None:
+    """(host, kind) by the rule: the first place that has the kind that is wanted, and whose host is the target."""
+    places = [(case.host, None)] if case.named else [(case.host, None), case.env]
+    places.append(case.saved)
+    if case.last in ("runtime", "model-serving") and not case.named:
+        places.append((B, case.last))
+    target = next((host for host, _ in places if host), None)
+    if target is None:
+        return None
+    wanted = [(host, kind) for host, kind in places if kind and case.auth_type in (None, kind)]
+    for host, kind in wanted:
+        if host == target or (host is None and case.host):
+            return target, str(kind)
+    there = case.last == "databricks-cli"
+    if there and (case.auth_type == "databricks-cli" or (case.auth_type is None and not wanted)):
+        return target, "databricks-cli"
+    return None
+
+
+PAIRS = [*itertools.product(HOSTS, (None, *ATTRIBUTES))]
+
+
+def kind_cases(saved: tuple[str | None, str | None]) -> Iterator[KindCase]:
+    for host, env, (named, last) in itertools.product(
+        (None, A), PAIRS, [(False, one) for one in LAST] + [(True, LAST[-1])]
+    ):
+        for auth_type in dict.fromkeys((None, env[1], saved[1], last or None, "azure-client-secret")):
+            yield KindCase(host, auth_type, env, saved, named, last)
+
+
+@pytest.mark.parametrize("saved", PAIRS, ids=lambda saved: f"{saved[0]}-{saved[1]}")
+def test_every_kind_in_every_place_has_the_outcome_of_the_rule(
+    saved: tuple[str | None, str | None], profiles: Any, in_notebook: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("dbllm.outside.sdk_there", lambda: True)
+    in_notebook(B)
+    (tmp_path / "model-dependencies-oauth-token").write_text("{}")
+    _fake_cli(tmp_path / "bin", "exit 1")
+    behind = {
+        "": {},
+        "runtime": {"DATABRICKS_RUNTIME_VERSION": "16"},
+        "model-serving": {
+            "IS_IN_DB_MODEL_SERVING_ENV": "true",
+            "SERVING_CREDENTIALS_DIR": str(tmp_path),
+            "DB_MODEL_SERVING_HOST_URL": B,
+        },
+        "databricks-cli": {"PATH": str(tmp_path / "bin")},
+    }
+
+    def written(host: str | None, kind: str | None) -> dict[str, str]:
+        return {**({"host": host} if host else {}), **ATTRIBUTES.get(kind or "", {})}
+
+    values = "".join(f"{name} = {value}\n" for name, value in written(*saved).items())
+    home = profiles(f"[DEFAULT]\nx = 1\n{values}")
+    for case in kind_cases(saved):
+        env = {"MY_JWT": "jwt", "PATH": "", **behind[case.last]}
+        for name, value in written(*case.env).items():
+            env[OTHER_VARIABLES.get(name, f"DATABRICKS_{name.upper()}")] = value
+        try:
+            config = resolve(
+                case.host, None, "DEFAULT" if case.named else None, env=env, home=home, auth_type=case.auth_type
+            )
+            outcome = (config.host, config.kind)
+        except ConfigError:
+            outcome = None
+        assert outcome == expected_kind(case), case
 
 
 # --- the words --------------------------------------------------------------------------------------------------------

@@ -1,9 +1,78 @@
-"""What users of the official SDK and of LangChain's adapter stumble over, and that it is otherwise here."""
+"""What users of the official SDK and of LangChain's adapter stumble over, and that it is otherwise here.
+
+Each trap and the test that shows it is not one here; those not in this file are in the one that is named.
+
+The sources
+- the file is skipped entirely where a host is in the environment:
+  test_the_default_profile_is_found_for_an_environment_host_that_is_its_own
+- an environment's token goes to a named profile's host:
+  test_an_environment_token_is_not_sent_to_a_named_profiles_host
+- an explicit argument beside another kind in the environment is "more than one authorization method":
+  test_several_kinds_of_auth_at_once_are_no_error
+- ARM_USE_MSI=false alone is a kind of auth: test_several_kinds_of_auth_at_once_are_no_error
+- a boolean is true as soon as it is written, `false` too: test_false_is_false
+- skip_verify is read and never used:
+  test_tls_and_proxies.py: test_a_profile_that_skips_verification_does_so_for_its_own_host_only
+- a source that raises ends the search: test_a_source_that_is_broken_does_not_hide_those_after_it
+- logins are tried by starting their programs, at the construction: test_making_a_client_starts_no_program
+
+The file
+- a comment behind a value becomes part of the token: test_a_comment_behind_a_token_is_refused_not_sent
+- a section that stands twice is an error of configparser's: test_a_duplicate_section_is_an_error_of_ours_with_its_line
+- [DEFAULT] is inherited and % interpolated by a plain parser:
+  test_the_default_section_passes_nothing_on_and_a_percent_sign_is_one
+- keys are written in upper case, and with a colon:
+  test_the_default_section_passes_nothing_on_and_a_percent_sign_is_one
+- default_profile of [__settings__] names the default, and [__settings__] is no profile:
+  test_the_settings_name_the_default_profile_and_are_none
+- a profile that is missing is a ValueError that names no other:
+  test_a_missing_profile_is_told_with_those_that_there_are
+
+The host
+- a query, a fragment, a port, upper case or brackets break every call:
+  test_a_host_survives_the_ways_in_which_people_write_it
+- letters of "https://" are eaten from the name (LangChain): test_a_host_survives_the_ways_in_which_people_write_it
+- a path is kept, and every call ends at the wrong place: test_a_path_behind_the_host_is_refused
+- a wrong host hangs for five minutes: test_a_wrong_host_fails_within_its_timeout_instead_of_hanging
+- a redirect to a login page is taken for an answer: test_a_redirect_to_a_login_page_is_an_error_and_no_answer
+
+OAuth
+- every construction asks for discovery, of a token too:
+  test_making_a_client_sends_nothing_and_a_pat_asks_for_no_discovery
+- without the first discovery document a service principal gets "Invalid URL 'None'":
+  test_oauth.py: test_discovery_is_asked_once_and_a_host_without_it_has_the_usual_token_endpoint
+- a refusal without a content type is a KeyError: test_a_refusal_without_a_content_type_is_told
+- an answer without expires_in or token_type is a KeyError:
+  test_oauth.py: test_an_answer_that_is_no_token_says_what_is_wrong_with_it_and_shows_none_of_it
+- a token request has no timeout: test_refresh.py: test_a_token_request_ends_with_the_deadline_of_its_call
+- a token request is never tried again:
+  test_oauth.py: test_a_token_request_that_fails_for_the_moment_is_tried_again_as_the_call_never_left
+- "Token is expiring within 30 seconds": test_refresh.py:
+  test_the_stale_window_is_forty_seconds_or_a_fifth_of_a_short_life,
+  test_only_a_401_or_403_that_says_expired_forces_a_refresh
+- a failed refresh is told to callers whose token still serves: test_refresh.py:
+  test_a_failed_refresh_costs_nobody_a_call_while_the_old_token_serves_and_rests_before_the_next_try
+- refreshes race each other: test_refresh.py:
+  test_only_an_expired_token_makes_callers_wait_and_they_share_one_refresh
+
+The rest
+- only `authorization` is copied from the credentials of Azure and GCP:
+  test_all_headers_of_the_sdks_credentials_are_sent_and_only_one_places_values_go_in
+- the SDK's blocking requests hold an event loop up: test_the_sdks_credentials_do_not_hold_the_loop_up
+- a notebook's token is kept from the start on:
+  test_resolution_table.py: test_in_a_notebook_the_token_is_read_again_for_every_request
+- model serving's flag has to be "true" to the letter: test_model_servings_flag_is_read_as_people_write_it
+- there is no way to name a CA bundle or a client certificate: test_tls_and_proxies.py:
+  test_a_ca_file_is_trusted_and_without_it_the_certificate_is_not,
+  test_a_client_certificate_is_shown_to_a_server_that_wants_one
+- importing it takes long: test_importing_dbllm_imports_neither_the_sdk_nor_what_is_rare
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -133,6 +202,100 @@ def test_a_redirect_to_a_login_page_is_an_error_and_no_answer(way: Any) -> None:
                 await client.request("GET", ME)
 
     way.run(body)
+
+
+def test_the_table_above_names_tests_that_there_are() -> None:
+    text = "".join(file.read_text("utf-8").split('"""', 2)[2] for file in Path(__file__).parent.glob("test_*.py"))
+    there = set(re.findall(r"^def (test_\w+)\(", text, re.MULTILINE))
+    named = set(re.findall(r"\b(test_\w+)(?!\w|\.py)", __doc__ or ""))
+    assert len(named) > 25
+    assert named <= there
+
+
+@pytest.mark.parametrize("broken", ["notebook", "serving"])
+def test_a_source_that_is_broken_does_not_hide_those_after_it(
+    broken: str, environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("dbruntime.databricks_repl_context")  # of another year: it has not what is looked for
+    monkeypatch.setitem(sys.modules, "dbruntime", ModuleType("dbruntime"))
+    monkeypatch.setitem(sys.modules, "dbruntime.databricks_repl_context", module)
+    env = {
+        "notebook": {"DATABRICKS_RUNTIME_VERSION": "99"},
+        "serving": {"IS_IN_DB_MODEL_SERVING_ENV": "true", "SERVING_CREDENTIALS_DIR": str(tmp_path / "none")},
+    }
+    program(tmp_path, "exit 1")
+    given = {"PATH": str(tmp_path / "bin"), "DATABRICKS_HOST": A, **env[broken]}
+    assert found(environment, **given).kind == "databricks-cli"
+
+
+def program(tmp_path: Path, script: str) -> None:
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    for name in ("databricks", "az"):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+
+
+def test_making_a_client_starts_no_program(way: Any, tmp_path: Path) -> None:
+    program(tmp_path, f"echo started >> {tmp_path}/started; exit 1")
+
+    async def body() -> None:
+        async with way.client("http://127.0.0.1:9", retry=dbllm.Retry(attempts=1)) as client:
+            assert client.config.kind == "databricks-cli"
+            assert not (tmp_path / "started").exists()
+            with pytest.raises(dbllm.AuthenticationError):
+                await client.request("GET", ME)
+            assert (tmp_path / "started").exists()
+
+    way.run(body)
+
+
+def test_the_settings_name_the_default_profile_and_are_none(environment: Path) -> None:
+    (environment / ".databrickscfg").write_text(
+        f"[__settings__]\ndefault_profile = dev\n[DEFAULT]\nhost = {B}\ntoken = b\n[dev]\nhost = {A}\ntoken = a\n"
+    )
+    assert sent(found(environment)) == "Bearer a"
+    with pytest.raises(dbllm.ConfigError, match="has no profile '__settings__'; it has: DEFAULT, dev"):
+        found(environment, "__settings__")
+
+
+def test_a_missing_profile_is_told_with_those_that_there_are(environment: Path) -> None:
+    (environment / ".databrickscfg").write_text("[dev]\ntoken = t\n[prod]\ntoken = t\n")
+    with pytest.raises(dbllm.ConfigError, match="has no profile 'test'; it has: dev, prod"):
+        found(environment, "test")
+
+
+@pytest.mark.parametrize("written", [f"{A}/ml/endpoints?o=1", f"{A}/api/2.0", "a.example.com/serving-endpoints"])
+def test_a_path_behind_the_host_is_refused(written: str) -> None:
+    with pytest.raises(dbllm.ConfigError, match=f"give only the part before it: {A}"):
+        normal_host(written)
+
+
+def test_a_refusal_without_a_content_type_is_told(way: Any) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/token"):
+            return httpx.Response(404)
+        return httpx.Response(401, content=b'{"error": "invalid_client", "error_description": "unknown principal"}')
+
+    async def body() -> None:
+        principal = {"client_id": "i", "client_secret": "s", "transport": httpx.MockTransport(answer)}
+        async with way.client(A, **principal, retry=dbllm.Retry(attempts=1)) as client:
+            with pytest.raises(dbllm.AuthenticationError, match="unknown principal"):
+                await client.request("GET", ME)
+
+    way.run(body)
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"), [("true", "model-serving"), ("True", "model-serving"), ("1", "model-serving")]
+)
+def test_model_servings_flag_is_read_as_people_write_it(
+    word: str, kind: str, environment: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "model-dependencies-oauth-token").write_text("{}")
+    env = {"SERVING_CREDENTIALS_DIR": str(tmp_path), "DB_MODEL_SERVING_HOST_URL": A}
+    assert found(environment, IS_IN_DB_MODEL_SERVING_ENV=word, **env).kind == kind
+    with pytest.raises(dbllm.ConfigError, match="no workspace host"):
+        found(environment, IS_IN_DB_MODEL_SERVING_ENV="false", **env)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 import rich.traceback
 
@@ -412,6 +413,26 @@ def test_a_proxys_password_is_not_shown(colour: str, capsys: pytest.CaptureFixtu
     seen = watched(lambda seen: call(seen, options, colour, "request"), capsys)
     assert isinstance(seen.error, dbllm.APIConnectionError)
     assert_clean(seen)
+
+
+def test_what_httpx_and_httpcore_log_is_discreet_about_our_requests_and_as_it_was_about_others(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.mode = "redirect"
+    plain = httpx.Client()
+
+    def event(seen: Seen) -> None:
+        with dbllm.Client(server.url, PAT, retry=ONE, http_client=plain) as seen.client:
+            seen.client.request("POST", f"/api/2.0/anything?token={QUERY}")
+
+    seen = watched(event, capsys)
+    assert isinstance(seen.error, dbllm.APIStatusError)
+    assert '/api/2.0/anything "HTTP/1.' in seen.logged
+    assert_clean(seen)
+    seen = watched(lambda _: plain.post(f"{server.url}/x?page=2", headers={"authorization": "mine-alone"}), capsys)
+    assert '/x?page=2 "HTTP/1.' in seen.logged
+    assert "http://elsewhere.example.com/?t=mine-alone" in seen.logged
+    plain.close()
 
 
 @pytest.mark.parametrize("sink", SINKS)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from loopback import Server, answering
 
 DBLLM = [sys.executable, "-m", "dbllm"]
 PATIENCE = 60.0
@@ -94,6 +95,27 @@ def test_no_color_is_respected(environ: dict[str, str]) -> None:
     assert b"\x1b[31m" not in terminal.seen
 
 
+def test_a_secret_is_asked_for_without_showing_it(no_workspace: None, serve: Callable[..., Server]) -> None:
+    server = serve(answering({"/api/2.0/secrets/put": (200, {})}))
+    environ = {**os.environ, "DATABRICKS_HOST": server.host, "DATABRICKS_TOKEN": "t"}
+    terminal = Terminal(["secrets", "put-secret", "my-scope", "my-key"], environ)
+    assert b"my-key" in terminal.read_until(lambda seen: b": " in seen)
+    terminal.type(b"typed-value\n")
+    assert terminal.end() == 0
+    assert b"typed-value" not in terminal.seen
+    assert server.requests[0].json == {"scope": "my-scope", "key": "my-key", "string_value": "typed-value"}
+
+
+def test_nothing_typed_is_no_secret(no_workspace: None, serve: Callable[..., Server]) -> None:
+    server = serve(answering({}))
+    environ = {**os.environ, "DATABRICKS_HOST": server.host, "DATABRICKS_TOKEN": "t"}
+    terminal = Terminal(["secrets", "put-secret", "my-scope", "my-key"], environ)
+    terminal.read_until(lambda seen: b": " in seen)
+    terminal.type(b"\n")
+    assert terminal.end() == 1
+    assert not server.requests
+
+
 @pytest.mark.parametrize("how", ["--stream", "--no-stream"])
 def test_ctrl_c_ends_quietly_with_130(environ: dict[str, str], how: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -152,6 +174,6 @@ def test_help_brings_in_none_of_the_heavy_packages(environ: dict[str, str]) -> N
 
 def test_help_names_every_command_in_plain_text_when_it_is_piped(environ: dict[str, str]) -> None:
     ended = subprocess.run([*DBLLM, "--help"], env=environ, capture_output=True, text=True, check=True)
-    for command in ("demo", "up", "serve", "complete", "chat", "embed", "predict"):
+    for command in ("demo", "up", "serve", "complete", "chat", "embed", "predict", "endpoints", "secrets"):
         assert command in ended.stdout
     assert ended.stdout.isascii()  # neither colours nor boxes

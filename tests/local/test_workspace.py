@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from dbllm.local import LocalError, Workspace
+from dbllm.local.web import listen
 from dbllm.local.workspace import checked_host, url
 
 
@@ -113,3 +115,8 @@ def test_a_taken_port_and_a_missing_model_leave_nothing_behind(tmp_path: Path, m
             Workspace(model=model, port=port).__enter__()
         with pytest.raises(LocalError, match="running already"):
             workspace.__enter__()
+
+
+def test_connections_do_not_wait_for_acknowledgements() -> None:
+    with listen("127.0.0.1", 0, hint="") as sock:
+        assert sock.proto == socket.IPPROTO_TCP, "asyncio sets TCP_NODELAY only where the protocol is named"

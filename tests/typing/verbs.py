@@ -5,21 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from typing_extensions import assert_type
+from pydantic import BaseModel
+from typing_extensions import TypedDict, assert_type
 
 from dbllm import (
     AsyncClient,
     AsyncDriverApp,
     AsyncEndpoint,
+    AsyncEndpoints,
+    AsyncSecrets,
+    AsyncStream,
     ChatCompletion,
     Client,
     DriverApp,
     Embeddings,
     Endpoint,
+    Endpoints,
     Message,
+    OutputItem,
     Predictions,
     Raw,
+    Response,
+    ResponseEvent,
     Retry,
+    SecretMetadata,
+    Secrets,
+    SecretScope,
+    ServingEndpoint,
     Timeout,
     Usage,
 )
@@ -96,6 +108,40 @@ def plain(client: Client) -> None:
     assert_type(app.complete("hi", stop="."), str)
 
 
+class Joke(BaseModel):
+    setup: str
+
+
+class Row(TypedDict):
+    a: int
+
+
+async def structured(client: AsyncClient, plain: Client) -> None:
+    reply = await client.endpoint("e").chat("hi", response_model=Joke, temperature=0.1)
+    assert_type(reply, ChatCompletion[Joke])
+    assert_type(reply.parsed, Joke)
+    assert_type((await client.endpoint("e").chat("hi")).parsed, None)
+    assert_type((await client.endpoint("e").chat("hi", response_model=Row)).parsed, Row)
+    assert_type(plain.endpoint("e").chat("hi", response_model=Joke).parsed, Joke)
+    assert_type(plain.endpoint("e").chat("hi").parsed, None)
+    assert_type(plain.endpoint("e").stream_chat("hi", response_model=Joke).final().parsed, Joke)
+    await client.endpoint("e").chat("hi", response_model=3)  # type: ignore[arg-type]  # pyright: ignore
+
+
+async def agents(client: AsyncClient, plain: Client) -> None:
+    reply = await client.endpoint("e").respond("hi", custom_inputs={"a": 1}, temperature=0.1)
+    assert_type(reply, Response)
+    assert_type(reply.text, str)
+    assert_type(reply.output, list[OutputItem])
+    assert_type(reply.custom_outputs, dict[str, Any] | None)
+    assert_type(plain.endpoint("e").respond([{"role": "user", "content": "hi"}]), Response)
+    async with client.endpoint("e").stream_respond([Message(role="user", content="x"), *reply.output]) as stream:
+        assert_type(stream, AsyncStream[ResponseEvent, Response])
+        async for event in stream:
+            assert_type(event, ResponseEvent)
+    assert_type(plain.endpoint("e").stream_respond("x").final(), Response)
+
+
 def replies(reply: ChatCompletion, vectors: Embeddings, rows: Predictions) -> None:
     assert_type(reply.text, str)
     assert_type(reply.message, Message)
@@ -109,3 +155,22 @@ def replies(reply: ChatCompletion, vectors: Embeddings, rows: Predictions) -> No
     assert_type(rows.predictions, Any)
     assert_type(Raw(200).headers, Mapping[str, str])
     assert_type(Usage().prompt_tokens, int | None)
+
+
+async def managing() -> None:
+    client = AsyncClient()
+    assert_type(client.endpoints, AsyncEndpoints)
+    assert_type(client.secrets, AsyncSecrets)
+    assert_type(await client.endpoints.create("e", {}, tags={"a": "b"}, wait=True, timeout=5), ServingEndpoint)
+    assert_type(await client.endpoints.list(), list[ServingEndpoint])
+    assert_type(await client.endpoints.update_tags("e", {"a": "b"}), dict[str, str])
+    assert_type(await client.secrets.get("s", "k"), str)
+    assert_type(await client.secrets.list("s"), list[SecretMetadata])
+    plain = Client()
+    assert_type(plain.endpoints, Endpoints)
+    assert_type(plain.secrets, Secrets)
+    assert_type(plain.endpoints.wait_until_ready("e", timeout=5), ServingEndpoint)
+    assert_type(plain.endpoints.get("e").is_ready, bool)
+    assert_type(plain.secrets.get_bytes("s", "k"), bytes)
+    assert_type(plain.secrets.put("s", "k", b"v"), None)
+    assert_type(plain.secrets.list_scopes(), list[SecretScope])

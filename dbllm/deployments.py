@@ -1,0 +1,195 @@
+"""MLflow's deployments client for Databricks, without MLflow: `from dbllm.deployments import get_deploy_client`.
+
+Names, arguments and answers are MLflow's. What differs: errors are dbllm's own (`dbllm.APIError` with the real status,
+where MLflow makes an HTTP 500 of what it does not know), the old way to create an endpoint warns of nothing, an
+external model that cannot work is refused before anything is sent, and one client serves all calls.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+from urllib.parse import quote
+
+from dbllm import Client, ConfigError, ServingEndpoint
+
+ENDPOINTS = "/api/2.0/serving-endpoints"
+
+
+TASKS = {"messages": "chat", "input": "responses", "prompt": "completions"}
+"""What an endpoint speaks that is asked with this field."""
+
+
+class DatabricksEndpoint(dict[str, Any]):
+    """An answer: a dict whose keys are attributes too, in the dicts inside it as well."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            value = self[name]
+        except KeyError:
+            raise AttributeError(f"the answer has no {name!r}; it has {', '.join(self) or 'nothing'}.") from None
+        return DatabricksEndpoint(value) if isinstance(value, dict) else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        del self[name]
+
+
+def get_deploy_client(target_uri: str | None = None, *, client: Client | None = None) -> DatabricksDeploymentClient:
+    """A deployments client. Nothing is sent, and the workspace is looked for when it is first used.
+
+    Args:
+        target_uri: "databricks", or "databricks://PROFILE" for a profile of ~/.databrickscfg; default:
+            MLFLOW_DEPLOYMENTS_TARGET, else "databricks".
+        client: a `dbllm.Client` of yours to call with, instead of one by `target_uri`.
+
+    Raises:
+        ConfigError: another target.
+    """
+    return DatabricksDeploymentClient(target_uri or os.environ.get("MLFLOW_DEPLOYMENTS_TARGET") or "databricks", client)
+
+
+class DatabricksDeploymentClient:
+    """Serving endpoints as MLflow's deployments client has them. It may be shared by threads, and pickled.
+
+    Every method raises `dbllm.APIError` where the workspace refuses or does not answer.
+    """
+
+    def __init__(self, target_uri: str = "databricks", client: Client | None = None) -> None:
+        scheme, sign, profile = target_uri.partition("://")
+        if scheme != "databricks" or ":" in profile or (sign and not profile):
+            raise ConfigError(f"target {target_uri!r}: it is 'databricks', or 'databricks://PROFILE' for a profile.")
+        self.target_uri = target_uri
+        self._profile = profile or None
+        if client is not None:
+            self._client = client
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.target_uri,)  # a client holds connections and credentials
+
+    @cached_property
+    def _client(self) -> Client:
+        return Client(profile=self._profile)
+
+    def create_endpoint(
+        self, name: str | None = None, config: Mapping[str, Any] | None = None, route_optimized: bool = False
+    ) -> DatabricksEndpoint:
+        """Make an endpoint.
+
+        Args:
+            name: its name; or it stands in `config`.
+            config: the whole request, `{"name": …, "config": {"served_entities": […]}, …}`; or, the old way, what
+                stands under "config" there, with "tags" and "rate_limits" beside it.
+            route_optimized: the same field of the request.
+
+        Raises:
+            ValueError: no name, or two different ones.
+            ConfigError: an external model in it cannot work.
+        """
+        request = dict(config or {})
+        if "config" not in request:
+            beside: dict[str, Any] = {key: request.pop(key) for key in ("tags", "rate_limits") if key in request}
+            request = {"config": request, "route_optimized": route_optimized, **beside}
+        elif route_optimized:
+            request.setdefault("route_optimized", True)
+        names = {given for given in (name, request.pop("name", None)) if given is not None}
+        if len(names) != 1:
+            said = f"and {' and '.join(sorted(names))} were given" if names else "and none was given"
+            raise ValueError(f"an endpoint has one name, {said}.")
+        inner = request.pop("config")
+        return _answer(self._client.endpoints.create(names.pop(), inner, extra_body=request))
+
+    def get_endpoint(self, endpoint: str) -> DatabricksEndpoint:
+        """An endpoint."""
+        return _answer(self._client.endpoints.get(endpoint))
+
+    def list_endpoints(self) -> list[DatabricksEndpoint]:
+        """All endpoints that the caller may see."""
+        answer = self._ask("GET", "")
+        return [DatabricksEndpoint(item) for item in answer.get("endpoints") or ()]
+
+    def update_endpoint(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
+        """Give an endpoint another config; or other rate limits, where `config` has nothing but "rate_limits"."""
+        if list(config) == ["rate_limits"]:
+            return self.update_endpoint_rate_limits(endpoint, config)
+        return self.update_endpoint_config(endpoint, config)
+
+    def update_endpoint_config(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
+        """Give an endpoint another config; the old one serves until the new one is ready."""
+        return _answer(self._client.endpoints.update_config(endpoint, config))
+
+    def update_endpoint_tags(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
+        """Change tags: `{"add_tags": [{"key": …, "value": …}], "delete_tags": [key, …]}`."""
+        return self._ask("PATCH", f"/{_quoted(endpoint)}/tags", config)
+
+    def update_endpoint_rate_limits(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
+        """Replace the rate limits: `{"rate_limits": [{"calls": 10, "key": "user", "renewal_period": "minute"}]}`."""
+        return self._ask("PUT", f"/{_quoted(endpoint)}/rate-limits", config)
+
+    def update_endpoint_ai_gateway(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
+        """Replace the AI gateway's config."""
+        return self._ask("PUT", f"/{_quoted(endpoint)}/ai-gateway", config)
+
+    def delete_endpoint(self, endpoint: str) -> DatabricksEndpoint:
+        """Delete an endpoint; the answer is empty."""
+        return self._ask("DELETE", f"/{_quoted(endpoint)}")
+
+    def predict(self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None) -> Any:
+        """Call an endpoint.
+
+        Args:
+            deployment_name: not used; it is here because MLflow has it.
+            inputs: the whole request, as on the wire: `{"messages": […]}`, `{"prompt": …}`, `{"dataframe_records": …}`
+            endpoint: its name.
+
+        Returns:
+            The answer as a `DatabricksEndpoint`; a model that answers with something else than an object: that.
+        """
+        path = f"/serving-endpoints/{_quoted(endpoint)}/invocations"
+        return _shown(self._client.request("POST", path, json=inputs or {}))
+
+    def predict_stream(
+        self, deployment_name: str | None = None, inputs: Mapping[str, Any] | None = None, endpoint: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Call an endpoint that makes text, piece by piece. Arguments as for `predict`; the pieces are as on the wire.
+
+        The call is made when the first piece is asked for; closing the iterator ends it.
+        """
+        whole = dict(inputs or {})
+        task = next((task for key, task in TASKS.items() if key in whole), "custom")  # then nobody looks it up
+        handle = self._client.endpoint(_named(endpoint), task=task, transform_input=lambda **_: whole)
+        if "messages" in whole:
+            pieces: Any = handle.stream_chat(whole.pop("messages"), extra_body=whole)
+        elif "input" in whole:
+            pieces = handle.stream_respond(whole.pop("input"), extra_body=whole)
+        else:
+            pieces = handle.stream_complete("", extra_body=whole)
+        with pieces:
+            for piece in pieces:
+                yield piece.model_dump(mode="json", exclude_unset=True)
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> DatabricksEndpoint:
+        return DatabricksEndpoint(self._client.request(method, ENDPOINTS + path, json=body) or {})
+
+
+def _answer(endpoint: ServingEndpoint) -> DatabricksEndpoint:
+    return DatabricksEndpoint(json.loads(endpoint.raw.body) if endpoint.raw else endpoint.model_dump(mode="json"))
+
+
+def _shown(answer: Any) -> Any:
+    return DatabricksEndpoint(answer) if isinstance(answer, dict) else answer
+
+
+def _named(endpoint: str | None) -> str:
+    if not endpoint:
+        raise ValueError("say which endpoint: endpoint='name'.")
+    return endpoint
+
+
+def _quoted(endpoint: str | None) -> str:
+    return quote(_named(endpoint), safe="")

@@ -1,0 +1,323 @@
+"""`ChatDatabricks`: chat endpoints as a LangChain chat model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.utils.function_calling import convert_to_json_schema
+from pydantic import AliasChoices, BaseModel, Field, model_validator
+
+from . import tools as tool_fields
+from .messages import Pieces, chat_result, wire_messages
+from .tools import Method, Tool, ToolChoice
+from .workspace import Config, WorkspaceModel, bounded, profile_of
+
+if TYPE_CHECKING:
+    from dbllm import BadRequestError
+
+Opened = TypeVar("Opened")
+
+# Keywords of LangChain's own that reach a model's methods; they are not the endpoint's.
+_NOT_SENT = ("stream", "stream_usage", "ls_structured_output_format", "structured_output_format")
+
+
+class ChatDatabricks(WorkspaceModel, BaseChatModel):
+    """A chat endpoint (`llm/v1/chat`: foundation and external models, agents) as a LangChain chat model.
+
+        chat = ChatDatabricks(model="databricks-claude-sonnet-4")
+        await chat.ainvoke("hello")
+
+    Beside the fields by which it finds the workspace (see `WorkspaceModel`):
+
+    Attributes:
+        model: the endpoint's name; also taken as `endpoint`.
+        temperature, max_tokens, n, stop: sent where they are set (`n` where it is not 1).
+        extra_params: further parameters of the model, for every call; also taken as `model_kwargs`.
+        stream_usage: ask for token counts in streams. They come once, with the last chunk.
+        streaming: make `invoke` stream underneath.
+        target_uri: "databricks", or "databricks://profile".
+
+    An answer's `response_metadata` has `model_name` (the endpoint), `model` (the model behind it), `usage`,
+    `finish_reason` and `request_id`.
+
+    Raises (when called):
+        dbllm.DbllmError: the call failed; see the tree in `dbllm.errors`.
+        ValueError: a message or content block that a chat endpoint does not take.
+    """
+
+    model: str = Field(validation_alias=AliasChoices("model", "endpoint"))
+    target_uri: str | None = None
+    temperature: float | None = None
+    n: int = Field(default=1, ge=1)
+    stop: list[str] | None = None
+    max_tokens: int | None = Field(default=None, validation_alias=AliasChoices("max_tokens", "max_completion_tokens"))
+    extra_params: dict[str, Any] | None = Field(
+        default=None, validation_alias=AliasChoices("extra_params", "model_kwargs")
+    )
+    stream_usage: bool = True
+    streaming: bool = False
+
+    @model_validator(mode="after")
+    def _check_places(self) -> ChatDatabricks:
+        profile_of(self.target_uri, "target_uri")
+        if self.target_uri is not None and self.workspace_client is not None:
+            raise ValueError("Cannot specify both 'workspace_client' and 'target_uri': leave target_uri out.")
+        return self
+
+    def _profile(self) -> str | None:
+        return self.config_profile or profile_of(self.target_uri, "target_uri")
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint's name, under its older name."""
+        return self.model
+
+    @endpoint.setter
+    def endpoint(self, name: str) -> None:
+        self.model = name
+
+    @property
+    def _llm_type(self) -> str:
+        return "chat-databricks"
+
+    @property
+    def _default_params(self) -> dict[str, Any]:
+        params = {"temperature": self.temperature, "max_tokens": self.max_tokens, "n": self.n if self.n != 1 else None}
+        given = {name: value for name, value in params.items() if value is not None}
+        return {**given, **(self.extra_params or {})}
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return {"model": self.model, "stop": self.stop, **self._default_params}
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
+    ) -> AIMessage:
+        """The answer to a list of messages; `invoke` does the same and takes a prompt too."""
+        return self.invoke(list(messages), {"callbacks": callbacks}, stop=stop, **kwargs)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        name, body, params = self._request(messages, stop, kwargs)
+        return chat_result(self._sync().endpoint(name).chat(body, **params), name)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        name, body, params = self._request(messages, stop, kwargs)
+        return chat_result(await self._async().endpoint(name).chat(body, **params), name)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        from dbllm import BadRequestError
+
+        name, body, params = self._request(messages, stop, kwargs, stream=True)
+        endpoint, pieces = self._sync().endpoint(name), Pieces(name)
+        stream = endpoint.stream_chat(body, **params)
+        try:
+            stream.__enter__()
+        except BadRequestError as error:
+            stream = endpoint.stream_chat(body, **self._without_usage(name, params, error))
+        with stream:
+            for piece in stream:
+                if (chunk := pieces.chunk(piece)) is not None:
+                    yield chunk
+            yield pieces.last(stream.request_id)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        from dbllm import BadRequestError
+
+        name, body, params = self._request(messages, stop, kwargs, stream=True)
+        endpoint, pieces = self._async().endpoint(name), Pieces(name)
+        stream = endpoint.stream_chat(body, **params)
+        try:
+            await stream.__aenter__()
+        except BadRequestError as error:
+            stream = endpoint.stream_chat(body, **self._without_usage(name, params, error))
+        async with stream:
+            async for piece in stream:
+                if (chunk := pieces.chunk(piece)) is not None:
+                    yield chunk
+            yield pieces.last(stream.request_id)
+
+    def _request(
+        self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], *, stream: bool = False
+    ) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
+        """(endpoint, messages, keywords) of a call: the object's settings, and what the call says instead."""
+        params = {**self._default_params, **{key: value for key, value in kwargs.items() if key not in _NOT_SENT}}
+        name = params.pop("model", None) or self.model
+        if stream:
+            if (params.get("n") or 1) > 1:
+                raise ValueError(f"A stream is one answer, so n={params['n']} would lose the others: use generate().")
+            asked = kwargs.get("stream_usage")
+            if (self.stream_usage if asked is None else asked) and name not in self._made.no_stream_options:
+                params.setdefault("stream_options", {"include_usage": True})
+        if (custom := params.pop("custom_inputs", None)) is not None:
+            params["extra_body"] = {**(params.get("extra_body") or {}), "custom_inputs": custom}
+        return name, wire_messages(messages, name), {**params, "stop": self.stop if stop is None else stop}
+
+    def _without_usage(self, name: str, params: dict[str, Any], error: BadRequestError) -> dict[str, Any]:
+        """The same call for an endpoint that does not know `stream_options`; it is not asked again."""
+        if "stream_options" not in params or "stream_options" not in str(error):
+            raise error
+        self._made.no_stream_options.add(name)
+        return {key: value for key, value in params.items() if key != "stream_options"}
+
+    def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
+        """What several answers tell as one: their tokens are added up."""
+        combined: dict[str, Any] = {}
+        for output in llm_outputs:
+            for key, value in (output or {}).items():
+                both = isinstance(value, int) and isinstance(combined.get(key), int)
+                combined[key] = combined[key] + value if both else value
+        counts = ("prompt_tokens", "completion_tokens", "total_tokens")
+        if "usage" in combined:
+            combined["usage"] = {key: combined[key] for key in counts if key in combined}
+        combined.pop("request_id", None)
+        return combined
+
+    # --- batches ------------------------------------------------------------------------------------------------------
+
+    def batch(
+        self, inputs: list[LanguageModelInput], config: Config = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> list[AIMessage]:
+        """The answers in the order of the inputs; with `return_exceptions`, an error in the place of its input only."""
+        config = bounded(config, self.max_concurrency)
+        return Runnable.batch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    async def abatch(
+        self, inputs: list[LanguageModelInput], config: Config = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> list[AIMessage]:
+        """As `batch`."""
+        config = bounded(config, self.max_concurrency)
+        return await Runnable.abatch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    # --- tools and structured output ----------------------------------------------------------------------------------
+
+    def bind_tools(
+        self,
+        tools: Sequence[Tool],
+        *,
+        tool_choice: ToolChoice = None,
+        strict: bool | None = None,
+        parallel_tool_calls: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """This model with tools that it may ask to be called.
+
+        Args:
+            tools: functions, pydantic or TypedDict classes, LangChain tools, JSON schemas or dicts in OpenAI's form.
+            tool_choice: "auto", "none", "any" or "required" or True (some tool), a tool's name, or a dict.
+            strict: have the arguments follow the schema exactly (not every model knows it).
+            parallel_tool_calls: whether one answer may have several calls.
+            **kwargs: further parameters of the calls.
+
+        Raises:
+            ValueError: `tool_choice` names no tool of these.
+        """
+        formatted = tool_fields.wire_tools(tools, strict)
+        choice = tool_fields.wire_tool_choice(tool_choice, formatted)
+        said = {"tool_choice": choice, "parallel_tool_calls": parallel_tool_calls}
+        given = {name: value for name, value in said.items() if value is not None}
+        return cast("Runnable[LanguageModelInput, AIMessage]", self.bind(tools=formatted, **given, **kwargs))
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type | None = None,
+        *,
+        method: Method = "function_calling",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """This model with answers in the form of a schema.
+
+        Args:
+            schema: a pydantic class (answers are its instances), a TypedDict, a JSON schema or a tool's schema (answers
+                are dicts).
+            method: "function_calling" (one tool that must be called), "json_schema" (`response_format` with the
+                schema) or "json_mode" (any JSON object; the prompt has to say which).
+            include_raw: answer with {"raw", "parsed", "parsing_error"} instead of raising what does not fit.
+            strict: have the answer follow the schema exactly; "json_schema" does so unless this is False.
+            **kwargs: further parameters of the calls.
+
+        Raises:
+            ValueError: no schema where the method needs one, or an unknown method.
+        """
+        if schema is None and method != "json_mode":
+            raise ValueError(f"schema must be specified when method is {method!r}; only 'json_mode' works without one.")
+        shown: dict[str, Any] = {"method": method} if strict is None else {"method": method, "strict": strict}
+        traced: dict[str, Any] = {"ls_structured_output_format": {"kwargs": shown, "schema": _shown(schema)}}
+        if method == "function_calling":
+            tool = tool_fields.wire_tools([cast("Tool", schema)], strict)[0]
+            name = tool["function"]["name"]
+            llm = self.bind_tools([tool], tool_choice=name, **traced, **kwargs)
+            parser = _tool_parser(schema, name)
+        elif method in ("json_schema", "json_mode"):
+            form = tool_fields.response_format(schema, strict) if method == "json_schema" else {"type": "json_object"}
+            llm = cast("Runnable[LanguageModelInput, AIMessage]", self.bind(response_format=form, **traced, **kwargs))
+            parser = _text_parser(schema)
+        else:
+            raise ValueError(f"Unrecognized method {method!r}: it is 'function_calling', 'json_mode' or 'json_schema'.")
+        if not include_raw:
+            structured: Runnable[LanguageModelInput, Any] = llm | parser
+            return structured
+        parsed: Any = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+        failed: Any = RunnablePassthrough.assign(parsed=lambda _: None)
+        whole: Runnable[LanguageModelInput, Any] = RunnableMap(raw=llm) | parsed.with_fallbacks(
+            [failed], exception_key="parsing_error"
+        )
+        return whole
+
+
+def _shown(schema: Any) -> Any:
+    """The schema as traces show it."""
+    return convert_to_json_schema(schema) if schema is not None else {}
+
+
+def _tool_parser(schema: Any, name: str) -> Any:
+    from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+    from langchain_core.utils.pydantic import is_basemodel_subclass
+
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        return PydanticToolsParser(tools=[schema], first_tool_only=True)
+    return JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+
+
+def _text_parser(schema: Any) -> Any:
+    from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+    from langchain_core.utils.pydantic import is_basemodel_subclass
+
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        return PydanticOutputParser[Any](pydantic_object=schema)
+    return JsonOutputParser()

@@ -1,0 +1,99 @@
+"""For tests of your own code: a workspace on this machine, and faults in it.
+
+    from dbllm.testing import Fault, faults, workspace
+
+    with workspace() as local:                                       # a real small model; clients find it by themselves
+        with faults(local, "smollm2-chat", Fault(statuses={429: 0.5}, retry_after=0)):
+            ...                                                      # what does your code do when half the calls fail?
+
+As a fixture of pytest, once for a whole session, since loading the model takes some seconds:
+
+    @pytest.fixture(scope="session")
+    def local():
+        with workspace() as running:
+            yield running
+
+Needs the extra: pip install 'dbllm[local]'.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from dbllm import Client
+from dbllm.local.extras import load
+
+if TYPE_CHECKING:
+    from dbllm.local.faults import Fault
+    from dbllm.local.workspace import Workspace
+
+__all__ = ["Fault", "Workspace", "faults", "workspace"]
+
+FAULTS = "/api/local/faults"
+
+
+@contextmanager
+def workspace(
+    *,
+    customs: Mapping[str, str | Callable[..., object]] | None = None,
+    upstreams: Mapping[str, str] | None = None,
+    drivers: Sequence[int] = (),
+) -> Iterator[Workspace]:
+    """A running workspace, which every client finds that is made meanwhile without a host.
+
+    The environment's DATABRICKS_* variables are set aside until the end, so that no real workspace is called.
+
+    Args:
+        customs: name of a custom model, which becomes an endpoint → a callable, "module:function", or the URL of an
+            MLflow scoring server.
+        upstreams: provider of external models → base URL in place of the provider's own; "local" is the workspace's
+            own model behind OpenAI's wire format, with the key `workspace.upstream_key`.
+        drivers: ports of driver apps that the driver proxy reaches.
+
+    Raises:
+        LocalError: with a sentence that says what to do.
+    """
+    module = load("dbllm.local.workspace")
+    options = load("dbllm.local").Options(customs=customs or {}, upstreams=upstreams or {})
+    with module.Workspace(drivers=drivers, options=options) as running, _environment(running.env):
+        yield running
+
+
+@contextmanager
+def faults(local: Workspace, endpoint: str, fault: Fault) -> Iterator[None]:
+    """Give an endpoint faults until the end of the block; "*" means every endpoint that has none of its own.
+
+    The same calls in the same order meet the same faults, each time anew.
+
+    Raises:
+        BadRequestError: the workspace does not know such a fault.
+    """
+    with Client(local.host, local.token) as client:
+        client.request("PUT", FAULTS, json={"endpoint": endpoint, **asdict(fault)})
+        try:
+            yield
+        finally:
+            client.request("DELETE", FAULTS, json={"endpoint": endpoint})
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("DATABRICKS_")}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
+def __getattr__(name: str) -> object:
+    if name not in ("Fault", "Workspace"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module: object = load("dbllm.local.faults" if name == "Fault" else "dbllm.local.workspace")
+    return getattr(module, name)

@@ -1,0 +1,175 @@
+"""Figures of the LangChain classes, each beside a control in the same run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import dbllm
+from dbllm.langchain import ChatDatabricks, Databricks
+
+TAKES = 0.05  # seconds of the endpoint for one prompt
+REFRESH = 0.5  # seconds of the token endpoint
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """An endpoint that takes 50 ms, in a workspace whose token endpoint takes 500 ms."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    lives = 3600
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        pass
+
+    def do_GET(self) -> None:
+        host = f"http://{self.headers['host']}"
+        self._json({"token_endpoint": f"{host}/oidc/v1/token", "oidc_endpoint": f"{host}/oidc", "task": "llm/v1/chat"})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        if self.path == "/oidc/v1/token":
+            time.sleep(REFRESH)
+            self._json({"access_token": "t0ken-t0ken", "token_type": "Bearer", "expires_in": self.lives})
+        else:
+            time.sleep(TAKES)
+            self._json({"choices": [{"message": {"role": "assistant", "content": "Good"}}]})
+
+    def _json(self, content: object) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def host() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+async def seconds(call: Callable[[], Awaitable[object]]) -> float:
+    began = time.perf_counter()
+    await call()
+    return time.perf_counter() - began
+
+
+@pytest.mark.parametrize("way", ["abatch", "agenerate", "batch", "generate"])
+async def test_twenty_prompts_take_at_most_three_times_one(host: str, way: str) -> None:
+    llm = Databricks(endpoint_name="ep", host=host, api_token="dapi-test", task="chat")
+    prompts = ["hi"] * 20
+    method = getattr(llm, way)
+
+    async def all_of_them() -> None:
+        await (method(prompts) if way.startswith("a") else asyncio.to_thread(method, prompts))
+
+    async def one() -> None:
+        await (llm.ainvoke("hi") if way.startswith("a") else asyncio.to_thread(llm.invoke, "hi"))
+
+    await all_of_them()  # opens the connections, and imports what is imported late
+    ratios = [await seconds(all_of_them) / await seconds(one) for _ in range(3)]
+    print(f"\n{way} of 20 prompts over one prompt:", *(f"{ratio:.2f}" for ratio in ratios))
+    assert min(ratios) <= 3
+    await llm.aclose()
+
+
+async def longest_stall(work: Awaitable[object]) -> float:
+    """Seconds for which the loop did not come round while something was awaited."""
+    worst, stopped = 0.0, False
+
+    async def watch() -> None:
+        nonlocal worst
+        last = time.perf_counter()
+        while not stopped:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            worst, last = max(worst, now - last), now
+
+    watcher = asyncio.create_task(watch())
+    await asyncio.sleep(0.01)
+    await work
+    stopped = True
+    await watcher
+    return worst
+
+
+@pytest.mark.parametrize("by", ["OAuth", "a token function that blocks"])
+async def test_a_token_refresh_does_not_hold_up_the_loop(host: str, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.5 s of refresh in flight, beside a control whose token is at hand."""
+
+    def slow_token() -> str:
+        time.sleep(REFRESH)
+        return "t0ken-t0ken"
+
+    def refreshing() -> ChatDatabricks:
+        if by == "OAuth":
+            monkeypatch.setenv("DATABRICKS_HOST", host)
+            monkeypatch.setenv("DATABRICKS_CLIENT_ID", "robot")
+            monkeypatch.setenv("DATABRICKS_CLIENT_SECRET", "s3cret-s3cret")
+            return ChatDatabricks(model="ep")
+        return ChatDatabricks(model="ep", host=host, api_token=slow_token)
+
+    async def run(made: ChatDatabricks) -> tuple[float, float]:
+        began = time.perf_counter()
+        stall = await longest_stall(made.abatch(["hi"] * 5))
+        await made.aclose()
+        return stall, time.perf_counter() - began
+
+    await run(ChatDatabricks(model="ep", host=host, api_token="dapi-test"))  # what is imported at the first call
+    await run(refreshing())
+    pairs = []
+    for _ in range(3):
+        control, quick = await run(ChatDatabricks(model="ep", host=host, api_token="dapi-test"))
+        stall, slow = await run(refreshing())
+        assert slow - quick > REFRESH / 2, "no refresh was in flight"
+        pairs.append((stall, control))
+    shown = ", ".join(f"{stall * 1000:.1f} (control {control * 1000:.1f})" for stall, control in pairs)
+    print(f"\nlongest stall of the loop in ms, {by}: {shown}")
+    assert min(stall - control for stall, control in pairs) <= 0.02
+
+
+PARTS = (
+    "import langchain_core.embeddings, langchain_core.language_models.chat_models, "
+    "langchain_core.language_models.llms, langchain_core.messages, langchain_core.outputs, "
+    "langchain_core.rate_limiters, langchain_core.runnables, "
+    "langchain_core.tools, langchain_core.utils.function_calling"
+)
+MEASURE = """
+import time
+began = time.process_time()
+{parts}
+between = time.process_time()
+import dbllm.langchain
+print((time.process_time() - began) / (between - began))
+"""
+
+
+def test_importing_costs_little_more_than_the_parts_of_langchain_core() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(dbllm.__file__).parents[1])}
+    command = [sys.executable, "-c", MEASURE.format(parts=PARTS)]
+    runs = [float(subprocess.run(command, env=environment, capture_output=True, check=True).stdout) for _ in range(6)]
+    ratios = sorted(runs[1:])  # the first one writes the bytecode
+    print("\nimport dbllm.langchain over its parts of langchain-core:", *(f"{ratio:.3f}" for ratio in ratios))
+    assert ratios[2] <= 1.15
+
+
+def test_importing_loads_nothing_of_other_peoples_clients() -> None:
+    program = "import sys, dbllm.langchain; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout.split()
+    assert not {"mlflow", "openai", "databricks", "langchain_community", "langchain"} & set(loaded)
