@@ -91,3 +91,10 @@ def soak(session: nox.Session) -> None:
     session.run(
         "pytest", "-s", "--timeout=600", "tests/auth/test_refresh.py", "-k", "live_on_tokens", *session.posargs, env=env
     )
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """What calls cost, beside other clients; `nox -s bench -- --short` is one round."""
+    session.install(".[fast]", *group("bench"))
+    session.run("python", "tests/bench", *session.posargs)
