@@ -118,3 +118,10 @@ def soak(session: nox.Session) -> None:
     )
     long = ("tests/local/test_kill.py", "tests/local/test_document.py")  # 20 kills, and five minutes
     session.run("pytest", "-s", *long, *session.posargs, env={"DBLLM_SOAK": "1"})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """What calls cost, beside other clients; `nox -s bench -- --short` is one round."""
+    session.install(".[fast]", *group("bench"))
+    session.run("python", "tests/bench", *session.posargs)
