@@ -101,7 +101,12 @@ def document(operations: Iterable[Operation], title: str) -> Json:
 
 def _described(operation: Operation) -> Json:
     parameters: list[Json] = [
-        {"name": name, "in": "path", "required": True, "schema": {"minLength": 1, **text(EXAMPLES.get(name, name))}}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"minLength": 1, **text(EXAMPLES.get(name, str(name)))},
+        }
         for name in re.findall(r"{(\w+)(?::path)?}", operation.path)
     ]
     parameters += [
