@@ -162,7 +162,7 @@ class DatabricksDeploymentClient:
         """
         whole = dict(inputs or {})
         task = next((task for key, task in TASKS.items() if key in whole), "custom")  # then nobody looks it up
-        handle: Any = self._client.endpoint(_named(endpoint), task=task, transform_input=lambda **_: whole)
+        handle = self._client.endpoint(_named(endpoint), task=task, transform_input=lambda **_: whole)
         if "messages" in whole:
             pieces: Any = handle.stream_chat(whole.pop("messages"), extra_body=whole)
         elif "input" in whole:

@@ -15,6 +15,7 @@ from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema
 from pydantic import AliasChoices, BaseModel, Field, model_validator
 
+from . import responses
 from . import tools as tool_fields
 from .messages import Pieces, chat_result, wire_messages
 from .tools import Method, Tool, ToolChoice
@@ -43,10 +44,11 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         extra_params: further parameters of the model, for every call; also taken as `model_kwargs`.
         stream_usage: ask for token counts in streams. They come once, with the last chunk.
         streaming: make `invoke` stream underneath.
+        use_responses_api: the endpoint is an agent that speaks the Responses API (`agent/v1/responses`).
         target_uri: "databricks", or "databricks://profile".
 
-    An answer's `response_metadata` has `model_name` (the endpoint), `model` (the model behind it), `usage`,
-    `finish_reason` and `request_id`.
+    Calls take `custom_inputs`, and agents' answers have `custom_outputs`. The `response_metadata` of an answer has
+    `model_name` (the endpoint), `model` (the model behind it), `usage`, `finish_reason` and `request_id`.
 
     Raises (when called):
         dbllm.DbllmError: the call failed; see the tree in `dbllm.errors`.
@@ -64,6 +66,7 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
     )
     stream_usage: bool = True
     streaming: bool = False
+    use_responses_api: bool = False
 
     @model_validator(mode="after")
     def _check_places(self) -> ChatDatabricks:
@@ -114,7 +117,10 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         name, body, params = self._request(messages, stop, kwargs)
-        return chat_result(self._sync().endpoint(name).chat(body, **params), name)
+        endpoint = self._sync().endpoint(name)
+        if self.use_responses_api:
+            return responses.result(endpoint.respond(body, **params), name)
+        return chat_result(endpoint.chat(body, **params), name)
 
     async def _agenerate(
         self,
@@ -124,7 +130,10 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         name, body, params = self._request(messages, stop, kwargs)
-        return chat_result(await self._async().endpoint(name).chat(body, **params), name)
+        endpoint = self._async().endpoint(name)
+        if self.use_responses_api:
+            return responses.result(await endpoint.respond(body, **params), name)
+        return chat_result(await endpoint.chat(body, **params), name)
 
     def _stream(
         self,
@@ -136,7 +145,16 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         from dbllm import BadRequestError
 
         name, body, params = self._request(messages, stop, kwargs, stream=True)
-        endpoint, pieces = self._sync().endpoint(name), Pieces(name)
+        endpoint = self._sync().endpoint(name)
+        if self.use_responses_api:
+            events = responses.Events(name)
+            with endpoint.stream_respond(body, **params) as answer:
+                for event in answer:
+                    if (chunk := events.chunk(event)) is not None:
+                        yield chunk
+                yield events.last(answer.request_id, answer.final())
+            return
+        pieces = Pieces(name)
         stream = endpoint.stream_chat(body, **params)
         try:
             stream.__enter__()
@@ -158,7 +176,16 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         from dbllm import BadRequestError
 
         name, body, params = self._request(messages, stop, kwargs, stream=True)
-        endpoint, pieces = self._async().endpoint(name), Pieces(name)
+        endpoint = self._async().endpoint(name)
+        if self.use_responses_api:
+            events = responses.Events(name)
+            async with endpoint.stream_respond(body, **params) as answer:
+                async for event in answer:
+                    if (chunk := events.chunk(event)) is not None:
+                        yield chunk
+                yield events.last(answer.request_id, await answer.final())
+            return
+        pieces = Pieces(name)
         stream = endpoint.stream_chat(body, **params)
         try:
             await stream.__aenter__()
@@ -176,6 +203,9 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         """(endpoint, messages, keywords) of a call: the object's settings, and what the call says instead."""
         params = {**self._default_params, **{key: value for key, value in kwargs.items() if key not in _NOT_SENT}}
         name = params.pop("model", None) or self.model
+        stop = self.stop if stop is None else stop
+        if self.use_responses_api:
+            return name, responses.wire_items(messages), responses.wire_params(params, stop)
         if stream:
             if (params.get("n") or 1) > 1:
                 raise ValueError(f"A stream is one answer, so n={params['n']} would lose the others: use generate().")
@@ -184,7 +214,7 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
                 params.setdefault("stream_options", {"include_usage": True})
         if (custom := params.pop("custom_inputs", None)) is not None:
             params["extra_body"] = {**(params.get("extra_body") or {}), "custom_inputs": custom}
-        return name, wire_messages(messages, name), {**params, "stop": self.stop if stop is None else stop}
+        return name, wire_messages(messages, name), {**params, "stop": stop}
 
     def _without_usage(self, name: str, params: dict[str, Any], error: BadRequestError) -> dict[str, Any]:
         """The same call for an endpoint that does not know `stream_options`; it is not asked again."""

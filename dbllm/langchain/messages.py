@@ -104,13 +104,13 @@ def chat_result(reply: ChatCompletion, endpoint: str) -> ChatResult:
         message = answer(choice.message, reply.id, {**told, **info}, usage if place == 0 else None)
         generations.append(ChatGeneration(message=message, generation_info=info))
     for generation in generations:
-        _add_custom(generation.message, reply.model_extra)
+        add_custom(generation.message, (reply.model_extra or {}).get("custom_outputs"))
     return ChatResult(generations=generations, llm_output=told)
 
 
-def _add_custom(message: BaseMessage, extra: Mapping[str, Any] | None) -> None:
+def add_custom(message: BaseMessage, custom: Any) -> None:
     """An agent's `custom_outputs`: an attribute, as databricks-langchain has it, and where sums of chunks keep it."""
-    if (custom := (extra or {}).get("custom_outputs")) is not None:
+    if custom is not None:
         message.additional_kwargs["custom_outputs"] = custom
         message.custom_outputs = custom  # type: ignore[attr-defined]
 
@@ -180,7 +180,8 @@ def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
     known = UsageMetadata(
         input_tokens=prompt, output_tokens=completion, total_tokens=usage.total_tokens or prompt + completion
     )
-    before, after = _counts(given.get("prompt_tokens_details")), _counts(given.get("completion_tokens_details"))
+    before = _counts(given.get("prompt_tokens_details") or given.get("input_tokens_details"))
+    after = _counts(given.get("completion_tokens_details") or given.get("output_tokens_details"))
     cached = before.get("cached_tokens", _count(given.get("cache_read_input_tokens")))
     details = {"audio": before.get("audio_tokens"), "cache_read": cached}
     details["cache_creation"] = _count(given.get("cache_creation_input_tokens"))
@@ -229,7 +230,7 @@ class Pieces:
         self._model: str | None = None
         self._usage: Usage | None = None
         self._info: Wire = {}
-        self._custom: Wire = {}
+        self._custom: Any = None
         self._named: set[tuple[int, str]] = set()
         self._block = ""  # the kind of the block that is being written, once the content has blocks
         self._place = -1
@@ -238,7 +239,7 @@ class Pieces:
         """What a piece adds; None where that is nothing."""
         self._model = piece.model or self._model
         self._usage = piece.usage or self._usage
-        self._custom.update(piece.model_extra or {})
+        self._custom = (piece.model_extra or {}).get("custom_outputs") or self._custom
         choice = next((choice for choice in piece.choices if choice.index == 0), None)
         if choice is None:
             return None
@@ -258,7 +259,7 @@ class Pieces:
         )
         return ChatGenerationChunk(message=message, generation_info=info or None)
 
-    def last(self, request_id: str | None) -> ChatGenerationChunk:
+    def last(self, request_id: str | None, whole: object = None) -> ChatGenerationChunk:
         """The chunk that ends the answer."""
         told = {**told_of(self._model, self._endpoint, self._usage, request_id), **self._info}
         message = AIMessageChunk(
@@ -267,7 +268,7 @@ class Pieces:
             response_metadata=told,
             chunk_position="last",
         )
-        _add_custom(message, self._custom)
+        add_custom(message, self._custom)
         return ChatGenerationChunk(message=message, generation_info=self._info)
 
     def _content(self, content: object) -> Any:

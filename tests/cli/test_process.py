@@ -174,6 +174,6 @@ def test_help_brings_in_none_of_the_heavy_packages(environ: dict[str, str]) -> N
 
 def test_help_names_every_command_in_plain_text_when_it_is_piped(environ: dict[str, str]) -> None:
     ended = subprocess.run([*DBLLM, "--help"], env=environ, capture_output=True, text=True, check=True)
-    for command in ("demo", "up", "serve", "complete", "chat", "embed", "predict"):
+    for command in ("demo", "up", "serve", "complete", "chat", "embed", "predict", "endpoints", "secrets"):
         assert command in ended.stdout
     assert ended.stdout.isascii()  # neither colours nor boxes

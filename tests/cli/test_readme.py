@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -43,6 +44,28 @@ def test_a_shell_line_runs_and_prints(line: str, app_port: int, environ: dict[st
     ended = subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.strip()
+
+
+def test_the_lines_that_manage_run_one_after_another(environ: dict[str, str], tmp_path: Path) -> None:
+    lines = [line for line in SHELL if re.search(r"\bdbllm (secrets|endpoints)\b", line)]
+    assert len(lines) > 3
+    block = next(block for block in PYTHON if "external_model" in block)
+    model = ast.literal_eval(block.split("model = ")[1].split("\n\n")[0])
+    (tmp_path / "my-chat.json").write_text(json.dumps({"served_entities": [{"external_model": model}]}))
+    tidy = ["dbllm endpoints delete my-chat", "dbllm secrets delete-scope my-scope"]
+    script = "\n".join(["set -e -o pipefail", f'dbllm() {{ "{sys.executable}" -m dbllm "$@"; }}', *lines, *tidy])
+    ended = subprocess.run(
+        ["bash", "-c", script],
+        env={**environ, "OPENAI_API_KEY": "sk-of-the-readme"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "my-chat\t" in ended.stdout
+    assert "openai-api-key" in ended.stdout
+    assert "sk-of-the-readme" not in ended.stdout
 
 
 def test_there_is_code_for_every_kind_of_call() -> None:

@@ -153,6 +153,11 @@ class TestPredict:
                 {"prompt": "hello", "max_tokens": 8, "temperature": 0},
                 lambda piece: piece["choices"][0].get("text") or "",
             ),
+            (
+                "smollm2-agent",
+                {"input": [{"role": "user", "content": "hello"}], "max_output_tokens": 8, "temperature": 0},
+                lambda piece: piece["delta"] if piece["type"] == "response.output_text.delta" else "",
+            ),
         ],
     )
     def test_a_stream_gives_the_text_of_the_whole_answer(
@@ -162,9 +167,13 @@ class TestPredict:
         pieces = list(deploy.predict_stream(endpoint=name, inputs=inputs))
         assert inputs == before
         assert len(pieces) > 1
-        whole = deploy.predict(endpoint=name, inputs=inputs).choices[0]
-        said = whole["message"]["content"] if "message" in whole else whole["text"]
-        assert "".join(text(piece) for piece in pieces if piece["choices"]) == said
+        whole = deploy.predict(endpoint=name, inputs=inputs)
+        if "output" in whole:
+            said = whole["output"][0]["content"][0]["text"]
+        else:
+            choice = whole.choices[0]
+            said = choice["message"]["content"] if "message" in choice else choice["text"]
+        assert "".join(text(piece) for piece in pieces if piece.get("choices", True)) == said
 
     def test_a_stream_that_is_left_is_closed(self, deploy: DatabricksDeploymentClient) -> None:
         pieces = deploy.predict_stream(endpoint="smollm2-chat", inputs={**ASK, "max_tokens": 200})

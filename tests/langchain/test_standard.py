@@ -13,6 +13,8 @@ from recorded import Recorded
 from dbllm.langchain import ChatDatabricks, DatabricksEmbeddings
 
 ENVIRONMENT = {"DATABRICKS_HOST": "https://workspace.example.com", "DATABRICKS_TOKEN": "dapi-ambient"}
+# Without some chance the small model repeats itself until the end of a string is forced.
+FREELY = {"temperature": 0.7, "max_tokens": 400}
 FOUND = {"host": "https://workspace.example.com", "api_token": "dapi-ambient"}
 
 
@@ -40,7 +42,7 @@ class TestChatOnARealModel(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": "smollm2-chat", "temperature": 0, "max_tokens": 200}
+        return {"model": "smollm2-chat", "temperature": 0, "max_tokens": 64}
 
     @property
     def model_override_value(self) -> str:
@@ -48,7 +50,7 @@ class TestChatOnARealModel(ChatModelIntegrationTests):
 
     @property
     def structured_output_kwargs(self) -> dict[str, Any]:
-        return {"method": "json_schema"}
+        return {"method": "json_schema", **FREELY}
 
 
 class TestChatOnARealModelByFunctionCalling(TestChatOnARealModel):
@@ -56,7 +58,7 @@ class TestChatOnARealModelByFunctionCalling(TestChatOnARealModel):
 
     @property
     def structured_output_kwargs(self) -> dict[str, Any]:
-        return {"method": "function_calling"}
+        return {"method": "function_calling", **FREELY}
 
 
 class TestChatOnRecordedAnswers(ChatModelIntegrationTests):

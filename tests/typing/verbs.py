@@ -12,12 +12,15 @@ from dbllm import (
     AsyncClient,
     AsyncDriverApp,
     AsyncEndpoint,
+    AsyncEndpoints,
+    AsyncSecrets,
     AsyncStream,
     ChatCompletion,
     Client,
     DriverApp,
     Embeddings,
     Endpoint,
+    Endpoints,
     Message,
     OutputItem,
     Predictions,
@@ -25,6 +28,10 @@ from dbllm import (
     Response,
     ResponseEvent,
     Retry,
+    SecretMetadata,
+    Secrets,
+    SecretScope,
+    ServingEndpoint,
     Timeout,
     Usage,
 )
@@ -148,3 +155,22 @@ def replies(reply: ChatCompletion, vectors: Embeddings, rows: Predictions) -> No
     assert_type(rows.predictions, Any)
     assert_type(Raw(200).headers, Mapping[str, str])
     assert_type(Usage().prompt_tokens, int | None)
+
+
+async def managing() -> None:
+    client = AsyncClient()
+    assert_type(client.endpoints, AsyncEndpoints)
+    assert_type(client.secrets, AsyncSecrets)
+    assert_type(await client.endpoints.create("e", {}, tags={"a": "b"}, wait=True, timeout=5), ServingEndpoint)
+    assert_type(await client.endpoints.list(), list[ServingEndpoint])
+    assert_type(await client.endpoints.update_tags("e", {"a": "b"}), dict[str, str])
+    assert_type(await client.secrets.get("s", "k"), str)
+    assert_type(await client.secrets.list("s"), list[SecretMetadata])
+    plain = Client()
+    assert_type(plain.endpoints, Endpoints)
+    assert_type(plain.secrets, Secrets)
+    assert_type(plain.endpoints.wait_until_ready("e", timeout=5), ServingEndpoint)
+    assert_type(plain.endpoints.get("e").is_ready, bool)
+    assert_type(plain.secrets.get_bytes("s", "k"), bytes)
+    assert_type(plain.secrets.put("s", "k", b"v"), None)
+    assert_type(plain.secrets.list_scopes(), list[SecretScope])
