@@ -11,7 +11,7 @@ import sys
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests", "langchain", "apps"]
+nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests", "langchain", "apps", "fuzz"]
 nox.options.error_on_external_run = True  # a tool of the machine must not stand in for one of the session
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -23,7 +23,7 @@ TODAY = ("tests/test_import_cost.py",)  # a figure of today's versions: older on
 # Modules that need an extra are named here, not those of the core: one that is forgotten makes the check fail.
 IMPORT_CORE = """
 import importlib, pkgutil, dbllm
-extras = {"__main__", "cli", "commands", "console", "demo", "doctor", "endpoint_commands", "secret_commands"}
+extras = {"__main__", "cli", "commands", "console", "demo", "doctor", "endpoint_commands", "fast", "secret_commands"}
 extras |= {"langchain", "local", "serve", "testing"}
 core = sorted({module.name for module in pkgutil.iter_modules(dbllm.__path__)} - extras)
 for name in core:
@@ -49,7 +49,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Types, by two checkers that find different things."""
     # pyright is a JavaScript program: with [nodejs] its runtime comes from the package index like everything else.
-    session.install(".[langchain,local]", *group("types", "test"), "pyright[nodejs]")
+    session.install(".[fast,langchain,local]", *group("types", "test"), "pyright[nodejs]")
     session.run("mypy")
     session.run("pyright")
 
@@ -81,7 +81,7 @@ def oldest(requirements: list[str]) -> list[str]:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests, against the package as it would be installed."""
-    session.install(".[local]", *group("test"))
+    session.install(".[local,fast]", *group("test"))
     session.run("pytest", *(f"--ignore={path}" for path in LANGCHAIN), *session.posargs)
 
 
@@ -97,15 +97,31 @@ def langchain(session: nox.Session) -> None:
 @nox.session
 def apps(session: nox.Session) -> None:
     """Other people's servers behind the workspace: Flask behind the driver proxy, MLflow behind an endpoint."""
-    session.install(".[local]", *group("test", "apps"))
+    session.install(".[local,fast]", *group("test", "apps"))
     session.run("pytest", "tests/local/test_real_apps.py", *session.posargs)
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """The workspace against its own OpenAPI document, for a minute: no 5xx, no hang."""
+    session.install(".[local,fast]", *group("test", "fuzz"))
+    session.run("pytest", "-s", "tests/local/test_document.py", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
-    """What must hold for long, a minute each: short-lived tokens under load. It prints what it measured."""
-    session.install(".[local]", *group("test"))
+    """What must hold for long: short-lived tokens under load, kills during writes, any request. It prints figures."""
+    session.install(".[local,fast]", *group("test", "fuzz"))
     env = {"DBLLM_SOAK_SECONDS": "60"}
     session.run(
         "pytest", "-s", "--timeout=600", "tests/auth/test_refresh.py", "-k", "live_on_tokens", *session.posargs, env=env
     )
+    long = ("tests/local/test_kill.py", "tests/local/test_document.py")  # 20 kills, and five minutes
+    session.run("pytest", "-s", *long, *session.posargs, env={"DBLLM_SOAK": "1"})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """What calls cost, beside other clients; `nox -s bench -- --short` is one round."""
+    session.install(".[fast]", *group("bench"))
+    session.run("python", "tests/bench", *session.posargs)

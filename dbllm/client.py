@@ -126,7 +126,9 @@ class AsyncClient(Workspace):
         transport: an `httpx.AsyncBaseTransport` of yours to send with; it stays open when the client closes.
         http_client: an `httpx.AsyncClient` of yours to send with, whose headers, proxies and TLS settings then apply
             (its auth and redirects do not); it stays open when the client closes.
-        engine: "httpx" or None, which is the same.
+        engine: "httptools" (the extra `fast`; asyncio only), "h11", or "httpx", which is slower; default: DBLLM_ENGINE,
+            else the first that is installed. Proxies, `transport`, `http_client` and what respx and its like want to
+            see go over httpx whatever is chosen.
         headers: headers to send with every call.
         verify: as in httpx: True, a file or folder of CA certificates, an `ssl.SSLContext`, or False (whoever answers
             then gets the token); "system" is the system's trust store (extra `truststore`).

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import httptools
 
-from .engine import MAX_HEAD, Fields
+from .http1 import MAX_HEAD, Fields
 
 
 class LlhttpParser:
-    """The client's end of HTTP/1.1; see `engine.Parser`."""
+    """The client's end of HTTP/1.1; see `http1.Parser`."""
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)

@@ -21,11 +21,12 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from .engine import Outgoing, Wire, checked_engine, origin, wires
+from .engine import Wire, checked_engine, wires
 from .errors import APITimeoutError, ConfigError, Raw
 from .network import DIRECT, Network
 from .pool import Exchange, Pool
 from .sockets import FOREVER
+from .wire import Outgoing, origin
 
 T = TypeVar("T")
 

@@ -17,11 +17,11 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from .auth import Fetch, Hidden, Lease, Secret, basic, bearer, scrubbed
-from .engine import Outgoing, origin
 from .errors import APIError, APIResponseError, APIStatusError, AuthenticationError, ConfigError, Raw
 from .io import Leaf
 from .judge import status_error
 from .target import is_loopback
+from .wire import Outgoing, origin
 
 CONNECT = 10.0
 FORM = "application/x-www-form-urlencoded"

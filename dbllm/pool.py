@@ -14,8 +14,10 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
-from .engine import FOREVER, Outgoing, Wire
+from .engine import Wire
 from .errors import APIConnectionError, APIResponseError, APITimeoutError, Raw
+from .sockets import FOREVER
+from .wire import Outgoing
 
 T = TypeVar("T")
 

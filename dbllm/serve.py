@@ -21,7 +21,6 @@ import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing, suppress
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import urlsplit
 
 import httpx
@@ -42,7 +41,7 @@ try:
     from dbllm.local.callables import Answerer, Prompt, RefusedError, as_answerer, call_arguments, load_callable
     from dbllm.local.gate import Guard
     from dbllm.local.proxy import PORTS
-    from dbllm.local.web import WebServer, listen
+    from dbllm.local.web import Service, WebServer, listen
     from dbllm.local.weights import default_model
     from dbllm.local.wire import MEGABYTE, EventStream, decode_json, read_body, until_gone
 except ModuleNotFoundError as error:
@@ -53,7 +52,7 @@ REGISTRY = "/api/local/driver-apps"
 PORT_HINT = "Stop what listens there, or choose another port with --port."
 
 
-class DriverServer:
+class DriverServer(Service):
     """A driver app in a background thread; or `run()` it in the foreground until Ctrl-C.
 
     Args:
@@ -78,7 +77,6 @@ class DriverServer:
         self._model = model
         self._wanted_port = port
         self._max_body = max_body
-        self._running: ExitStack | None = None
         self._port: int | None = None
         self.registration = "not registered"
 
@@ -97,29 +95,7 @@ class DriverServer:
         """Its own URL, without the driver proxy."""
         return f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> DriverServer:
-        with ExitStack() as stack:
-            server = self._prepare(stack)
-            server.start()
-            stack.callback(server.stop)
-            self._running = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._running is not None:
-            self._running.close()
-        self._running = None
-
-    def run(self, ready: Callable[[DriverServer], None] = lambda _app: None) -> None:
-        """Serve in the foreground until Ctrl-C or SIGTERM; `ready` is called once requests are answered."""
-        with ExitStack() as stack:
-            self._prepare(stack).run(lambda: ready(self))
-
     def _prepare(self, stack: ExitStack) -> WebServer:
-        if self._running is not None:
-            raise LocalError("The driver app is running already.")
         sock = open_port(self._wanted_port)
         stack.callback(sock.close)
         self._port = sock.getsockname()[1]

@@ -9,7 +9,6 @@ costs more than the rest of a call. A blocking socket keeps its deadline itself;
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import select
 import socket
@@ -17,11 +16,12 @@ import ssl
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio.abc import SocketAttribute
-from anyio.streams.tls import TLSStream
+
+if TYPE_CHECKING:
+    import asyncio
 
 FOREVER = float("inf")
 _PIECE = 65536  # bytes read at once
@@ -29,13 +29,17 @@ _AHEAD = 4 * _PIECE  # bytes that wait for a slow reader before asyncio stops re
 _RACE = 0.25  # seconds before the next address of a name is tried as well (RFC 8305)
 
 
-class AsyncioSocket(asyncio.Protocol):
-    """A socket of an asyncio loop."""
+class AsyncioSocket:
+    """A socket of an asyncio loop (or uvloop's): an `asyncio.Protocol` by its methods."""
 
+    in_asyncio = True
     until = FOREVER
 
     def __init__(self) -> None:
+        import asyncio  # here: plain code never needs it
+
         self._loop = asyncio.get_running_loop()
+        self._races = isinstance(self._loop, asyncio.BaseEventLoop)  # uvloop tries one address after the other
         self._transport: Any = None
         self._pieces: deque[bytes] = deque()
         self._held = 0
@@ -44,11 +48,12 @@ class AsyncioSocket(asyncio.Protocol):
 
     async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
         loop = self._loop
-        race = {"happy_eyeballs_delay": _RACE} if isinstance(loop, asyncio.BaseEventLoop) and not _numeric(host) else {}
+        race = {"happy_eyeballs_delay": _RACE} if self._races and not _numeric(host) else {}
         with anyio.fail_after(timeout):
-            await loop.create_connection(lambda: self, host, port, **race)  # type: ignore[arg-type]
+            await loop.create_connection(lambda: self, host, port, **race)  # type: ignore[call-overload]
             if tls is not None:
-                self._transport = await loop.start_tls(self._transport, self, tls, server_hostname=host)
+                protocol: Any = self
+                self._transport = await loop.start_tls(self._transport, protocol, tls, server_hostname=host)
 
     async def write(self, data: memoryview) -> None:
         if self._ended is not None:
@@ -96,6 +101,12 @@ class AsyncioSocket(asyncio.Protocol):
     def eof_received(self) -> None:
         self._end(EOFError())
 
+    def pause_writing(self) -> None:
+        """Never mind: a request is in memory anyway."""
+
+    def resume_writing(self) -> None:
+        """See `pause_writing`."""
+
     def connection_lost(self, error: Exception | None) -> None:
         self._end(error or EOFError())
 
@@ -111,6 +122,7 @@ class AsyncioSocket(asyncio.Protocol):
 class TrioSocket:
     """A socket of trio's, through anyio."""
 
+    in_asyncio = False
     until = FOREVER
 
     def __init__(self) -> None:
@@ -120,9 +132,10 @@ class TrioSocket:
         with anyio.fail_after(timeout):
             self._stream = await anyio.connect_tcp(host, port, happy_eyeballs_delay=_RACE)
             if tls is not None:
-                self._stream = await TLSStream.wrap(
-                    self._stream, hostname=host, ssl_context=tls, standard_compatible=False
-                )
+                from anyio.streams.tls import TLSStream
+
+                wrap = TLSStream.wrap(self._stream, hostname=host, ssl_context=tls, standard_compatible=False)
+                self._stream = await wrap
 
     async def write(self, data: memoryview) -> None:
         await self._stream.send(data)
@@ -140,11 +153,13 @@ class TrioSocket:
 
     @property
     def silent(self) -> bool:
-        return _unreadable(self._stream.extra(SocketAttribute.raw_socket))
+        return _unreadable(self._stream.extra(anyio.abc.SocketAttribute.raw_socket))
 
 
 class BlockingSocket:
     """A socket of plain code; each operation ends at the deadline, so that a dripping server is cut off too."""
+
+    in_asyncio = False
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now

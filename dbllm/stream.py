@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from .engine import FOREVER
 from .errors import APIError, Raw, StreamInterruptedError
 from .io import drive
 from .judge import error_frame
 from .schema import ChatCompletionChunk, CompletionChunk, Meta, ResponseEvent, Traced, Usage
+from .sockets import FOREVER
 from .transport import Opened, Transport
 
 C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk | ResponseEvent)
@@ -97,9 +97,26 @@ class Reading(Traced, Generic[C, R]):
             raise
         finally:
             self._busy = False
-        if chunk is not None:
-            self._chunks.append(chunk)
-            self._complete = self._complete or bool(chunk.finish_reason)
+        return chunk if chunk is None else self._kept(chunk)
+
+    def _at_hand(self) -> C | None:
+        """The next chunk where it has come already and is plain: it need not be waited for."""
+        opened = self._opened
+        if opened is None or opened.exchange is None or not opened.events or self._busy or self._ended:
+            return None
+        event = opened.events[0]
+        if error_frame(event):
+            return None
+        try:
+            chunk = self._parse(event.data, opened)
+        except APIError:  # the end, or what is no chunk: `_next` knows what to do
+            return None
+        opened.events.popleft()
+        return self._kept(chunk)
+
+    def _kept(self, chunk: C) -> C:
+        self._chunks.append(chunk)
+        self._complete = self._complete or bool(chunk.finish_reason)
         return chunk
 
     async def _advance(self, opened: Opened) -> C | None:
@@ -163,7 +180,7 @@ class AsyncStream(Reading[C, R]):
             APIResponseError: a chunk is not what was promised.
             RuntimeError: another task is waiting for a chunk of this stream.
         """
-        chunk = await self._next()
+        chunk = self._at_hand() or await self._next()
         if chunk is None:
             raise StopAsyncIteration
         return chunk
@@ -196,7 +213,7 @@ class Stream(Reading[C, R]):
 
     def __next__(self) -> C:
         """The next chunk; raises as `AsyncStream.__anext__` does."""
-        chunk = drive(self._next())
+        chunk = self._at_hand() or drive(self._next())
         if chunk is None:
             raise StopIteration
         return chunk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,7 +12,6 @@ from functools import lru_cache
 from typing import TypeVar
 
 from .auth import Auth, Hidden, says_expired, scrubbed
-from .engine import Outgoing
 from .errors import APIError, APIStatusError, Raw, StreamInterruptedError
 from .io import Leaf
 from .judge import error_frame, request_id, status_error
@@ -19,11 +19,13 @@ from .pool import Exchange
 from .retry import Retry, Timeout, again
 from .schema import Meta
 from .sse import Decoder, Event
+from .wire import Outgoing
 
 log = logging.getLogger("dbllm")
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
+_BLANK = re.compile(rb"\s*").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class Transport:
                 return False
             try:
                 # An event without data is a sign of life.
-                opened.events.extend(event for event in opened.decoder.feed(piece) if event.data.strip())
+                opened.events.extend(event for event in opened.decoder.feed(piece) if not _BLANK(event.data))
             except ValueError as error:
                 raise opened.meta.unexpected(str(error)) from None
         return bool(opened.events)

@@ -85,7 +85,7 @@ print(*sorted({name.split(".")[1] for name in sys.modules if name.startswith("db
 """
     )
     assert set(said.split()) <= {
-        "answers", "apps", "auth", "client", "config", "embeddings", "endpoints", "engine", "errors", "io", "judge",
-        "network", "plain", "pool", "profile", "prompt", "retry", "schema", "sources", "sse", "stream", "structured",
-        "sync", "target", "together", "transport",
+        "answers", "apps", "auth", "client", "config", "embeddings", "endpoints", "engine", "errors", "http1", "io",
+        "judge", "network", "plain", "pool", "profile", "prompt", "retry", "schema", "sockets", "sources", "sse",
+        "stream", "structured", "sync", "target", "together", "transport", "wire",
     }  # fmt: skip

@@ -51,7 +51,9 @@ def load_callable(name: str) -> Answerer:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
-        raise LocalError(f"{name} cannot be loaded: {error}. It takes module:function or a GGUF file.") from error
+        raise LocalError(
+            f"{name} cannot be loaded: {error}. Give module:function; modules of the working folder are found too."
+        ) from error
     except Exception as error:
         raise LocalError(f"{name} cannot be loaded: its module raised {type(error).__name__}: {error}") from error
     finally:

@@ -8,7 +8,6 @@ how much likelier the message makes it, per token, and the best one is called if
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -17,14 +16,20 @@ from dbllm.local.grammar import MARK, marked, text_grammar
 from dbllm.local.problems import bad_request
 from dbllm.local.tools import Offer, Tool
 
-THRESHOLD = 0.2
+THRESHOLD = 0.15
 """Nats per token by which the message must raise a purpose for `tool_choice: auto` to call it."""
-NOTHING = "Hello."
-"""The message that wants nothing, against which others are measured."""
+SMALL_TALK = (
+    "Hello.",
+    "Who was the first king of France?",
+    "Tell me a story about a cat.",
+    "Why is the grass green?",
+    "I had a good day.",
+)
+"""Messages that want no tool: a purpose has to be likelier than after any of these."""
 MOST_ASKED = 600
 """Characters of the message's end that are looked at."""
 KEPT = 512
-"""Purposes whose likelihood after NOTHING is remembered."""
+"""Purposes whose likelihood after small talk is remembered, and grammars that are known to be enforced."""
 
 
 class Chooser:
@@ -32,7 +37,7 @@ class Chooser:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._after_nothing: OrderedDict[str, float] = OrderedDict()
+        self._unprompted: OrderedDict[str, float] = OrderedDict()
         self._checked: OrderedDict[str, bool] = OrderedDict()
 
     async def choose(self, offer: Offer, message: str) -> Tool | None:
@@ -70,16 +75,15 @@ class Chooser:
     async def scores(self, tools: Sequence[Tool], message: str) -> list[float]:
         """How much the message raises the likelihood of each tool's purpose, in nats per token."""
         purposes = [tool.purpose for tool in tools]
-        new = [purpose for purpose in dict.fromkeys(purposes) if purpose not in self._after_nothing]
-        before, after = await asyncio.gather(
-            self._likelihoods([(NOTHING, purpose) for purpose in new]),
-            self._likelihoods([(message[-MOST_ASKED:], purpose) for purpose in purposes]),
-        )
-        base = {purpose: self._after_nothing[purpose] for purpose in purposes if purpose not in new}
-        base |= dict(zip(new, before, strict=True))
-        self._after_nothing.update(base)
-        while len(self._after_nothing) > KEPT:
-            self._after_nothing.popitem(last=False)
+        new = [purpose for purpose in dict.fromkeys(purposes) if purpose not in self._unprompted]
+        base = {purpose: self._unprompted[purpose] for purpose in purposes if purpose not in new}
+        after = await self._likelihoods([(message[-MOST_ASKED:], purpose) for purpose in purposes])
+        before = await self._likelihoods([(talk, purpose) for purpose in new for talk in SMALL_TALK])
+        for number, purpose in enumerate(new):
+            base[purpose] = max(before[number * len(SMALL_TALK) :][: len(SMALL_TALK)])
+        self._unprompted.update(base)
+        while len(self._unprompted) > KEPT:
+            self._unprompted.popitem(last=False)
         return [given - base[purpose] for given, purpose in zip(after, purposes, strict=True)]
 
     async def _likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[float]:

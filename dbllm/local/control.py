@@ -15,7 +15,7 @@ from dbllm.local.entities import Entity, Kind
 from dbllm.local.permissions import Caller, need
 from dbllm.local.problems import Problem, invalid, missing, no_such_endpoint, taken
 from dbllm.local.records import FOUNDATION, Record, Settings
-from dbllm.local.rest import OBJECT, OBJECTS, TEXT, Call, Operation, body
+from dbllm.local.rest import NUMBER, OBJECT, TEXT, TEXTS, Call, Operation, body, text
 from dbllm.local.store import Change, Store
 
 Json = dict[str, object]
@@ -92,10 +92,22 @@ class Endpoints:
 
     def operations(self) -> list[Operation]:
         """The REST operations."""
-        config = body(served_entities=OBJECTS, served_models=OBJECTS, traffic_config=OBJECT, auto_capture_config=OBJECT)
-        create = body("name", "config", name=TEXT, config=config, tags=OBJECTS, rate_limits=OBJECTS, ai_gateway=OBJECT)
+        external = body("provider", "name", "task", provider=text("openai"), name=TEXT, task=text("llm/v1/chat"))
+        entity = body(
+            name=TEXT, entity_name=text("local.default.dolly"), entity_version=text("1"), external_model=external
+        )
+        entities: Json = {"type": "array", "items": entity}
+        config = body(served_entities=entities, traffic_config=OBJECT, auto_capture_config=OBJECT)
+        limit = body(calls=NUMBER, tokens=NUMBER, key=text("user"), renewal_period=text("minute"))
+        limits: Json = {"type": "array", "items": limit}
+        tag: Json = {"type": "array", "items": body("key", key=TEXT, value=TEXT)}
+        create = body("name", "config", name=TEXT, config=config, tags=tag, rate_limits=limits, ai_gateway=OBJECT)
+        gateway = body(fallback_config=OBJECT, rate_limits=limits, guardrails=OBJECT)
         one, served = f"{API}/{{name}}", f"{API}/{{name}}/served-models/{{served}}"
-        acl = body(access_control_list=OBJECTS)
+        grant = body(
+            "permission_level", user_name=TEXT, permission_level={"type": "string", "enum": list(permissions.LEVELS)}
+        )
+        acl = body(access_control_list={"type": "array", "items": grant})
         return [
             Operation("GET", API, self._list, "List the endpoints that the caller may see"),
             Operation("POST", API, self._create, "Create an endpoint", create),
@@ -104,9 +116,9 @@ class Endpoints:
             Operation("DELETE", one, self._delete, "Delete an endpoint", None),
             Operation("PUT", f"{one}/config", self._update, "Deploy another config", config),
             Operation("PUT", f"{API}/pt/{{name}}/config", self._update, "The same", body("config", config=config)),
-            Operation("PATCH", f"{one}/tags", self._tag, "Change tags", body(add_tags=OBJECTS, delete_tags={})),
-            Operation("PUT", f"{one}/rate-limits", self._limit, "Set rate limits", body(rate_limits=OBJECTS)),
-            Operation("PUT", f"{one}/ai-gateway", self._gateway, "Set the AI gateway", body(fallback_config=OBJECT)),
+            Operation("PATCH", f"{one}/tags", self._tag, "Change tags", body(add_tags=tag, delete_tags=TEXTS)),
+            Operation("PUT", f"{one}/rate-limits", self._limit, "Set rate limits", body(rate_limits=limits)),
+            Operation("PUT", f"{one}/ai-gateway", self._gateway, "Set the AI gateway", gateway),
             Operation("PATCH", f"{one}/notifications", self._notify, "Set e-mail notifications", OBJECT),
             Operation("PATCH", f"{one}/telemetry-config", self._telemetry, "Set telemetry", OBJECT),
             Operation("GET", f"{one}/metrics", self._metrics, "Metrics for Prometheus", text=True),
@@ -332,7 +344,9 @@ class Endpoints:
         return record
 
     def _shown(self, record: Record, call: Call) -> Json:
-        return records.detailed(record, self._now_ms(), permissions.level(record.settings.acl, call.caller) or "")
+        now = self._now_ms()
+        level = permissions.level(record.settings.acl, call.caller) or ""
+        return records.detailed(records.settled(record, now), now, level)
 
     def _now_ms(self) -> int:
         return int(self._now() * 1000)

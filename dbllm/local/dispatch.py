@@ -188,8 +188,9 @@ class _Usage:
         if b'"usage"' not in text:
             return
         try:
-            found = json.loads(text)["usage"]["total_tokens"]
-        except (ValueError, KeyError, TypeError):
+            told = json.loads(text)
+            found = told.get("response", told)["usage"]["total_tokens"]  # agents' events hold it inside `response`
+        except (ValueError, LookupError, TypeError, AttributeError):
             return
         if isinstance(found, int):
             self._tokens = found

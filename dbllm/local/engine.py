@@ -118,6 +118,8 @@ def load_llama(path: Path, *, slots: int, context: int) -> LlamaServer:
     params.cpuparams.n_threads = threads()
     params.cpuparams_batch.n_threads = threads()
     params.endpoint_metrics = True
+    # By default llama.cpp keeps the state of old prompts, up to 8 GiB of them: memory grew with every call.
+    params.cache_ram_mib = 0
     # xllamacpp opens a port of its own on loopback. Nobody is told this key, so nobody but us gets an answer.
     params.api_keys = [secrets.token_urlsafe(32)]
     params.ui = False

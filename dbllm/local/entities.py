@@ -59,9 +59,11 @@ class Answers(Protocol):
         Raises:
             Problem: for whatever goes wrong before the first byte of the answer.
         """
+        ...
 
     async def close(self) -> None:
         """Close what is open."""
+        ...
 
 
 class Passes(Protocol):
@@ -73,9 +75,11 @@ class Passes(Protocol):
         Raises:
             Problem: for whatever goes wrong before the first byte of the answer.
         """
+        ...
 
     async def close(self) -> None:
         """Close what is open."""
+        ...
 
 
 def order(entities: Sequence[Entity], draw: random.Random, *, fallback: bool) -> list[Entity]:

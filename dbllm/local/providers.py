@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from dbllm.local.anthropic import VERSION, Anthropic
 from dbllm.local.cohere import Cohere
 from dbllm.local.dialects import CHAT, COMPLETIONS, EMBEDDINGS, Dialect, OpenAI
-from dbllm.local.problems import Problem
+from dbllm.local.problems import LocalError, Problem
 
 Settings = Mapping[str, object]
 Secrets = Callable[[str, str], "str | None"]
@@ -118,6 +118,28 @@ def check(external: object) -> None:
         _place(external, {})
 
 
+OWN_UPSTREAM = "local"
+"""In place of a URL: the workspace's own upstream, for `openai`."""
+
+
+def check_upstreams(upstreams: Mapping[str, str]) -> None:
+    """Look at base URLs that are to stand in place of providers' own.
+
+    Raises:
+        LocalError: nobody has that name, or the URL cannot be called.
+    """
+    known = sorted(name for name, provider in PROVIDERS.items() if provider.base is not None)
+    for name, url in upstreams.items():
+        if name not in known:
+            raise LocalError(f"An upstream can stand in place of {', '.join(known)}; there is no such '{name}'.")
+        if name == "openai" and url == OWN_UPSTREAM:
+            continue
+        try:
+            _checked(url)
+        except Problem as problem:
+            raise LocalError(f"The upstream of {name} cannot be used: {problem.message}") from problem
+
+
 def target(external: Settings, task: str, secrets: Secrets, upstreams: Mapping[str, str]) -> Target:
     """Where and how to ask an external model.
 
@@ -193,6 +215,11 @@ def _place(external: Settings, upstreams: Mapping[str, str]) -> str:
     if not place:
         needed = next(name for name in provider.settings if name.endswith("_url"))
         raise _invalid(f"'{provider.config}' needs '{needed}'")
+    return _checked(place)
+
+
+def _checked(place: str) -> str:
+    """`place`, if it can be called with a credential."""
     parts = urlsplit(place)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
         raise _invalid(f"the provider's URL must be https://host/..., got '{parts.scheme}://{parts.hostname or ''}'")

@@ -101,10 +101,17 @@ def document(operations: Iterable[Operation], title: str) -> Json:
 
 def _described(operation: Operation) -> Json:
     parameters: list[Json] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"minLength": 1, **text(EXAMPLES.get(name, str(name)))},
+        }
         for name in re.findall(r"{(\w+)(?::path)?}", operation.path)
     ]
-    parameters += [{"name": n, "in": "query", "required": True, "schema": {"type": "string"}} for n in operation.query]
+    parameters += [
+        {"name": name, "in": "query", "required": True, "schema": text(EXAMPLES[name])} for name in operation.query
+    ]
     media = "text/plain" if operation.text else "application/json"
     described: Json = {
         "summary": operation.summary,
@@ -127,6 +134,23 @@ def body(*required: str, **properties: object) -> Json:
     return {"type": "object", "properties": properties, **({"required": list(required)} if required else {})}
 
 
+def text(example: str) -> Json:
+    """JSON schema of a text."""
+    return {"type": "string", "examples": [example]}
+
+
+EXAMPLES = {
+    "name": "mine",
+    "served": "dolly-1",
+    "scope": "s",
+    "key": "k",
+    "principal": "users",
+    "endpoint_id": "0" * 32,
+}
+"""Values of parameters that reach something, once endpoint, scope and secret of these names were made."""
+
 TEXT: Json = {"type": "string"}
+TEXTS: Json = {"type": "array", "items": TEXT}
+NUMBER: Json = {"type": "integer", "minimum": 0}
 OBJECT: Json = {"type": "object"}
 OBJECTS: Json = {"type": "array", "items": OBJECT}

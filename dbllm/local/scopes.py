@@ -14,7 +14,7 @@ from typing import cast
 
 from dbllm.local.permissions import SCOPE_LEVELS, Caller, need_scope, scope_level
 from dbllm.local.problems import Problem, invalid, malformed, missing, taken
-from dbllm.local.rest import TEXT, Call, Operation, body
+from dbllm.local.rest import TEXT, Call, Operation, body, text
 from dbllm.local.store import Change, Store
 
 Json = dict[str, object]
@@ -65,11 +65,13 @@ class Scopes:
 
     def operations(self) -> list[Operation]:
         """The REST operations."""
-        create = body("scope", scope=TEXT, initial_manage_principal=TEXT, scope_backend_type=TEXT)
-        put = body("scope", "key", scope=TEXT, key=TEXT, string_value=TEXT, bytes_value=TEXT)
-        scope, one = body("scope", scope=TEXT), body("scope", "key", scope=TEXT, key=TEXT)
-        who = body("scope", "principal", scope=TEXT, principal=TEXT)
-        grant = body("scope", "principal", "permission", scope=TEXT, principal=TEXT, permission=TEXT)
+        a_scope, a_key, a_principal = text("s"), text("k"), text("users")
+        create = body("scope", scope=a_scope, initial_manage_principal=TEXT, scope_backend_type=TEXT)
+        put = body("scope", "key", scope=a_scope, key=a_key, string_value=TEXT, bytes_value=TEXT)
+        scope, one = body("scope", scope=a_scope), body("scope", "key", scope=a_scope, key=a_key)
+        who = body("scope", "principal", scope=a_scope, principal=a_principal)
+        level: Json = {"type": "string", "enum": list(SCOPE_LEVELS)}
+        grant = body("scope", "principal", "permission", scope=a_scope, principal=a_principal, permission=level)
         return [
             Operation("POST", f"{API}/scopes/create", self._create_scope, "Create a scope", create),
             Operation("GET", f"{API}/scopes/list", self._list_scopes, "List scopes"),

@@ -106,7 +106,10 @@ def function_tool(where: str, function: Mapping[str, object]) -> Tool:
         raise bad_request(f"'{where}.parameters' must be a schema of type object, got {schema['type']!r}")
     properties = schema.get("properties")
     arguments = tuple(properties) if isinstance(properties, dict) else ()
-    grammar = json_grammar({"properties": {}, **schema, "type": "object"}, f"{where}.parameters")
+    if not schema.keys() & {"$ref", "allOf", "anyOf", "oneOf"} and not properties:
+        # A function that names no arguments wants none, although an empty schema would admit any.
+        schema = {"additionalProperties": False, **schema}
+    grammar = json_grammar({**schema, "type": "object"}, f"{where}.parameters")
     return Tool(name, description, arguments, grammar)
 
 

@@ -9,8 +9,10 @@ import math
 import signal
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import TypeVar
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -47,6 +49,44 @@ def listen(host: str, port: int, *, hint: str) -> socket.socket:
             raise LocalError(f"Port {port} on {host} is already in use. {hint}") from error
         raise LocalError(f"Port {port} on {host} cannot be opened: {error}. {hint}") from error
     return sock
+
+
+class Service(ABC):
+    """What serves while it is entered, in a background thread; or `run()` it in the foreground until Ctrl-C."""
+
+    _running: contextlib.ExitStack | None = None
+
+    @abstractmethod
+    def _prepare(self, stack: contextlib.ExitStack) -> WebServer:
+        """Everything up to a server that could answer; what has to be undone is put on `stack`."""
+
+    def __enter__(self: S) -> S:
+        with contextlib.ExitStack() as stack:
+            server = self._prepared(stack)
+            server.start()
+            stack.callback(server.stop)
+            self._running = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._running is not None:
+            self._running.close()
+        self._running = None
+
+    def run(self: S, ready: Callable[[S], None] = lambda _service: None) -> None:
+        """Serve in the foreground until Ctrl-C or SIGTERM; `ready` is called once requests are answered."""
+        with contextlib.ExitStack() as stack:
+            self._prepared(stack).run(lambda: ready(self))
+
+    def _prepared(self, stack: contextlib.ExitStack) -> WebServer:
+        if self._running is not None:
+            raise LocalError(f"{self!r} is running already.")
+        return self._prepare(stack)
+
+
+S = TypeVar("S", bound=Service)
 
 
 class WebServer:

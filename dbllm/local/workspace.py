@@ -5,29 +5,29 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 from dbllm.local.app import Options, create_app
 from dbllm.local.custom import Customs
 from dbllm.local.engine import Engine, Job
 from dbllm.local.oidc import TOKEN_SECONDS, Oidc
 from dbllm.local.problems import LocalError
+from dbllm.local.providers import OWN_UPSTREAM, check_upstreams
 from dbllm.local.proxy import PORTS
 from dbllm.local.state import Identity, identity
 from dbllm.local.store import Change, Store, opened
 from dbllm.local.upstream import PATH as UPSTREAM
 from dbllm.local.vectors import Vectors
-from dbllm.local.web import GRACE, WebServer, listen
+from dbllm.local.web import GRACE, Service, WebServer, listen
 from dbllm.local.weights import default_model
 
 PORT_HINT = "Stop what listens there, or choose another port with --port (0 takes a free one)."
 
 
-class Workspace:
+class Workspace(Service):
     """A Databricks workspace on loopback, with a real small model behind its endpoints.
 
         with Workspace() as workspace:
@@ -75,7 +75,7 @@ class Workspace:
         self._oidc = Oidc(principals, token_seconds)
         self._drain = drain
         self._options = options or Options()
-        self._running: ExitStack | None = None
+        check_upstreams(self._options.upstreams)
         self._identity: Identity | None = None
         self._host: str | None = None
 
@@ -119,30 +119,7 @@ class Workspace:
         """The API key of that; none of the workspace's tokens."""
         return self._options.upstream_key or ""
 
-    def __enter__(self) -> Workspace:
-        with ExitStack() as stack:
-            server = self._prepare(stack)
-            server.start()
-            stack.callback(server.stop)
-            self._running = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._running is not None:
-            self._running.close()
-        self._running = None
-
-    def run(self, ready: Callable[[Workspace], None] = lambda _workspace: None) -> None:
-        """Serve in the foreground until Ctrl-C or SIGTERM; `ready` is called once the model answers."""
-        with ExitStack() as stack:
-            self._prepare(stack).run(lambda: ready(self))
-
     def _prepare(self, stack: ExitStack) -> WebServer:
-        """Everything up to a server that could answer; what has to be undone is put on `stack`."""
-        if self._running is not None:
-            raise LocalError("The workspace is running already.")
         self._identity = stack.enter_context(identity(self._state, self._token))
         store = stack.enter_context(opened(self._state))
         # Before the model is fetched and loaded: a taken port should not cost a minute to find out.
@@ -187,7 +164,7 @@ def with_upstream(options: Options, url: str, store: Store) -> Options:
         key = kept if isinstance(kept, str) else f"local-{secrets.token_hex(16)}"
         if not kept:
             store.commit(Change("upstream", "key", key))
-    upstreams = {provider: url if base == "local" else base for provider, base in options.upstreams.items()}
+    upstreams = {provider: url if base == OWN_UPSTREAM else base for provider, base in options.upstreams.items()}
     return replace(options, upstream_key=key, upstreams=upstreams)
 
 

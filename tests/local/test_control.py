@@ -41,6 +41,12 @@ def test_a_new_endpoint_gets_ready_when_its_time_has_come(plane: Plane) -> None:
     assert shown["config"]["served_entities"][0]["state"]["deployment"] == "DEPLOYMENT_READY"
 
 
+def test_a_deployment_that_takes_no_time_is_over_in_its_own_answer(engine: Engine) -> None:
+    plane = Plane(engine, deploy_seconds=0.0)
+    made = plane.do("POST", ENDPOINTS, CREATE)
+    assert made["state"] == {"ready": "READY", "config_update": "NOT_UPDATING"}
+
+
 def test_the_old_config_serves_until_the_new_one_is_there(plane: Plane) -> None:
     plane.do("POST", ENDPOINTS, CREATE)
     plane.at += 10

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from dbllm.local.engine import Engine
@@ -133,6 +135,14 @@ def test_a_limit_of_tokens_counts_what_answers_took(plane: Plane, stream: bool) 
     assert "5 tokens per minute" in answer.json()["message"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_tokens_of_an_agent_count_too(plane: Plane, stream: bool) -> None:
+    limits = {"rate_limits": [{"tokens": 5, "renewal_period": "minute"}]}
+    make(plane, own("a", "local.default.smollm2-agent"), ai_gateway=limits)
+    ask = {"input": [{"role": "user", "content": "hi"}], "max_output_tokens": 2, "stream": stream}
+    assert [plane.answer("POST", PATH, ask).status_code for _ in range(2)] == [200, 429]
+
+
 def test_what_was_counted_survives_a_restart(engine: Engine, tmp_path: Path) -> None:
     for expected in (200, 429):
         with opened(tmp_path, {}) as store:
@@ -177,3 +187,75 @@ def test_metrics_and_logs_tell_what_happened_but_no_text(plane: Plane) -> None:
     logs = plane.do("GET", f"{ENDPOINTS}/mine/served-models/a/logs")["logs"]
     assert len(logs.splitlines()) == 2
     assert "private" not in metrics + logs + json.dumps(plane.do("GET", f"{ENDPOINTS}/mine"))
+
+
+def test_calls_over_the_limit_wait_and_are_all_answered(engine: Engine) -> None:
+    working, most = 0, 0
+
+    async def slow(prompt: str) -> str:
+        nonlocal working, most
+        working += 1
+        most = max(most, working)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        working -= 1
+        return prompt
+
+    plane = Plane(engine, deploy_seconds=0.0, at_once=3, customs={"slow": slow})
+
+    async def all_of_them() -> list[int]:
+        transport = httpx.ASGITransport(app=plane.app)
+        headers = {"authorization": "Bearer owner"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://w", headers=headers) as client:
+            calls = (client.post("/serving-endpoints/slow/invocations", json=ROW) for _ in range(20))
+            return [answer.status_code for answer in await asyncio.gather(*calls)]
+
+    assert asyncio.run(all_of_them()) == [200] * 20
+    assert most == 3
+
+
+def test_who_gives_up_waiting_takes_no_turn(engine: Engine) -> None:
+    """The one turn is taken; a client that goes away while it waits leaves the turn to the next."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    asked: list[str] = []
+
+    async def held(prompt: str) -> str:
+        asked.append(prompt)
+        begun.set()
+        await go_on.wait()
+        return prompt
+
+    plane = Plane(engine, deploy_seconds=0.0, at_once=1, customs={"held": held})
+
+    async def call(word: str, gone: asyncio.Event) -> None:
+        body = json.dumps({"dataframe_records": [{"prompt": word}]}).encode()
+        parts: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            if parts:
+                return parts.pop()
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(_message: Any) -> None:
+            pass
+
+        path = "/serving-endpoints/held/invocations"
+        headers = [(b"authorization", b"Bearer owner"), (b"content-type", b"application/json")]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+        await plane.app(scope, receive, send)  # type: ignore[arg-type]
+
+    async def story() -> None:
+        never, leaves = asyncio.Event(), asyncio.Event()
+        first = asyncio.ensure_future(call("first", never))
+        await begun.wait()
+        second = asyncio.ensure_future(call("second", leaves))
+        third = asyncio.ensure_future(call("third", never))
+        await asyncio.sleep(0.05)
+        leaves.set()
+        await asyncio.wait_for(second, 5)
+        go_on.set()
+        await asyncio.wait_for(asyncio.gather(first, third), 5)
+
+    asyncio.run(story())
+    assert asked == ["first", "third"]

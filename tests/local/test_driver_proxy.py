@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 import threading
@@ -276,3 +277,51 @@ def test_when_the_client_goes_away_the_app_is_let_go(
         assert thinking.wait(10)
         assert not left.is_set()
     assert left.wait(10)
+
+
+@pytest.mark.parametrize("credential", ["Basic dXNlcjpwYXNz", "Digest x", "Bearer", ""])
+def test_only_a_bearer_token_opens_the_proxy(workspace: SimpleNamespace, url: str, credential: str) -> None:
+    answer = httpx.post(workspace.host + url, headers={"authorization": credential}, trust_env=False)
+    assert answer.status_code == 401
+    assert answer.json()["error_code"] == 401
+
+
+def test_large_bodies_pass_both_ways(http: httpx.Client, app: SimpleNamespace, url: str) -> None:
+    async def back(request: Request) -> Response:
+        return Response(await request.body())
+
+    app.app.handler = back
+    body = bytes(range(256)) * (48 * 4096)  # 48 MiB, three times what an endpoint takes
+    assert http.post(url, content=body).content == body
+
+
+def test_an_apps_early_refusal_of_a_large_body_gets_through(http: httpx.Client, app: SimpleNamespace, url: str) -> None:
+    async def refuse(request: Request) -> Response:
+        async for _ in request.stream():
+            break
+        return Response("too much", 413)
+
+    app.app.handler = refuse
+    assert http.post(url, content=b"x" * (8 << 20)).status_code == 413
+
+
+def test_compressed_answers_stay_as_the_app_made_them(http: httpx.Client, app: SimpleNamespace, url: str) -> None:
+    async def packed(_request: Request) -> Response:
+        return Response(gzip.compress(b"hello" * 100), headers={"content-encoding": "gzip"})
+
+    app.app.handler = packed
+    with http.stream("GET", url) as answer:
+        raw = b"".join(answer.iter_raw())
+    assert gzip.decompress(raw) == b"hello" * 100
+
+
+def test_several_cookies_of_an_app_stay_several(http: httpx.Client, app: SimpleNamespace, url: str) -> None:
+    async def cookies(_request: Request) -> Response:
+        response = Response()
+        response.set_cookie("a", "1")
+        response.set_cookie("b", "2")
+        return response
+
+    app.app.handler = cookies
+    assert len(http.get(url).headers.get_list("set-cookie")) == 2
+    http.cookies.clear()

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dbllm.local.problems import Problem
-from dbllm.local.providers import PROVIDERS, check, on_this_machine, target
+from dbllm.local.problems import LocalError, Problem
+from dbllm.local.providers import PROVIDERS, check, check_upstreams, on_this_machine, target
 
 LITERAL = "sk-literal-canary"
 REFERENCE = "{{secrets/scope/key}}"
@@ -136,3 +136,17 @@ def test_anthropic_has_no_embeddings() -> None:
 )  # fmt: skip
 def test_only_loopback_is_this_machine(url: str, here: bool) -> None:
     assert on_this_machine(url) is here
+
+
+@pytest.mark.parametrize(
+    ("upstreams", "reason"),
+    [
+        ({"opnai": "local"}, "in place of anthropic, cohere, openai; there is no such 'opnai'"),
+        ({"anthropic": "local"}, "must be https"),
+        ({"openai": "http://10.0.0.1/v1"}, "plain http is for this machine only"),
+    ],
+)
+def test_an_upstream_that_could_never_be_called_is_refused_at_the_start(upstreams: dict[str, str], reason: str) -> None:
+    with pytest.raises(LocalError, match=reason):
+        check_upstreams(upstreams)
+    check_upstreams({"openai": "local", "cohere": "http://127.0.0.1:1"})

@@ -14,6 +14,7 @@ import pytest
 
 from dbllm import serve
 from dbllm.local import LocalError
+from dbllm.local.callables import as_answerer
 from dbllm.local.engine import Engine
 from dbllm.serve import Answerer, DriverServer, RefusedError, create_app, gguf_answerer, is_loopback, read_prompt
 
@@ -42,7 +43,7 @@ def ask(answerer: Answerer, body: object, headers: dict[str, str] | None = None,
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
 
     async def send() -> httpx.Response:
-        transport = httpx.ASGITransport(app=create_app(answerer, **options), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(app=create_app(as_answerer(answerer), **options), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
             return await client.post("/", content=content, headers=headers)
 
@@ -330,3 +331,48 @@ def test_a_client_that_goes_away_stops_the_gguf_model(
             next(answer.iter_lines())
         eventually(lambda: engine.metrics()["requests_processing"] == 0)
     assert engine.metrics()["tokens_predicted_total"] - before < 1000
+
+
+# --- a text pipeline of transformers, known by its looks
+
+
+class Pipeline:
+    """What a `transformers` pipeline looks like from outside; it tells what it was called with."""
+
+    task = "text-generation"
+
+    def __call__(self, text: str, **options: object) -> list[list[dict[str, object]]]:
+        return [[{"generated_text": f"{text}: {json.dumps(options, sort_keys=True)}"}]]
+
+
+def test_a_pipeline_gets_its_own_words_for_the_usual_parameters() -> None:
+    told = ask(Pipeline(), {"prompt": "x", "max_tokens": 5, "temperature": 0.5, "top_k": 3}).json()
+    assert json.loads(told.removeprefix("x: ")) == {
+        "max_new_tokens": 5,
+        "temperature": 0.5,
+        "do_sample": True,
+        "top_k": 3,
+        "return_full_text": False,
+    }
+    greedy = json.loads(ask(Pipeline(), {"prompt": "x", "temperature": 0}).json().removeprefix("x: "))
+    assert greedy == {"do_sample": False, "return_full_text": False}
+
+
+def test_a_pipelines_answer_is_cut_at_the_stop_string_and_streams_as_one_piece() -> None:
+    assert ask(Pipeline(), {"prompt": "one two", "stop": ["two"]}).json() == "one "
+    assert pieces(ask(Pipeline(), {"prompt": "one two", "stop": ["two"]}, EVENTS)) == ["one "]
+    assert ask(Pipeline(), {"prompt": "x", "temperature": "hot"}).status_code == 400
+
+
+def test_a_module_that_fails_to_import_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing_module.py").write_text("raise RuntimeError('no GPU')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LocalError, match=r"its module raised RuntimeError: no GPU"):
+        serve.load_callable("failing_module:answer")
+
+
+def test_a_server_that_runs_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with environment(monkeypatch, None), DriverServer(echo, port=0) as server:
+        with pytest.raises(LocalError, match="is running already"):
+            server.__enter__()
+        assert httpx.post(server.url, json={"prompt": "x"}, trust_env=False).status_code == 200

@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from dbllm.local.store import Change, opened
+
 COMMAND = [sys.executable, "-W", "error", "-m", "dbllm"]
 NAMES = ["DATABRICKS_HOST", "DATABRICKS_TOKEN", "DATABRICKS_CLUSTER_ID"]
 
@@ -121,6 +123,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (["up", "--host", "192.168.0.1"], "loopback only"),
         (["up", "--driver", "80"], "3000 to 8000"),
+        (["up", "--custom", "mine=nowhere:function"], "nowhere:function cannot be loaded"),
+        (["up", "--custom", "mine=ftp://example.com"], "neither module:function nor the URL"),
         (["up", "--port", "0", "--model", "nowhere.gguf"], "no model file nowhere.gguf"),
         (["serve", "--port", "80"], "3000 to 8000"),
         (["serve", "nowhere.gguf", "--port", "7779"], "no model file nowhere.gguf"),
@@ -164,3 +168,50 @@ def test_help_needs_neither_the_model_nor_the_web_server() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
     assert "serve" in run("--help").stdout
+
+
+def test_a_state_of_another_key_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    with opened(tmp_path, {}) as store:
+        store.commit(Change("k", "a", 1))
+    key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+    done = subprocess.run(
+        [*COMMAND, "up", "--port", "0", "--state", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=clean_environment(DBLLM_STATE_KEY=key),
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "was encrypted with another key" in done.stderr
+    assert key not in done.stderr
+
+
+def test_a_secret_reaches_the_model_through_the_gateway_and_the_wire(model: Path) -> None:
+    with running("up", "--port", "0", "--model", str(model), "--upstream", "openai=local", DBLLM_UPSTREAM_KEY="k") as (
+        _,
+        lines,
+    ):
+        env = exports(lines)
+        assert any(line.startswith("# upstream: ") for line in lines)
+        headers = {"authorization": f"Bearer {env['DATABRICKS_TOKEN']}"}
+        with httpx.Client(base_url=env["DATABRICKS_HOST"], headers=headers, trust_env=False, timeout=30) as http:
+            http.post("/api/2.0/secrets/scopes/create", json={"scope": "s"}).raise_for_status()
+            http.post("/api/2.0/secrets/put", json={"scope": "s", "key": "k", "string_value": "wrong"})
+            model_of = {"provider": "openai", "name": "gpt-4", "task": "llm/v1/chat"}
+            reference = {"openai_config": {"openai_api_key": "{{secrets/s/k}}"}}
+            entity = {"external_model": {**model_of, **reference}}
+            config = {"served_entities": [entity]}
+            http.post("/api/2.0/serving-endpoints", json={"name": "ext", "config": config}).raise_for_status()
+            deadline = time.monotonic() + 20
+            while http.get("/api/2.0/serving-endpoints/ext").json()["state"]["ready"] != "READY":
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            chat = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+            refused = http.post("/serving-endpoints/ext/invocations", json=chat)
+            assert refused.status_code == 401
+            assert refused.json()["error"] == "Received error from openai"
+            http.post("/api/2.0/secrets/put", json={"scope": "s", "key": "k", "string_value": "k"})
+            answer = http.post("/serving-endpoints/ext/invocations", json=chat)
+            assert answer.json()["choices"][0]["message"]["content"]
+            assert answer.headers["served-model-name"] == "gpt-4"

@@ -53,6 +53,21 @@ def test_it_stops_within_two_seconds_with_a_stream_open(model: Path) -> None:
     assert '"finish_reason": "length"' not in rest
 
 
+def test_an_answer_that_is_nearly_there_is_finished_before_it_stops(model: Path) -> None:
+    body = {"prompt": "Once upon a time", "use_raw_prompt": True, "max_tokens": 40, "stream": True}
+    with Workspace(model=model, token="t", drain=20) as workspace:
+        path = f"{workspace.host}/serving-endpoints/smollm2-completions/invocations"
+        with httpx.stream("POST", path, json=body, headers={"authorization": "Bearer t"}, trust_env=False) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            stopping = threading.Thread(target=workspace.__exit__, args=(None, None, None))
+            stopping.start()
+            rest = "".join(lines)
+        stopping.join()
+    assert "TEMPORARILY_UNAVAILABLE" not in rest
+    assert rest.endswith("data: [DONE]")
+
+
 def test_another_model_file_is_what_answers(model: Path, other_model: Path) -> None:
     answers = []
     for file in (model, other_model):
