@@ -68,7 +68,9 @@ def made(w: SimpleNamespace, fresh: Fresh) -> Iterator[str]:
 @does("create and update an endpoint", "list, get and delete endpoints")
 def test_an_endpoint_is_made_changed_and_deleted(w: SimpleNamespace, fresh: Fresh) -> None:
     api, name = w.serving_endpoints, fresh("sdk")
-    made = api.create(name, config=config(name), description="mine", tags=[serving.EndpointTag("team", "x")]).result(SOON)
+    made = api.create(name, config=config(name), description="mine", tags=[serving.EndpointTag("team", "x")]).result(
+        SOON
+    )
     assert made.state.ready == serving.EndpointStateReady.READY
     assert made.description == "mine"
     assert [one.name for one in api.list()].count(name) == 1
