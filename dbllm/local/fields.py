@@ -111,8 +111,11 @@ def read_completions(body: object) -> TextRequest:
         if fields.get(name):
             raise bad_request(f"field '{name}' is not supported by this model")
     raw = bool(fields.get("use_raw_prompt"))
-    count = _count(fields)
-    jobs = [prompt_job(prompt, _common(fields), raw=raw) for prompt in prompts for _ in range(count)]
+    count, request = _count(fields), _common(fields)
+    most = fields.get("logprobs")  # alternatives to each token, where chat has a flag and a number
+    if isinstance(most, int):
+        request |= {"logprobs": max(1, most)} if raw else {"logprobs": True, "top_logprobs": most}
+    jobs = [prompt_job(prompt, request, raw=raw) for prompt in prompts for _ in range(count)]
     return TextRequest(tuple(jobs), count, _stream(fields), _usage_apart(fields))
 
 
@@ -348,6 +351,7 @@ _COMPLETIONS: dict[str, Check] = {
     "prompt": _anything,
     "suffix": _STRING,
     "echo": _BOOLEAN,
+    "logprobs": _integer(0, 5),
     "use_raw_prompt": _BOOLEAN,
     "error_behavior": _one_of("error", "truncate"),
 }

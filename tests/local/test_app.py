@@ -204,6 +204,22 @@ def test_logprobs_come_for_every_token(http: httpx.Client) -> None:
     assert all(len(entry["top_logprobs"]) == 2 and entry["logprob"] <= 0 for entry in entries)
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_logprobs_of_completions_are_lists_side_by_side(http: httpx.Client, raw: bool) -> None:
+    body = {"prompt": "Once upon a time", "max_tokens": 4, "temperature": 0, "logprobs": 2, "use_raw_prompt": raw}
+    (whole,) = post(http, COMPLETIONS, body)["choices"]
+    held = whole["logprobs"]
+    assert "".join(held["tokens"]) == whole["text"]
+    for offset, token in zip(held["text_offset"], held["tokens"], strict=True):
+        assert whole["text"][offset:].startswith(token)
+    for tops, logprob in zip(held["top_logprobs"], held["token_logprobs"], strict=True):
+        assert len(tops) == 2
+        assert max(tops.values()) == logprob
+    told = [chunk["choices"][0]["logprobs"] for chunk in stream(http, COMPLETIONS, body)]
+    for name in ("tokens", "text_offset"):
+        assert [one for part in told if part for one in part[name]] == held[name]
+
+
 def test_a_stream_has_the_text_of_the_unary_answer_and_cumulative_usage(http: httpx.Client) -> None:
     body = {"messages": TOWER, "temperature": 0, "max_tokens": 12}
     whole = post(http, CHAT, body)
