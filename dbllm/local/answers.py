@@ -29,6 +29,7 @@ class Head:
         model: the model that made it.
         task: of the endpoint.
         tool: the function that it calls: then the texts are arguments.
+        alternatives: with logprobs, how many alternatives to each token are told.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Head:
     model: str
     task: Task
     tool: str | None = None
+    alternatives: int = 0
 
 
 @dataclass
@@ -164,13 +166,14 @@ def _logprobs(head: Head, entries: Sequence[Mapping[str, Any]], offset: int = 0)
     """One entry a token for chat; for completions lists side by side, as OpenAI's clients read them."""
     if not entries:
         return None
+    tops = [entry["top_logprobs"][: head.alternatives] for entry in entries]
     if head.task == "llm/v1/chat":
-        return {"content": list(entries)}
+        return {"content": [{**entry, "top_logprobs": top} for entry, top in zip(entries, tops, strict=True)]}
     tokens = [str(entry["token"]) for entry in entries]
     return {
         "tokens": tokens,
         "token_logprobs": [entry["logprob"] for entry in entries],
-        "top_logprobs": [{top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in entries],
+        "top_logprobs": [{one["token"]: one["logprob"] for one in top} for top in tops],
         "text_offset": list(accumulate(map(len, tokens[:-1]), initial=offset)),
     }
 

@@ -58,6 +58,7 @@ async def invoke(request: Request, endpoint: Endpoint, models: Models, body: byt
         created=int(time.time()),
         model=endpoint.model,
         task="llm/v1/chat" if chat else "llm/v1/completions",
+        alternatives=wanted.alternatives,
     )
     if wanted.stream:
         return EventStream(lambda emit: _stream_text(models, head, wanted, emit), headers)
