@@ -15,7 +15,7 @@ nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests", "langchain
 nox.options.error_on_external_run = True  # a tool of the machine must not stand in for one of the session
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-CODE = ("dbllm", "tests", "noxfile.py")
+CODE = ("dbllm", "examples", "tests", "noxfile.py")
 LANGCHAIN = ("tests/langchain", "tests/examples")  # they have a session of their own
 NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/control", "tests/local", *LANGCHAIN)
 TODAY = ("tests/test_import_cost.py",)  # a figure of today's versions: older ones of pydantic import more slowly
