@@ -25,6 +25,7 @@ else:
     from typing import TypeVar
 
     M = TypeVar("M")
+    NDArray, float32 = list, float  # as near as it gets without numpy, for who asks for the annotations
 
 
 class WireModel(BaseModel):

@@ -92,6 +92,7 @@ class Transport:
         self._auth = auth
         self._closed = False
         self._made: dict[object, tuple[Mapping[str, str], Mapping[str, str], Hidden]] = {}
+        _fixed()  # imports something slow: here, where no event loop waits for it
         weakref.finalize(self, leaf.forget)
 
     async def call(self, call: Call) -> Answer:

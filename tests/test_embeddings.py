@@ -11,6 +11,7 @@ import threading
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from colours import permits
@@ -119,11 +120,14 @@ async def test_a_request_that_fails_ends_the_others_and_says_which_texts_it_had(
 @pytest.mark.parametrize("colour", ["asyncio", "trio"])
 async def test_a_failure_gives_up_the_requests_that_are_under_way(make, wire):
     wire.get("/api/2.0/serving-endpoints/ep").respond(json={"task": "llm/v1/embeddings"})
-    given_up = []
+    begun, given_up = [], []
 
     async def some(request: httpx.Request) -> httpx.Response:
         if texts_of(request) == ["7"]:
+            while len(begun) < 9:
+                await anyio.lowlevel.checkpoint()
             return httpx.Response(400, json={"message": "too long"})
+        begun.append(texts_of(request))
         try:
             await anyio.sleep_forever()
         finally:
@@ -134,7 +138,8 @@ async def test_a_failure_gives_up_the_requests_that_are_under_way(make, wire):
         with pytest.raises(dbllm.BadRequestError, match=r"input\[7:8\]"):
             await client.endpoint("ep").embed(NUMBERS, batch_size=1, concurrency=10)
         assert permits(client) == 0
-    assert len(given_up) == 9
+    assert len(begun) == 9
+    assert sorted(given_up) == sorted(begun)
 
 
 async def test_the_error_of_one_request_for_all_texts_names_no_part_of_them(make, wire):

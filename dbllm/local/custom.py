@@ -234,7 +234,7 @@ def _whole(decoded: Any, wanted: scoring.Scoring | None) -> tuple[object, object
     return decoded[found[0]], params or {}, True
 
 
-def plain(value: object) -> object:
+def plain(value: Any) -> object:
     """A result as JSON has it: the arrays and frames of numpy and pandas become lists and records."""
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}

@@ -21,6 +21,10 @@ MAX_TOKENS = 512
 SAMPLING = ("temperature", "max_tokens", "top_p", "top_k")
 """The parameters that every text endpoint hands to the model."""
 
+GUIDED: Mapping[str, object] = {"temperature": 0, "dry_multiplier": 0.8}
+"""How an answer under a grammar is sampled if the request does not say: greedily, and against saying the same again
+and again, which this model does inside the quotes of a text until the text's bound."""
+
 Body = Mapping[str, object]
 Check = Callable[[str, object], None]
 
@@ -49,7 +53,7 @@ class TextRequest:
     def calling(self, tool: tools.Tool) -> TextRequest:
         """The same request once it is decided that a tool is called."""
         sampling = {name: value for name, value in self.jobs[0].request.items() if name in SAMPLING}
-        asked = {**tools.arguments_request(tool, self.question), "temperature": 0, **sampling}
+        asked = {**tools.arguments_request(tool, self.question), **GUIDED, **sampling}
         return replace(self, jobs=(Job("chat", asked),) * len(self.jobs), offer=None)
 
 
@@ -74,7 +78,7 @@ def read_chat(body: object) -> TextRequest:
     request: dict[str, object] = {"messages": _messages(messages), **_common(fields)}
     grammar = read_format(_object(fields.get("response_format", {"type": "text"})))
     if grammar is not None:
-        request = {"temperature": 0, **request, "grammar": grammar}
+        request = {**GUIDED, **request, "grammar": grammar}
     if fields.get("logprobs"):
         request["logprobs"] = True
         request["top_logprobs"] = fields.get("top_logprobs", 0)
