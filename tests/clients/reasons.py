@@ -6,7 +6,7 @@ LEFT_OUT = {
     "databricks-sdk `get_langchain_chat_open_ai_client`": "it needs langchain-openai, and is deprecated",
     "databricks-sdk `http_request`": "calls a connection of Unity Catalog; a local workspace has none, and answers 404",
     **{
-        f"mlflow deployments `{name}`": "MLflow has not made it for Databricks: `NotImplementedError`"
+        f"mlflow deployments `{name}`": "MLflow has not made it for Databricks; it raises at once"
         for name in (
             "create_deployment",
             "delete_deployment",
