@@ -37,6 +37,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[OUTCOMES] = Outcomes()
+    # requests' sessions and OpenAI's clients inside other people's classes are never closed by those.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+    )
     config.addinivalue_line("markers", "does(client, operation): a cell of the README's table of clients")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import warnings
 from typing import Any
 
@@ -40,11 +39,9 @@ def test_the_communitys_class_transforms_what_goes_and_comes(here: Up) -> None:
     assert llm.invoke("How are you?") == "how! i am fine. 0.1"
 
 
-@pytest.mark.does(COMMUNITY, "chat")
 @pytest.mark.does(COMMUNITY, "completions")
-def test_the_communitys_class_asks_chat_and_completions(here: Up) -> None:
-    for name in ("smollm2-chat", "smollm2-completions"):
-        assert community.Databricks(endpoint_name=name, max_tokens=8).invoke("Rivers are")
+def test_the_communitys_class_asks_for_a_completion(here: Up) -> None:
+    assert community.Databricks(endpoint_name="smollm2-completions", max_tokens=8).invoke("Rivers are")
 
 
 @pytest.fixture
@@ -56,7 +53,7 @@ def chat(here: Up) -> Any:
 def test_chat_databricks_answers(chat: Any) -> None:
     reply = chat.invoke("hello")
     assert reply.content
-    assert reply.usage_metadata["total_tokens"] > 0 or reply.response_metadata
+    assert reply.usage_metadata["total_tokens"] > 0
     assert asyncio.run(chat.ainvoke("hello")).content == reply.content
 
 
@@ -90,7 +87,7 @@ def test_chat_databricks_keeps_to_a_schema(chat: Any) -> None:
         "additionalProperties": False,
     }
     told = chat.with_structured_output(schema, method="json_schema").invoke("Name a city.")
-    assert isinstance(told["name"], str), json.dumps(told)
+    assert isinstance(told["name"], str), told
 
 
 @pytest.mark.does(PARTNER, "embeddings")
