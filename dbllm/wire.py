@@ -76,10 +76,16 @@ class Way:
     def written(self, out: Outgoing) -> tuple[str, bytes, Fields, bytes]:
         """Method, target, fields and body, for a parser. Never in a local variable: a traceback may show those."""
         body = out.body or b""
-        fields = [(b"host", parsed(out.url).netloc), *self.fields(out.headers)]
+        host, target = _place(out.url)
+        fields = [(b"host", host), *self.fields(out.headers)]
         if out.body is not None or out.method in ("POST", "PUT", "PATCH"):
             fields.append((b"content-length", b"%d" % len(body)))
-        return out.method, parsed(out.url).raw_path, fields, body
+        return out.method, target, fields, body
+
+
+@lru_cache(maxsize=64)
+def _place(url: str) -> tuple[bytes, bytes]:
+    return httpx.URL(url).netloc, httpx.URL(url).raw_path
 
 
 def _sendable(name: str, value: str) -> bool:

@@ -37,7 +37,7 @@ class DatabricksEmbeddings(WorkspaceModel, Embeddings):
 
     endpoint: str = Field(validation_alias=AliasChoices("endpoint", "model"))
     target_uri: str = "databricks"
-    chunk_size: int = Field(default=64, ge=1)
+    chunk_size: int = Field(default=100, ge=1)
     query_params: dict[str, Any] = Field(default_factory=dict)
     documents_params: dict[str, Any] = Field(default_factory=dict)
     rate_limiter: BaseRateLimiter | None = Field(default=None, exclude=True)
@@ -57,7 +57,7 @@ class DatabricksEmbeddings(WorkspaceModel, Embeddings):
         def call(batch: list[str]) -> Vectors:
             if self.rate_limiter is not None:
                 self.rate_limiter.acquire(blocking=True)
-            return endpoint.embed(batch, **(params or {})).vectors
+            return endpoint.embed(batch, batch_size=self.chunk_size, **(params or {})).vectors
 
         return _joined(in_threads(call, list(self._batches(texts)), self.max_concurrency))
 
@@ -68,7 +68,7 @@ class DatabricksEmbeddings(WorkspaceModel, Embeddings):
         async def call(batch: list[str]) -> Vectors:
             if self.rate_limiter is not None:
                 await self.rate_limiter.aacquire(blocking=True)
-            return (await endpoint.embed(batch, **(params or {}))).vectors
+            return (await endpoint.embed(batch, batch_size=self.chunk_size, **(params or {}))).vectors
 
         return _joined(await gather(call, list(self._batches(texts)), self.max_concurrency))
 

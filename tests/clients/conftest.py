@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside this file
 
+from place import PRINCIPAL, SECRET, UPSTREAM_KEY, Up
 from table import Outcomes
 
-PRINCIPAL, SECRET = "pipeline", "secret-of-the-pipeline"
-UPSTREAM_KEY = "sk-of-the-upstream"
 OUTCOMES = pytest.StashKey[Outcomes]()
 MODEL = '''
 def shout(prompt, stop=None, temperature=0.5):
@@ -39,6 +37,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[OUTCOMES] = Outcomes()
+    # requests' sessions and OpenAI's clients inside other people's classes are never closed by those.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+    )
     config.addinivalue_line("markers", "does(client, operation): a cell of the README's table of clients")
 
 
@@ -66,23 +68,6 @@ def whole(pytestconfig: pytest.Config) -> None:
     option = pytestconfig.option
     if option.keyword or option.markexpr or any("::" in argument for argument in pytestconfig.args):
         pytest.skip("only some of the tests run")
-
-
-@dataclass(frozen=True)
-class Up:
-    """A workspace in a process of its own."""
-
-    host: str
-    token: str
-    cluster_id: str
-    base_url: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "base_url", f"{self.host}/serving-endpoints")
-
-    @property
-    def env(self) -> dict[str, str]:
-        return {"DATABRICKS_HOST": self.host, "DATABRICKS_TOKEN": self.token, "DATABRICKS_CLUSTER_ID": self.cluster_id}
 
 
 @pytest.fixture(scope="session")
