@@ -14,10 +14,10 @@ import pytest
 openai = pytest.importorskip("openai")
 sdk = pytest.importorskip("databricks.sdk")
 
-from place import PRINCIPAL, SECRET, UPSTREAM_KEY, Up
 from databricks.sdk.errors import DatabricksError, NotFound, PermissionDenied, ResourceAlreadyExists
 from databricks.sdk.service import serving
 from databricks.sdk.service.workspace import AclPermission
+from place import PRINCIPAL, SECRET, UPSTREAM_KEY, Up
 from reasons import LEFT_OUT
 from watch import Watched, methods
 
@@ -88,12 +88,16 @@ def gpt(w: SimpleNamespace, fresh: Fresh) -> Iterator[str]:
 @does("create and update an endpoint", "list, get and delete endpoints")
 def test_an_endpoint_is_made_changed_and_deleted(w: SimpleNamespace, fresh: Fresh) -> None:
     api, name = w.serving_endpoints, fresh("sdk")
-    made = api.create(name, config=config(name), description="mine", tags=[serving.EndpointTag("team", "x")]).result(SOON)
+    made = api.create(name, config=config(name), description="mine", tags=[serving.EndpointTag("team", "x")]).result(
+        SOON
+    )
     assert made.state.ready == serving.EndpointStateReady.READY
     assert made.description == "mine"
     assert [one.name for one in api.list()].count(name) == 1
     two = [entity("one"), entity("two")]
-    traffic = serving.TrafficConfig(routes=[serving.Route(80, served_model_name="one"), serving.Route(20, served_model_name="two")])
+    traffic = serving.TrafficConfig(
+        routes=[serving.Route(80, served_model_name="one"), serving.Route(20, served_model_name="two")]
+    )
     api.update_config(name, served_entities=two, traffic_config=traffic)
     changed = api.wait_get_serving_endpoint_not_updating(name, SOON)
     assert [one.name for one in changed.config.served_entities] == ["one", "two"]

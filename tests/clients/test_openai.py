@@ -180,7 +180,9 @@ def test_an_agent_responds(caller: Caller) -> None:
     assert reply.output_text
     assert reply.usage.output_tokens > 0
     messages: Any = [{"role": "user", "content": "hello"}]
-    assert caller.call(caller.client.responses.create(model="smollm2-agent", input=messages, max_output_tokens=16)).output_text
+    assert caller.call(
+        caller.client.responses.create(model="smollm2-agent", input=messages, max_output_tokens=16)
+    ).output_text
 
 
 @both("responses, streamed")
