@@ -11,13 +11,14 @@ import sys
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests", "langchain", "apps", "fuzz"]
+nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests", "langchain", "clients", "fuzz"]
 nox.options.error_on_external_run = True  # a tool of the machine must not stand in for one of the session
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ("dbllm", "examples", "tests", "noxfile.py")
 LANGCHAIN = ("tests/langchain", "tests/examples")  # they have a session of their own
-NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/control", "tests/local", *LANGCHAIN)
+CLIENTS = "tests/clients"  # and so have these
+NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/control", "tests/local", CLIENTS, *LANGCHAIN)
 TODAY = ("tests/test_import_cost.py",)  # a figure of today's versions: older ones of pydantic import more slowly
 
 # Modules that need an extra are named here, not those of the core: one that is forgotten makes the check fail.
@@ -82,7 +83,7 @@ def oldest(requirements: list[str]) -> list[str]:
 def tests(session: nox.Session) -> None:
     """All tests, against the package as it would be installed."""
     session.install(".[local,fast]", *group("test"))
-    session.run("pytest", *(f"--ignore={path}" for path in LANGCHAIN), *session.posargs)
+    session.run("pytest", *(f"--ignore={path}" for path in (CLIENTS, *LANGCHAIN)), *session.posargs)
 
 
 @nox.session
@@ -95,10 +96,12 @@ def langchain(session: nox.Session) -> None:
 
 
 @nox.session
-def apps(session: nox.Session) -> None:
-    """Other people's servers behind the workspace: Flask behind the driver proxy, MLflow behind an endpoint."""
-    session.install(".[local,fast]", *group("test", "apps"))
-    session.run("pytest", "tests/local/test_real_apps.py", *session.posargs)
+def clients(session: nox.Session) -> None:
+    """Other people's clients and servers with the workspace; `-- --write-table` writes the README's table anew."""
+    session.install(".[local,fast]", *group("test", "clients"))
+    # Two runs: an option of the first is unknown to the second, and their fixtures have the same names.
+    session.run("pytest", "-p", "no:asyncio", CLIENTS, *session.posargs)
+    session.run("pytest", "-p", "no:asyncio", "tests/local/test_real_apps.py")
 
 
 @nox.session

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from .errors import APIError, APIStatusError, BadRequestError, ConflictError, Raw
 from .prompt import Options, ReplyT, reply_of
 from .schema import Reply
 from .transport import JSON, Answer, Transport
@@ -27,13 +30,37 @@ class Control:
     ) -> Answer:
         """One call, over before `deadline` on the leaf's clock."""
         call = self._options.call(self._transport, method, path, body, accept)
-        return await self._transport.call(replace(call, deadline=min(call.deadline, deadline)))
+        try:
+            return await self._transport.call(replace(call, deadline=min(call.deadline, deadline)))
+        except (ConflictError, BadRequestError) as error:
+            if method == "POST" and _is_there(error) and any(_may_have_run(earlier) for earlier in error.previous):
+                error.hint = "An earlier attempt of this call, whose answer was lost, may have made it: look at it."
+            raise
 
     async def _reply(
         self, model: type[ReplyT], method: str, path: str, body: object = None, *, deadline: float = FOREVER
     ) -> ReplyT:
         """What one call is answered with, as a model."""
         return reply_of(model, await self._ask(method, path, body, deadline=deadline))
+
+
+def _is_there(error: APIStatusError) -> bool:
+    return error.status == 409 or error.error_code == "RESOURCE_ALREADY_EXISTS"
+
+
+def _may_have_run(error: APIError) -> bool:
+    """A refusal of the workspace's own (429, say) did nothing; a lost answer or a failure on the way may have."""
+    return error.sent and (error.status is None or error.status >= 500)
+
+
+def forget(error: APIError, secrets: Iterable[str]) -> None:
+    """Drop what a workspace that repeats what it refuses may have repeated."""
+    runs = [run for secret in secrets for run in (*re.findall(r"\w{6,}", secret, re.ASCII), secret) if len(run) > 3]
+    for refusal in (error, *error.previous):
+        refusal.raw = refusal.raw and Raw(refusal.raw.status, refusal.raw.headers)
+        if any(run in refusal.detail for run in runs):  # no way to escape a text changes the runs
+            refusal.detail = "the workspace refused the secret, in words that repeat it"
+            refusal.args = (refusal.detail,)
 
 
 def content_of(reply: Reply) -> dict[str, Any]:

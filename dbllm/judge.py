@@ -49,6 +49,8 @@ def status_error(raw: Raw, *, wall: float) -> APIStatusError:
     if 300 <= raw.status < 400:
         detail = f"the workspace answered with a redirect to {_place(raw.headers.get('location', ''))}"
         hint = "dbllm follows no redirect, since the token would go along: check the host."
+    elif code == "RESOURCE_ALREADY_EXISTS":  # Databricks sends it with a 400, too
+        hint = "Choose another name, or change what is there."
     return kind(
         detail or f"the server answered {raw.status} without a reason",
         hint=hint,

@@ -11,7 +11,7 @@ import sys
 from array import array
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, StrictStr, model_validator
 
 from .errors import APIResponseError, Raw
 
@@ -71,7 +71,7 @@ class Traced:
 class Reply(WireModel, Traced):
     """An answer and the call that brought it."""
 
-    _meta: Meta = Meta()
+    _meta: Meta = PrivateAttr(default_factory=Meta)  # a default would be copied deeply for every reply
 
 
 class PromptRequest(WireModel):

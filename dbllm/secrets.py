@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import builtins
-import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from .control import Control
-from .errors import APIError, Raw
+from .control import Control, forget
+from .errors import APIError
 from .plain import Plain, now
 from .schema import Meta, Reply, WireModel
 
@@ -97,8 +96,7 @@ class AsyncSecrets(Control):
         try:
             await self._ask("POST", f"{SECRETS}/put", {"scope": scope, "key": key, **held})
         except APIError as error:
-            for refusal in (error, *error.previous):
-                _forget(refusal, *held.values())
+            forget(error, held.values())
             raise
 
     async def get(self, scope: str, key: str) -> str:
@@ -155,15 +153,6 @@ class AsyncSecrets(Control):
 
 def _query(path: str, query: Mapping[str, str]) -> str:
     return f"{SECRETS}/{path}?{urlencode(query)}"
-
-
-def _forget(refusal: APIError, value: str) -> None:
-    """Drop what a workspace that repeats what it refuses may have repeated."""
-    refusal.raw = refusal.raw and Raw(refusal.raw.status, refusal.raw.headers)
-    runs = re.findall(r"\w{6,}", value, re.ASCII)  # no way to escape a text changes these
-    if any(run in refusal.detail for run in (*runs, value) if len(run) > 3):
-        refusal.detail = "the workspace refused the secret, in words that repeat it"
-        refusal.args = (refusal.detail,)
 
 
 class Secrets(Plain[AsyncSecrets]):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+from urllib.parse import unquote
 
 from pydantic import Field
 
-from .control import FOREVER, Control, content_of
-from .errors import APIError, APITimeoutError, ConfigError
+from .control import FOREVER, Control, content_of, forget
+from .endpoints import EXPLAIN_SECONDS
+from .errors import APIError, APITimeoutError, ConfigError, NotFoundError
 from .plain import Plain, now
-from .prompt import reply_of
-from .retry import Timeout
+from .prompt import read_json, reply_of
+from .retry import Retry, Timeout
 from .schema import Reply, WireModel
-from .target import quoted
+from .target import quoted, which_exist
+from .transport import JSON, Answer
 
 ENDPOINTS = "/api/2.0/serving-endpoints"
 PERMISSIONS = "/api/2.0/permissions/serving-endpoints"
@@ -239,8 +243,33 @@ class AsyncEndpoints(Control):
 
     async def _change(self, method: str, path: str, body: object, wait: bool, timeout: float | None) -> ServingEndpoint:
         deadline = self._deadline(READY_SECONDS if timeout is None and wait else timeout)
-        endpoint = await self._reply(ServingEndpoint, method, path, body, deadline=deadline)
+        try:
+            endpoint = await self._reply(ServingEndpoint, method, path, body, deadline=deadline)
+        except APIError as error:
+            if plain := [*_plain_keys(body)]:
+                forget(error, plain)
+            raise
         return await self._settled(endpoint, deadline) if wait else endpoint
+
+    async def _ask(
+        self, method: str, path: str, body: object = None, *, accept: str = JSON, deadline: float = FOREVER
+    ) -> Answer:
+        try:
+            return await super()._ask(method, path, body, accept=accept, deadline=deadline)
+        except NotFoundError as error:
+            if path.startswith(f"{ENDPOINTS}/"):
+                name = unquote(path.removeprefix(f"{ENDPOINTS}/").split("/")[0])
+                error.hint = await self._which_exist(name, deadline) or error.hint
+            raise
+
+    async def _which_exist(self, name: str, deadline: float) -> str:
+        """What there is instead of an endpoint that was not found; "" where that cannot be had."""
+        call = self._options.but(EXPLAIN_SECONDS, Retry(attempts=1)).call(self._transport, "GET", ENDPOINTS)
+        try:
+            answer = await self._transport.call(replace(call, deadline=min(call.deadline, deadline)))
+            return which_exist(name, read_json(answer))
+        except APIError:
+            return ""
 
     async def _look(self, name: str, deadline: float) -> ServingEndpoint:
         return await self._reply(ServingEndpoint, "GET", _path(name), deadline=deadline)
@@ -292,6 +321,18 @@ class Endpoints(Plain[AsyncEndpoints]):
 
 def _path(name: str) -> str:
     return f"{ENDPOINTS}/{quoted(name)}"
+
+
+def _plain_keys(value: object, name: str = "") -> Iterator[str]:
+    """The keys in a config that are no references: what the `…_plaintext` fields hold."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _plain_keys(item, str(key))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _plain_keys(item)
+    elif isinstance(value, str) and name.endswith("_plaintext"):
+        yield value
 
 
 def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:

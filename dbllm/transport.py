@@ -213,7 +213,7 @@ class Transport:
         """What a call is sent with; the same object again as long as neither the auth's headers nor its own change."""
         kind = call.accept, call.body is None
         made = self._made.get(kind)
-        if made is None or made[0] is not sent or made[1] is not call.headers:
+        if made is None or made[0] is not sent or made[1] != call.headers:
             own = {"accept": call.accept} if call.body is None else {"accept": call.accept, "content-type": JSON}
             made = self._made[kind] = sent, call.headers, Hidden(_fixed(), own, sent, call.headers)
         return made[2]

@@ -252,7 +252,8 @@ def test_a_real_body_becomes_the_error_it_means(
     assert part in error.detail
     assert error.raw is not None
     assert error.raw.status == status
-    assert error.message.endswith(kind.next_step)
+    taken = error.error_code == "RESOURCE_ALREADY_EXISTS"
+    assert error.message.endswith("or change what is there." if taken else kind.next_step)
 
 
 def test_html_is_told_without_its_tags() -> None:

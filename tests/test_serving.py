@@ -92,6 +92,21 @@ class TestMaking:
             with pytest.raises(ConflictError, match="already exists"):
                 await client.endpoints.create("my-chat", CONFIG)
 
+    @pytest.mark.parametrize(
+        ("lost", "hinted"),
+        [(httpx.ReadError("reset"), True), (httpx.Response(503), True), (httpx.Response(429), False)],
+    )
+    async def test_a_name_taken_by_an_attempt_whose_answer_was_lost_says_so(
+        self, make: Any, wire: respx.MockRouter, clock: Any, lost: Any, hinted: bool
+    ) -> None:
+        taken = httpx.Response(409, json={"error_code": "RESOURCE_ALREADY_EXISTS", "message": "It exists already."})
+        wire.post(ALL).mock(side_effect=[lost, taken])
+        async with make() as client:
+            with pytest.raises(ConflictError, match="It exists already") as caught:
+                await client.endpoints.create("my-chat", CONFIG)
+        assert caught.value.attempts == 2
+        assert ("An earlier attempt of this call" in caught.value.message) is hinted
+
     async def test_update_config_sends_the_config(self, make: Any, wire: respx.MockRouter) -> None:
         route = wire.put(f"{ONE}/config").respond(json=endpoint("READY", "IN_PROGRESS", pending_config=CONFIG))
         async with make() as client:
@@ -141,11 +156,34 @@ class TestLooking:
                 await client.endpoints.list()
         assert json.loads(caught.value.raw.body) == answer
 
-    async def test_an_unknown_endpoint_is_not_found(self, make: Any, wire: respx.MockRouter) -> None:
-        message = "Endpoint with name 'my-chat' does not exist."
-        wire.get(ONE).respond(404, json={"error_code": "RESOURCE_DOES_NOT_EXIST", "message": message})
+    @pytest.mark.parametrize(
+        ("verb", "given", "method", "path"),
+        [
+            ("get", (), "GET", ""),
+            ("delete", (), "DELETE", ""),
+            ("metrics", (), "GET", "/metrics"),
+            ("update_config", (CONFIG,), "PUT", "/config"),
+            ("wait_until_ready", (), "GET", ""),
+        ],
+    )
+    async def test_an_unknown_endpoint_is_told_with_those_that_exist(
+        self, make: Any, wire: respx.MockRouter, verb: str, given: tuple[Any, ...], method: str, path: str
+    ) -> None:
+        wire.request(method, f"{ALL}/my%20chat{path}").respond(404, json={"error_code": "RESOURCE_DOES_NOT_EXIST"})
+        listed = wire.get(ALL).respond(json={"endpoints": [endpoint(), {"name": "other"}]})
         async with make() as client:
-            with pytest.raises(NotFoundError, match="does not exist"):
+            with pytest.raises(NotFoundError, match=r"Did you mean 'my-chat'.*my-chat, other"):
+                await getattr(client.endpoints, verb)("my chat", *given)
+        assert listed.call_count == 1
+
+    @pytest.mark.parametrize("answer", [httpx.Response(403), httpx.Response(200, text="<html>")])
+    async def test_a_list_that_cannot_be_had_leaves_the_error_as_it_is(
+        self, make: Any, wire: respx.MockRouter, answer: httpx.Response
+    ) -> None:
+        wire.get(ONE).respond(404, json={"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "gone"})
+        wire.get(ALL).mock(return_value=answer)
+        async with make() as client:
+            with pytest.raises(NotFoundError, match=r"gone\. Check the name"):
                 await client.endpoints.get("my-chat")
 
 
@@ -335,6 +373,7 @@ class TestWaiting:
 
     async def test_a_look_that_fails_ends_the_waiting(self, make: Any, wire: respx.MockRouter, clock: Any) -> None:
         wire.get(ONE).respond(404, json={"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "gone"})
+        wire.get(ALL).respond(json={"endpoints": []})
         async with clock.on(make(retry=Retry(attempts=1))) as client:
             with pytest.raises(NotFoundError):
                 await client.endpoints.wait_until_ready("my-chat")
@@ -380,3 +419,21 @@ class TestBothColours:
             with pytest.raises(APIError) as caught:
                 await client.endpoints.create("my-chat", plain)
         assert "sk-live" not in f"{caught.value!r} {caught.value} {caplog.text}"
+
+    async def test_a_plain_key_that_the_workspace_repeats_is_taken_out_of_its_refusal(
+        self, make: Any, wire: respx.MockRouter
+    ) -> None:
+        def refuse(request: httpx.Request) -> httpx.Response:
+            return httpx.Response(400, json={"error_code": "MALFORMED_REQUEST", "message": request.content.decode()})
+
+        plain = json.loads(json.dumps(CONFIG).replace('openai_api_key"', 'openai_api_key_plaintext"'))
+        plain = json.loads(json.dumps(plain).replace("{{secrets/s/k}}", 'sk-live-1234567\\"\\n'))
+        wire.post(ALL).mock(side_effect=refuse)
+        wire.put(f"{ONE}/config").mock(side_effect=refuse)
+        async with make() as client:
+            for verb in ("create", "update_config"):
+                with pytest.raises(APIError, match="MALFORMED_REQUEST") as caught:
+                    await getattr(client.endpoints, verb)("my-chat", plain)
+                shown = f"{caught.value!r} {caught.value} {caught.value.raw} {vars(caught.value)}"
+                assert "1234567" not in shown
+                assert caught.value.raw.body == b""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import accumulate
+from typing import Any, Literal
 
 from dbllm.local.engine import Piece, Tokens
 
@@ -28,6 +29,7 @@ class Head:
         model: the model that made it.
         task: of the endpoint.
         tool: the function that it calls: then the texts are arguments.
+        alternatives: with logprobs, how many alternatives to each token are told.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Head:
     model: str
     task: Task
     tool: str | None = None
+    alternatives: int = 0
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Tally:
     texts: list[list[str]] = field(init=False)
     tokens: list[Tokens] = field(init=False)
     finish_reasons: list[str | None] = field(init=False)
-    logprobs: list[list[object]] = field(init=False)
+    logprobs: list[list[Mapping[str, Any]]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.texts = [[] for _ in range(self.jobs)]
@@ -92,7 +95,7 @@ def whole(head: Head, tally: Tally) -> Json:
                 job,
                 {"message": _message(head, job, tally.text(job))} if chat else {"text": tally.text(job)},
                 _reason(head, tally.finish_reasons[job] or "stop"),
-                tally.logprobs[job],
+                _logprobs(head, tally.logprobs[job]),
             )
             for job in range(tally.jobs)
         ],
@@ -100,8 +103,8 @@ def whole(head: Head, tally: Tally) -> Json:
     }
 
 
-def chunk(head: Head, piece: Piece, usage: Json | None, *, first: bool) -> Json:
-    """One chunk of a stream; `first` is whether it is the first of its choice."""
+def chunk(head: Head, piece: Piece, usage: Json | None, *, first: bool, offset: int = 0) -> Json:
+    """One chunk of a stream; `first` is whether it is the first of its choice, `offset` the characters before it."""
     chat = head.task == "llm/v1/chat"
     return {
         **_chunk(head),
@@ -110,7 +113,7 @@ def chunk(head: Head, piece: Piece, usage: Json | None, *, first: bool) -> Json:
                 piece.job,
                 {"delta": _delta(head, piece, first=first)} if chat else {"text": piece.text},
                 _reason(head, piece.finish_reason),
-                piece.logprobs,
+                _logprobs(head, piece.logprobs, offset),
             )
         ],
         "usage": usage,
@@ -155,13 +158,23 @@ def _reason(head: Head, reason: str | None) -> str | None:
     return "tool_calls" if head.tool is not None and reason == "stop" else reason
 
 
-def _choice(index: int, text: Json, finish_reason: str | None, logprobs: Iterable[object]) -> Json:
-    entries = list(logprobs)
+def _choice(index: int, text: Json, finish_reason: str | None, logprobs: Json | None) -> Json:
+    return {"index": index, **text, "finish_reason": finish_reason, "logprobs": logprobs}
+
+
+def _logprobs(head: Head, entries: Sequence[Mapping[str, Any]], offset: int = 0) -> Json | None:
+    """One entry a token for chat; for completions lists side by side, as OpenAI's clients read them."""
+    if not entries:
+        return None
+    tops = [entry["top_logprobs"][: head.alternatives] for entry in entries]
+    if head.task == "llm/v1/chat":
+        return {"content": [{**entry, "top_logprobs": top} for entry, top in zip(entries, tops, strict=True)]}
+    tokens = [str(entry["token"]) for entry in entries]
     return {
-        "index": index,
-        **text,
-        "finish_reason": finish_reason,
-        "logprobs": {"content": entries} if entries else None,
+        "tokens": tokens,
+        "token_logprobs": [entry["logprob"] for entry in entries],
+        "top_logprobs": [{one["token"]: one["logprob"] for one in top} for top in tops],
+        "text_offset": list(accumulate(map(len, tokens[:-1]), initial=offset)),
     }
 
 

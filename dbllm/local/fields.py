@@ -41,6 +41,7 @@ class TextRequest:
             otherwise it is on every chunk.
         offer: the tools that may or must be called instead.
         question: the message that the tools are for.
+        alternatives: with logprobs, how many alternatives to each token are told.
     """
 
     jobs: tuple[Job, ...]
@@ -49,6 +50,7 @@ class TextRequest:
     usage_apart: bool = False
     offer: tools.Offer | None = None
     question: str = ""
+    alternatives: int = 0
 
     def calling(self, tool: tools.Tool) -> TextRequest:
         """The same request once it is decided that a tool is called."""
@@ -80,15 +82,14 @@ def read_chat(body: object) -> TextRequest:
     if grammar is not None:
         request = {**GUIDED, **request, "grammar": grammar}
     if fields.get("logprobs"):
-        request["logprobs"] = True
-        request["top_logprobs"] = fields.get("top_logprobs", 0)
+        request |= {"logprobs": True, "top_logprobs": max(1, _top(fields, "top_logprobs"))}  # with 0 llama.cpp has none
     offer = tools.read_offer(tools.read_tools(fields.get("tools", [])), fields.get("tool_choice"))
     if offer is not None and not offer.required and last_role(messages) != "user":
         offer = None  # the result of a tool is there: what is left to do is the answer
     count = _count(fields)
-    return TextRequest(
-        (Job("chat", request),) * count, count, _stream(fields), _usage_apart(fields), offer, last_question(messages)
-    )
+    jobs, question = (Job("chat", request),) * count, last_question(messages)
+    top = _top(fields, "top_logprobs")
+    return TextRequest(jobs, count, _stream(fields), _usage_apart(fields), offer, question, top)
 
 
 def read_completions(body: object) -> TextRequest:
@@ -111,9 +112,12 @@ def read_completions(body: object) -> TextRequest:
         if fields.get(name):
             raise bad_request(f"field '{name}' is not supported by this model")
     raw = bool(fields.get("use_raw_prompt"))
-    count = _count(fields)
-    jobs = [prompt_job(prompt, _common(fields), raw=raw) for prompt in prompts for _ in range(count)]
-    return TextRequest(tuple(jobs), count, _stream(fields), _usage_apart(fields))
+    count, request = _count(fields), _common(fields)
+    top = _top(fields, "logprobs")  # one number, where chat has a flag and a number
+    if "logprobs" in fields:
+        request |= {"logprobs": max(1, top)} if raw else {"logprobs": True, "top_logprobs": max(1, top)}
+    jobs = [prompt_job(prompt, request, raw=raw) for prompt in prompts for _ in range(count)]
+    return TextRequest(tuple(jobs), count, _stream(fields), _usage_apart(fields), alternatives=top)
 
 
 def prompt_job(prompt: str, request: Body, *, raw: bool = False) -> Job:
@@ -176,6 +180,11 @@ def _common(fields: Body) -> dict[str, object]:
 def _count(fields: Body) -> int:
     count = fields.get("n", 1)
     return count if isinstance(count, int) else 1
+
+
+def _top(fields: Body, name: str) -> int:
+    most = fields.get(name, 0)
+    return most if isinstance(most, int) else 0
 
 
 def _stream(fields: Body) -> bool:
@@ -348,6 +357,7 @@ _COMPLETIONS: dict[str, Check] = {
     "prompt": _anything,
     "suffix": _STRING,
     "echo": _BOOLEAN,
+    "logprobs": _integer(0, 5),
     "use_raw_prompt": _BOOLEAN,
     "error_behavior": _one_of("error", "truncate"),
 }

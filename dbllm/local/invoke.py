@@ -58,6 +58,7 @@ async def invoke(request: Request, endpoint: Endpoint, models: Models, body: byt
         created=int(time.time()),
         model=endpoint.model,
         task="llm/v1/chat" if chat else "llm/v1/completions",
+        alternatives=wanted.alternatives,
     )
     if wanted.stream:
         return EventStream(lambda emit: _stream_text(models, head, wanted, emit), headers)
@@ -107,10 +108,10 @@ async def _stream_text(models: Models, head: answers.Head, wanted: fields.TextRe
     try:
         async with models.engine.generate(wanted.jobs) as pieces:
             async for piece in pieces:
-                first = not tally.texts[piece.job]
+                first, offset = not tally.texts[piece.job], len(tally.text(piece.job)) if piece.logprobs else 0
                 tally.add(piece)
                 usage = None if wanted.usage_apart else tally.usage()
-                await emit(answers.chunk(head, piece, usage, first=first))
+                await emit(answers.chunk(head, piece, usage, first=first, offset=offset))
     except (EngineRefused, EngineStopped) as error:
         raise _problem(error) from error
     if wanted.usage_apart:

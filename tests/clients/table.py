@@ -25,7 +25,6 @@ OPERATIONS = (
     "responses",
     "responses, streamed",
     "custom model",
-    "driver app",
     "create and update an endpoint",
     "list, get and delete endpoints",
     "rate limits and AI gateway",

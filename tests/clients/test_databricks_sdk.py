@@ -11,12 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
+openai = pytest.importorskip("openai")
 sdk = pytest.importorskip("databricks.sdk")
 
-from conftest import PRINCIPAL, SECRET, UPSTREAM_KEY, Up
 from databricks.sdk.errors import DatabricksError, NotFound, PermissionDenied, ResourceAlreadyExists
 from databricks.sdk.service import serving
 from databricks.sdk.service.workspace import AclPermission
+from place import PRINCIPAL, SECRET, UPSTREAM_KEY, Up
 from reasons import LEFT_OUT
 from watch import Watched, methods
 
@@ -65,15 +66,38 @@ def made(w: SimpleNamespace, fresh: Fresh) -> Iterator[str]:
     w.serving_endpoints.delete(name)
 
 
+@pytest.fixture
+def gpt(w: SimpleNamespace, fresh: Fresh) -> Iterator[str]:
+    """An external model whose key is a secret."""
+    scope, name = fresh("scope"), fresh("gpt")
+    w.secrets.create_scope(scope)
+    w.secrets.put_secret(scope, "key", string_value=UPSTREAM_KEY)
+    external = serving.ExternalModel(
+        provider=serving.ExternalModelProvider.OPENAI,
+        name="gpt-4",
+        task="llm/v1/chat",
+        openai_config=serving.OpenAiConfig(openai_api_key="{{" + f"secrets/{scope}/key" + "}}"),
+    )
+    served = serving.ServedEntityInput(name="gpt", external_model=external)
+    made = serving.EndpointCoreConfigInput(name=name, served_entities=[served])
+    w.serving_endpoints.create_and_wait(name, config=made, timeout=SOON)
+    yield name
+    w.serving_endpoints.delete(name)
+
+
 @does("create and update an endpoint", "list, get and delete endpoints")
 def test_an_endpoint_is_made_changed_and_deleted(w: SimpleNamespace, fresh: Fresh) -> None:
     api, name = w.serving_endpoints, fresh("sdk")
-    made = api.create(name, config=config(name), description="mine", tags=[serving.EndpointTag("team", "x")]).result(SOON)
+    made = api.create(name, config=config(name), description="mine", tags=[serving.EndpointTag("team", "x")]).result(
+        SOON
+    )
     assert made.state.ready == serving.EndpointStateReady.READY
     assert made.description == "mine"
     assert [one.name for one in api.list()].count(name) == 1
     two = [entity("one"), entity("two")]
-    traffic = serving.TrafficConfig(routes=[serving.Route("one", 80), serving.Route("two", 20)])
+    traffic = serving.TrafficConfig(
+        routes=[serving.Route(80, served_model_name="one"), serving.Route(20, served_model_name="two")]
+    )
     api.update_config(name, served_entities=two, traffic_config=traffic)
     changed = api.wait_get_serving_endpoint_not_updating(name, SOON)
     assert [one.name for one in changed.config.served_entities] == ["one", "two"]
@@ -131,11 +155,19 @@ def test_limits_are_kept_and_refuse(w: SimpleNamespace, made: str) -> None:
     told = api.put_ai_gateway(made, rate_limits=[limit], usage_tracking_config=usage)
     assert told.rate_limits == [limit]
     assert api.get(made).ai_gateway.usage_tracking_config.enabled is True
-    records = [{"prompt": "hello", "max_tokens": 2}]
-    api.query(made, dataframe_records=records)
-    quick = sdk.WorkspaceClient(retry_timeout_seconds=1)
-    with pytest.raises((DatabricksError, TimeoutError)):
-        quick.serving_endpoints.query(made, dataframe_records=records)
+
+
+@does("rate limits and AI gateway")
+@pytest.mark.filterwarnings("ignore:get_open_ai_client:DeprecationWarning")
+def test_a_call_beyond_the_limit_is_refused(w: SimpleNamespace, gpt: str) -> None:
+    limit = serving.AiGatewayRateLimit(
+        serving.AiGatewayRateLimitRenewalPeriod.MINUTE, calls=0, key=serving.AiGatewayRateLimitKey.ENDPOINT
+    )
+    w.serving_endpoints.put_ai_gateway(gpt, rate_limits=[limit])
+    hello: Any = [{"role": "user", "content": "hello"}]
+    # The SDK's own query waits as long as the workspace says, up to a minute: its OpenAI client can be told not to.
+    with w.serving_endpoints.get_open_ai_client(max_retries=0) as client, pytest.raises(openai.RateLimitError):
+        client.chat.completions.create(model=gpt, messages=hello, max_tokens=2)
 
 
 @does("logs, metrics, OpenAPI")
@@ -166,23 +198,9 @@ def test_every_kind_of_endpoint_is_queried(w: SimpleNamespace) -> None:
 
 
 @does("chat")
-def test_an_external_model_answers_with_a_key_from_a_secret(w: SimpleNamespace, fresh: Fresh) -> None:
-    scope, name = fresh("scope"), fresh("gpt")
-    w.secrets.create_scope(scope)
-    w.secrets.put_secret(scope, "key", string_value=UPSTREAM_KEY)
-    reference = "{{" + f"secrets/{scope}/key" + "}}"
-    external = serving.ExternalModel(
-        provider=serving.ExternalModelProvider.OPENAI,
-        name="gpt-4",
-        task="llm/v1/chat",
-        openai_config=serving.OpenAiConfig(openai_api_key=reference),
-    )
-    served = serving.ServedEntityInput(name="gpt", external_model=external)
-    made = serving.EndpointCoreConfigInput(name=name, served_entities=[served])
-    w.serving_endpoints.create_and_wait(name, config=made, timeout=SOON)
+def test_an_external_model_answers_with_a_key_from_a_secret(w: SimpleNamespace, gpt: str) -> None:
     hello = [serving.ChatMessage(content="hello", role=serving.ChatMessageRole.USER)]
-    assert w.serving_endpoints.query(name, messages=hello, max_tokens=4).choices[0].message.content
-    w.serving_endpoints.delete(name)
+    assert w.serving_endpoints.query(gpt, messages=hello, max_tokens=4).choices[0].message.content
 
 
 @does("chat")
@@ -260,8 +278,9 @@ def test_a_service_principal_logs_in(up: Up, monkeypatch: pytest.MonkeyPatch) ->
     assert client.config.auth_type == "oauth-m2m"
     assert client.current_user.me().user_name == PRINCIPAL
     assert "dolly" in [one.name for one in client.serving_endpoints.list()]
-    with pytest.raises(Exception, match="invalid_client|Client authentication failed"):
-        sdk.WorkspaceClient(host=up.host, client_id=PRINCIPAL, client_secret="wrong").current_user.me()
+    stranger = sdk.WorkspaceClient(host=up.host, client_id=PRINCIPAL, client_secret="wrong")
+    with pytest.raises(ValueError, match=r"invalid_client|Client authentication failed"):
+        stranger.current_user.me()
 
 
 @does("errors are the client's own")
@@ -276,8 +295,8 @@ def test_refusals_are_the_errors_of_the_sdk(w: SimpleNamespace, fresh: Fresh, up
         w.secrets.get_secret(scope, "nothing")
     with pytest.raises(DatabricksError):
         sdk.WorkspaceClient(host=up.host, token="dapi-wrong").current_user.me()
+    method = serving.ExternalFunctionRequestHttpMethod.GET
     with pytest.raises(NotFound, match="no-connection"):
-        method = serving.ExternalFunctionRequestHttpMethod.GET
         w.serving_endpoints.http_request("no-connection", method, "/")
 
 

@@ -197,11 +197,29 @@ def test_n_choices_count_the_prompt_once(http: httpx.Client) -> None:
     assert two["usage"]["completion_tokens"] == 6
 
 
-def test_logprobs_come_for_every_token(http: httpx.Client) -> None:
-    reply = post(http, CHAT, {"messages": HELLO, "max_tokens": 3, "logprobs": True, "top_logprobs": 2})
+@pytest.mark.parametrize(("asked", "alternatives"), [({}, 0), ({"top_logprobs": 0}, 0), ({"top_logprobs": 2}, 2)])
+def test_logprobs_come_for_every_token(http: httpx.Client, asked: dict[str, int], alternatives: int) -> None:
+    reply = post(http, CHAT, {"messages": HELLO, "max_tokens": 3, "logprobs": True, **asked})
     entries = reply["choices"][0]["logprobs"]["content"]
     assert len(entries) == 3
-    assert all(len(entry["top_logprobs"]) == 2 and entry["logprob"] <= 0 for entry in entries)
+    assert all(len(entry["top_logprobs"]) == alternatives and entry["logprob"] <= 0 for entry in entries)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("most", [0, 2])
+def test_logprobs_of_completions_are_lists_side_by_side(http: httpx.Client, raw: bool, most: int) -> None:
+    body = {"prompt": "Once upon a time", "max_tokens": 4, "temperature": 0, "logprobs": most, "use_raw_prompt": raw}
+    (whole,) = post(http, COMPLETIONS, body)["choices"]
+    held = whole["logprobs"]
+    assert "".join(held["tokens"]) == whole["text"]
+    for offset, token in zip(held["text_offset"], held["tokens"], strict=True):
+        assert whole["text"][offset:].startswith(token)
+    for tops, logprob in zip(held["top_logprobs"], held["token_logprobs"], strict=True):
+        assert len(tops) == most
+        assert max(tops.values(), default=logprob) == logprob
+    told = [chunk["choices"][0]["logprobs"] for chunk in stream(http, COMPLETIONS, body)]
+    for name in ("tokens", "text_offset"):
+        assert [one for part in told if part for one in part[name]] == held[name]
 
 
 def test_a_stream_has_the_text_of_the_unary_answer_and_cumulative_usage(http: httpx.Client) -> None:
