@@ -99,6 +99,7 @@ def langchain(session: nox.Session) -> None:
 def clients(session: nox.Session) -> None:
     """Other people's clients and servers with the workspace; `-- --write-table` writes the README's table anew."""
     session.install(".[local,fast]", *group("test", "clients"))
+    session.install("--no-deps", *group("databricks-langchain"))
     # Two runs: an option of the first is unknown to the second, and their fixtures have the same names.
     session.run("pytest", "-p", "no:asyncio", CLIENTS, *session.posargs)
     session.run("pytest", "-p", "no:asyncio", "tests/local/test_real_apps.py")
