@@ -127,5 +127,6 @@ def soak(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """What calls cost, beside other clients; `nox -s bench -- --short` is one round."""
-    session.install(".[fast]", *group("bench"))
+    session.install(".[fast]", *group("bench", "clients"))
+    session.install("--no-deps", *group("databricks-langchain"))
     session.run("python", "tests/bench", *session.posargs)
