@@ -99,6 +99,7 @@ def langchain(session: nox.Session) -> None:
 def clients(session: nox.Session) -> None:
     """Other people's clients and servers with the workspace; `-- --write-table` writes the README's table anew."""
     session.install(".[local,fast]", *group("test", "clients"))
+    session.install("--no-deps", *group("databricks-langchain"))
     # Two runs: an option of the first is unknown to the second, and their fixtures have the same names.
     session.run("pytest", "-p", "no:asyncio", CLIENTS, *session.posargs)
     session.run("pytest", "-p", "no:asyncio", "tests/local/test_real_apps.py")
@@ -126,5 +127,6 @@ def soak(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """What calls cost, beside other clients; `nox -s bench -- --short` is one round."""
-    session.install(".[fast]", *group("bench"))
+    session.install(".[fast]", *group("bench", "clients"))
+    session.install("--no-deps", *group("databricks-langchain"))
     session.run("python", "tests/bench", *session.posargs)

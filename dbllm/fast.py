@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import httptools
 
 from .http1 import MAX_HEAD, Fields
+
+_BLANK = re.compile(rb"\n\r?\n")
 
 
 class LlhttpParser:
@@ -34,13 +38,20 @@ class LlhttpParser:
         if not data:
             self._end()
             return
-        if not self.status:  # llhttp takes a head in any pieces; whole, it is one call, and its size is known
+        while not self.status:  # llhttp takes a head in any pieces; whole, it is one call, and its size is known
             data = self._head = self._head + data
-            if len(data) > MAX_HEAD and b"\n\r\n" not in data[:MAX_HEAD]:
-                raise ConnectionError(f"the answer's head is over {MAX_HEAD} bytes")
-            if b"\n\r\n" not in data and b"\n\n" not in data:
+            if (blank := _BLANK.search(data, 0, MAX_HEAD)) is None:
+                if len(data) > MAX_HEAD:
+                    raise ConnectionError(f"the answer's head is over {MAX_HEAD} bytes")
                 return
+            end = blank.end() if data.startswith(b"1", 9) else len(data)  # after an interim answer comes another head
             self._head = b""
+            self._take(data[:end])
+            if not (data := data[end:]):
+                return
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -68,17 +79,20 @@ class LlhttpParser:
             self.reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._waits:
+        if self._waits and not self.status:  # trailers are no header fields
             self.fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         if not self._waits:
             return
-        if (status := self._parser.get_status_code()) < 200:
+        if 100 <= (status := self._parser.get_status_code()) < 200:
             self.fields = []
             return
+        codings = [value.lower() for name, value in self.fields if name.lower() == b"transfer-encoding"]
+        if status < 100 or codings not in ([], [b"chunked"]):  # as h11 has it
+            raise ValueError("its status or its transfer coding is none that is understood")
         self.status = status
-        self._framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self.fields)
+        self._framed = bool(codings) or any(name.lower() == b"content-length" for name, _ in self.fields)
         if self._bodyless:
             self.done, self._waits = True, False
 

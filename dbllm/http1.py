@@ -35,6 +35,7 @@ class H11Parser:
         self._connection = h11.Connection(h11.CLIENT, MAX_HEAD)
         self._body: list[bytes] = []
         self._chunks: Chunks | None = None
+        self._bodyless = self._last = False  # no body follows; no other answer will
         self.status, self.done = 0, False
         self.fields: Fields = []
 
@@ -44,7 +45,7 @@ class H11Parser:
             self._connection, self._chunks = h11.Connection(h11.CLIENT, MAX_HEAD), None
         elif self._connection.our_state is h11.DONE:
             self._connection.start_next_cycle()
-        self.status, self.done = 0, False
+        self.status, self.done, self._bodyless = 0, False, method == "HEAD"
         events = (h11.Request(method=method, target=target, headers=fields), h11.Data(data=body), h11.EndOfMessage())
         return b"".join(self._connection.send(event) or b"" for event in events)
 
@@ -63,8 +64,13 @@ class H11Parser:
                 self._body.append(event.data)
             elif isinstance(event, h11.Response):
                 self.status, self.fields = event.status_code, list(event.headers)
-                if (b"transfer-encoding", b"chunked") in self.fields and h.their_state is h11.SEND_BODY:
+                bodyless = self._bodyless or self.status in (204, 304)
+                if (b"transfer-encoding", b"chunked") in self.fields and not bodyless:
                     self._chunks = Chunks()
+                    # An old server, or one that says two lengths (RFC 9112, section 6.1), is not asked again.
+                    self._last = event.http_version < b"1.1" or any(
+                        name == b"content-length" for name, _ in self.fields
+                    )
                     self.done = bool(rest := h.trailing_data[0]) and self._chunks.feed(rest, self._body)
                     return
             elif isinstance(event, h11.EndOfMessage):
@@ -83,7 +89,9 @@ class H11Parser:
         """Whether another request may follow."""
         h = self._connection
         if self._chunks is not None:
-            closing = any(name == b"connection" and b"close" in value.lower() for name, value in self.fields)
+            closing = self._last or any(
+                name == b"connection" and b"close" in value.lower() for name, value in self.fields
+            )
             return self.done and not self._chunks.rest and not closing
         return h.our_state is h.their_state is h11.DONE and not h.trailing_data[0]
 

@@ -54,6 +54,8 @@ class AsyncioSocket:
             if tls is not None:
                 protocol: Any = self
                 self._transport = await loop.start_tls(self._transport, protocol, tls, server_hostname=host)
+                if self._pieces:  # uvloop reads at once; who is on the way could forge an answer like that
+                    raise ConnectionError("something came before the connection was secured")
 
     async def write(self, data: memoryview) -> None:
         if self._ended is not None:
@@ -153,6 +155,17 @@ class TrioSocket:
 
     @property
     def silent(self) -> bool:
+        from anyio.streams.tls import TLSAttribute
+
+        secured = self._stream.extra(TLSAttribute.ssl_object, None)
+        if secured is not None:  # it may hold records that the socket does not show any more
+            try:
+                secured.read(1)
+                return False
+            except ssl.SSLWantReadError:
+                pass
+            except OSError:
+                return False
         return _unreadable(self._stream.extra(anyio.abc.SocketAttribute.raw_socket))
 
 
@@ -168,7 +181,7 @@ class BlockingSocket:
 
     async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
         whole, self.until = self.until, min(self.until, self._now() + (FOREVER if timeout is None else timeout))
-        self._socket = sock = socket.create_connection((host, port), self._left())
+        self._socket = sock = self._dialled(host, port)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:  # the handshake comes second, so that `close` has something to close meanwhile
             self._socket = secured = tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
@@ -193,6 +206,25 @@ class BlockingSocket:
     @property
     def silent(self) -> bool:
         return _unreadable(self._socket)
+
+    def _dialled(self, host: str, port: int) -> socket.socket:
+        """Connected to the first of the name's addresses that takes it; each has its share of the time left."""
+        found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+        flaw = OSError("the name has no address")
+        for remaining, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                left = self._left()
+                sock.settimeout(None if left is None else left / remaining)
+                sock.connect(address)
+                return sock
+            except OSError as error:
+                sock.close()
+                flaw = error
+            except BaseException:
+                sock.close()
+                raise
+        raise flaw
 
     def _ready(self) -> socket.socket:
         if self._socket is None:

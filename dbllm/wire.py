@@ -26,6 +26,7 @@ from .sockets import FOREVER, Socket, new_socket
 
 _UNTRUSTED = "The certificate is not trusted here: pass verify= a file with its CA, or verify='system'."
 _BROKEN = (OSError, EOFError, h11.RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError)
+_GZIP_OR_ZLIB = 47  # for zlib: whichever the first bytes say
 _NAME, _VALUE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[\t -~\x80-\xff]*")
 
 
@@ -105,6 +106,7 @@ class DirectWire:
         self._socket: Socket | None = None
         self._parser: Parser | None = None
         self._decoder: Any = None
+        self._cut = False  # what is compressed has begun and not ended
         self._flaw: BaseException | None = None  # comes after what came before it
         self.status = 0
         self.headers: Mapping[str, str] = {}
@@ -122,7 +124,9 @@ class DirectWire:
             APIConnectionError, APITimeoutError: there was none.
             ConfigError: a header cannot be sent.
         """
-        self.status = 0
+        self.status, self._cut = 0, False
+        if not _NAME.fullmatch(out.method):
+            raise ConfigError(f"{out.method!r} is no HTTP method.")
         self._way.fields(out.headers)  # complains before anything is dialled
         kept = self._parser is not None
         parser = self._parser = self._parser or await self._dial(out)
@@ -142,8 +146,8 @@ class DirectWire:
             # A kept-alive connection that the server had closed meanwhile never carried the request to it.
             raise self._ours(error, sent=came or not kept) from bare(error)
         self.status, self.headers = parser.status, plain_headers(parser.fields)
-        coding = self.headers.get("content-encoding", "identity")
-        self._decoder = None if coding == "identity" else zlib.decompressobj(47)  # gzip or zlib, by its first bytes
+        coded = self.headers.get("content-encoding", "identity").lower() != "identity"
+        self._decoder = zlib.decompressobj(_GZIP_OR_ZLIB) if coded else None
 
     async def read(self) -> bytes:
         """The next piece of the body, decompressed; b"" at its end.
@@ -156,7 +160,9 @@ class DirectWire:
             while parser is not None and sock is not None:
                 piece = parser.taken()
                 if piece and self._decoder is not None:
-                    piece = self._decoder.decompress(piece)
+                    piece = self._decompressed(piece)
+                if parser.done and not piece and self._cut:
+                    raise zlib.error("it ends too early")
                 if piece or parser.done:
                     return piece
                 await self._more(parser, sock)
@@ -165,6 +171,17 @@ class DirectWire:
         except _BROKEN as error:
             raise self._ours(error, sent=True) from bare(error)
         return b""
+
+    def _decompressed(self, piece: bytes) -> bytes:
+        """Member after member: what is compressed by gzip may have several."""
+        parts: list[bytes] = []
+        while piece:
+            if self._decoder.eof:
+                self._decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
+            parts.append(self._decoder.decompress(piece))
+            piece = self._decoder.unused_data
+        self._cut = not self._decoder.eof
+        return b"".join(parts)
 
     async def close(self) -> None:
         """Give the socket up: never raises, and no cancellation cuts it short."""

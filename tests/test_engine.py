@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 from colours import permits
-from loopback import Peer, head, keep_answering
+from loopback import STREAM_HEAD, Peer, chunk, head, keep_answering
 
 import dbllm
+from dbllm.http1 import H11Parser, Parser
 
 ONCE = dbllm.Retry(attempts=1)
 
@@ -122,3 +125,131 @@ async def test_a_name_that_does_not_exist_was_never_sent(make):
             await client.request("POST", "/x", json={})
     assert caught.value.sent is False
     assert caught.value.status is None
+
+
+@pytest.mark.parametrize("fields", ["transfer-encoding: chunked", "content-length: 50"])
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
+async def test_an_answer_that_has_no_body_is_over_at_its_head(make, serve, method, status, fields):
+    def bodyless(peer: Peer) -> None:
+        while peer.request():
+            peer.send(f"HTTP/1.1 {status} Said\r\n{fields}\r\n\r\n".encode())
+
+    async with make(serve(bodyless).host, timeout=1.5, retry=ONCE) as client:
+        for _ in range(2):
+            if status == 304:
+                with pytest.raises(dbllm.APIStatusError) as caught:
+                    await client.request(method, "/x")
+                assert caught.value.status == 304
+            else:
+                assert await client.request(method, "/x") is None
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
+    ],
+    ids=["HTTP/1.0", "a length as well"],
+)
+async def test_a_connection_whose_framing_is_in_doubt_is_not_used_again(make, serve, start):
+    def doubtful(peer: Peer) -> None:
+        while peer.request():
+            peer.send(start + b'3\r\n"a"\r\n0\r\n\r\n')
+
+    server = serve(doubtful)
+    async with make(server.host, retry=ONCE) as client:
+        for _ in range(2):
+            try:
+                assert await client.request("GET", "/x") == "a"
+            except dbllm.APIConnectionError:  # llhttp refuses the second one
+                pass
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "chunked\r\ntransfer-encoding: chunked", "identity", "xchunked"])
+async def test_a_transfer_coding_that_is_not_just_chunked_is_refused(make, serve, coding):
+    def coded(peer: Peer) -> None:
+        peer.request()
+        peer.send(f'HTTP/1.1 200 OK\r\ntransfer-encoding: {coding}\r\n\r\n3\r\n"a"\r\n0\r\n\r\n'.encode())
+
+    async with make(serve(coded).host, retry=ONCE) as client:
+        with pytest.raises(dbllm.APIConnectionError):
+            await client.request("GET", "/x")
+        assert permits(client) == 0
+
+
+async def test_trailers_are_no_headers(make, serve):
+    def trailing(peer: Peer) -> None:
+        while peer.request():
+            peer.send(STREAM_HEAD + b'3\r\n"a"\r\n0\r\ncontent-encoding: gzip\r\nx-request-id: forged\r\n\r\n')
+
+    async with make(serve(trailing).host) as client:
+        for _ in range(2):
+            assert await client.request("GET", "/x") == "a"
+
+
+@pytest.fixture(params=["h11", "llhttp"])
+def parser(request) -> Parser:
+    if request.param == "h11":
+        return H11Parser()
+    pytest.importorskip("httptools", reason="the extra `fast` is not installed")
+    from dbllm.fast import LlhttpParser
+
+    return LlhttpParser()
+
+
+@pytest.mark.parametrize("at", range(1, 37, 3))
+def test_an_answer_after_an_interim_one_may_be_cut_anywhere(parser, at):
+    whole = b"HTTP/1.1 103 Hints\r\nlink: x\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n", b"\r\nab"
+    parser.request("GET", b"/", [(b"host", b"x")], b"")
+    for piece in (whole[0] + whole[1][:at], whole[1][at:], whole[2]):
+        if piece:
+            parser.feed(piece)
+    assert (parser.status, parser.taken(), parser.done, parser.reusable) == (200, b"ab", True, True)
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda whole: whole[:-1], lambda whole: whole[:-8], lambda whole: whole[: len(whole) // 2]]
+)
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_a_compressed_answer_that_is_cut_is_never_a_success(make, serve, cut, chunked):
+    """Its framing is whole: only the compression knows."""
+    packed = cut(gzip.compress(b"12345678901234567890"))
+
+    def short(peer: Peer) -> None:
+        peer.request()
+        if chunked:
+            start = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n"
+            peer.send(start + chunk(packed) + b"0\r\n\r\n")
+        else:
+            peer.send(head(length=len(packed), content_encoding="gzip") + packed)
+
+    async with make(serve(short).host, retry=ONCE) as client:
+        with pytest.raises(dbllm.APIResponseError, match="decompress"):
+            await client.request("GET", "/x")
+        assert permits(client) == 0
+
+
+async def test_a_compressed_answer_in_several_members_is_read_whole(make, serve):
+    members = gzip.compress(b'"one ') + gzip.compress(b"") + gzip.compress(b'two"')
+
+    def several(peer: Peer) -> None:
+        while peer.request():
+            peer.send(head(length=len(members), content_encoding="GZIP"))
+            for at in range(len(members)):
+                peer.send(members[at : at + 1])
+
+    async with make(serve(several).host) as client:
+        for _ in range(2):
+            assert await client.request("GET", "/x") == "one two"
+
+
+async def test_a_method_cannot_smuggle_a_request(make, serve):
+    server = serve()
+    async with make(server.host) as client:
+        for method in ("GET /other HTTP/1.1\r\nhost: x\r\n\r\nGET", "", "G T", "GÉT"):
+            with pytest.raises(dbllm.ConfigError, match="method"):
+                await client.request(method, "/x")
+        assert permits(client) == 0
+    assert server.requests == []

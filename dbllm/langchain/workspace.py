@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Config = RunnableConfig | list[RunnableConfig] | None
 Token = SecretStr | Callable[[], "str | Awaitable[str]"]
 
+_TOKENS = ("api_token", "api_key", "token")
 # What is not pickled: credentials, and what holds some.
 _CREDENTIALS = ("api_token", "client", "async_client", "workspace_client")
 # What copies of an object share with it: they hold connections or locks.
@@ -63,13 +64,6 @@ def get_default_host() -> str | None:
 def get_default_api_token() -> str | None:
     """The token of the environment (DATABRICKS_TOKEN), else that of the notebook this runs in, else None."""
     return os.environ.get("DATABRICKS_TOKEN") or _context("apiToken")
-
-
-def _ambient_token(values: dict[str, Any]) -> SecretStr | None:
-    """What `api_token` shows where none was given: the ambient one, if it belongs to the object's host."""
-    own, token = get_default_host(), get_default_api_token()
-    foreign = own is not None and values.get("host") != own
-    return None if foreign or token is None else SecretStr(token)
 
 
 class Made:
@@ -114,13 +108,8 @@ class WorkspaceModel(BaseModel):
         populate_by_name=True, arbitrary_types_allowed=True, protected_namespaces=(), hide_input_in_errors=True
     )
 
-    host: str | None = Field(default_factory=get_default_host)
-    api_token: Token | None = Field(
-        default_factory=_ambient_token,
-        validation_alias=AliasChoices("api_token", "api_key", "token"),
-        exclude=True,
-        repr=False,
-    )
+    host: str | None = None
+    api_token: Token | None = Field(default=None, validation_alias=AliasChoices(*_TOKENS), exclude=True, repr=False)
     config_profile: str | None = None
     timeout: Any = None
     max_retries: int | None = Field(default=None, ge=0)
@@ -132,6 +121,12 @@ class WorkspaceModel(BaseModel):
 
     _made: Made = PrivateAttr(default_factory=Made)
     _left_behind: str = PrivateAttr(default="")
+
+    def __init__(self, *given: Any, **values: Any) -> None:
+        for name in _TOKENS:  # from here on no traceback with locals shows it
+            if isinstance(values.get(name), str):
+                values[name] = SecretStr(values[name])
+        super().__init__(*given, **values)
 
     @model_validator(mode="before")
     @classmethod
@@ -155,6 +150,25 @@ class WorkspaceModel(BaseModel):
         if value is not None and type(value).__name__ != kind:
             raise ValueError(f"{info.field_name} takes a dbllm.{kind}, not {type(value).__name__}.")
         return value
+
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
+        self._show_what_is_found()
+
+    def _show_what_is_found(self) -> None:
+        """Host and token of the environment or the notebook, as the object's own where none were given.
+
+        They are for reading: dbllm's clients find them again, by their rules, and where a profile or a client was given
+        they do not apply. A token is shown only beside the host it belongs to.
+        """
+        given = self.model_fields_set
+        if self._profile() or self.client or self.async_client or self.workspace_client:
+            return
+        host, token = get_default_host(), get_default_api_token()
+        if "host" not in given:
+            object.__setattr__(self, "host", host)  # past pydantic, for which it stays a field that was not set
+        if "api_token" not in given and token is not None and host in (None, self.host):
+            object.__setattr__(self, "api_token", SecretStr(token))
 
     # --- clients ------------------------------------------------------------------------------------------------------
 
@@ -240,7 +254,7 @@ class WorkspaceModel(BaseModel):
         if lost:
             said = f"This {type(self).__name__} was pickled without its {' and '.join(lost)}, as credentials are never "
             said += "pickled: configure the workspace where it is loaded, or set the field anew."
-        found = {} if "host" in explicit else {"host": None}  # it is found anew where this is loaded
+        found = {} if "host" in explicit else {"host": None}  # it is looked for where this is loaded
         values = {**state["__dict__"], **dict.fromkeys(_CREDENTIALS), **found}
         private = {**(state["__pydantic_private__"] or {}), "_left_behind": said}
         return {
@@ -251,11 +265,8 @@ class WorkspaceModel(BaseModel):
         }
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        values = state["__dict__"]
-        if values["host"] is None:
-            values = {**values, "host": get_default_host()}
-        values = {**values, "api_token": _ambient_token(values)}
-        super().__setstate__({**state, "__dict__": values})
+        super().__setstate__(state)
+        self._show_what_is_found()
 
 
 def profile_of(uri: str | None, field: str) -> str | None:

@@ -14,10 +14,10 @@ import pytest
 openai = pytest.importorskip("openai")
 sdk = pytest.importorskip("databricks.sdk")
 
-from place import PRINCIPAL, SECRET, UPSTREAM_KEY, Up
 from databricks.sdk.errors import DatabricksError, NotFound, PermissionDenied, ResourceAlreadyExists
 from databricks.sdk.service import serving
 from databricks.sdk.service.workspace import AclPermission
+from place import PRINCIPAL, SECRET, UPSTREAM_KEY, Up
 from reasons import LEFT_OUT
 from watch import Watched, methods
 
@@ -278,8 +278,9 @@ def test_a_service_principal_logs_in(up: Up, monkeypatch: pytest.MonkeyPatch) ->
     assert client.config.auth_type == "oauth-m2m"
     assert client.current_user.me().user_name == PRINCIPAL
     assert "dolly" in [one.name for one in client.serving_endpoints.list()]
-    with pytest.raises(Exception, match="invalid_client|Client authentication failed"):
-        sdk.WorkspaceClient(host=up.host, client_id=PRINCIPAL, client_secret="wrong").current_user.me()
+    stranger = sdk.WorkspaceClient(host=up.host, client_id=PRINCIPAL, client_secret="wrong")
+    with pytest.raises(ValueError, match=r"invalid_client|Client authentication failed"):
+        stranger.current_user.me()
 
 
 @does("errors are the client's own")
@@ -294,8 +295,8 @@ def test_refusals_are_the_errors_of_the_sdk(w: SimpleNamespace, fresh: Fresh, up
         w.secrets.get_secret(scope, "nothing")
     with pytest.raises(DatabricksError):
         sdk.WorkspaceClient(host=up.host, token="dapi-wrong").current_user.me()
+    method = serving.ExternalFunctionRequestHttpMethod.GET
     with pytest.raises(NotFound, match="no-connection"):
-        method = serving.ExternalFunctionRequestHttpMethod.GET
         w.serving_endpoints.http_request("no-connection", method, "/")
 
 

@@ -9,9 +9,9 @@ import pytest
 
 deployments = pytest.importorskip("mlflow.deployments")
 
-from place import UPSTREAM_KEY, Up
 from mlflow.deployments.databricks import DatabricksDeploymentClient
 from mlflow.exceptions import MlflowException
+from place import UPSTREAM_KEY, Up
 from reasons import LEFT_OUT
 from watch import Watched, methods
 

@@ -20,7 +20,8 @@ from dbllm.local import Workspace
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = {
-    "script.py": r"one text: [^.]*\na stream: .+\n(.+ -> .+\n){4}an error: HTTP 404 .*Did you mean 'dolly'",
+    "script.py": r"(?s)one text: [^.]*\na stream: .+Name a river\. -> .+Name a colour\. -> .+Name a city\. -> .+"
+    r"Name an animal\. -> .+an error: HTTP 404 .*Did you mean 'dolly'",
     "chain.py": r"(?s).+\nlakes: .+\nhills: .+\nclouds: .+\|.+'output_tokens': \d+",
     "rag.py": r"(?s)lighthouse built\?\npassage:  The lighthouse .+1871.+ferry leave\?\npassage:  The ferry .+",
     "agent.py": r"(?s)the model calls multiply \{'a': 6, 'b': 7\}\nthe tool says 42\n.*the answer: .+",

@@ -23,11 +23,11 @@ REFRESH = 0.5  # seconds of the token endpoint
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    """An endpoint that takes 50 ms, in a workspace whose token endpoint takes 500 ms."""
+    """An endpoint that takes 50 ms, in a workspace whose token endpoint takes as long as `refresh` says."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    lives = 3600
+    refresh = 0.0
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         pass
@@ -39,8 +39,8 @@ class Endpoint(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
         if self.path == "/oidc/v1/token":
-            time.sleep(REFRESH)
-            self._json({"access_token": "t0ken-t0ken", "token_type": "Bearer", "expires_in": self.lives})
+            time.sleep(self.refresh)
+            self._json({"access_token": "t0ken-t0ken", "token_type": "Bearer", "expires_in": 3600})
         else:
             time.sleep(TAKES)
             self._json({"choices": [{"message": {"role": "assistant", "content": "Good"}}]})
@@ -111,32 +111,30 @@ async def longest_stall(work: Awaitable[object]) -> float:
 
 @pytest.mark.parametrize("by", ["OAuth", "a token function that blocks"])
 async def test_a_token_refresh_does_not_hold_up_the_loop(host: str, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """0.5 s of refresh in flight, beside a control whose token is at hand."""
+    """0.5 s of refresh in flight, beside a control that is the same but for the time its refresh takes."""
 
-    def slow_token() -> str:
-        time.sleep(REFRESH)
+    def token() -> str:
+        time.sleep(Endpoint.refresh)
         return "t0ken-t0ken"
 
-    def refreshing() -> ChatDatabricks:
-        if by == "OAuth":
-            monkeypatch.setenv("DATABRICKS_HOST", host)
-            monkeypatch.setenv("DATABRICKS_CLIENT_ID", "robot")
-            monkeypatch.setenv("DATABRICKS_CLIENT_SECRET", "s3cret-s3cret")
-            return ChatDatabricks(model="ep")
-        return ChatDatabricks(model="ep", host=host, api_token=slow_token)
+    if by == "OAuth":
+        monkeypatch.setenv("DATABRICKS_HOST", host)
+        monkeypatch.setenv("DATABRICKS_CLIENT_ID", "robot")
+        monkeypatch.setenv("DATABRICKS_CLIENT_SECRET", "s3cret-s3cret")
 
-    async def run(made: ChatDatabricks) -> tuple[float, float]:
+    async def run(refresh: float) -> tuple[float, float]:
+        monkeypatch.setattr(Endpoint, "refresh", refresh)
+        made = ChatDatabricks(model="ep") if by == "OAuth" else ChatDatabricks(model="ep", host=host, api_token=token)
         began = time.perf_counter()
         stall = await longest_stall(made.abatch(["hi"] * 5))
         await made.aclose()
         return stall, time.perf_counter() - began
 
-    await run(ChatDatabricks(model="ep", host=host, api_token="dapi-test"))  # what is imported at the first call
-    await run(refreshing())
+    await run(0)  # what is imported at the first call
     pairs = []
     for _ in range(3):
-        control, quick = await run(ChatDatabricks(model="ep", host=host, api_token="dapi-test"))
-        stall, slow = await run(refreshing())
+        control, quick = await run(0)
+        stall, slow = await run(REFRESH)
         assert slow - quick > REFRESH / 2, "no refresh was in flight"
         pairs.append((stall, control))
     shown = ", ".join(f"{stall * 1000:.1f} (control {control * 1000:.1f})" for stall, control in pairs)

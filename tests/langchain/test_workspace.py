@@ -368,3 +368,38 @@ def test_a_wrong_field_does_not_show_the_token() -> None:
         with pytest.raises(ValidationError) as caught:
             kind(api_token=SECRET, nonsense=1, **fields)
         assert SECRET not in str(caught.value)
+
+
+@each_class
+def test_a_profile_is_not_mixed_with_the_environment(
+    kind: Any, fields: dict[str, Any], sent: Sent, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text(f"[work]\nhost = {HOST}\ntoken = {SECRET}\n")
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("DATABRICKS_HOST", "https://other.example.com")
+    monkeypatch.setenv("DATABRICKS_TOKEN", "dapi-ambient")
+    made = kind(config_profile="work", **fields)
+    assert (made.host, made.api_token) == (None, None)
+    again = kind(**{name: value for name, value in made.__dict__.items() if name in kind.model_fields})
+    for each in (made, again, pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
+        call(each)
+        assert sent.last() == (HOST, f"Bearer {SECRET}")
+
+
+def test_a_traceback_with_locals_does_not_show_the_token() -> None:
+    def shown(error: BaseException) -> str:
+        texts, trace = [], error.__traceback__
+        while trace is not None:
+            if "test_workspace" not in trace.tb_frame.f_code.co_filename:
+                texts.append(str(trace.tb_frame.f_locals))
+            trace = trace.tb_next
+        return "\n".join(texts)
+
+    for kind, fields in CLASSES:
+        with pytest.raises(ValidationError) as caught:
+            kind(token=SECRET, nonsense=1, **fields)
+        assert "nonsense" in shown(caught.value)
+        assert SECRET not in shown(caught.value)
+        with pytest.raises(ConfigError) as failed:
+            call(kind(api_key=SECRET, **fields))
+        assert SECRET not in shown(failed.value)
