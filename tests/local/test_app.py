@@ -199,7 +199,7 @@ def test_n_choices_count_the_prompt_once(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize(("asked", "alternatives"), [({}, 0), ({"top_logprobs": 0}, 0), ({"top_logprobs": 2}, 2)])
 def test_logprobs_come_for_every_token(http: httpx.Client, asked: dict[str, int], alternatives: int) -> None:
-    reply = post(http, CHAT, {"messages": HELLO, "max_tokens": 3, "logprobs": True, **asked})
+    reply = post(http, CHAT, {"messages": HELLO, "max_tokens": 3, "temperature": 0, "logprobs": True, **asked})
     entries = reply["choices"][0]["logprobs"]["content"]
     assert len(entries) == 3
     assert all(len(entry["top_logprobs"]) == alternatives and entry["logprob"] <= 0 for entry in entries)
