@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -61,7 +62,7 @@ class HttpxWire:
         self.status = 0
         _sending.set(True)
         try:
-            response = self._respond(out, self._left())
+            response = self._respond(out, self.left())
             self._response = response = await response if self._suspends else response
         except _HTTPX_BROKEN as error:
             raise self._ours(error) from bare(error)
@@ -74,7 +75,7 @@ class HttpxWire:
         """As `DirectWire.read`."""
         try:
             while self._parts is not None:
-                self._left()
+                self.left()
                 piece: bytes | None = await anext(self._parts, None) if self._suspends else next(self._parts, None)
                 if piece:
                     return piece
@@ -101,7 +102,7 @@ class HttpxWire:
                     if not self._suspends or parts is None or not await anext(parts, b""):
                         break
 
-    def _left(self) -> float | None:
+    def left(self) -> float | None:
         """Seconds that one operation may take; the leaf cuts those that suspend."""
         if self._suspends or self._until == FOREVER:
             return None
@@ -120,6 +121,46 @@ class HttpxWire:
 
 
 Wire = DirectWire | HttpxWire
+
+
+class _Cut(httpcore.NetworkStream):
+    """A socket of httpcore's in plain code: what is left is looked up for each operation, not once for a whole body."""
+
+    def __init__(self, inner: httpcore.NetworkStream, left: Callable[[], float | None]) -> None:
+        self._inner, self._left = inner, left
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _lesser(timeout, self._left()))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._inner.write(buffer, _lesser(timeout, self._left()))
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> _Cut:
+        return _Cut(self._inner.start_tls(ssl_context, server_hostname, _lesser(timeout, self._left())), self._left)
+
+    def close(self) -> None:
+        with suppress(OSError):  # a thread that is blocked in recv is woken by a shutdown, never by a close
+            self._inner.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        self._inner.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+class _Cutting(httpcore.SyncBackend):
+    """Makes such sockets."""
+
+    def __init__(self, left: Callable[[], float | None]) -> None:
+        self._left = left
+
+    def connect_tcp(self, host: str, port: int, timeout: float | None = None, *rest: Any, **options: Any) -> _Cut:
+        return _Cut(super().connect_tcp(host, port, _lesser(timeout, self._left()), *rest, **options), self._left)
+
+
+def _lesser(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one if other is None else min(one, other)
 
 
 class _Body(httpx.AsyncByteStream, httpx.SyncByteStream):
@@ -250,11 +291,16 @@ def wires(
         if engine != "httpx" and proxy is None and not watched():
             return DirectWire(way)
         kind: Any = httpx.AsyncClient if suspends else httpx.Client
-        own = kind(verify=context, proxy=proxy, limits=_ONE, trust_env=False)  # sends what it is given, unchanged
+        carry: Any = httpx.AsyncHTTPTransport if suspends else httpx.HTTPTransport
+        carrier = carry(verify=context, proxy=proxy, limits=_ONE, trust_env=False)
+        own = kind(transport=carrier, trust_env=False)  # sends what it is given, unchanged
 
         def respond(out: Outgoing, left: float | None) -> Any:
             return own.send(request(out, left), stream=True, auth=None, follow_redirects=False)
 
-        return HttpxWire(respond, suspends, now, own.aclose if suspends else own.close, proxy is not None)
+        wire = HttpxWire(respond, suspends, now, own.aclose if suspends else own.close, proxy is not None)
+        if not suspends:  # httpx has no argument for httpcore's public `network_backend`
+            carrier._pool._network_backend = _Cutting(wire.left)
+        return wire
 
     return new

@@ -451,6 +451,24 @@ async def test_a_deadline_holds_against_any_server(make, serve, behaviour, colou
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(
+    "behaviour",
+    [silent, drip(b"HTTP/1.1 200 OK\r\nx-slow: "), drip(head(length=100_000))],
+    ids=["silent", "dripping headers", "dripping body"],
+)
+@pytest.mark.parametrize("way", ["a proxy", "httpx"])
+async def test_a_deadline_holds_through_a_proxy_and_over_httpx_as_well(make, serve, behaviour, way):
+    server = serve(behaviour)
+    options = {"proxy": server.host} if way == "a proxy" else {"engine": "httpx"}
+    async with make("http://127.0.0.1:9" if way == "a proxy" else server.host, **options) as client:
+        began = time.monotonic()
+        with pytest.raises(dbllm.APITimeoutError):
+            await client.request("POST", "/x", json={}, timeout=0.3)
+        took = time.monotonic() - began
+        assert permits(client) == 0
+    assert 0.25 < took < 1.5
+
+
 async def test_a_deadline_holds_for_a_stream_whose_first_event_drips(make, serve, colour):
     server = serve(drip(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: "))
     async with make(server.host, timeout=dbllm.Timeout(total=0.3, read=0.3)) as client:

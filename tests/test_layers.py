@@ -63,7 +63,7 @@ FLOORS_LENT = {
     "gateway": {"sse"},  # a provider's stream is read by the decoder that reads the workspace's
 }
 MOST_LINES_OF_A_FILE = 250
-MOST_LINES = 4600  # the calls, every kind of auth, the control plane, the names of __init__; to be lowered
+MOST_LINES = 4700  # all there is: calls, auth, control plane, engines, the names of __init__; to be lowered
 
 CORE = sorted(FLOORS)
 TREES = {name: ast.parse((ROOT / f"{name}.py").read_text("utf-8")) for name in CORE}
@@ -159,8 +159,11 @@ def test_only_io_and_sockets_wait_and_only_io_and_the_pool_lock(name: str) -> No
     used = outside(TREES[name])
     if name not in ("io", "sockets"):
         assert not used & {"time", "asyncio", "trio", "select", "signal", "selectors", "concurrent", "multiprocessing"}
-        # network, engine and wire name TLS contexts; outside runs the Databricks CLI, through the leaf.
-        may = {"outside": {"subprocess"}}.get(name, {"ssl"} if name in ("network", "engine", "wire") else set())
+        # network, engine and wire name TLS contexts, and engine shuts httpcore's sockets down; outside runs the
+        # Databricks CLI, through the leaf.
+        may = {"outside": {"subprocess"}, "network": {"ssl"}, "wire": {"ssl"}, "engine": {"ssl", "socket"}}.get(
+            name, set()
+        )
         assert not used & {"socket", "ssl", "queue", "subprocess"} - may
     if name not in ("io", "pool"):
         assert "threading" not in used

@@ -74,7 +74,11 @@ def get(way: Any, host: str, **options: Any) -> Any:
 
 
 @needs_openssl
-def test_a_ca_file_is_trusted_and_without_it_the_certificate_is_not(way: Any, listen: Any, certificate: Any) -> None:
+@pytest.mark.parametrize("engine", ["h11", "httpx"])
+def test_a_ca_file_is_trusted_and_without_it_the_certificate_is_not(
+    way: Any, listen: Any, certificate: Any, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DBLLM_ENGINE", engine)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     host = f"https://localhost:{listen(context).server_port}"
