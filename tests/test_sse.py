@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -279,10 +280,14 @@ def test_a_large_event_below_the_limits_passes() -> None:
 
 def seconds(work: Callable[[], object]) -> float:
     best = float("inf")
-    for _ in range(3):
-        began = time.process_time()
-        work()
-        best = min(best, time.process_time() - began)
+    gc.disable()  # the collector walks all that the other tests have left, the more often the more events there are
+    try:
+        for _ in range(3):
+            began = time.process_time()
+            work()
+            best = min(best, time.process_time() - began)
+    finally:
+        gc.enable()
     return best
 
 

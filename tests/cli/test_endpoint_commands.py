@@ -78,8 +78,10 @@ class TestLooking:
 
     def test_an_unknown_one_is_a_line_and_status_1(self, run: Any, rest: respx.MockRouter) -> None:
         rest.get(ONE).respond(404, json={"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "It does not exist."})
+        rest.get(ALL).respond(json={"endpoints": [{"name": "my-chats"}]})
         ended = run("endpoints", "get", "my-chat")
         assert (ended.status, ended.out, ended.err.count("\n")) == (1, "", 1)
+        assert "my-chats" in ended.err
 
     def test_logs_metrics_and_openapi_print_what_came(self, run: Any, rest: respx.MockRouter) -> None:
         rest.get(ONE).respond(json=ENDPOINT)

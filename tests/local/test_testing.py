@@ -32,11 +32,12 @@ def shout(prompt: str) -> str:
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[Workspace]:
+    before = {name: value for name, value in os.environ.items() if name.startswith("DATABRICKS_")}
     os.environ["DATABRICKS_CLIENT_ID"] = "not-of-this-workspace"
     with workspace(customs={"shout": shout}, upstreams={"openai": "local"}) as running:
         yield running
     assert os.environ.pop("DATABRICKS_CLIENT_ID") == "not-of-this-workspace"
-    assert not [name for name in os.environ if name.startswith("DATABRICKS_")]
+    assert {name: value for name, value in os.environ.items() if name.startswith("DATABRICKS_")} == before
 
 
 @pytest.mark.usefixtures("local")
