@@ -15,7 +15,7 @@ from typing import Any
 
 import light as light_module
 import pytest
-import trio
+from colours import run
 from light import PRINCIPAL, SECRET, Light
 
 import dbllm
@@ -126,17 +126,7 @@ class Way:
         return dbllm.AsyncClient(*args, **options)
 
     def run(self, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        if self.name == "asyncio":
-            return asyncio.run(body())
-        if self.name == "trio":
-            return trio.run(body)
-        coroutine = body()
-        try:
-            coroutine.send(None)
-        except StopIteration as done:
-            return done.value
-        coroutine.close()
-        raise AssertionError("the body waits for an event loop, so it cannot run in plain code")
+        return run(self.name, body)
 
 
 @pytest.fixture(params=WAYS)

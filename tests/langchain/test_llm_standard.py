@@ -75,6 +75,7 @@ class LLMTests:
 
     @pytest.fixture
     def params(self) -> dict[str, Any]:
+        """Where the model is; each subclass says it. This class is not collected: its name has no "Test" in front."""
         raise NotImplementedError
 
     @pytest.fixture
