@@ -58,7 +58,7 @@ class HttpxWire:
         """The deadline of the next operations, where they block."""
         self._until = deadline
 
-    async def send(self, out: Outgoing) -> None:
+    async def send(self, out: Outgoing) -> tuple[int, Mapping[str, str]]:
         """As `DirectWire.send`."""
         self.status, self.done = 0, False
         _sending.set(True)
@@ -75,6 +75,7 @@ class HttpxWire:
         self._response = response
         self.status, self.headers = response.status_code, plain_headers(response.headers.raw)
         self._parts = response.aiter_bytes() if self._suspends else response.iter_bytes()
+        return self.status, self.headers
 
     async def read(self) -> bytes:
         """As `DirectWire.read`."""

@@ -154,14 +154,20 @@ class Transport:
         return await attempt(call, await self._auth.headers(self.leaf, call.deadline))
 
     async def _whole(self, call: Call, sent: Mapping[str, str]) -> Answer:
-        raw = await self.leaf.send(self._outgoing(call, sent))
+        pool = await self.leaf.pool()
+        raw = await pool.send(self._outgoing(call, sent))
         if not 200 <= raw.status < 300:
             raise status_error(scrubbed(raw, sent, call.path), wall=self.leaf.wall())
         return Answer(raw)
 
     async def _begun(self, call: Call, sent: Mapping[str, str]) -> Opened:
-        async with await self.leaf.open(self._outgoing(call, sent)) as exchange:
+        pool = await self.leaf.pool()
+        exchange = await pool.open(self._outgoing(call, sent))
+        try:
             return await self._until_first_event(call, exchange, sent)
+        except BaseException as error:
+            await exchange.fail(error)
+            raise
 
     async def _until_first_event(self, call: Call, exchange: Exchange, sent: Mapping[str, str]) -> Opened:
         opened = Opened(Raw(exchange.status, exchange.headers), exchange=exchange)
