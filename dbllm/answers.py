@@ -21,6 +21,14 @@ from .schema import (
 ModelT = TypeVar("ModelT", bound=WireModel)
 
 
+def content_of(data: bytes | str) -> Any:
+    """What a JSON text holds; None where it is no JSON, as where it holds nothing (`null`)."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
 def answer_text(answer: Any) -> str | None:
     """The text in any answer that has one place for it, or None.
 
@@ -90,11 +98,7 @@ def parse(model: type[ModelT], data: bytes) -> ModelT:
     try:
         return model.model_validate_json(data)
     except ValidationError:
-        try:
-            content = json.loads(data)
-        except (ValueError, RecursionError):
-            content = None
-        if content is None:
+        if (content := content_of(data)) is None:
             raise
         if isinstance(content, dict) and isinstance(messages := content.get("messages"), list) and messages:
             content.setdefault(

@@ -238,11 +238,9 @@ class Renewed(Auth):
 
     async def headers(self, leaf: Leaf, deadline: float) -> Mapping[str, str]:
         lease, now = self._lease, leaf.now()
-        if lease is not None and now < lease.stale:
+        if lease is not None and now < max(lease.stale, min(self._resting, lease.ends)):
             return lease.headers
         serves = lease is not None and now < lease.ends
-        if lease is not None and serves and now < self._resting:
-            return lease.headers
         async with leaf.lock("token", deadline, wait=not serves) as ours:
             current = self._lease
             if current is not None and (not ours or current is not lease) and leaf.now() < current.ends:

@@ -10,7 +10,8 @@ from urllib.parse import unquote
 
 from pydantic import Field
 
-from .control import FOREVER, Control, content_of, forget
+from .apps import ENDPOINTS
+from .control import FOREVER, Control, forget
 from .endpoints import EXPLAIN_SECONDS
 from .errors import APIError, APITimeoutError, ConfigError, NotFoundError
 from .plain import Plain, now
@@ -20,7 +21,6 @@ from .schema import Reply, WireModel
 from .target import quoted, which_exist
 from .transport import JSON, Answer
 
-ENDPOINTS = "/api/2.0/serving-endpoints"
 PERMISSIONS = "/api/2.0/permissions/serving-endpoints"
 
 READY_SECONDS = 1200.0  # what a custom model may take to be deployed; external ones take seconds
@@ -164,7 +164,7 @@ class AsyncEndpoints(Control):
 
     async def set_ai_gateway(self, name: str, ai_gateway: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the AI gateway's config: rate_limits, guardrails, fallback_config, usage_tracking_config, …"""
-        return content_of(await self._reply(Reply, "PUT", f"{_path(name)}/ai-gateway", ai_gateway))
+        return (await self._reply(Reply, "PUT", f"{_path(name)}/ai-gateway", ai_gateway)).model_extra or {}
 
     async def permissions(self, name: str) -> builtins.list[dict[str, Any]]:
         """Who may do what: for each principal its name and `all_permissions`."""
@@ -203,7 +203,7 @@ class AsyncEndpoints(Control):
 
     async def openapi(self, name: str) -> dict[str, Any]:
         """The OpenAPI document of what the endpoint takes and answers."""
-        return content_of(reply_of(Reply, await self._ask("GET", f"{_path(name)}/openapi", accept="text/plain")))
+        return reply_of(Reply, await self._ask("GET", f"{_path(name)}/openapi", accept="text/plain")).model_extra or {}
 
     async def delete(self, name: str) -> None:
         """Delete an endpoint."""
