@@ -81,9 +81,7 @@ class Hidden(_Unseen, Mapping[str, str]):
     __slots__ = ("_items",)
 
     def __init__(self, *parts: Mapping[str, str]) -> None:
-        self._items: dict[str, str] = {}
-        for part in parts:
-            self._items.update(part)
+        self._items = {name: value for part in parts for name, value in part.items()}
 
     def __getitem__(self, name: str) -> str:
         return self._items[name]

@@ -8,9 +8,8 @@ from dataclasses import replace
 
 from .errors import APIError, APIStatusError, BadRequestError, ConflictError, Raw
 from .prompt import Options, ReplyT, reply_of
+from .sockets import FOREVER
 from .transport import JSON, Answer, Transport
-
-FOREVER = float("inf")
 
 
 class Control:

@@ -168,9 +168,8 @@ def _text(given: Mapping[str, Any], field: str, where: str) -> str:
         raise ConfigError(f"{where}.{field} {value!r} is none of {', '.join(choices)}.{_near(value, choices)}")
     if field in _ADDRESSES:
         parts = urlsplit(value)
-        if not parts.hostname or (
-            parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname))
-        ):
+        local = parts.scheme == "http" and is_loopback(parts.hostname or "")
+        if not parts.hostname or not (local or parts.scheme == "https"):
             raise ConfigError(f"{where}.{field} is an https:// address (http:// only on this machine).")
     return value
 

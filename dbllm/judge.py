@@ -65,10 +65,8 @@ def status_error(raw: Raw, *, wall: float) -> APIStatusError:
 
 def request_id(headers: Mapping[str, str], detail: str = "") -> str | None:
     """The request's id: header `x-request-id`, else the `[ReqId: …]` that Databricks writes into messages."""
-    found = headers.get("x-request-id") or headers.get("x-databricks-request-id")
-    if not found and (match := _REQUEST_ID.search(detail)):
-        found = match.group(1)
-    return found or None
+    written = _REQUEST_ID.search(detail)
+    return headers.get("x-request-id") or headers.get("x-databricks-request-id") or (written and written.group(1))
 
 
 def read_error(body: bytes) -> tuple[str, str, list[Any]]:
