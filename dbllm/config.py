@@ -143,9 +143,9 @@ class _Search:
 
     def config(self) -> Config:
         """The first host and the first credentials that belong to it."""
-        if self._asked and self._asked not in sources.NATIVE | sources.SDK:
-            known = ", ".join(sorted(sources.NATIVE | sources.SDK))
-            raise ConfigError(f"auth_type {self._asked!r} (from {self._asked_in}) is not known. There are: {known}.")
+        if self._asked and self._asked not in sources.KNOWN:
+            there = ", ".join(sources.KNOWN)
+            raise ConfigError(f"auth_type {self._asked!r} (from {self._asked_in}) is not known. There are: {there}.")
         if self._profile:
             self._profile_place()  # one that was named is there, or that is the error
         where = next((place for place in self._places() if place.text("host")), None)

@@ -51,15 +51,13 @@ NAMES = {
     "databricks-cli": "CLI login",
     "function": "token function",
 }
-# What is left to the official SDK: those above that are none of ours, and those that need nothing but their name.
-SDK = frozenset(
-    {"azure-client-secret", "azure-cli", "azure-devops-oidc", "github-oidc", "github-oidc-azure"}
-    | {"google-credentials", "google-id", "external-browser", "runtime-oauth"}
+ASKED_FOR = frozenset(
+    {"databricks-cli", "azure-cli", "azure-devops-oidc", "github-oidc", "github-oidc-azure"}
+    | {"external-browser", "runtime-oauth"}
 )
-ASKED_FOR = frozenset({"databricks-cli"}) | (SDK - KINDS.keys())
-"""Kinds that need nothing but their name in `auth_type`."""
-NATIVE = frozenset(KINDS) - SDK | {"databricks-cli", "runtime", "model-serving"}
-
+"""Kinds that need nothing but their name in `auth_type`. All but the first are left to the official SDK."""
+KNOWN = sorted(ASKED_FOR | KINDS.keys() | {"runtime", "model-serving"})
+"""All kinds that `auth_type` can name."""
 
 _OIDC_TOKEN = "DATABRICKS_OIDC_TOKEN"  # noqa: S105 - a variable's name
 
