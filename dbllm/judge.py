@@ -71,11 +71,7 @@ def request_id(headers: Mapping[str, str], detail: str = "") -> str | None:
 
 def read_error(body: bytes) -> tuple[str, str, list[Any]]:
     """(error code, sentence, google.rpc details) of an error body; "" and [] where there is none."""
-    return _from_text(body.decode("utf-8", "replace"))
-
-
-def _from_text(text: str) -> tuple[str, str, list[Any]]:
-    text = text.strip()
+    text = body.decode("utf-8", "replace").strip()
     content = content_of(text)
     if isinstance(content, dict):
         code, detail, details = _from_object(content)
@@ -90,7 +86,8 @@ def _from_object(content: dict[str, Any]) -> tuple[str, str, list[Any]]:
     detail = next((_said(content[key]) for key in _TEXTS if content.get(key)), "")
     error, provider = content.get("error"), content.get("external_model_message")
     if provider is not None:  # a proxied provider's own error
-        code, inner, details = _from_object(provider) if isinstance(provider, dict) else _from_text(_said(provider))
+        text = _said(provider).encode("utf-8", "replace")
+        code, inner, details = _from_object(provider) if isinstance(provider, dict) else read_error(text)
         return code or _word(content.get("error_code")), f"{_said(error or detail)}: {inner}", details
     for inside in (error, content.get("response")):  # OpenAI's form; a failed response of the Responses API
         if isinstance(inside, dict):
