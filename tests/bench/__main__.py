@@ -16,8 +16,8 @@ import subprocess
 import sys
 from importlib import metadata
 from math import log
-from statistics import median
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
