@@ -62,10 +62,10 @@ def text_chunk(piece: Any) -> CompletionChunk:
             return CompletionChunk.model_validate(_without_nulls(whole))
         case {"type": "response.output_text.delta", "delta": str(text)} | {"delta": {"content": text}}:
             return _text_piece(content_text(text))
-        case {"type": "response.completed" | "responses.completed", "response": {"usage": dict(usage)}}:
-            return _text_piece("", "stop", usage)
-        case {"type": "response.completed" | "responses.completed"}:
-            return _text_piece("", "stop")
+        case {"type": "response.completed" | "responses.completed" | "response.incomplete" as kind}:
+            usage = piece["response"].get("usage") if isinstance(piece.get("response"), dict) else None
+            reason = "length" if kind == "response.incomplete" else "stop"
+            return _text_piece("", reason, usage if isinstance(usage, dict) else None)
         case {"predictions": whole}:
             return _text_piece(answer_text(whole) or "")
     return _text_piece(answer_text(piece) or "")

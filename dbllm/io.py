@@ -104,13 +104,11 @@ class _Leaf(ABC):
         self.new_wire = wires_to(base)
         self._homes: dict[Any, Any] = {}  # where each pool lives: a process, or one of its event loops
 
-    def now(self) -> float:
-        """Seconds of a clock that never goes back; deadlines are on it."""
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
+    """Seconds of a clock that never goes back; deadlines are on it."""
 
-    def wall(self) -> float:
-        """Epoch seconds."""
-        return time.time()
+    wall = staticmethod(time.time)
+    """Epoch seconds."""
 
     @abstractmethod
     async def pool(self) -> Pool:

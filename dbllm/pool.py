@@ -127,8 +127,8 @@ class Exchange:
                 raise APIResponseError(f"the answer is over {MAX_BODY} bytes", raw=Raw(self.status, self.headers))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def fail(self, error: BaseException) -> None:
-        """End it for something that went wrong."""
+    async def fail(self, error: BaseException | None) -> None:
+        """End it, for something that went wrong or for nothing."""
         if isinstance(error, GeneratorExit):  # nothing may be awaited any more
             self.abandon()
         else:
