@@ -249,8 +249,8 @@ class Pieces:
         if "finish_reason" in info:
             self._info["finish_reason"] = info.pop("finish_reason")
         delta = choice.delta
-        content, calls = self._content(delta.content), self._calls(delta.tool_calls or ())
-        beside = {name: value for name, value in _beside(delta.model_extra).items() if isinstance(value, str)}
+        content, calls = self._content(delta.content), self._calls(delta.tool_calls) if delta.tool_calls else []
+        beside = {name: value for name, value in (delta.model_extra or {}).items() if isinstance(value, str)}
         if not (content or calls or beside or info):
             return None
         message = AIMessageChunk(
