@@ -24,7 +24,7 @@ import anyio.to_thread
 from .engine import Wire, checked_engine, wires
 from .errors import APITimeoutError, ConfigError, Raw
 from .network import DIRECT, Network
-from .pool import Exchange, Pool
+from .pool import Pool
 from .sockets import FOREVER
 from .wire import Outgoing, origin
 
@@ -113,20 +113,12 @@ class _Leaf(ABC):
         return time.time()
 
     @abstractmethod
-    async def _pool(self) -> Pool:
+    async def pool(self) -> Pool:
         """The pool of where this is called."""
-
-    async def send(self, out: Outgoing) -> Raw:
-        """One request, one whole answer."""
-        return await (await self._pool()).send(out)
-
-    async def open(self, out: Outgoing) -> Exchange:
-        """One request, and its answer up to the head."""
-        return await (await self._pool()).open(out)
 
     async def once(self, out: Outgoing) -> Raw:
         """One request on a connection of its own, to whatever host, outside `max_connections`: for tokens."""
-        pool = Pool((await self._pool()).home, 1, self._wires_to(origin(out.url)))
+        pool = Pool((await self.pool()).home, 1, self._wires_to(origin(out.url)))
         try:
             return await pool.send(out)
         finally:
@@ -135,14 +127,6 @@ class _Leaf(ABC):
     @abstractmethod
     async def thread(self, function: Callable[[], T]) -> T:
         """Call what blocks (a program, a file, somebody else's HTTP) so that no event loop waits for it."""
-
-    async def read(self, exchange: Exchange, deadline: float) -> bytes:
-        """The next piece of an open answer; b"" at its end."""
-        return await (await self._pool()).carry(exchange, deadline, lambda: exchange.read(deadline))
-
-    async def rest(self, exchange: Exchange, deadline: float) -> bytes:
-        """All that is left of an open answer."""
-        return await (await self._pool()).carry(exchange, deadline, lambda: exchange.rest(deadline))
 
     async def call(self, function: Callable[[], T | Awaitable[T]]) -> T:
         """Call a user's function, sync or async."""
@@ -172,9 +156,6 @@ class _Process:
     async def wait(self, event: Any, timeout: float | None) -> bool:
         return bool(event.wait(timeout))
 
-    async def within(self, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T:
-        return await thunk()  # the wire looks at the deadline itself
-
     def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
         drive(thunk())
 
@@ -193,7 +174,8 @@ class BlockingLeaf(_Leaf):
             home = self._homes.setdefault(pid, _Process(self))
         return cast("_Process", home)
 
-    async def _pool(self) -> Pool:
+    async def pool(self) -> Pool:
+        """The pool of this process."""
         return self._home().pool
 
     async def sleep(self, seconds: float) -> None:
@@ -253,7 +235,6 @@ class _Loop:
     def __init__(self, leaf: AsyncLeaf, loop: Any) -> None:
         self.now, self.event = leaf.now, anyio.Event
         self._loop = loop
-        self._time: Callable[[], float] = getattr(loop, "time", anyio.current_time)  # what scopes go by
         self._tasks: set[Any] = set()
         self.locks: dict[str, anyio.Lock] = {}
         self.pool = Pool(self, leaf.limit, leaf.new_wire)
@@ -263,11 +244,6 @@ class _Loop:
         with anyio.move_on_after(timeout):
             await event.wait()
         return bool(event.is_set())
-
-    async def within(self, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T:
-        with anyio.CancelScope(deadline=deadline - self.now() + self._time()):
-            return await thunk()
-        raise TimeoutError
 
     def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
@@ -331,7 +307,8 @@ class AsyncLeaf(_Leaf):
             self._homes.pop(key, None)
             await pool.aclose()
 
-    async def _pool(self) -> Pool:
+    async def pool(self) -> Pool:
+        """The pool of this event loop."""
         return (await self._home()).pool
 
     async def sleep(self, seconds: float) -> None:

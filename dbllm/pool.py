@@ -11,7 +11,7 @@ whom, the question is who still holds one, never what a counter says.
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
 from .engine import Wire
@@ -37,7 +37,6 @@ class Home(Protocol):
     def event(self) -> Event: ...
     async def wait(self, event: Any, timeout: float | None) -> bool: ...  # whether it was set in time
     def now(self) -> float: ...  # the clock of deadlines, in seconds
-    async def within(self, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T: ...  # or TimeoutError
     def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None: ...  # run it here, from any thread
 
 
@@ -92,8 +91,8 @@ class Exchange:
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
-    async def start(self, out: Outgoing) -> None:
-        """Wait for a permit, send, and wait for the answer's head."""
+    async def take(self, out: Outgoing) -> Wire:
+        """Wait for a permit, and take a connection for this request."""
         pool = self._pool
         left = out.deadline - pool.home.now()
         patience = left if out.queue is None else min(left, out.queue)
@@ -104,8 +103,7 @@ class Exchange:
             raise APIConnectionError("the client was closed while this call waited", sent=False)
         self.wire = wire = await pool.take()
         wire.cut_at(out.deadline)
-        await wire.send(out)
-        self.status, self.headers = wire.status, wire.headers
+        return wire
 
     async def read(self, deadline: float) -> bytes:
         """The next piece of the body; b"" at its end, and ever after."""
@@ -114,7 +112,7 @@ class Exchange:
             return b""
         wire.cut_at(deadline)
         piece = await wire.read()
-        if not piece:
+        if wire.done:
             await self._pool.give_back(self, wire)
         return piece
 
@@ -122,12 +120,19 @@ class Exchange:
         """What is left of the body; APIResponseError when that is over 256 MiB."""
         parts: list[bytes] = []
         size = 0
-        while piece := await self.read(deadline):
-            parts.append(piece)
-            size += len(piece)
+        while self.wire is not None:
+            parts.append(await self.read(deadline))
+            size += len(parts[-1])
             if size > MAX_BODY:
                 raise APIResponseError(f"the answer is over {MAX_BODY} bytes", raw=Raw(self.status, self.headers))
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def fail(self, error: BaseException) -> None:
+        """End it for something that went wrong."""
+        if isinstance(error, GeneratorExit):  # nothing may be awaited any more
+            self.abandon()
+        else:
+            await self.aclose()
 
     async def aclose(self) -> None:
         """End it; a connection whose answer was not read to its end is never used again."""
@@ -163,35 +168,25 @@ class Pool:
             APIResponseError: a body over 256 MiB.
         """
         exchange = Exchange(self)
-
-        async def whole() -> bytes:
-            await exchange.start(out)
-            return await exchange.rest(out.deadline)
-
-        body = await self.carry(exchange, out.deadline, whole)
+        try:  # as in `open`: no step of its own, for an answer is waited for through every coroutine that is open
+            wire = await exchange.take(out)
+            exchange.status, exchange.headers = await wire.send(out)
+            body = await exchange.rest(out.deadline)
+        except BaseException as error:
+            await exchange.fail(error)
+            raise
         return Raw(exchange.status, exchange.headers, body)
 
     async def open(self, out: Outgoing) -> Exchange:
-        """Send a request and wait for the answer's head; the caller reads (through `carry`) and closes."""
+        """Send a request and wait for the answer's head; the caller reads and closes."""
         exchange = Exchange(self)
-        await self.carry(exchange, out.deadline, lambda: exchange.start(out))
-        return exchange
-
-    async def carry(self, exchange: Exchange, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T:
-        """Do something with an exchange before a deadline; whatever goes wrong ends the exchange."""
         try:
-            return await self.home.within(deadline, thunk)
-        except GeneratorExit:  # nothing may be awaited any more
-            exchange.abandon()
+            wire = await exchange.take(out)
+            exchange.status, exchange.headers = await wire.send(out)
+        except BaseException as error:
+            await exchange.fail(error)
             raise
-        except TimeoutError:
-            sent = exchange.wire is not None  # else it waited for a connection all the time
-            raw = Raw(exchange.status, exchange.headers) if exchange.status else None
-            await exchange.aclose()
-            raise APITimeoutError("the answer did not come in time", sent=sent, raw=raw) from None
-        except BaseException:
-            await exchange.aclose()
-            raise
+        return exchange
 
     async def take(self) -> Wire:
         """The warmest idle connection, or a new one."""

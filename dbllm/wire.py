@@ -97,7 +97,7 @@ def _sendable(name: str, value: str) -> bool:
 class DirectWire:
     """One connection of our own, in either colour: over a blocking socket, its coroutines never suspend.
 
-    `status` and `headers` are the answer's head, once `send` has returned (names in lower case, no cookies).
+    `done` says that all of the answer's body has been read.
     """
 
     def __init__(self, way: Way) -> None:
@@ -108,6 +108,7 @@ class DirectWire:
         self._decoder: Any = None
         self._cut = False  # what is compressed has begun and not ended
         self._flaw: BaseException | None = None  # comes after what came before it
+        self.done = False
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
@@ -117,14 +118,14 @@ class DirectWire:
         if self._socket is not None:
             self._socket.until = deadline
 
-    async def send(self, out: Outgoing) -> None:
-        """Send, and wait for the answer's head.
+    async def send(self, out: Outgoing) -> tuple[int, Mapping[str, str]]:
+        """Send, and wait for the answer's head: its status and headers (names in lower case, no cookies).
 
         Raises:
             APIConnectionError, APITimeoutError: there was none.
             ConfigError: a header cannot be sent.
         """
-        self.status, self._cut = 0, False
+        self.status, self.done, self._cut = 0, False, False
         if not _NAME.fullmatch(out.method):
             raise ConfigError(f"{out.method!r} is no HTTP method.")
         self._way.fields(out.headers)  # complains before anything is dialled
@@ -141,16 +142,21 @@ class DirectWire:
             except _BROKEN:  # it may have been answered before it was sent whole; else reading fails as well
                 pass
             while not parser.status:
-                came = await self._more(parser, sock) or came
+                if self._flaw is not None:
+                    raise self._flaw
+                data = await sock.read()
+                came = came or bool(data)
+                self._feed(parser, data)
         except _BROKEN as error:
             # A kept-alive connection that the server had closed meanwhile never carried the request to it.
             raise self._ours(error, sent=came or not kept) from bare(error)
         self.status, self.headers = parser.status, plain_headers(parser.fields)
         coded = self.headers.get("content-encoding", "identity").lower() != "identity"
         self._decoder = zlib.decompressobj(_GZIP_OR_ZLIB) if coded else None
+        return self.status, self.headers
 
     async def read(self) -> bytes:
-        """The next piece of the body, decompressed; b"" at its end.
+        """The next piece of the body, decompressed; b"" at its end, where the last piece did not tell.
 
         Raises:
             APIConnectionError, APITimeoutError, APIResponseError: it did not come, or cannot be decompressed.
@@ -164,8 +170,11 @@ class DirectWire:
                 if parser.done and not piece and self._cut:
                     raise zlib.error("it ends too early")
                 if piece or parser.done:
+                    self.done = parser.done and not self._cut
                     return piece
-                await self._more(parser, sock)
+                if self._flaw is not None:
+                    raise self._flaw
+                self._feed(parser, await sock.read())
         except zlib.error as error:
             raise APIResponseError(NOT_DECODED.format(error), raw=Raw(self.status, self.headers)) from None
         except _BROKEN as error:
@@ -196,16 +205,11 @@ class DirectWire:
         sound = parser is not None and parser.reusable and self._flaw is None
         return sound and sock is not None and sock.silent and not self._way.watched()
 
-    async def _more(self, parser: Parser, sock: Socket) -> bool:
-        """Whether something came."""
-        if self._flaw is not None:
-            raise self._flaw
-        data = await sock.read()
+    def _feed(self, parser: Parser, data: bytes) -> None:
         try:
             parser.feed(data)
         except _BROKEN as flaw:
             self._flaw = flaw
-        return bool(data)
 
     async def _dial(self, out: Outgoing) -> Parser:
         way, place = self._way, httpx.URL(origin(out.url))
@@ -232,7 +236,7 @@ NOT_DECODED = "the answer cannot be decompressed ({})"
 def unreached(error: BaseException, late: bool) -> APIError:
     what = told(error)
     if late:
-        return APITimeoutError(f"no connection in time ({what})", sent=False)
+        return APITimeoutError("no connection in time", sent=False)
     hint = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in what else ""
     return APIConnectionError(f"no connection to the workspace ({what})", hint=hint, sent=False)
 
@@ -240,7 +244,7 @@ def unreached(error: BaseException, late: bool) -> APIError:
 def broke(error: BaseException, late: bool, status: int, headers: Mapping[str, str], sent: bool) -> APIError:
     raw = Raw(status, headers) if status else None
     if late:
-        return APITimeoutError(f"the answer did not come in time ({told(error)})", raw=raw)
+        return APITimeoutError("the answer did not come in time", raw=raw)
     return APIConnectionError(f"the connection broke ({told(error)})", sent=sent, raw=raw)
 
 

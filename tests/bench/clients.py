@@ -7,7 +7,7 @@ orders on its standard input, one JSON per line, and answers each with what it c
 from __future__ import annotations
 
 import asyncio
-import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -22,6 +22,14 @@ CHAT = {"messages": [{"role": "user", "content": "hello"}]}
 STREAM = {**CHAT, "stream": True}
 TEXTS = {"input": ["text"] * 16}
 Calls = dict[str, Callable[[], Any]]
+
+
+async def counted(chunks: Any) -> int:
+    """How many there are; none is held, as in a program that shows them."""
+    count = 0
+    async for _ in chunks:
+        count += 1
+    return count
 
 
 def raw_asyncio(host: str) -> Calls:
@@ -99,7 +107,7 @@ def openai(host: str) -> Calls:
     client, plain = library.AsyncOpenAI(**options), library.OpenAI(**options)
 
     async def stream() -> int:
-        return len([chunk async for chunk in await client.chat.completions.create(model="bench", **STREAM)])
+        return await counted(await client.chat.completions.create(model="bench", **STREAM))
 
     return {
         "chat": lambda: client.chat.completions.create(model="bench", **CHAT),
@@ -115,7 +123,7 @@ def databricks_langchain(host: str) -> Calls:
     model = importlib.import_module("databricks_langchain").ChatDatabricks(endpoint="bench", model="bench")
 
     async def stream() -> int:
-        return len([chunk async for chunk in model.astream("hello")])
+        return await counted(model.astream("hello"))
 
     return {"chat": lambda: model.ainvoke("hello"), "stream": stream, "langchain": lambda: model.ainvoke("hello")}
 
@@ -158,22 +166,22 @@ def dbllm(host: str, engine: str | None = "h11") -> Calls:
 
     async def stream() -> int:
         async with endpoint.stream_chat("hello") as chunks:
-            return len([chunk async for chunk in chunks])
+            return await counted(chunks)
 
     async def arrays() -> Any:
         return (await endpoint.embed(TEXTS["input"])).as_numpy()
 
     calls: Calls = {"chat": lambda: endpoint.chat("hello"), "stream": stream, "sync": lambda: sync.chat("hello")}
-    calls |= {"embeddings": lambda: endpoint.embed(TEXTS["input"])}
-    if hasattr(library.Embeddings, "as_numpy"):
-        calls |= {"numpy": arrays}
-    try:
-        os.environ.update(DATABRICKS_HOST=host, DATABRICKS_TOKEN="t")
-        model = importlib.import_module("dbllm.langchain").ChatDatabricks(endpoint="bench")
-        calls |= {"langchain": lambda: model.ainvoke("hello")}
-    except ImportError:  # not there, or its extra is missing
-        pass
-    return calls
+    calls |= {"embeddings": lambda: endpoint.embed(TEXTS["input"]), "numpy": arrays}
+    model: list[Any] = []
+
+    def ainvoke() -> Any:
+        if not model:  # not before it is asked for: langchain-core takes more memory than all the rest
+            os.environ.update(DATABRICKS_HOST=host, DATABRICKS_TOKEN="t")
+            model.append(importlib.import_module("dbllm.langchain").ChatDatabricks(endpoint="bench"))
+        return model[0].ainvoke("hello")
+
+    return {**calls, "langchain": ainvoke} if importlib.util.find_spec("langchain_core") else calls
 
 
 def dbllm_fast(host: str) -> Calls:
