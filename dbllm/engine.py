@@ -49,7 +49,7 @@ class HttpxWire:
         self._until = FOREVER
         self._response: httpx.Response | None = None
         self._parts: Any = None
-        self.ready = ready
+        self.reusable = self.ready = ready
         self.done = False
         self.status = 0
         self.headers: Mapping[str, str] = {}

@@ -19,6 +19,8 @@ class LlhttpParser:
         self._body: list[bytes] = []
         self._clean = True  # nothing has come that no request asked for
         self._waits = False  # for an answer
+        self._sent: Fields | None = None  # with the last request, and what they are as bytes
+        self._lines = b""
         self._start("")
 
     def _start(self, method: str) -> None:
@@ -26,12 +28,14 @@ class LlhttpParser:
         self.fields: Fields = []
         self._bodyless, self._framed, self._head = method == "HEAD", False, b""
 
-    def request(self, method: str, target: bytes, fields: Fields, body: bytes) -> bytes:
-        """The bytes to send."""
+    def request(self, method: str, target: bytes, fields: Fields, body: bytes | None) -> bytes:
+        """The bytes to send; the fields' list is the same object as long as nothing in it changes."""
         self._start(method)
         self._waits = True
-        lines = b"".join([b"%s: %s\r\n" % item for item in fields])
-        return b"%s %s HTTP/1.1\r\n%s\r\n%s" % (method.encode(), target, lines, body)
+        if fields is not self._sent:
+            self._sent, self._lines = fields, b"".join([b"%s: %s\r\n" % item for item in fields])
+        length = b"" if body is None else b"content-length: %d\r\n" % len(body)
+        return b"%s %s HTTP/1.1\r\n%s%s\r\n%s" % (method.encode(), target, self._lines, length, body or b"")
 
     def feed(self, data: bytes) -> None:
         """What has arrived."""

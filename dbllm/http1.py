@@ -22,7 +22,7 @@ class Parser(Protocol):
     fields: Fields
     done: bool  # the answer has come to its end
 
-    def request(self, method: str, target: bytes, fields: Fields, body: bytes) -> bytes: ...
+    def request(self, method: str, target: bytes, fields: Fields, body: bytes | None) -> bytes: ...
     def feed(self, data: bytes) -> None: ...  # b"" at the end of the connection
     def taken(self) -> bytes: ...  # what has come of the body since
     @property
@@ -40,14 +40,16 @@ class H11Parser:
         self.status, self.done = 0, False
         self.fields: Fields = []
 
-    def request(self, method: str, target: bytes, fields: Fields, body: bytes) -> bytes:
-        """The bytes to send."""
+    def request(self, method: str, target: bytes, fields: Fields, body: bytes | None) -> bytes:
+        """The bytes to send; the fields' list is the same object as long as nothing in it changes."""
         if self._chunks is not None:
             self._connection, self._chunks = h11.Connection(h11.CLIENT, MAX_HEAD), None
         elif self._connection.our_state is h11.DONE:
             self._connection.start_next_cycle()
         self.status, self.done, self._bodyless = 0, False, method == "HEAD"
-        events = (h11.Request(method=method, target=target, headers=fields), h11.Data(data=body), h11.EndOfMessage())
+        sized = fields if body is None else [*fields, (b"content-length", b"%d" % len(body))]
+        head = h11.Request(method=method, target=target, headers=sized)
+        events = (head, h11.Data(data=body or b""), h11.EndOfMessage())
         return b"".join(self._connection.send(event) or b"" for event in events)
 
     def feed(self, data: bytes) -> None:
@@ -55,6 +57,8 @@ class H11Parser:
         if self._chunks is not None:
             self.done = self._chunks.feed(data, self._body)
             return
+        if not data and not self.status:
+            raise EOFError("the server closed the connection before it answered")
         h = self._connection
         h.receive_data(data)
         while not self.done:

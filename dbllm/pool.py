@@ -85,6 +85,8 @@ class Gate:
 class Exchange:
     """One request and its answer, on a connection that is its own until the answer is read to its end."""
 
+    __slots__ = ("_pool", "headers", "status", "wire")
+
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.wire: Wire | None = None
@@ -205,7 +207,7 @@ class Pool:
 
     async def give_back(self, exchange: Exchange, wire: Wire) -> None:
         """The answer was read to its end: the connection may serve the next call."""
-        if self.closed or not wire.ready:
+        if self.closed or not wire.reusable:
             await exchange.aclose()
             return
         exchange.wire = None

@@ -112,7 +112,7 @@ def read_json(answer: Answer) -> Any:
 def reply_of(model: type[ReplyT], answer: Answer) -> ReplyT:
     """The answer as a model; APIResponseError where it is none."""
     reply = _promised(f"the answer is no {model.__name__}", answer, lambda: parse(model, answer.raw.body))
-    reply._meta = answer.meta
+    vars(reply)["_meta"] = answer.meta  # past pydantic, which would look for a field of that name first
     return reply
 
 

@@ -26,9 +26,9 @@ JSON = "application/json"
 EVENTS = "text/event-stream"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: see `Outgoing`
 class Call:
-    """One logical call, whatever attempts it takes. `deadline` is on the leaf's clock."""
+    """One logical call, whatever attempts it takes; nobody changes it. `deadline` is on the leaf's clock."""
 
     method: str
     path: str = field(repr=False)  # its query may hold what is secret

@@ -30,11 +30,11 @@ _GZIP_OR_ZLIB = 47  # for zlib: whichever the first bytes say
 _NAME, _VALUE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[\t -~\x80-\xff]*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: to make one would take three times as long
 class Outgoing:
     """One HTTP request, ready to send. `deadline` is on the leaf's clock, the others are seconds.
 
-    Nobody changes `headers` any more: what is made of them serves as long as the same object comes again.
+    Nobody changes one, nor its `headers`: what is made of those serves as long as the same object comes again.
     """
 
     method: str
@@ -46,22 +46,20 @@ class Outgoing:
     queue: float | None = None
 
 
+@dataclass(slots=True)
 class Way:
     """How a workspace is reached directly, and what of a request is made once for many."""
 
-    def __init__(
-        self,
-        suspends: bool,
-        now: Callable[[], float],
-        context: ssl.SSLContext,
-        watched: Callable[[], bool],
-        fast: bool = False,
-    ) -> None:
-        self.suspends, self.now, self.context, self.watched, self.fast = suspends, now, context, watched, fast
-        self._known: dict[int, tuple[Mapping[str, str], Fields]] = {}
+    suspends: bool
+    now: Callable[[], float]
+    context: ssl.SSLContext
+    watched: Callable[[], bool]  # whether somebody wants to see the next request elsewhere
+    fast: bool
+    _known: dict[int, tuple[Mapping[str, str], Fields]] = field(default_factory=dict, init=False, repr=False)
 
-    def fields(self, headers: Mapping[str, str]) -> Fields:
-        """Header fields as they go over the wire; ConfigError for one that cannot."""
+    def fields(self, out: Outgoing) -> Fields:
+        """Header fields as they go over the wire, without the length; ConfigError for one that cannot."""
+        headers = out.headers
         known = self._known.get(id(headers))
         if known is None:
             if len(self._known) >= 8:  # a token function brings new ones every time
@@ -71,17 +69,13 @@ class Way:
                     f"the header {unfit!r} cannot be sent: dbllm writes it itself, or HTTP has no form for it."
                 )
             fields = [(name.encode(), value.strip().encode("latin-1")) for name, value in headers.items()]
-            known = self._known[id(headers)] = headers, fields
+            known = self._known[id(headers)] = headers, [(b"host", _place(out.url)[0]), *fields]
         return known[1]
 
-    def written(self, out: Outgoing) -> tuple[str, bytes, Fields, bytes]:
+    def written(self, out: Outgoing) -> tuple[str, bytes, Fields, bytes | None]:
         """Method, target, fields and body, for a parser. Never in a local variable: a traceback may show those."""
-        body = out.body or b""
-        host, target = _place(out.url)
-        fields = [(b"host", host), *self.fields(out.headers)]
-        if out.body is not None or out.method in ("POST", "PUT", "PATCH"):
-            fields.append((b"content-length", b"%d" % len(body)))
-        return out.method, target, fields, body
+        empty = b"" if out.method in ("POST", "PUT", "PATCH") else None
+        return out.method, _place(out.url)[1], self.fields(out), empty if out.body is None else out.body
 
 
 @lru_cache(maxsize=64)
@@ -128,7 +122,7 @@ class DirectWire:
         self.status, self.done, self._cut = 0, False, False
         if not _NAME.fullmatch(out.method):
             raise ConfigError(f"{out.method!r} is no HTTP method.")
-        self._way.fields(out.headers)  # complains before anything is dialled
+        self._way.fields(out)  # complains before anything is dialled
         kept = self._parser is not None
         parser = self._parser = self._parser or await self._dial(out)
         sock = self._socket
@@ -199,11 +193,14 @@ class DirectWire:
                 await self._socket.close()
 
     @property
+    def reusable(self) -> bool:
+        """Whether it may carry another request, as far as the answer said."""
+        return self._parser is not None and self._parser.reusable and self._flaw is None
+
+    @property
     def ready(self) -> bool:
-        """Whether it may carry another request."""
-        parser, sock = self._parser, self._socket
-        sound = parser is not None and parser.reusable and self._flaw is None
-        return sound and sock is not None and sock.silent and not self._way.watched()
+        """Whether it may carry another request now."""
+        return self.reusable and self._socket is not None and self._socket.silent and not self._way.watched()
 
     def _feed(self, parser: Parser, data: bytes) -> None:
         try:
