@@ -7,8 +7,8 @@ Each is made by `(host, ca=, proxy=, total=, connect=, attempts=)` and has dbllm
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -58,66 +58,75 @@ def over_pyreqwest(host: str, ca: str | None = None, proxy: str | None = None, *
 
 
 def on_pyreqwest(host: str, ca: str | None = None, proxy: str | None = None, **options: Any) -> Any:
-    """dbllm over pyreqwest natively: what a leaf of its own would be, without httpx's requests and answers."""
-    return ours(host, http_client=Native(rust(ca, proxy)), **options)
+    """dbllm over pyreqwest natively: a prototype of a wire of its own, put in where the pool asks for one."""
+    client, rusty = ours(host, **options), rust(ca, proxy)
+    client._transport.leaf.new_wire = lambda: RustWire(rusty)
+    return client
 
 
-class Native:
-    """As much of an `httpx.AsyncClient` as dbllm asks for, by pyreqwest."""
+class RustWire:
+    """As much of a `dbllm.wire.DirectWire` as calls need; the connections and their pool are pyreqwest's."""
+
+    ready = True
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self._opened: Any = None
+        self.status = 0
+        self.headers: dict[str, str] = {}
 
-    def build_request(self, method: str, url: str, headers: Any, content: bytes | None, timeout: Any) -> Any:
-        built = self._client.request(method, url).headers(dict(headers))
-        return built if content is None else built.body_bytes(content)
+    def cut_at(self, deadline: float) -> None:
+        """The leaf cuts what suspends."""
 
-    async def send(self, built: Any, **_settings: Any) -> Answer:
-        """Up to the answer's head."""
-        opened = AsyncExitStack()
-        with as_httpx():
-            return Answer(await opened.enter_async_context(built.build_streamed()), opened)
+    async def send(self, out: Any) -> None:
+        """Up to the answer's head; pyreqwest reads 64 KiB of the body ahead where it is not told otherwise."""
+        built = self._client.request(out.method, out.url).headers(out.headers)
+        built = built if out.body is None else built.body_bytes(out.body)
+        if b'"stream":true' in (out.body or b""):
+            built = built.streamed_read_buffer_limit(0)
+        opened = built.build_streamed()
+        with errors_of_dbllm():
+            answer = await opened.__aenter__()
+        self._opened = opened
+        self.status, self.headers, self._reader = answer.status, dict(answer.headers), answer.body_reader
 
-    async def aclose(self) -> None:
-        await self._client.close()
+    async def read(self) -> bytes:
+        """The next piece of the body; b"" at its end."""
+        with errors_of_dbllm():
+            return bytes(await self._reader.read_chunk() or b"")
 
-
-class as_httpx:  # noqa: N801 - read as a word of the `with`
-    """pyreqwest's errors as those of httpx."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, _traceback: Any) -> None:
-        import httpx
-        from pyreqwest import exceptions
-
-        if isinstance(error, exceptions.PyreqwestError):
-            unreached = isinstance(error, exceptions.ConnectError)
-            raise (httpx.ConnectError if unreached else httpx.ReadError)(str(error)) from error
+    async def close(self) -> None:
+        """Leave what is under way."""
+        if self._opened is not None:
+            await self._opened.__aexit__(None, None, None)
 
 
-class Answer:
-    """As much of an `httpx.Response` as dbllm asks for."""
+@contextmanager
+def errors_of_dbllm() -> Iterator[None]:
+    """pyreqwest's errors in dbllm's words."""
+    from pyreqwest import exceptions
 
-    def __init__(self, response: Any, opened: AsyncExitStack) -> None:
-        self._response, self.aclose = response, opened.aclose
-        self.status_code, self.headers = response.status, self
+    from dbllm import APIConnectionError
 
-    @property
-    def raw(self) -> list[tuple[bytes, bytes]]:
-        return [(name.encode(), value.encode()) for name, value in self._response.headers.items()]
+    try:
+        yield
+    except exceptions.PyreqwestError as error:
+        unsent = isinstance(error, exceptions.ConnectError)
+        raise APIConnectionError(innermost(error), sent=not unsent) from error
 
-    async def aiter_bytes(self) -> AsyncIterator[bytes]:
-        reader = self._response.body_reader
-        with as_httpx():
-            while (piece := await reader.read()) is not None:
-                yield bytes(piece)
+
+def innermost(error: Any) -> str:
+    """What an error of pyreqwest is about."""
+    causes = error.details["causes"] or [{"message": error.message}]
+    return str(causes[-1]["message"])
 
 
 class Bare:
     """pyreqwest without dbllm: a typed answer, and nothing else of what dbllm does. `endpoint` is itself, renamed."""
 
-    def __init__(self, host: str, ca: str | None = None, proxy: str | None = None, total: float = 30.0, **_: Any):
+    def __init__(
+        self, host: str, ca: str | None = None, proxy: str | None = None, total: float = 30.0, **_: Any
+    ) -> None:
         self._client, self._host, self._total = rust(ca, proxy), host, timedelta(seconds=total)
         self.aclose = self._client.close
 
@@ -138,25 +147,25 @@ class Bare:
 
     @asynccontextmanager
     async def stream_chat(self, text: str) -> AsyncIterator[AsyncIterator[Any]]:
-        async with self._request(text, stream=True).build_streamed() as answer:
+        async with self._request(text, stream=True).streamed_read_buffer_limit(0).build_streamed() as answer:
             yield self._chunks(answer.body_reader)
 
     async def _chunks(self, reader: Any) -> AsyncIterator[Any]:
         from dbllm import ChatCompletionChunk
 
         left = b""
-        while (piece := await reader.read()) is not None:
+        while (piece := await reader.read_chunk()) is not None:
             *events, left = (left + bytes(piece)).split(b"\n\n")
             for event in events:
                 if event != b"data: [DONE]":
                     yield ChatCompletionChunk.model_validate_json(event[6:])
 
 
-ENGINES: dict[str, tuple[Make, str]] = {  # and the package that each adds to dbllm's four
-    "dbllm, h11 (default)": (partial(direct, "h11"), ""),
-    "dbllm, httptools (fast)": (partial(direct, "httptools"), "httptools"),
-    "dbllm over httpx-aiohttp": (over_aiohttp, "httpx-aiohttp"),
-    "dbllm over pyreqwest's httpx transport": (over_pyreqwest, "pyreqwest"),
-    "dbllm over pyreqwest natively": (on_pyreqwest, "pyreqwest"),
-    "pyreqwest alone": (Bare, "pyreqwest"),
+ENGINES: dict[str, tuple[Make, str]] = {  # and the package that each adds to dbllm's own
+    "h11 (default)": (partial(direct, "h11"), ""),
+    "httptools (fast)": (partial(direct, "httptools"), "httptools"),
+    "httpx-aiohttp": (over_aiohttp, "httpx-aiohttp"),
+    "pyreqwest's httpx transport": (over_pyreqwest, "pyreqwest"),
+    "pyreqwest natively": (on_pyreqwest, "pyreqwest"),
+    "pyreqwest without dbllm": (Bare, "pyreqwest"),
 }

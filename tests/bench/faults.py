@@ -9,7 +9,6 @@ call to that endpoint and how many calls have come in whole; `GET /go/NAME` lets
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import ssl
 import sys
@@ -23,7 +22,8 @@ DRIP = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 10
 EVERY = 0.2  # seconds between two bytes
 SLOW = 2.0  # seconds until a slow endpoint answers
 
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Reader = asyncio.StreamReader
+Writer = asyncio.StreamWriter
 
 under_way: Counter[str] = Counter()
 calls: Counter[str] = Counter()
