@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from . import target
@@ -99,17 +98,23 @@ class AsyncDriverApp:
         return AsyncStream(self._transport, start, parse, assemble, options.timeout.read)
 
     async def _ask(
-        self, verb: Verb, body: Mapping[str, Any], options: Options, send: Send[Came], accept: str = JSON
+        self,
+        verb: Verb,
+        body: Mapping[str, Any],
+        options: Options,
+        send: Send[Came],
+        accept: str = JSON,
+        deadline: float | None = None,
     ) -> tuple[Kind, Came]:
         """Send a request in the right envelope (only `complete`'s has none yet): what it went to, and what came."""
-        call = options.call(self._transport, "POST", self._place.path, accept=accept)
+        ends = options.deadline(self._transport) if deadline is None else deadline
         refused: list[BadRequestError] = []
         try:
-            kind = await self._learn(call) if verb == "complete" else "app"
+            kind = await self._learn(options, ends) if verb == "complete" else "app"
             for guess in target.guesses(kind, body):
                 try:
                     whole = {**target.envelope(guess, body, self.name), **options.extra_body}
-                    came = await send(replace(call, body=target.encode(whole)))
+                    came = await send(options.call(ends, "POST", self._place.path, whole, accept))
                 except BadRequestError as error:
                     refused.append(error)
                 else:
@@ -118,25 +123,25 @@ class AsyncDriverApp:
                     return guess, came
             raise target.all_refused(refused)
         except APIStatusError as error:
-            await self._explain(verb, error, call)
+            await self._explain(verb, error, ends)
             raise
 
-    async def _learn(self, call: Call) -> Kind | None:
+    async def _learn(self, options: Options, deadline: float) -> Kind | None:
         """What the endpoint speaks; None where looking it up is forbidden. Many callers make one look-up."""
         if known := self._place.kind or self._tasks.get(self.name):
             return known
-        async with self._transport.leaf.lock(f"task {self.name}", call.deadline):
+        async with self._transport.leaf.lock(f"task {self.name}", deadline):
             if self.name not in self._tasks:
                 path = f"{ENDPOINTS}/{target.quoted(self.name)}"
                 try:
-                    answer = await self._transport.call(replace(call, method="GET", path=path, body=None, accept=JSON))
+                    answer = await self._transport.call(options.call(deadline, "GET", path))
                 except PermissionDeniedError:
                     return None
                 described = read_json(answer)
                 self._tasks[self.name] = target.kind_of(described.get("task") if isinstance(described, dict) else None)
             return self._tasks[self.name]
 
-    async def _explain(self, verb: Verb, error: APIStatusError, call: Call) -> None:
+    async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         """Find out what would have been right, and say so in the error's hint."""
         if error.status == 502:  # the driver proxy's own word for it
             error.hint = f"Is the app {self.name} (cluster:port) running, and listening on 0.0.0.0?"

@@ -251,7 +251,7 @@ class AsyncClient(Workspace):
             )
         options = self._options.but(timeout, retry, headers)
         whole = path + (("&" if "?" in path else "?") + query if (query := _query(params)) else "")
-        call = options.call(self._transport, method.upper(), whole, json)
+        call = options.call(options.deadline(self._transport), method.upper(), whole, json)
         del path, params, json, headers, whole, query  # what may be secret, no traceback with locals shall show
         answer = await self._transport.call(call)
         try:

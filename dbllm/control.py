@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from .errors import APIError, APIStatusError, BadRequestError, ConflictError, Raw
@@ -29,9 +28,9 @@ class Control:
         self, method: str, path: str, body: object = None, *, accept: str = JSON, deadline: float = FOREVER
     ) -> Answer:
         """One call, over before `deadline` on the leaf's clock."""
-        call = self._options.call(self._transport, method, path, body, accept)
+        ends = min(deadline, self._options.deadline(self._transport))
         try:
-            return await self._transport.call(replace(call, deadline=min(call.deadline, deadline)))
+            return await self._transport.call(self._options.call(ends, method, path, body, accept))
         except (ConflictError, BadRequestError) as error:
             if method == "POST" and _is_there(error) and any(_may_have_run(earlier) for earlier in error.previous):
                 error.hint = "An earlier attempt of this call, whose answer was lost, may have made it: look at it."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +27,7 @@ from .stream import AsyncStream
 from .structured import parsed, response_format
 from .target import Verb
 from .together import gather
-from .transport import Call, Opened
+from .transport import Opened
 
 Messages = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
 """What `chat` takes: one user message as a str, a message, or a list of messages."""
@@ -173,12 +172,15 @@ class AsyncEndpoint(AsyncDriverApp):
             APIError: the call failed.
         """
         wire = target.wire_params(self._signature.params, params)
-        options = self._options.but(timeout, retry, headers, extra_body).ending(self._transport)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        deadline = options.deadline(self._transport)
 
         async def ask(batch: Batch) -> Embeddings:
             body = {"input": batch.texts, **wire}
             try:
-                return batch.reply((await self._ask("embed", body, options, self._transport.call))[1])
+                return batch.reply(
+                    (await self._ask("embed", body, options, self._transport.call, deadline=deadline))[1]
+                )
             except APIError as error:
                 error.hint = batch.hint(error.hint)
                 raise
@@ -221,18 +223,18 @@ class AsyncEndpoint(AsyncDriverApp):
         _, answer = await self._ask("predict", body, options, self._transport.call)
         return reply_of(Predictions, answer)
 
-    async def _explain(self, verb: Verb, error: APIStatusError, call: Call) -> None:
+    async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         if not isinstance(error, (NotFoundError, BadRequestError)):
             return
         if "unknown field" in error.detail:
             self._tasks.pop(self.name, None)  # the endpoint seems to have changed: look again next time
-        look = self._options.but(EXPLAIN_SECONDS, Retry(attempts=1)).call(self._transport, "GET", ENDPOINTS)
-        look = replace(look, deadline=min(look.deadline, call.deadline))
+        options = self._options.but(EXPLAIN_SECONDS, Retry(attempts=1))
+        deadline = min(deadline, options.deadline(self._transport))
         try:
             if isinstance(error, NotFoundError):
-                listed = read_json(await self._transport.call(look))
+                listed = read_json(await self._transport.call(options.call(deadline, "GET", ENDPOINTS)))
                 error.hint = target.which_exist(self.name, listed) or error.hint
             elif verb != "complete":
-                error.hint = target.which_verb(self.name, verb, await self._learn(look)) or error.hint
+                error.hint = target.which_verb(self.name, verb, await self._learn(options, deadline)) or error.hint
         except APIError:  # no explanation is no reason to hide the error itself
             return

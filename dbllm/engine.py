@@ -24,13 +24,13 @@ import httpx
 
 from .errors import APIError, APIResponseError, ConfigError, Raw
 from .network import DIRECT, Network, route
-from .sockets import FOREVER
+from .sockets import FOREVER, seconds_left
 from .wire import NOT_DECODED, DirectWire, Outgoing, Way, bare, broke, parsed, plain_headers, told, unreached
 
 ENGINES = ("h11", "httptools", "httpx")
 _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
 _READ_AHEAD = 20_000  # pieces in the 64 KiB that h11 may have read ahead, at the very most
-_HTTPX_BROKEN = (httpx.TransportError, httpx.DecodingError, ssl.SSLError)  # a late TLS alert comes as it is
+_HTTPX_BROKEN = (httpx.TransportError, httpx.DecodingError, ssl.SSLError, TimeoutError)  # a late alert comes as it is
 
 
 class HttpxWire:
@@ -50,6 +50,7 @@ class HttpxWire:
         self._response: httpx.Response | None = None
         self._parts: Any = None
         self.ready = ready
+        self.done = False
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
@@ -59,15 +60,19 @@ class HttpxWire:
 
     async def send(self, out: Outgoing) -> None:
         """As `DirectWire.send`."""
-        self.status = 0
+        self.status, self.done = 0, False
         _sending.set(True)
         try:
-            response = self._respond(out, self.left())
-            self._response = response = await response if self._suspends else response
+            if self._suspends:
+                with anyio.fail_after(self.left()):
+                    response = await self._respond(out, None)
+            else:
+                response = self._respond(out, self.left())
         except _HTTPX_BROKEN as error:
             raise self._ours(error) from bare(error)
         finally:
             _sending.set(False)
+        self._response = response
         self.status, self.headers = response.status_code, plain_headers(response.headers.raw)
         self._parts = response.aiter_bytes() if self._suspends else response.iter_bytes()
 
@@ -75,12 +80,18 @@ class HttpxWire:
         """As `DirectWire.read`."""
         try:
             while self._parts is not None:
-                self.left()
-                piece: bytes | None = await anext(self._parts, None) if self._suspends else next(self._parts, None)
+                left = self.left()
+                piece: bytes | None
+                if self._suspends:
+                    with anyio.fail_after(left):
+                        piece = await anext(self._parts, None)
+                else:
+                    piece = next(self._parts, None)
                 if piece:
                     return piece
                 if piece is None:
                     self._parts = self._response = None
+                    self.done = True
         except _HTTPX_BROKEN as error:
             raise self._ours(error) from bare(error)
         return b""
@@ -103,12 +114,8 @@ class HttpxWire:
                         break
 
     def left(self) -> float | None:
-        """Seconds that one operation may take; the leaf cuts those that suspend."""
-        if self._suspends or self._until == FOREVER:
-            return None
-        if (left := self._until - self._now()) <= 0:
-            raise broke(TimeoutError(), True, self.status, self.headers, True)
-        return left
+        """Seconds that one operation may take; TimeoutError where there are none left."""
+        return seconds_left(self._until, self._now)
 
     def _ours(self, error: Exception) -> APIError:
         if isinstance(error, (httpx.ConnectError, httpx.ProxyError, httpx.UnsupportedProtocol)):
@@ -117,7 +124,7 @@ class HttpxWire:
             return unreached(error, True)
         if isinstance(error, httpx.DecodingError):
             return APIResponseError(NOT_DECODED.format(told(error)), raw=Raw(self.status, self.headers))
-        return broke(error, isinstance(error, httpx.TimeoutException), self.status, self.headers, True)
+        return broke(error, isinstance(error, (httpx.TimeoutException, TimeoutError)), self.status, self.headers, True)
 
 
 Wire = DirectWire | HttpxWire

@@ -80,7 +80,7 @@ class LlhttpParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._waits and not self.status:  # trailers are no header fields
-            self.fields.append((name, value))
+            self.fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if not self._waits:
@@ -88,11 +88,13 @@ class LlhttpParser:
         if 100 <= (status := self._parser.get_status_code()) < 200:
             self.fields = []
             return
-        codings = [value.lower() for name, value in self.fields if name.lower() == b"transfer-encoding"]
+        known = dict(self.fields)
+        coded = b"transfer-encoding" in known
+        codings = [value.lower() for name, value in self.fields if name == b"transfer-encoding"] if coded else []
         if status < 100 or codings not in ([], [b"chunked"]):  # as h11 has it
             raise ValueError("its status or its transfer coding is none that is understood")
         self.status = status
-        self._framed = bool(codings) or any(name.lower() == b"content-length" for name, _ in self.fields)
+        self._framed = coded or b"content-length" in known
         if self._bodyless:
             self.done, self._waits = True, False
 

@@ -9,6 +9,7 @@ import h11
 
 MAX_HEAD = 100 * 1024  # bytes of an answer's head
 MAX_LINE = 4096  # bytes of a chunk's first line
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?\Z")
 
 Fields = list[tuple[bytes, bytes]]
@@ -110,6 +111,12 @@ class Chunks:
             raise EOFError("the server closed the connection inside the answer")
         data, self.rest, at = self.rest + data, b"", 0
         while at < len(data):
+            while not self._left and not self._last and (whole := _CHUNK(data, at)):  # the usual case, and quick
+                begin, length = whole.end(), int(whole[1], 16)
+                if not length or not data.startswith(b"\r\n", begin + length):
+                    break
+                body.append(data[begin : begin + length])
+                at = begin + length + 2
             if self._left > 2:
                 body.append(data[at : at + self._left - 2])
                 at += len(body[-1])

@@ -136,14 +136,6 @@ class _Leaf(ABC):
     async def thread(self, function: Callable[[], T]) -> T:
         """Call what blocks (a program, a file, somebody else's HTTP) so that no event loop waits for it."""
 
-    async def read(self, exchange: Exchange, deadline: float) -> bytes:
-        """The next piece of an open answer; b"" at its end."""
-        return await (await self._pool()).carry(exchange, deadline, lambda: exchange.read(deadline))
-
-    async def rest(self, exchange: Exchange, deadline: float) -> bytes:
-        """All that is left of an open answer."""
-        return await (await self._pool()).carry(exchange, deadline, lambda: exchange.rest(deadline))
-
     async def call(self, function: Callable[[], T | Awaitable[T]]) -> T:
         """Call a user's function, sync or async."""
         result: Any = function()
@@ -171,9 +163,6 @@ class _Process:
 
     async def wait(self, event: Any, timeout: float | None) -> bool:
         return bool(event.wait(timeout))
-
-    async def within(self, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T:
-        return await thunk()  # the wire looks at the deadline itself
 
     def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
         drive(thunk())
@@ -253,7 +242,6 @@ class _Loop:
     def __init__(self, leaf: AsyncLeaf, loop: Any) -> None:
         self.now, self.event = leaf.now, anyio.Event
         self._loop = loop
-        self._time: Callable[[], float] = getattr(loop, "time", anyio.current_time)  # what scopes go by
         self._tasks: set[Any] = set()
         self.locks: dict[str, anyio.Lock] = {}
         self.pool = Pool(self, leaf.limit, leaf.new_wire)
@@ -263,11 +251,6 @@ class _Loop:
         with anyio.move_on_after(timeout):
             await event.wait()
         return bool(event.is_set())
-
-    async def within(self, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T:
-        with anyio.CancelScope(deadline=deadline - self.now() + self._time()):
-            return await thunk()
-        raise TimeoutError
 
     def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:

@@ -11,7 +11,7 @@ whom, the question is who still holds one, never what a counter says.
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
 from .engine import Wire
@@ -37,7 +37,6 @@ class Home(Protocol):
     def event(self) -> Event: ...
     async def wait(self, event: Any, timeout: float | None) -> bool: ...  # whether it was set in time
     def now(self) -> float: ...  # the clock of deadlines, in seconds
-    async def within(self, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T: ...  # or TimeoutError
     def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None: ...  # run it here, from any thread
 
 
@@ -84,7 +83,10 @@ class Gate:
 
 
 class Exchange:
-    """One request and its answer, on a connection that is its own until the answer is read to its end."""
+    """One request and its answer, on a connection that is its own until the answer is read to its end.
+
+    In `async with`: whatever goes wrong there ends it.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -114,7 +116,7 @@ class Exchange:
             return b""
         wire.cut_at(deadline)
         piece = await wire.read()
-        if not piece:
+        if wire.done:
             await self._pool.give_back(self, wire)
         return piece
 
@@ -122,12 +124,21 @@ class Exchange:
         """What is left of the body; APIResponseError when that is over 256 MiB."""
         parts: list[bytes] = []
         size = 0
-        while piece := await self.read(deadline):
-            parts.append(piece)
-            size += len(piece)
+        while self.wire is not None:
+            parts.append(await self.read(deadline))
+            size += len(parts[-1])
             if size > MAX_BODY:
                 raise APIResponseError(f"the answer is over {MAX_BODY} bytes", raw=Raw(self.status, self.headers))
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def __aenter__(self) -> Exchange:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, GeneratorExit):  # nothing may be awaited any more
+            self.abandon()
+        elif kind is not None:
+            await self.aclose()
 
     async def aclose(self) -> None:
         """End it; a connection whose answer was not read to its end is never used again."""
@@ -162,36 +173,15 @@ class Pool:
             APIConnectionError, APITimeoutError: no answer, or not all of it.
             APIResponseError: a body over 256 MiB.
         """
-        exchange = Exchange(self)
-
-        async def whole() -> bytes:
+        async with Exchange(self) as exchange:
             await exchange.start(out)
-            return await exchange.rest(out.deadline)
-
-        body = await self.carry(exchange, out.deadline, whole)
-        return Raw(exchange.status, exchange.headers, body)
+            return Raw(exchange.status, exchange.headers, await exchange.rest(out.deadline))
 
     async def open(self, out: Outgoing) -> Exchange:
-        """Send a request and wait for the answer's head; the caller reads (through `carry`) and closes."""
-        exchange = Exchange(self)
-        await self.carry(exchange, out.deadline, lambda: exchange.start(out))
+        """Send a request and wait for the answer's head; the caller reads and closes."""
+        async with Exchange(self) as exchange:
+            await exchange.start(out)
         return exchange
-
-    async def carry(self, exchange: Exchange, deadline: float, thunk: Callable[[], Awaitable[T]]) -> T:
-        """Do something with an exchange before a deadline; whatever goes wrong ends the exchange."""
-        try:
-            return await self.home.within(deadline, thunk)
-        except GeneratorExit:  # nothing may be awaited any more
-            exchange.abandon()
-            raise
-        except TimeoutError:
-            sent = exchange.wire is not None  # else it waited for a connection all the time
-            raw = Raw(exchange.status, exchange.headers) if exchange.status else None
-            await exchange.aclose()
-            raise APITimeoutError("the answer did not come in time", sent=sent, raw=raw) from None
-        except BaseException:
-            await exchange.aclose()
-            raise
 
     async def take(self) -> Wire:
         """The warmest idle connection, or a new one."""

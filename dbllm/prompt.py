@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from .answers import answer_text, assemble_chat, assemble_response, first_flaw, 
 from .judge import read_error
 from .retry import Retry, Timeout
 from .schema import ChatCompletion, ChatCompletionChunk, CompletionChunk, Predictions, Reply, Response, ResponseEvent
+from .sockets import FOREVER
 from .target import Kind
 from .transport import JSON, Answer, Call, Opened, Transport
 
@@ -31,7 +32,6 @@ class Options:
     retry: Retry = field(default_factory=Retry)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    ends: float = float("inf")  # on the leaf's clock: when several calls share one time
 
     def but(
         self, timeout: Limit = None, retry: Retry | None = None, headers: Fields = None, extra_body: Fields = None
@@ -39,20 +39,20 @@ class Options:
         """These options, but for what is given."""
         if retry is not None and not isinstance(retry, Retry):
             raise TypeError(f"retry takes a Retry, not {retry!r}; for one attempt: Retry(attempts=1).")
+        if timeout is None and retry is None and not headers and not extra_body:
+            return self
         merged = {**self.headers, **{name.lower(): value for name, value in (headers or {}).items()}}
         timeout = self.timeout if timeout is None else Timeout.of(timeout)
         return Options(timeout, retry or self.retry, merged, {**self.extra_body, **(extra_body or {})})
 
-    def call(self, transport: Transport, method: str, path: str, body: object = None, accept: str = JSON) -> Call:
-        """A call, whose time begins now."""
-        deadline = self.ending(transport).ends
+    def deadline(self, transport: Transport) -> float:
+        """When what begins now is over, on the leaf's clock."""
+        return FOREVER if self.timeout.total is None else transport.leaf.now() + self.timeout.total
+
+    def call(self, deadline: float, method: str, path: str, body: object = None, accept: str = JSON) -> Call:
+        """One call with these options; several may share one deadline."""
         encoded = None if body is None else target.encode(body)
         return Call(method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers)
-
-    def ending(self, transport: Transport) -> Options:
-        """These options for several calls that share one time, which begins now."""
-        total = float("inf") if self.timeout.total is None else self.timeout.total
-        return replace(self, ends=min(self.ends, transport.leaf.now() + total))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,10 @@ def chat_piece(data: bytes, opened: Opened) -> ChatCompletionChunk:
     """A piece of a streamed chat; APIResponseError where it is none."""
     if opened.exchange is None:  # the whole answer, from a server that does not stream
         return ChatCompletionChunk.model_validate(reply_of(ChatCompletion, opened).model_dump(exclude_unset=True))
-    chunk = _promised("a piece of the stream is no chat chunk", opened, lambda: parse(ChatCompletionChunk, data))
+    try:  # as `parse` begins; a stream has many pieces, and each step more is felt
+        chunk = ChatCompletionChunk.model_validate_json(data)
+    except ValidationError:
+        chunk = _promised("a piece of the stream is no chat chunk", opened, lambda: parse(ChatCompletionChunk, data))
     if not chunk.choices and "delta" in (said := chunk.model_extra or {}):  # agent/v2/chat
         choice = {"delta": said["delta"], "finish_reason": said.get("finish_reason")}
         chunk = ChatCompletionChunk.model_validate({**chunk.model_dump(exclude_unset=True), "choices": [choice]})

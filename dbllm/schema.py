@@ -11,7 +11,7 @@ import sys
 from array import array
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PrivateAttr, StrictStr, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, model_validator
 
 from .errors import APIResponseError, Raw
 
@@ -50,7 +50,7 @@ class Meta(NamedTuple):
 class Traced:
     """What came, and the call that brought it."""
 
-    _meta: Meta
+    _meta: Meta = Meta()  # no private attribute of a model: pydantic takes as long for one as for a small answer
 
     @property
     def request_id(self) -> str | None:
@@ -70,8 +70,6 @@ class Traced:
 
 class Reply(WireModel, Traced):
     """An answer and the call that brought it."""
-
-    _meta: Meta = PrivateAttr(default_factory=Meta)  # a default would be copied deeply for every reply
 
 
 class PromptRequest(WireModel):
@@ -211,19 +209,24 @@ class Head(WireModel):
     @property
     def finish_reason(self) -> str | None:
         """Why the first choice ended: stop, length, tool_calls …; None before its end, or when nobody says."""
-        return next((choice.finish_reason for choice in self.choices if choice.index == 0), None)
+        for choice in self.choices:  # no generator: this is asked of each chunk
+            if choice.index == 0:
+                return choice.finish_reason  # type: ignore[no-any-return]
+        return None
+
+
+PARSED = "_parsed"  # where an answer keeps what its text was read as: beside its fields
 
 
 class ChatCompletion(Head, Reply, Generic[M]):
     """Answer of `llm/v1/chat`."""
 
     choices: list[Choice] = Field(min_length=1)
-    _parsed: Any = None
 
     @property
     def parsed(self) -> M:
         """The text as the `response_model` it was asked for; None without one, or where a tool is called instead."""
-        return self._parsed  # type: ignore[no-any-return]
+        return self.__dict__.get(PARSED)  # type: ignore[return-value]
 
     @property
     def message(self) -> Message:

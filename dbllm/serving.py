@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -264,10 +263,10 @@ class AsyncEndpoints(Control):
 
     async def _which_exist(self, name: str, deadline: float) -> str:
         """What there is instead of an endpoint that was not found; "" where that cannot be had."""
-        call = self._options.but(EXPLAIN_SECONDS, Retry(attempts=1)).call(self._transport, "GET", ENDPOINTS)
+        options = self._options.but(EXPLAIN_SECONDS, Retry(attempts=1))
+        ends = min(deadline, options.deadline(self._transport))
         try:
-            answer = await self._transport.call(replace(call, deadline=min(call.deadline, deadline)))
-            return which_exist(name, read_json(answer))
+            return which_exist(name, read_json(await self._transport.call(options.call(ends, "GET", ENDPOINTS))))
         except APIError:
             return ""
 

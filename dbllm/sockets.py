@@ -4,7 +4,9 @@
 the socket up at once; `silent` says that nothing has come, not even an end, and that nothing waits to be sent.
 
 asyncio's is a protocol of its own: a byte stream on top of one (its locks, its turns of the loop for each operation)
-costs more than the rest of a call. A blocking socket keeps its deadline itself; around the others the leaf has one.
+costs more than the rest of a call.
+
+Each operation ends at the deadline `until`, on the leaf's clock, by TimeoutError; so a dripping server is cut off too.
 """
 
 from __future__ import annotations
@@ -33,11 +35,12 @@ class AsyncioSocket:
     """A socket of an asyncio loop (or uvloop's): an `asyncio.Protocol` by its methods."""
 
     in_asyncio = True
-    until = FOREVER
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         import asyncio  # here: plain code never needs it
 
+        self.until = FOREVER
+        self._now = now
         self._loop = asyncio.get_running_loop()
         self._races = isinstance(self._loop, asyncio.BaseEventLoop)  # uvloop tries one address after the other
         self._transport: Any = None
@@ -45,11 +48,13 @@ class AsyncioSocket:
         self._held = 0
         self._ended: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None  # it outlives many reads: to set one costs more than to read
+        self._rings = self._ends = FOREVER  # when it does; when the reading ends. Both on the loop's clock
 
     async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
         loop = self._loop
         race = {"happy_eyeballs_delay": _RACE} if self._races and not _numeric(host) else {}
-        with anyio.fail_after(timeout):
+        with anyio.fail_after(seconds_left(self.until, self._now, timeout)):
             await loop.create_connection(lambda: self, host, port, **race)  # type: ignore[call-overload]
             if tls is not None:
                 protocol: Any = self
@@ -65,6 +70,9 @@ class AsyncioSocket:
     async def read(self) -> bytes:
         if not self._pieces:
             if self._ended is None:
+                left = seconds_left(self.until, self._now)
+                self._ends = FOREVER if left is None else self._loop.time() + left
+                self._set_alarm()
                 self._waiter = self._loop.create_future()
                 try:
                     await self._waiter
@@ -83,6 +91,8 @@ class AsyncioSocket:
 
     async def close(self) -> None:
         self._end(ConnectionAbortedError("closed here"))
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._transport is not None:
             self._transport.abort()
 
@@ -120,18 +130,33 @@ class AsyncioSocket:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def _set_alarm(self) -> None:
+        if self._ends < self._rings:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm, self._rings = self._loop.call_at(self._ends, self._ring), self._ends
+
+    def _ring(self) -> None:
+        late, self._alarm, self._rings = self._rings >= self._ends, None, FOREVER
+        if self._waiter is not None and not self._waiter.done():
+            if late:
+                self._waiter.set_exception(TimeoutError())
+            else:
+                self._set_alarm()
+
 
 class TrioSocket:
     """A socket of trio's, through anyio."""
 
     in_asyncio = False
-    until = FOREVER
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.until = FOREVER
+        self._now = now
         self._stream: Any = None
 
     async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
-        with anyio.fail_after(timeout):
+        with anyio.fail_after(seconds_left(self.until, self._now, timeout)):
             self._stream = await anyio.connect_tcp(host, port, happy_eyeballs_delay=_RACE)
             if tls is not None:
                 from anyio.streams.tls import TLSStream
@@ -140,11 +165,13 @@ class TrioSocket:
                 self._stream = await wrap
 
     async def write(self, data: memoryview) -> None:
-        await self._stream.send(data)
+        with anyio.fail_after(seconds_left(self.until, self._now)):
+            await self._stream.send(data)
 
     async def read(self) -> bytes:
         try:
-            return bytes(await self._stream.receive(_PIECE))
+            with anyio.fail_after(seconds_left(self.until, self._now)):
+                return bytes(await self._stream.receive(_PIECE))
         except anyio.EndOfStream:
             return b""
 
@@ -170,17 +197,17 @@ class TrioSocket:
 
 
 class BlockingSocket:
-    """A socket of plain code; each operation ends at the deadline, so that a dripping server is cut off too."""
+    """A socket of plain code."""
 
     in_asyncio = False
 
     def __init__(self, now: Callable[[], float]) -> None:
+        self.until = FOREVER
         self._now = now
         self._socket: socket.socket | None = None
-        self.until = FOREVER
 
     async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
-        whole, self.until = self.until, min(self.until, self._now() + (FOREVER if timeout is None else timeout))
+        whole, self.until = self.until, self._now() + (seconds_left(self.until, self._now, timeout) or FOREVER)
         self._socket = sock = self._dialled(host, port)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:  # the handshake comes second, so that `close` has something to close meanwhile
@@ -233,10 +260,7 @@ class BlockingSocket:
         return self._socket
 
     def _left(self) -> float | None:
-        left = self.until - self._now()
-        if left <= 0:
-            raise TimeoutError("the deadline has passed")
-        return None if left == FOREVER else left
+        return seconds_left(self.until, self._now)
 
 
 Socket = AsyncioSocket | TrioSocket | BlockingSocket
@@ -247,7 +271,15 @@ def new_socket(suspends: bool, now: Callable[[], float]) -> Socket:
     if not suspends:
         return BlockingSocket(now)
     trio = sys.modules.get("trio")  # under asyncio it is never imported by us
-    return TrioSocket() if trio is not None and trio.lowlevel.in_trio_run() else AsyncioSocket()
+    return TrioSocket(now) if trio is not None and trio.lowlevel.in_trio_run() else AsyncioSocket(now)
+
+
+def seconds_left(until: float, now: Callable[[], float], most: float | None = None) -> float | None:
+    """Seconds that an operation may take; TimeoutError where there are none left."""
+    left = until - now()
+    if left <= 0:
+        raise TimeoutError("the deadline has passed")
+    return most if left == FOREVER or (most is not None and most < left) else left
 
 
 def _numeric(host: str) -> bool:

@@ -59,13 +59,21 @@ class Decoder:
         self._size += len(rest)
         if self._size > MAX_LINE:
             raise ValueError(f"a line of the event stream is over {MAX_LINE} bytes")
-        return [event for line in lines if (event := self._line(line))]
+        events: list[Event] = []
+        for line in lines:
+            if not line:
+                if self._data:
+                    events.append(Event(b"\n".join(self._data), self._type))
+                    self._data, self._held = [], 0
+                self._type = ""
+            elif not self._data and line.startswith(b"data: ") and len(line) < MAX_EVENT:  # what nearly every line is
+                self._data.append(line[6:])
+                self._held = len(line)
+            else:
+                self._field(line)
+        return events
 
-    def _line(self, line: bytes) -> Event | None:
-        if not line:
-            event = Event(b"\n".join(self._data), self._type) if self._data else None
-            self._data, self._held, self._type = [], 0, ""
-            return event
+    def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"event":
@@ -75,4 +83,3 @@ class Decoder:
             self._held += len(line)
             if self._held > MAX_EVENT:
                 raise ValueError(f"an event of the stream is over {MAX_EVENT} bytes")
-        return None

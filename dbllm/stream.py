@@ -26,7 +26,11 @@ _AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is 
 
 
 class Reading(Traced, Generic[C, R]):
-    """What both colours of a stream share: the chunks so far, and the coroutines that get the next one."""
+    """What both colours of a stream share: what has come so far, and the coroutines that get the next chunk.
+
+    What came is kept as bytes: models that nobody holds are gone at once, where a thousand that live on are looked at
+    by the garbage collector again and again. They are made anew for who asks for the text or the whole answer.
+    """
 
     def __init__(
         self, transport: Transport, start: Start, parse: Parse[C], assemble: Assemble[C, R], patience: float | None
@@ -34,9 +38,16 @@ class Reading(Traced, Generic[C, R]):
         self._transport, self._start, self._parse, self._assemble = transport, start, parse, assemble
         self._patience = FOREVER if patience is None else patience  # seconds from one event to the next
         self._opened: Opened | None = None
-        self._chunks: list[C] = []
+        self._came: list[bytes] = []
+        self._made: list[C] = []  # of the first of them
         self._complete = False  # [DONE], a finish_reason or a whole answer has come
         self._ended = self._busy = False
+
+    @property
+    def _chunks(self) -> list[C]:
+        while self._opened is not None and len(self._made) < len(self._came):
+            self._made.append(self._parse(self._came[len(self._made)], self._opened))
+        return self._made
 
     @property
     def text(self) -> str:
@@ -97,7 +108,7 @@ class Reading(Traced, Generic[C, R]):
             raise
         finally:
             self._busy = False
-        return chunk if chunk is None else self._kept(chunk)
+        return chunk
 
     def _at_hand(self) -> C | None:
         """The next chunk where it has come already and is plain: it need not be waited for."""
@@ -108,21 +119,23 @@ class Reading(Traced, Generic[C, R]):
         if error_frame(event):
             return None
         try:
-            chunk = self._parse(event.data, opened)
+            chunk = self._read(event.data, opened)
         except APIError:  # the end, or what is no chunk: `_next` knows what to do
             return None
         opened.events.popleft()
-        return self._kept(chunk)
+        return chunk
 
-    def _kept(self, chunk: C) -> C:
-        self._chunks.append(chunk)
-        self._complete = self._complete or bool(chunk.finish_reason)
+    def _read(self, data: bytes, opened: Opened) -> C:
+        chunk = self._parse(data, opened)
+        self._came.append(data)
+        if chunk.finish_reason:
+            self._complete = True
         return chunk
 
     async def _advance(self, opened: Opened) -> C | None:
         if opened.exchange is None:  # a whole answer is one chunk
             self._complete = self._ended = True
-            return self._parse(opened.raw.body, opened)
+            return self._read(opened.raw.body, opened)
         leaf = self._transport.leaf
         try:
             more = await self._transport.more(opened, leaf.now() + self._patience)
@@ -134,7 +147,7 @@ class Reading(Traced, Generic[C, R]):
         if event is None or event.data.strip() == b"[DONE]":
             self._complete = True
             try:  # the end that follows [DONE], so that the connection can serve the next call
-                while more and await leaf.read(opened.exchange, leaf.now() + _AFTER_DONE):
+                while more and await opened.exchange.read(leaf.now() + _AFTER_DONE):
                     pass
             except APIError:  # the answer is whole; only the connection is lost
                 pass
@@ -142,7 +155,7 @@ class Reading(Traced, Generic[C, R]):
             return None
         if frame := error_frame(event):
             raise self._broken(f"the stream reported an error: {frame[1]}", frame[0])
-        return self._parse(event.data, opened)
+        return self._read(event.data, opened)
 
     async def _final(self) -> R:
         while await self._next() is not None:

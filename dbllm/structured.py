@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from .answers import first_flaw
-from .schema import ChatCompletion, M
+from .schema import PARSED, ChatCompletion, M
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -75,7 +75,7 @@ def parsed(model: type[M] | None, reply: ChatCompletion[Any]) -> ChatCompletion[
     if refusal := (reply.message.model_extra or {}).get("refusal"):
         raise reply._meta.unexpected(f"the model refused: {refusal}", "Ask for something else.")
     try:
-        reply._parsed = _described(described)[0].validate_json(reply.text)
+        vars(reply)[PARSED] = _described(described)[0].validate_json(reply.text)
     except ValidationError as error:
         why = f"{first_flaw(error)}; it begins with {reply.text[:_SHOWN]!r}" if reply.text else "there is none"
         cut = reply.finish_reason == "length"

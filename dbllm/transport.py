@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,7 +24,6 @@ log = logging.getLogger("dbllm")
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
-_BLANK = re.compile(rb"\s*").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +126,12 @@ class Transport:
             APIResponseError: the stream is none (a line of over 8 MiB).
         """
         while not opened.events and opened.exchange is not None:
-            piece = await self.leaf.read(opened.exchange, deadline)
+            piece = await opened.exchange.read(deadline)
             if not piece:
                 return False
             try:
                 # An event without data is a sign of life.
-                opened.events.extend(event for event in opened.decoder.feed(piece) if not _BLANK(event.data))
+                opened.events.extend([event for event in opened.decoder.feed(piece) if event.data.strip()])
             except ValueError as error:
                 raise opened.meta.unexpected(str(error)) from None
         return bool(opened.events)
@@ -162,21 +160,14 @@ class Transport:
         return Answer(raw)
 
     async def _begun(self, call: Call, sent: Mapping[str, str]) -> Opened:
-        exchange = await self.leaf.open(self._outgoing(call, sent))
-        try:
+        async with await self.leaf.open(self._outgoing(call, sent)) as exchange:
             return await self._until_first_event(call, exchange, sent)
-        except GeneratorExit:
-            exchange.abandon()
-            raise
-        except BaseException:
-            await exchange.aclose()
-            raise
 
     async def _until_first_event(self, call: Call, exchange: Exchange, sent: Mapping[str, str]) -> Opened:
         opened = Opened(Raw(exchange.status, exchange.headers), exchange=exchange)
         good = 200 <= exchange.status < 300
         if not good or not exchange.headers.get("content-type", "").lower().startswith(EVENTS):
-            raw = Raw(exchange.status, exchange.headers, await self.leaf.rest(exchange, call.deadline))
+            raw = Raw(exchange.status, exchange.headers, await exchange.rest(call.deadline))
             if not good:
                 raise status_error(scrubbed(raw, sent, call.path), wall=self.leaf.wall())
             return Opened(raw)

@@ -97,7 +97,8 @@ def _sendable(name: str, value: str) -> bool:
 class DirectWire:
     """One connection of our own, in either colour: over a blocking socket, its coroutines never suspend.
 
-    `status` and `headers` are the answer's head, once `send` has returned (names in lower case, no cookies).
+    `status` and `headers` are the answer's head, once `send` has returned (names in lower case, no cookies); `done`
+    says that all of its body has been read.
     """
 
     def __init__(self, way: Way) -> None:
@@ -108,6 +109,7 @@ class DirectWire:
         self._decoder: Any = None
         self._cut = False  # what is compressed has begun and not ended
         self._flaw: BaseException | None = None  # comes after what came before it
+        self.done = False
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
@@ -124,7 +126,7 @@ class DirectWire:
             APIConnectionError, APITimeoutError: there was none.
             ConfigError: a header cannot be sent.
         """
-        self.status, self._cut = 0, False
+        self.status, self.done, self._cut = 0, False, False
         if not _NAME.fullmatch(out.method):
             raise ConfigError(f"{out.method!r} is no HTTP method.")
         self._way.fields(out.headers)  # complains before anything is dialled
@@ -150,7 +152,7 @@ class DirectWire:
         self._decoder = zlib.decompressobj(_GZIP_OR_ZLIB) if coded else None
 
     async def read(self) -> bytes:
-        """The next piece of the body, decompressed; b"" at its end.
+        """The next piece of the body, decompressed; b"" at its end, where the last piece did not tell.
 
         Raises:
             APIConnectionError, APITimeoutError, APIResponseError: it did not come, or cannot be decompressed.
@@ -164,6 +166,7 @@ class DirectWire:
                 if parser.done and not piece and self._cut:
                     raise zlib.error("it ends too early")
                 if piece or parser.done:
+                    self.done = parser.done and not self._cut
                     return piece
                 await self._more(parser, sock)
         except zlib.error as error:
@@ -232,7 +235,7 @@ NOT_DECODED = "the answer cannot be decompressed ({})"
 def unreached(error: BaseException, late: bool) -> APIError:
     what = told(error)
     if late:
-        return APITimeoutError(f"no connection in time ({what})", sent=False)
+        return APITimeoutError("no connection in time", sent=False)
     hint = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in what else ""
     return APIConnectionError(f"no connection to the workspace ({what})", hint=hint, sent=False)
 
@@ -240,7 +243,7 @@ def unreached(error: BaseException, late: bool) -> APIError:
 def broke(error: BaseException, late: bool, status: int, headers: Mapping[str, str], sent: bool) -> APIError:
     raw = Raw(status, headers) if status else None
     if late:
-        return APITimeoutError(f"the answer did not come in time ({told(error)})", raw=raw)
+        return APITimeoutError("the answer did not come in time", raw=raw)
     return APIConnectionError(f"the connection broke ({told(error)})", sent=sent, raw=raw)
 
 

@@ -13,7 +13,7 @@ import anyio
 import pytest
 import trio
 from colours import idle, permits, together, waited
-from loopback import Peer, Server, frame, head, keep_answering, streaming
+from loopback import STREAM_HEAD, Peer, Server, frame, head, keep_answering, streaming
 from samples import piece
 
 import dbllm
@@ -548,9 +548,29 @@ def test_an_interrupted_lock_is_free_again():
 
 
 def test_streams_of_one_sync_client_go_side_by_side(serve):
-    server: Server = serve(streaming(piece("a"), piece("b", "stop"), "[DONE]"), keep_answering)
+    def later(peer: Peer) -> None:
+        peer.wait()
+        peer.send(frame(piece("b", "stop")) + frame("[DONE]") + b"0\r\n\r\n")
+
+    server: Server = serve(streaming(piece("a"), then=later), keep_answering)
     with dbllm.Client(server.host, "t") as client:
         first = client.endpoint("ep").stream_chat("hi")
         assert next(first).text == "a"
         assert client.request("GET", "/x") == "hello"
+        server.go.set()
         assert first.final().text == "ab"
+
+
+def test_a_stream_that_has_come_whole_frees_its_connection_before_it_is_read_to_its_end(serve):
+    def at_once(peer: Peer) -> None:
+        whole = STREAM_HEAD + b"".join(map(frame, (piece("a"), piece("b", "stop"), "[DONE]"))) + b"0\r\n\r\n"
+        while peer.request():
+            peer.send(whole)
+
+    server: Server = serve(at_once)
+    with dbllm.Client(server.host, "t", max_connections=1, timeout=dbllm.Timeout(queue=5)) as client:
+        first, second = (client.endpoint("ep").stream_chat("hi") for _ in range(2))
+        assert next(first).text == "a"
+        assert second.final().text == "ab"
+        assert first.final().text == "ab"
+    assert server.connections == 1

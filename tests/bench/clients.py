@@ -24,6 +24,14 @@ TEXTS = {"input": ["text"] * 16}
 Calls = dict[str, Callable[[], Any]]
 
 
+async def counted(chunks: Any) -> int:
+    """How many there are; none is held, as in a program that shows them."""
+    count = 0
+    async for _ in chunks:
+        count += 1
+    return count
+
+
 def raw_asyncio(host: str) -> Calls:
     """Sockets and json: as little as Python can do."""
     idle: list[Any] = []
@@ -99,7 +107,7 @@ def openai(host: str) -> Calls:
     client, plain = library.AsyncOpenAI(**options), library.OpenAI(**options)
 
     async def stream() -> int:
-        return len([chunk async for chunk in await client.chat.completions.create(model="bench", **STREAM)])
+        return await counted(await client.chat.completions.create(model="bench", **STREAM))
 
     return {
         "chat": lambda: client.chat.completions.create(model="bench", **CHAT),
@@ -115,7 +123,7 @@ def databricks_langchain(host: str) -> Calls:
     model = importlib.import_module("databricks_langchain").ChatDatabricks(endpoint="bench", model="bench")
 
     async def stream() -> int:
-        return len([chunk async for chunk in model.astream("hello")])
+        return await counted(model.astream("hello"))
 
     return {"chat": lambda: model.ainvoke("hello"), "stream": stream, "langchain": lambda: model.ainvoke("hello")}
 
@@ -158,7 +166,7 @@ def dbllm(host: str, engine: str | None = "h11") -> Calls:
 
     async def stream() -> int:
         async with endpoint.stream_chat("hello") as chunks:
-            return len([chunk async for chunk in chunks])
+            return await counted(chunks)
 
     async def arrays() -> Any:
         return (await endpoint.embed(TEXTS["input"])).as_numpy()
