@@ -13,7 +13,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from candidates import Make, innermost
-from clients import side_by_side
+from clients import counted, side_by_side
 
 NAME = "workspace.invalid"  # known to the proxy only
 PATIENCE = 5.0  # seconds for what should happen at once
@@ -110,7 +110,7 @@ def streamed(make: Make, place: Places) -> str:
         async with endpoint.stream_chat("hello") as chunks:
             await asyncio.wait_for(anext(aiter(chunks)), PATIENCE)
             ask(place, name, "go")
-            rest = len([chunk async for chunk in chunks])
+            rest = await counted(chunks)
         return f"first chunk at once, then {rest}; left early: closed {closed}"
 
     return asyncio.run(play())

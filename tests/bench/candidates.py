@@ -60,23 +60,27 @@ def over_pyreqwest(host: str, ca: str | None = None, proxy: str | None = None, *
 def on_pyreqwest(host: str, ca: str | None = None, proxy: str | None = None, **options: Any) -> Any:
     """dbllm over pyreqwest natively: a prototype of a wire of its own, put in where the pool asks for one."""
     client, rusty = ours(host, **options), rust(ca, proxy)
-    client._transport.leaf.new_wire = lambda: RustWire(rusty)
+    leaf = client._transport.leaf
+    leaf.new_wire = lambda: RustWire(rusty, leaf.now)
     return client
 
 
 class RustWire:
-    """As much of a `dbllm.wire.DirectWire` as calls need; the connections and their pool are pyreqwest's."""
+    """As much of a `dbllm.wire.DirectWire` as calls need; the connections, their pool and the time limit of whole calls
+    are pyreqwest's. Streams have no time limit here.
+    """
 
     ready = True
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, client: Any, now: Callable[[], float]) -> None:
+        self._client, self._now = client, now
         self._opened: Any = None
+        self.done = False
         self.status = 0
         self.headers: dict[str, str] = {}
 
     def cut_at(self, deadline: float) -> None:
-        """The leaf cuts what suspends."""
+        """Its request has one."""
 
     async def send(self, out: Any) -> None:
         """Up to the answer's head; pyreqwest reads 64 KiB of the body ahead where it is not told otherwise."""
@@ -84,16 +88,20 @@ class RustWire:
         built = built if out.body is None else built.body_bytes(out.body)
         if b'"stream":true' in (out.body or b""):
             built = built.streamed_read_buffer_limit(0)
+        else:
+            built = built.timeout(timedelta(seconds=max(0.001, out.deadline - self._now())))
         opened = built.build_streamed()
         with errors_of_dbllm():
             answer = await opened.__aenter__()
-        self._opened = opened
+        self._opened, self.done = opened, False
         self.status, self.headers, self._reader = answer.status, dict(answer.headers), answer.body_reader
 
     async def read(self) -> bytes:
         """The next piece of the body; b"" at its end."""
         with errors_of_dbllm():
-            return bytes(await self._reader.read_chunk() or b"")
+            piece = await self._reader.read_chunk()
+        self.done = piece is None
+        return bytes(piece or b"")
 
     async def close(self) -> None:
         """Leave what is under way."""
@@ -106,10 +114,12 @@ def errors_of_dbllm() -> Iterator[None]:
     """pyreqwest's errors in dbllm's words."""
     from pyreqwest import exceptions
 
-    from dbllm import APIConnectionError
+    from dbllm import APIConnectionError, APITimeoutError
 
     try:
         yield
+    except exceptions.RequestTimeoutError as error:
+        raise APITimeoutError(innermost(error)) from error
     except exceptions.PyreqwestError as error:
         unsent = isinstance(error, exceptions.ConnectError)
         raise APIConnectionError(innermost(error), sent=not unsent) from error

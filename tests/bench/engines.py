@@ -24,7 +24,8 @@ from typing import Any
 
 from behaviours import BEHAVIOURS, NAME, Places, ask, told
 from candidates import ENGINES, Make
-from clients import side_by_side, used
+from clients import counted, side_by_side, used
+from server import CHUNKS
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "engines.md"
@@ -43,7 +44,7 @@ def cost(make: Make, place: Places, host: str, concurrent: int, calls: int, kind
 
     async def stream() -> None:
         async with endpoint.stream_chat("hello") as chunks:
-            if len([chunk async for chunk in chunks]) != 500:
+            if await counted(chunks) != CHUNKS:
                 raise ValueError("chunks are missing")
 
     call = stream if kind == "stream" else lambda: endpoint.chat("hello")
