@@ -21,6 +21,14 @@ from .schema import (
 ModelT = TypeVar("ModelT", bound=WireModel)
 
 
+def content_of(data: bytes | str) -> Any:
+    """What a JSON text holds; None where it is no JSON, as where it holds nothing (`null`)."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
 def answer_text(answer: Any) -> str | None:
     """The text in any answer that has one place for it, or None.
 
@@ -50,15 +58,14 @@ def text_chunk(piece: Any) -> CompletionChunk:
     """
     match piece:
         case {"choices": list(choices)}:
-            return CompletionChunk.model_validate(
-                _without_nulls({**piece, "choices": [_text_choice(choice) for choice in choices]})
-            )
+            whole = {**piece, "choices": [_text_choice(choice) for choice in choices]}
+            return CompletionChunk.model_validate(_without_nulls(whole))
         case {"type": "response.output_text.delta", "delta": str(text)} | {"delta": {"content": text}}:
             return _text_piece(content_text(text))
-        case {"type": "response.completed" | "responses.completed", "response": {"usage": dict(usage)}}:
-            return _text_piece("", "stop", usage)
-        case {"type": "response.completed" | "responses.completed"}:
-            return _text_piece("", "stop")
+        case {"type": "response.completed" | "responses.completed" | "response.incomplete" as kind}:
+            usage = piece["response"].get("usage") if isinstance(piece.get("response"), dict) else None
+            reason = "length" if kind == "response.incomplete" else "stop"
+            return _text_piece("", reason, usage if isinstance(usage, dict) else None)
         case {"predictions": whole}:
             return _text_piece(answer_text(whole) or "")
     return _text_piece(answer_text(piece) or "")
@@ -90,16 +97,11 @@ def parse(model: type[ModelT], data: bytes) -> ModelT:
     try:
         return model.model_validate_json(data)
     except ValidationError:
-        try:
-            content = json.loads(data)
-        except (ValueError, RecursionError):
-            content = None
-        if content is None:
+        if (content := content_of(data)) is None:
             raise
         if isinstance(content, dict) and isinstance(messages := content.get("messages"), list) and messages:
-            content.setdefault(
-                "choices", [{"message": messages[-1], "finish_reason": content.get("finish_reason", "stop")}]
-            )
+            choice = {"message": messages[-1], "finish_reason": content.get("finish_reason", "stop")}
+            content.setdefault("choices", [choice])
         return model.model_validate(_without_nulls(content))
 
 
@@ -174,11 +176,9 @@ def assemble_response(events: Iterable[ResponseEvent]) -> Response:
         if event.type == "response.output_item.done" and event.item is not None:
             output.append(event.item)
             text = "" if event.item.type == "message" else text
-        for said in (
-            event.response.model_dump(exclude_unset=True) if event.response else {},
-            event.model_dump(include={"custom_outputs"}),
-        ):
-            whole.update({key: value for key, value in said.items() if value})
+        said = event.response.model_dump(exclude_unset=True) if event.response else {}
+        said["custom_outputs"] = event.custom_outputs or said.get("custom_outputs")
+        whole.update({key: value for key, value in said.items() if value})
     if text:  # an agent that sends nothing but deltas
         output.append({"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]})
     return Response.model_validate({"output": output, **whole})

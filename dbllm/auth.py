@@ -81,9 +81,7 @@ class Hidden(_Unseen, Mapping[str, str]):
     __slots__ = ("_items",)
 
     def __init__(self, *parts: Mapping[str, str]) -> None:
-        self._items: dict[str, str] = {}
-        for part in parts:
-            self._items.update(part)
+        self._items = {name: value for part in parts for name, value in part.items()}
 
     def __getitem__(self, name: str) -> str:
         return self._items[name]
@@ -238,11 +236,9 @@ class Renewed(Auth):
 
     async def headers(self, leaf: Leaf, deadline: float) -> Mapping[str, str]:
         lease, now = self._lease, leaf.now()
-        if lease is not None and now < lease.stale:
+        if lease is not None and now < max(lease.stale, min(self._resting, lease.ends)):
             return lease.headers
         serves = lease is not None and now < lease.ends
-        if lease is not None and serves and now < self._resting:
-            return lease.headers
         async with leaf.lock("token", deadline, wait=not serves) as ours:
             current = self._lease
             if current is not None and (not ours or current is not lease) and leaf.now() < current.ends:

@@ -56,9 +56,8 @@ class Config:
         return asked if self.verify or asked.verify is not True else replace(asked, verify=False)
 
     def __str__(self) -> str:
-        return (
-            f"host {self.host} from {self.host_from}, {sources.NAMES.get(self.kind, self.kind)} from {self.auth_from}"
-        )
+        kind = sources.NAMES.get(self.kind, self.kind)
+        return f"host {self.host} from {self.host_from}, {kind} from {self.auth_from}"
 
 
 def normal_host(host: str) -> str:
@@ -140,13 +139,13 @@ class _Search:
         asking = explicit if explicit.text("auth_type") else self._around
         self._asked, self._asked_in = asking.text("auth_type"), asking.called("auth_type")
         self._foreign: list[str] = []
-        self._saved: Place | None = None
+        self._saved = Place("")  # a profile is read only once it is needed
 
     def config(self) -> Config:
         """The first host and the first credentials that belong to it."""
-        if self._asked and self._asked not in sources.NATIVE | sources.SDK:
-            known = ", ".join(sorted(sources.NATIVE | sources.SDK))
-            raise ConfigError(f"auth_type {self._asked!r} (from {self._asked_in}) is not known. There are: {known}.")
+        if self._asked and self._asked not in sources.KNOWN:
+            there = ", ".join(sources.KNOWN)
+            raise ConfigError(f"auth_type {self._asked!r} (from {self._asked_in}) is not known. There are: {there}.")
         if self._profile:
             self._profile_place()  # one that was named is there, or that is the error
         where = next((place for place in self._places() if place.text("host")), None)
@@ -165,15 +164,17 @@ class _Search:
             for one in place.kinds()
             if one != kind and place is not self._explicit
         ]
+        saved = self._saved
+        skip = saved.text("skip_verify") or ""
         shown = "function" if kind == "pat" and callable(place.values.get("token")) else kind
         return Config(
             target,
             _auth(place, kind, target, self._env),
             shown,
-            self._around.text("cluster_id") or self._env.get("DATABRICKS_CLUSTER_ID") or self._said("cluster_id"),
+            self._around.text("cluster_id") or self._env.get("DATABRICKS_CLUSTER_ID") or saved.text("cluster_id"),
             where.called("host"),
             place.called(sources.KINDS.get(kind, (kind,))[0]),
-            not (_known(self._said("host")) == target and self._skips_verification()),
+            not (_known(saved.text("host")) == target and truth(skip, f"skip_verify of {saved.name}")),
             (*self._foreign, *beside),
         )
 
@@ -183,13 +184,6 @@ class _Search:
         except ConfigError as error:
             flaw = str(error) if where is self._explicit else f"{error} It is that of {where.called('host')}."
         raise ConfigError(flaw)
-
-    def _said(self, attribute: str) -> str | None:
-        """What the profile says, where it was read."""
-        return self._saved.text(attribute) if self._saved is not None else None
-
-    def _skips_verification(self) -> bool:
-        return self._saved is not None and truth(self._said("skip_verify") or "", f"skip_verify of {self._saved.name}")
 
     def _places(self) -> Iterator[Place]:
         """In their order; what comes later is not even read while what is before it suffices."""
@@ -201,7 +195,7 @@ class _Search:
             yield from filter(None, (sources.notebook(self._env), sources.serving(self._env)))
 
     def _profile_place(self) -> Place:
-        if self._saved is None:
+        if not self._saved.name:
             file = self._env.get("DATABRICKS_CONFIG_FILE") or str(self._home / ".databrickscfg")
             name = self._profile or self._env.get("DATABRICKS_CONFIG_PROFILE") or None
             self._saved = sources.saved(Path(file).expanduser(), name, self._home)
@@ -233,7 +227,7 @@ class _Search:
             return Place(self._asked_in, beside.values), self._asked
         if self._asked or self._foreign:
             return None
-        path = self._around.text("databricks_cli_path") or self._said("databricks_cli_path")
+        path = self._around.text("databricks_cli_path") or self._saved.text("databricks_cli_path")
         if sources.program("databricks", path, self._env):
             return Place("the databricks command", {"databricks_cli_path": path}), "databricks-cli"
         if target.endswith(_AZURE) and sources.program("az", None, self._env):
@@ -245,7 +239,7 @@ class _Search:
 
     def _nothing(self, target: str, where: Place) -> str:
         foreign = "".join(f" {one}, and go nowhere else." for one in self._foreign)
-        halves = "".join(half for place in (self._around, self._saved) if place for half in place.halves())
+        halves = "".join(half for place in (self._around, self._saved) for half in place.halves())
         asked = f" of the kind {self._asked} (from {self._asked_in})" if self._asked else ""
         return (
             f"no credentials{asked} are configured for {target} (from {where.called('host')}).{foreign}{halves} Pass "

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from .errors import APIError, APIStatusError, BadRequestError, ConflictError, Raw
 from .prompt import Options, ReplyT, reply_of
-from .schema import Reply
+from .sockets import FOREVER
 from .transport import JSON, Answer, Transport
-
-FOREVER = float("inf")
 
 
 class Control:
@@ -60,8 +57,3 @@ def forget(error: APIError, secrets: Iterable[str]) -> None:
         if any(run in refusal.detail for run in runs):  # no way to escape a text changes the runs
             refusal.detail = "the workspace refused the secret, in words that repeat it"
             refusal.args = (refusal.detail,)
-
-
-def content_of(reply: Reply) -> dict[str, Any]:
-    """The whole JSON object of an answer."""
-    return reply.model_dump(mode="json", exclude_unset=True)

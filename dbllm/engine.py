@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import lru_cache
 from importlib.util import find_spec
@@ -58,35 +58,28 @@ class HttpxWire:
         """The deadline of the next operations, where they block."""
         self._until = deadline
 
-    async def send(self, out: Outgoing) -> None:
+    async def send(self, out: Outgoing) -> tuple[int, Mapping[str, str]]:
         """As `DirectWire.send`."""
         self.status, self.done = 0, False
         _sending.set(True)
         try:
-            if self._suspends:
-                with anyio.fail_after(self.left()):
-                    response = await self._respond(out, None)
-            else:
-                response = self._respond(out, self.left())
+            with self._timely():
+                response = self._respond(out, None if self._suspends else self.left())
+                self._response = response = await response if self._suspends else response
         except _HTTPX_BROKEN as error:
             raise self._ours(error) from bare(error)
         finally:
             _sending.set(False)
-        self._response = response
         self.status, self.headers = response.status_code, plain_headers(response.headers.raw)
         self._parts = response.aiter_bytes() if self._suspends else response.iter_bytes()
+        return self.status, self.headers
 
     async def read(self) -> bytes:
         """As `DirectWire.read`."""
         try:
             while self._parts is not None:
-                left = self.left()
-                piece: bytes | None
-                if self._suspends:
-                    with anyio.fail_after(left):
-                        piece = await anext(self._parts, None)
-                else:
-                    piece = next(self._parts, None)
+                with self._timely():
+                    piece: bytes | None = await anext(self._parts, None) if self._suspends else next(self._parts, None)
                 if piece:
                     return piece
                 if piece is None:
@@ -112,6 +105,10 @@ class HttpxWire:
                 for _ in range(_READ_AHEAD):
                     if not self._suspends or parts is None or not await anext(parts, b""):
                         break
+
+    def _timely(self) -> AbstractContextManager[object]:
+        left = self.left()
+        return anyio.fail_after(left) if self._suspends else nullcontext()
 
     def left(self) -> float | None:
         """Seconds that one operation may take; TimeoutError where there are none left."""

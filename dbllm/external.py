@@ -7,7 +7,7 @@ value that could be a key.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -107,7 +107,7 @@ def checked_model(model: object, where: str = "external_model") -> None:
     fields = _mapping(model.get(block.key), inside)
     _check_block(fields, block, inside)
     kind = fields.get("openai_api_type")
-    if model["provider"] == "openai" and (kind == "azuread") != ("microsoft_entra_tenant_id" in fields):
+    if (kind == "azuread") != ("microsoft_entra_tenant_id" in fields):
         raise ConfigError(
             f"{inside}: openai_api_type 'azuread' goes with the microsoft_entra_… fields, and 'azure' (or no type, for "
             "OpenAI's own service) with openai_api_key."
@@ -168,21 +168,19 @@ def _text(given: Mapping[str, Any], field: str, where: str) -> str:
         raise ConfigError(f"{where}.{field} {value!r} is none of {', '.join(choices)}.{_near(value, choices)}")
     if field in _ADDRESSES:
         parts = urlsplit(value)
-        if not parts.hostname or (
-            parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname))
-        ):
+        local = parts.scheme == "http" and is_loopback(parts.hostname or "")
+        if not parts.hostname or not (local or parts.scheme == "https"):
             raise ConfigError(f"{where}.{field} is an https:// address (http:// only on this machine).")
     return value
 
 
-def _refuse_unknown(given: Mapping[str, Any], names: Iterable[str], where: str) -> None:
-    names = tuple(names)
+def _refuse_unknown(given: Mapping[str, Any], names: Sequence[str], where: str) -> None:
     for key in given:
         if key not in names:
             raise ConfigError(f"{where} does not take {key!r}.{_near(key, names) or ' It takes: ' + ', '.join(names)}")
 
 
-def _near(name: object, choices: Iterable[str]) -> str:
+def _near(name: object, choices: Sequence[str]) -> str:
     from difflib import get_close_matches  # rarely wanted, and slow to import
 
     near = get_close_matches(str(name), choices, 1, 0.75)

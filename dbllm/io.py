@@ -24,7 +24,7 @@ import anyio.to_thread
 from .engine import Wire, checked_engine, wires
 from .errors import APITimeoutError, ConfigError, Raw
 from .network import DIRECT, Network
-from .pool import Exchange, Pool
+from .pool import Pool
 from .sockets import FOREVER
 from .wire import Outgoing, origin
 
@@ -104,29 +104,19 @@ class _Leaf(ABC):
         self.new_wire = wires_to(base)
         self._homes: dict[Any, Any] = {}  # where each pool lives: a process, or one of its event loops
 
-    def now(self) -> float:
-        """Seconds of a clock that never goes back; deadlines are on it."""
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
+    """Seconds of a clock that never goes back; deadlines are on it."""
 
-    def wall(self) -> float:
-        """Epoch seconds."""
-        return time.time()
+    wall = staticmethod(time.time)
+    """Epoch seconds."""
 
     @abstractmethod
-    async def _pool(self) -> Pool:
+    async def pool(self) -> Pool:
         """The pool of where this is called."""
-
-    async def send(self, out: Outgoing) -> Raw:
-        """One request, one whole answer."""
-        return await (await self._pool()).send(out)
-
-    async def open(self, out: Outgoing) -> Exchange:
-        """One request, and its answer up to the head."""
-        return await (await self._pool()).open(out)
 
     async def once(self, out: Outgoing) -> Raw:
         """One request on a connection of its own, to whatever host, outside `max_connections`: for tokens."""
-        pool = Pool((await self._pool()).home, 1, self._wires_to(origin(out.url)))
+        pool = Pool((await self.pool()).home, 1, self._wires_to(origin(out.url)))
         try:
             return await pool.send(out)
         finally:
@@ -182,7 +172,8 @@ class BlockingLeaf(_Leaf):
             home = self._homes.setdefault(pid, _Process(self))
         return cast("_Process", home)
 
-    async def _pool(self) -> Pool:
+    async def pool(self) -> Pool:
+        """The pool of this process."""
         return self._home().pool
 
     async def sleep(self, seconds: float) -> None:
@@ -314,7 +305,8 @@ class AsyncLeaf(_Leaf):
             self._homes.pop(key, None)
             await pool.aclose()
 
-    async def _pool(self) -> Pool:
+    async def pool(self) -> Pool:
+        """The pool of this event loop."""
         return (await self._home()).pool
 
     async def sleep(self, seconds: float) -> None:

@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from . import errors
+from .answers import content_of
 from .errors import APIStatusError, Raw
 from .sse import Event
 
@@ -47,7 +48,8 @@ def status_error(raw: Raw, *, wall: float) -> APIStatusError:
     kind = _CLASSES.get(raw.status) or (errors.InternalServerError if raw.status >= 500 else APIStatusError)
     hint = ""
     if 300 <= raw.status < 400:
-        detail = f"the workspace answered with a redirect to {_place(raw.headers.get('location', ''))}"
+        where = raw.headers.get("location", "")
+        detail = f"the workspace answered with a redirect to {where.split('?', 1)[0] or 'an unnamed place'}"
         hint = "dbllm follows no redirect, since the token would go along: check the host."
     elif code == "RESOURCE_ALREADY_EXISTS":  # Databricks sends it with a 400, too
         hint = "Choose another name, or change what is there."
@@ -63,28 +65,19 @@ def status_error(raw: Raw, *, wall: float) -> APIStatusError:
 
 def request_id(headers: Mapping[str, str], detail: str = "") -> str | None:
     """The request's id: header `x-request-id`, else the `[ReqId: …]` that Databricks writes into messages."""
-    found = headers.get("x-request-id") or headers.get("x-databricks-request-id")
-    if not found and (match := _REQUEST_ID.search(detail)):
-        found = match.group(1)
-    return found or None
+    written = _REQUEST_ID.search(detail)
+    return headers.get("x-request-id") or headers.get("x-databricks-request-id") or (written and written.group(1))
 
 
 def read_error(body: bytes) -> tuple[str, str, list[Any]]:
     """(error code, sentence, google.rpc details) of an error body; "" and [] where there is none."""
-    content = _read(body)
+    text = body.decode("utf-8", "replace").strip()
+    content = content_of(text)
     if isinstance(content, dict):
         code, detail, details = _from_object(content)
         return (code or _code_in(detail))[:_CODE], detail[:_SHOWN], details
-    said = content if isinstance(content, str) else body.decode("utf-8", "replace").strip()
+    said = content if isinstance(content, str) else text
     return _code_in(said[:_SHOWN]), _plain(said), []
-
-
-def _read(body: bytes) -> Any:
-    text = body.decode("utf-8", "replace").strip()
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
 
 
 def _from_object(content: dict[str, Any]) -> tuple[str, str, list[Any]]:
@@ -93,7 +86,8 @@ def _from_object(content: dict[str, Any]) -> tuple[str, str, list[Any]]:
     detail = next((_said(content[key]) for key in _TEXTS if content.get(key)), "")
     error, provider = content.get("error"), content.get("external_model_message")
     if provider is not None:  # a proxied provider's own error
-        code, inner, details = _from_object(provider) if isinstance(provider, dict) else read_error(_bytes(provider))
+        text = _said(provider).encode("utf-8", "replace")
+        code, inner, details = _from_object(provider) if isinstance(provider, dict) else read_error(text)
         return code or _word(content.get("error_code")), f"{_said(error or detail)}: {inner}", details
     for inside in (error, content.get("response")):  # OpenAI's form; a failed response of the Responses API
         if isinstance(inside, dict):
@@ -106,10 +100,6 @@ def _from_object(content: dict[str, Any]) -> tuple[str, str, list[Any]]:
 
 def _said(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _bytes(value: object) -> bytes:
-    return _said(value).encode("utf-8", "replace")
 
 
 def _word(value: object) -> str:
@@ -137,7 +127,7 @@ def error_frame(event: Event) -> tuple[str, str] | None:
     """
     if event.type != "error":
         # The usual chunk is told apart without parsing it twice.
-        content = _read(event.data) if b'"error' in event.data[:4096] else None
+        content = content_of(event.data.decode("utf-8", "replace")) if b'"error' in event.data[:4096] else None
         if not isinstance(content, dict):
             return None
         failed = content.get("type") in ("error", "response.failed")
@@ -149,10 +139,6 @@ def error_frame(event: Event) -> tuple[str, str] | None:
 def _code_in(text: str) -> str:
     match = _CODE_AND_TEXT.match(text)
     return match.group(1) if match else ""
-
-
-def _place(location: str) -> str:
-    return location.split("?", 1)[0] or "an unnamed place"
 
 
 def retry_after(headers: Mapping[str, str], details: Sequence[Any] = (), *, wall: float) -> float | None:

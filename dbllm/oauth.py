@@ -10,12 +10,12 @@ is followed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from .answers import content_of
 from .auth import Fetch, Hidden, Lease, Secret, basic, bearer, scrubbed
 from .errors import APIError, APIResponseError, APIStatusError, AuthenticationError, ConfigError, Raw
 from .io import Leaf
@@ -24,6 +24,7 @@ from .target import is_loopback
 from .wire import Outgoing, origin
 
 CONNECT = 10.0
+SCOPE = "all-apis"
 FORM = "application/x-www-form-urlencoded"
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT = "urn:ietf:params:oauth:token-type:jwt"
@@ -57,18 +58,16 @@ class Grant:
     secret: Secret | None = None
 
 
-def service_principal(issuer: Issuer, client_id: str, client_secret: Secret, scopes: str = "all-apis") -> Fetch:
+def service_principal(issuer: Issuer, client_id: str, client_secret: Secret) -> Fetch:
     """OAuth M2M: the token of a service principal, by its id and secret."""
-    form = {"grant_type": "client_credentials", "scope": scopes}
+    form = {"grant_type": "client_credentials", "scope": SCOPE}
     hint = "Check client_id and client_secret, and that the service principal belongs to this workspace."
     headers = basic(client_id, client_secret)
     grant = Grant(form, f"service principal {client_id}", hint, headers, client_secret)
     return _tokens(issuer, lambda: grant)
 
 
-def federation(
-    issuer: Issuer, place: str, read: Callable[[], str | None], client_id: str | None, scopes: str = "all-apis"
-) -> Fetch:
+def federation(issuer: Issuer, place: str, read: Callable[[], str | None], client_id: str | None) -> Fetch:
     """A token in exchange for one of another identity provider, which `read` finds in `place`, anew each time."""
     hint = "Check the federation policy of the service principal: issuer, subject and audience of the token."
 
@@ -79,7 +78,7 @@ def federation(
             raise ConfigError(f"the OIDC token of {place} cannot be read: {type(error).__name__}.") from None
         if not subject:
             raise ConfigError(f"{place} has no OIDC token in it.")
-        form = {"grant_type": EXCHANGE, "subject_token_type": JWT, "scope": scopes}
+        form = {"grant_type": EXCHANGE, "subject_token_type": JWT, "scope": SCOPE}
         form.update({"client_id": client_id} if client_id else {})
         return Grant(Hidden(form, {"subject_token": subject.reveal()}), "the federated identity", hint, secret=subject)
 
@@ -201,9 +200,8 @@ def lease(raw: Raw, began: float, wall: float, place: str) -> Lease:
 
 def _token_in(body: bytes, wall: float) -> tuple[Secret, float] | str:
     """(token, seconds of life), or what is wrong."""
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
+    content = content_of(body)
+    if content is None:
         return "not with JSON"
     token = content.get("access_token") if isinstance(content, dict) else None
     if not isinstance(token, str) or not token:
@@ -229,8 +227,5 @@ async def _json(leaf: Leaf, url: str, deadline: float) -> dict[str, Any]:
     except APIError as error:
         error.sent, error.detail = False, f"{url} was asked where tokens are to be had: {error.detail}"
         raise
-    try:
-        content = json.loads(raw.body)
-    except (ValueError, RecursionError):
-        content = None
+    content = content_of(raw.body)
     return content if isinstance(content, dict) else {}

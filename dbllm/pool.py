@@ -83,10 +83,7 @@ class Gate:
 
 
 class Exchange:
-    """One request and its answer, on a connection that is its own until the answer is read to its end.
-
-    In `async with`: whatever goes wrong there ends it.
-    """
+    """One request and its answer, on a connection that is its own until the answer is read to its end."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -94,8 +91,8 @@ class Exchange:
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
-    async def start(self, out: Outgoing) -> None:
-        """Wait for a permit, send, and wait for the answer's head."""
+    async def take(self, out: Outgoing) -> Wire:
+        """Wait for a permit, and take a connection for this request."""
         pool = self._pool
         left = out.deadline - pool.home.now()
         patience = left if out.queue is None else min(left, out.queue)
@@ -106,8 +103,7 @@ class Exchange:
             raise APIConnectionError("the client was closed while this call waited", sent=False)
         self.wire = wire = await pool.take()
         wire.cut_at(out.deadline)
-        await wire.send(out)
-        self.status, self.headers = wire.status, wire.headers
+        return wire
 
     async def read(self, deadline: float) -> bytes:
         """The next piece of the body; b"" at its end, and ever after."""
@@ -131,13 +127,11 @@ class Exchange:
                 raise APIResponseError(f"the answer is over {MAX_BODY} bytes", raw=Raw(self.status, self.headers))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def __aenter__(self) -> Exchange:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, GeneratorExit):  # nothing may be awaited any more
+    async def fail(self, error: BaseException | None) -> None:
+        """End it, for something that went wrong or for nothing."""
+        if isinstance(error, GeneratorExit):  # nothing may be awaited any more
             self.abandon()
-        elif kind is not None:
+        else:
             await self.aclose()
 
     async def aclose(self) -> None:
@@ -173,14 +167,25 @@ class Pool:
             APIConnectionError, APITimeoutError: no answer, or not all of it.
             APIResponseError: a body over 256 MiB.
         """
-        async with Exchange(self) as exchange:
-            await exchange.start(out)
-            return Raw(exchange.status, exchange.headers, await exchange.rest(out.deadline))
+        exchange = Exchange(self)
+        try:  # as in `open`: no step of its own, for an answer is waited for through every coroutine that is open
+            wire = await exchange.take(out)
+            exchange.status, exchange.headers = await wire.send(out)
+            body = await exchange.rest(out.deadline)
+        except BaseException as error:
+            await exchange.fail(error)
+            raise
+        return Raw(exchange.status, exchange.headers, body)
 
     async def open(self, out: Outgoing) -> Exchange:
         """Send a request and wait for the answer's head; the caller reads and closes."""
-        async with Exchange(self) as exchange:
-            await exchange.start(out)
+        exchange = Exchange(self)
+        try:
+            wire = await exchange.take(out)
+            exchange.status, exchange.headers = await wire.send(out)
+        except BaseException as error:
+            await exchange.fail(error)
+            raise
         return exchange
 
     async def take(self) -> Wire:

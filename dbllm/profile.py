@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from .auth import SECRETS, Secret, kept
 from .errors import ConfigError
@@ -48,15 +48,14 @@ def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str | 
     """
     text = _text(path, name)
     parser = _parsed(text, path)
-    default = parser.get(_SETTINGS, "default_profile", fallback="") or None
-    chosen = name or default or "DEFAULT"
+    chosen = name or parser.get(_SETTINGS, "default_profile", fallback="") or "DEFAULT"
     if not parser.has_section(chosen) or chosen == _SETTINGS:
         if chosen == "DEFAULT" and not name:
             return chosen, {}
         known = ", ".join(section for section in parser.sections() if section != _SETTINGS) or "none"
         asked = "" if name else f", which [{_SETTINGS}] calls default_profile"
         raise ConfigError(f"{path} has no profile {chosen!r}{asked}; it has: {known}.")
-    values = {key: cast("str | Secret", kept(key, value)) for key, value in parser.items(chosen) if value}
+    values = {key: kept(key, value) for key, value in parser.items(chosen) if value}
     for key, value in values.items():
         if key not in _FREE and _COMMENT.search(value.reveal() if isinstance(value, Secret) else value):
             line = _line(text, chosen, key)

@@ -9,23 +9,27 @@ from urllib.parse import unquote
 
 from pydantic import Field
 
-from .control import FOREVER, Control, content_of, forget
+from .apps import ENDPOINTS
+from .control import Control, forget
 from .endpoints import EXPLAIN_SECONDS
 from .errors import APIError, APITimeoutError, ConfigError, NotFoundError
 from .plain import Plain, now
 from .prompt import read_json, reply_of
 from .retry import Retry, Timeout
 from .schema import Reply, WireModel
+from .sockets import FOREVER
 from .target import quoted, which_exist
 from .transport import JSON, Answer
 
-ENDPOINTS = "/api/2.0/serving-endpoints"
 PERMISSIONS = "/api/2.0/permissions/serving-endpoints"
 
 READY_SECONDS = 1200.0  # what a custom model may take to be deployed; external ones take seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between two looks at an endpoint that is awaited
 LAST_LOOK = 0.5  # seconds of the time allowed that are kept for a look
 FAILED = ("UPDATE_FAILED", "UPDATE_CANCELED")
+
+Records = list[dict[str, Any]]
+"""JSON objects, as on the wire."""
 
 
 class EndpointState(WireModel):
@@ -52,7 +56,7 @@ class ServingEndpoint(Reply):
     state: EndpointState = Field(default_factory=EndpointState)
     config: dict[str, Any] | None = None
     pending_config: dict[str, Any] | None = None
-    tags: list[dict[str, Any]] | None = None
+    tags: Records | None = None
     ai_gateway: dict[str, Any] | None = None
     permission_level: str | None = None
 
@@ -62,7 +66,7 @@ class ServingEndpoint(Reply):
         return self.state.ready == "READY" and self.state.config_update in (None, "NOT_UPDATING")
 
     @property
-    def entities(self) -> list[dict[str, Any]]:
+    def entities(self) -> Records:
         """What is served, then what is about to be."""
         configs = (self.config or {}, self.pending_config or {})
         found = (config.get("served_entities") or config.get("served_models") or () for config in configs)
@@ -84,10 +88,10 @@ class _Parts(Reply):
     """The lists that answers hold; an empty one may be left out."""
 
     endpoints: list[ServingEndpoint] = []
-    tags: list[dict[str, Any]] = []
-    rate_limits: list[dict[str, Any]] = []
-    access_control_list: list[dict[str, Any]] = []
-    permission_levels: list[dict[str, Any]] = []
+    tags: Records = []
+    rate_limits: Records = []
+    access_control_list: Records = []
+    permission_levels: Records = []
     logs: str = ""
 
 
@@ -151,9 +155,7 @@ class AsyncEndpoints(Control):
         answer = await self._reply(_Parts, "PATCH", f"{_path(name)}/tags", body)
         return {str(tag.get("key")): tag.get("value") or "" for tag in answer.tags}
 
-    async def set_rate_limits(
-        self, name: str, rate_limits: Sequence[Mapping[str, Any]]
-    ) -> builtins.list[dict[str, Any]]:
+    async def set_rate_limits(self, name: str, rate_limits: Sequence[Mapping[str, Any]]) -> Records:
         """Replace the rate limits, `{"calls": 10, "key": "user" | "endpoint", "renewal_period": "minute"}` each.
 
         Databricks prefers those of `set_ai_gateway`, which also count tokens.
@@ -163,13 +165,13 @@ class AsyncEndpoints(Control):
 
     async def set_ai_gateway(self, name: str, ai_gateway: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the AI gateway's config: rate_limits, guardrails, fallback_config, usage_tracking_config, …"""
-        return content_of(await self._reply(Reply, "PUT", f"{_path(name)}/ai-gateway", ai_gateway))
+        return (await self._reply(Reply, "PUT", f"{_path(name)}/ai-gateway", ai_gateway)).model_extra or {}
 
-    async def permissions(self, name: str) -> builtins.list[dict[str, Any]]:
+    async def permissions(self, name: str) -> Records:
         """Who may do what: for each principal its name and `all_permissions`."""
         return await self._permissions(name, "GET")
 
-    async def set_permissions(self, name: str, access: Sequence[Mapping[str, str]]) -> builtins.list[dict[str, Any]]:
+    async def set_permissions(self, name: str, access: Sequence[Mapping[str, str]]) -> Records:
         """Replace all direct permissions; returns what then holds.
 
         Args:
@@ -179,11 +181,11 @@ class AsyncEndpoints(Control):
         """
         return await self._permissions(name, "PUT", access)
 
-    async def update_permissions(self, name: str, access: Sequence[Mapping[str, str]]) -> builtins.list[dict[str, Any]]:
+    async def update_permissions(self, name: str, access: Sequence[Mapping[str, str]]) -> Records:
         """Change the permissions of some principals, as for `set_permissions`; the others keep theirs."""
         return await self._permissions(name, "PATCH", access)
 
-    async def permission_levels(self, name: str) -> builtins.list[dict[str, Any]]:
+    async def permission_levels(self, name: str) -> Records:
         """The levels there are, with descriptions."""
         path = f"{await self._permissions_path(name)}/permissionLevels"
         return (await self._reply(_Parts, "GET", path)).permission_levels
@@ -202,7 +204,7 @@ class AsyncEndpoints(Control):
 
     async def openapi(self, name: str) -> dict[str, Any]:
         """The OpenAPI document of what the endpoint takes and answers."""
-        return content_of(reply_of(Reply, await self._ask("GET", f"{_path(name)}/openapi", accept="text/plain")))
+        return reply_of(Reply, await self._ask("GET", f"{_path(name)}/openapi", accept="text/plain")).model_extra or {}
 
     async def delete(self, name: str) -> None:
         """Delete an endpoint."""
@@ -263,10 +265,9 @@ class AsyncEndpoints(Control):
 
     async def _which_exist(self, name: str, deadline: float) -> str:
         """What there is instead of an endpoint that was not found; "" where that cannot be had."""
-        options = self._options.but(EXPLAIN_SECONDS, Retry(attempts=1))
-        ends = min(deadline, options.deadline(self._transport))
+        briefly = AsyncEndpoints(self._transport, self._options.but(EXPLAIN_SECONDS, Retry(attempts=1)))
         try:
-            return which_exist(name, read_json(await self._transport.call(options.call(ends, "GET", ENDPOINTS))))
+            return which_exist(name, read_json(await briefly._ask("GET", ENDPOINTS, deadline=deadline)))
         except APIError:
             return ""
 
@@ -282,9 +283,7 @@ class AsyncEndpoints(Control):
         path = f"{_path(name)}/served-models/{quoted(served_entity, 'a served entity')}/{which}"
         return (await self._reply(_Parts, "GET", path)).logs
 
-    async def _permissions(
-        self, name: str, method: str, access: Sequence[Mapping[str, str]] | None = None
-    ) -> builtins.list[dict[str, Any]]:
+    async def _permissions(self, name: str, method: str, access: Sequence[Mapping[str, str]] | None = None) -> Records:
         body = None if access is None else {"access_control_list": [*access]}
         return (await self._reply(_Parts, method, await self._permissions_path(name), body)).access_control_list
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -15,19 +15,17 @@ from .auth import ADDRESSES, Hidden, Secret, bearer, kept
 from .errors import ConfigError
 from .profile import read_profile, truth
 
-# Attribute: the variables that set it, the first that is set wins (databricks-sdk: Config).
+# Variable: the attribute that it sets; of two for one attribute the first that is set wins (databricks-sdk: Config).
 _NAMED_ALIKE = (
     "host token username password client_id client_secret auth_type account_id cluster_id discovery_url "
     "oidc_token_env oidc_token_filepath token_audience metadata_service_url databricks_cli_path google_service_account"
 )
-VARIABLES: dict[str, tuple[str, ...]] = {
-    **{name: (f"DATABRICKS_{name.upper()}",) for name in _NAMED_ALIKE.split()},
-    **{
-        f"azure_{name}": (f"ARM_{name.upper()}",) for name in ("client_id", "client_secret", "tenant_id", "environment")
-    },
-    "oidc_token_filepath": ("DATABRICKS_OIDC_TOKEN_FILEPATH", "DATABRICKS_OIDC_TOKEN_FILE"),
-    "azure_workspace_resource_id": ("DATABRICKS_AZURE_RESOURCE_ID",),
-    "google_credentials": ("GOOGLE_CREDENTIALS",),
+VARIABLES = {
+    **{f"DATABRICKS_{name.upper()}": name for name in _NAMED_ALIKE.split()},
+    **{f"ARM_{name.upper()}": f"azure_{name}" for name in ("client_id", "client_secret", "tenant_id", "environment")},
+    "DATABRICKS_OIDC_TOKEN_FILE": "oidc_token_filepath",
+    "DATABRICKS_AZURE_RESOURCE_ID": "azure_workspace_resource_id",
+    "GOOGLE_CREDENTIALS": "google_credentials",
 }
 
 # Kind: what it needs, in the order in which the official SDK tries them.
@@ -53,15 +51,13 @@ NAMES = {
     "databricks-cli": "CLI login",
     "function": "token function",
 }
-# What is left to the official SDK: those above that are none of ours, and those that need nothing but their name.
-SDK = frozenset(
-    {"azure-client-secret", "azure-cli", "azure-devops-oidc", "github-oidc", "github-oidc-azure"}
-    | {"google-credentials", "google-id", "external-browser", "runtime-oauth"}
+ASKED_FOR = frozenset(
+    {"databricks-cli", "azure-cli", "azure-devops-oidc", "github-oidc", "github-oidc-azure"}
+    | {"external-browser", "runtime-oauth"}
 )
-ASKED_FOR = frozenset({"databricks-cli"}) | (SDK - KINDS.keys())
-"""Kinds that need nothing but their name in `auth_type`."""
-NATIVE = frozenset(KINDS) - SDK | {"databricks-cli", "runtime", "model-serving"}
-
+"""Kinds that need nothing but their name in `auth_type`. All but the first are left to the official SDK."""
+KNOWN = sorted(ASKED_FOR | KINDS.keys() | {"runtime", "model-serving"})
+"""All kinds that `auth_type` can name."""
 
 _OIDC_TOKEN = "DATABRICKS_OIDC_TOKEN"  # noqa: S105 - a variable's name
 
@@ -108,26 +104,21 @@ class Place:
             return ["runtime" if self.ask is not None else "model-serving"]
         return [kind for kind, needed in KINDS.items() if all(self.values.get(one) for one in needed)]
 
-    def halves(self) -> list[str]:
+    def halves(self) -> Iterator[str]:
         """What is missing to a kind that is begun here."""
-        said = []
         for needed in (KINDS["oauth-m2m"], KINDS["basic"]):
-            there = [one for one in needed if self.values.get(one)]
-            if len(there) == 1:
-                (missing,) = set(needed) - set(there)
-                said.append(f" {self.called(there[0])} is there, but no {missing} beside it.")
-        return said
+            for one, other in (needed, needed[::-1]):
+                if self.values.get(one) and not self.values.get(other):
+                    yield f" {self.called(one)} is there, but no {other} beside it."
 
 
 def environment(env: Mapping[str, str]) -> Place:
     """What the environment has."""
-    values: dict[str, object] = {}
     names: dict[str, str] = {}
-    for attribute, variables in VARIABLES.items():
-        for variable in variables:
-            if attribute not in values and (value := env.get(variable, "").strip()):
-                values[attribute] = kept(attribute, value)
-                names[attribute] = variable
+    for variable, attribute in VARIABLES.items():
+        if env.get(variable, "").strip():
+            names.setdefault(attribute, variable)
+    values = {attribute: kept(attribute, env[variable].strip()) for attribute, variable in names.items()}
     if "oidc_token_env" not in values and env.get(_OIDC_TOKEN):
         values["oidc_token_env"] = names["oidc_token_env"] = _OIDC_TOKEN
     return Place("the environment", values, names)

@@ -84,10 +84,10 @@ class Reading(Traced, Generic[C, R]):
             self._opened = await self._start()
         return self._opened
 
-    async def _close(self) -> None:
+    async def _close(self, error: BaseException | None = None) -> None:
         self._ended = True
         if self._opened is not None and self._opened.exchange is not None:
-            await self._opened.exchange.aclose()
+            await self._opened.exchange.fail(error)
 
     async def _next(self) -> C | None:
         """The next chunk; None at the end."""
@@ -100,11 +100,8 @@ class Reading(Traced, Generic[C, R]):
         self._busy = True
         try:
             chunk = await self._advance(await self._open())
-        except GeneratorExit:  # nothing may be awaited any more
-            self._abandon()
-            raise
-        except BaseException:
-            await self._close()
+        except BaseException as error:
+            await self._close(error)
             raise
         finally:
             self._busy = False

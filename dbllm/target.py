@@ -294,9 +294,7 @@ def wire_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises:
         TypeError: a name that is nearly one of dbllm's own options, so that a typing error never goes to the wire.
     """
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        merged.update(layer or {})
+    merged = {name: value for layer in layers for name, value in (layer or {}).items()}
     for name in merged:
         if instead := _meant(name if isinstance(name, str) else repr(name)):
             raise TypeError(f"{name!r} would go to the model. For dbllm's own option use {instead}.")
@@ -326,10 +324,7 @@ def encode(body: object) -> bytes:
     except UnicodeEncodeError as error:
         raise ValueError(f"the request holds text that is not Unicode: {error.reason}.") from None
     except ValueError:
-        try:
-            place = _not_finite(body, "") or "a number"
-        except RecursionError:
-            raise ValueError("the request is nested in itself.") from None
+        place = _not_finite(body, "") or "a number"
         raise ValueError(f"{place}: JSON has no form for a number that is not finite.") from None
     except RecursionError:
         raise ValueError("the request is nested too deep, or in itself.") from None
@@ -348,7 +343,10 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r:.80}")
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+# What holds itself ends at Python's own limit of depth, so no list of what is open need be kept on the way.
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=_plain
+)
 
 
 def _not_finite(value: object, place: str) -> str:

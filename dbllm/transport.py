@@ -154,28 +154,31 @@ class Transport:
         return await attempt(call, await self._auth.headers(self.leaf, call.deadline))
 
     async def _whole(self, call: Call, sent: Mapping[str, str]) -> Answer:
-        raw = await self.leaf.send(self._outgoing(call, sent))
-        if not 200 <= raw.status < 300:
-            raise status_error(scrubbed(raw, sent, call.path), wall=self.leaf.wall())
-        return Answer(raw)
+        pool = await self.leaf.pool()
+        return Answer(self._good(await pool.send(self._outgoing(call, sent)), call, sent))
 
     async def _begun(self, call: Call, sent: Mapping[str, str]) -> Opened:
-        async with await self.leaf.open(self._outgoing(call, sent)) as exchange:
-            return await self._until_first_event(call, exchange, sent)
-
-    async def _until_first_event(self, call: Call, exchange: Exchange, sent: Mapping[str, str]) -> Opened:
+        pool = await self.leaf.pool()
+        exchange = await pool.open(self._outgoing(call, sent))
         opened = Opened(Raw(exchange.status, exchange.headers), exchange=exchange)
-        good = 200 <= exchange.status < 300
-        if not good or not exchange.headers.get("content-type", "").lower().startswith(EVENTS):
-            raw = Raw(exchange.status, exchange.headers, await exchange.rest(call.deadline))
-            if not good:
-                raise status_error(scrubbed(raw, sent, call.path), wall=self.leaf.wall())
-            return Opened(raw)
-        if not await self.more(opened, call.deadline):
-            raise opened.interrupted("the stream ended before its first event")
-        if frame := error_frame(opened.events[0]):
-            raise opened.interrupted(f"the stream reported an error: {frame[1]}", frame[0])
+        kind = exchange.headers.get("content-type", "").lower()
+        try:
+            if not (200 <= exchange.status < 300 and kind.startswith(EVENTS)):
+                whole = Raw(exchange.status, exchange.headers, await exchange.rest(call.deadline))
+                return Opened(self._good(whole, call, sent))
+            if not await self.more(opened, call.deadline):
+                raise opened.interrupted("the stream ended before its first event")
+            if frame := error_frame(opened.events[0]):
+                raise opened.interrupted(f"the stream reported an error: {frame[1]}", frame[0])
+        except BaseException as error:
+            await exchange.fail(error)
+            raise
         return opened
+
+    def _good(self, raw: Raw, call: Call, sent: Mapping[str, str]) -> Raw:
+        if 200 <= raw.status < 300:
+            return raw
+        raise status_error(scrubbed(raw, sent, call.path), wall=self.leaf.wall())
 
     async def _go_on(self, call: Call, attempt: Attempt[Outcome], error: APIError, began: float) -> Outcome:
         leaf = self.leaf

@@ -97,8 +97,7 @@ def _sendable(name: str, value: str) -> bool:
 class DirectWire:
     """One connection of our own, in either colour: over a blocking socket, its coroutines never suspend.
 
-    `status` and `headers` are the answer's head, once `send` has returned (names in lower case, no cookies); `done`
-    says that all of its body has been read.
+    `done` says that all of the answer's body has been read.
     """
 
     def __init__(self, way: Way) -> None:
@@ -119,8 +118,8 @@ class DirectWire:
         if self._socket is not None:
             self._socket.until = deadline
 
-    async def send(self, out: Outgoing) -> None:
-        """Send, and wait for the answer's head.
+    async def send(self, out: Outgoing) -> tuple[int, Mapping[str, str]]:
+        """Send, and wait for the answer's head: its status and headers (names in lower case, no cookies).
 
         Raises:
             APIConnectionError, APITimeoutError: there was none.
@@ -143,13 +142,18 @@ class DirectWire:
             except _BROKEN:  # it may have been answered before it was sent whole; else reading fails as well
                 pass
             while not parser.status:
-                came = await self._more(parser, sock) or came
+                if self._flaw is not None:
+                    raise self._flaw
+                data = await sock.read()
+                came = came or bool(data)
+                self._feed(parser, data)
         except _BROKEN as error:
             # A kept-alive connection that the server had closed meanwhile never carried the request to it.
             raise self._ours(error, sent=came or not kept) from bare(error)
         self.status, self.headers = parser.status, plain_headers(parser.fields)
         coded = self.headers.get("content-encoding", "identity").lower() != "identity"
         self._decoder = zlib.decompressobj(_GZIP_OR_ZLIB) if coded else None
+        return self.status, self.headers
 
     async def read(self) -> bytes:
         """The next piece of the body, decompressed; b"" at its end, where the last piece did not tell.
@@ -168,7 +172,9 @@ class DirectWire:
                 if piece or parser.done:
                     self.done = parser.done and not self._cut
                     return piece
-                await self._more(parser, sock)
+                if self._flaw is not None:
+                    raise self._flaw
+                self._feed(parser, await sock.read())
         except zlib.error as error:
             raise APIResponseError(NOT_DECODED.format(error), raw=Raw(self.status, self.headers)) from None
         except _BROKEN as error:
@@ -199,16 +205,11 @@ class DirectWire:
         sound = parser is not None and parser.reusable and self._flaw is None
         return sound and sock is not None and sock.silent and not self._way.watched()
 
-    async def _more(self, parser: Parser, sock: Socket) -> bool:
-        """Whether something came."""
-        if self._flaw is not None:
-            raise self._flaw
-        data = await sock.read()
+    def _feed(self, parser: Parser, data: bytes) -> None:
         try:
             parser.feed(data)
         except _BROKEN as flaw:
             self._flaw = flaw
-        return bool(data)
 
     async def _dial(self, out: Outgoing) -> Parser:
         way, place = self._way, httpx.URL(origin(out.url))

@@ -370,6 +370,7 @@ def usage(*numbers: int) -> Usage:
         ({"type": "response.function_call_arguments.delta", "delta": "{}"}, "", None),
         ({"type": "response.reasoning_summary_text.delta", "delta": "hm"}, "", None),
         ({"type": "response.completed", "response": {}}, "", "stop"),
+        ({"type": "response.incomplete", "response": {"usage": None}}, "", "length"),
         ({"type": "responses.completed"}, "", "stop"),
         ({"predictions": ["a"]}, "a", None),
         ({"predictions": "a"}, "a", None),

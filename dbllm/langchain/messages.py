@@ -98,13 +98,13 @@ def chat_result(reply: ChatCompletion, endpoint: str) -> ChatResult:
     """A whole answer; one generation for each of its choices."""
     told = told_of(reply.model, endpoint, reply.usage, reply.request_id)
     usage = usage_metadata(reply.usage)
+    custom = (reply.model_extra or {}).get("custom_outputs")
     generations = []
     for place, choice in enumerate(reply.choices):
         info = generation_info(choice)
         message = answer(choice.message, reply.id, {**told, **info}, usage if place == 0 else None)
+        add_custom(message, custom)
         generations.append(ChatGeneration(message=message, generation_info=info))
-    for generation in generations:
-        add_custom(generation.message, (reply.model_extra or {}).get("custom_outputs"))
     return ChatResult(generations=generations, llm_output=told)
 
 
@@ -166,20 +166,22 @@ _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 def generation_info(choice: Any) -> Wire:
     """Why a choice ended, and its log-probabilities where they came."""
-    logprobs = (choice.model_extra or {}).get("logprobs")
-    found = {"finish_reason": choice.finish_reason, "logprobs": logprobs}
-    return {name: value for name, value in found.items() if value}
+    info: Wire = {"finish_reason": choice.finish_reason} if choice.finish_reason else {}
+    if logprobs := (choice.model_extra or {}).get("logprobs"):
+        info["logprobs"] = logprobs
+    return info
 
 
 def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
     """Tokens in LangChain's words. Cached tokens are part of the input, not added to it."""
     if usage is None or (usage.prompt_tokens is None and usage.completion_tokens is None):
         return None
-    given = usage.model_extra or {}
     prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
     known = UsageMetadata(
         input_tokens=prompt, output_tokens=completion, total_tokens=usage.total_tokens or prompt + completion
     )
+    if not (given := usage.model_extra):
+        return known
     before = _counts(given.get("prompt_tokens_details") or given.get("input_tokens_details"))
     after = _counts(given.get("completion_tokens_details") or given.get("output_tokens_details"))
     cached = before.get("cached_tokens", _count(given.get("cache_read_input_tokens")))
@@ -244,10 +246,11 @@ class Pieces:
         if choice is None:
             return None
         info = generation_info(choice)
-        self._info.update({name: info.pop(name) for name in ("finish_reason",) if name in info})
+        if "finish_reason" in info:
+            self._info["finish_reason"] = info.pop("finish_reason")
         delta = choice.delta
-        content, calls = self._content(delta.content), self._calls(delta.tool_calls or ())
-        beside = {name: value for name, value in _beside(delta.model_extra).items() if isinstance(value, str)}
+        content, calls = self._content(delta.content), self._calls(delta.tool_calls) if delta.tool_calls else []
+        beside = {name: value for name, value in (delta.model_extra or {}).items() if isinstance(value, str)}
         if not (content or calls or beside or info):
             return None
         message = AIMessageChunk(

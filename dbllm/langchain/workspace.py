@@ -174,17 +174,13 @@ class WorkspaceModel(BaseModel):
 
     def _sync(self) -> Client:
         """The client for plain calls."""
-        from dbllm import Client
-
-        return self._client("client", Client)  # type: ignore[no-any-return]
+        return self._client("client")  # type: ignore[no-any-return]
 
     def _async(self) -> AsyncClient:
         """The client for awaited calls. One serves all event loops: it keeps connections for each."""
-        from dbllm import AsyncClient
+        return self._client("async_client")  # type: ignore[no-any-return]
 
-        return self._client("async_client", AsyncClient)  # type: ignore[no-any-return]
-
-    def _client(self, field: str, kind: Callable[..., Any]) -> Any:
+    def _client(self, field: str) -> Any:
         given = self.model_fields_set
         host = self.host if "host" in given else None
         token = self.api_token if "api_token" in given else None
@@ -195,13 +191,13 @@ class WorkspaceModel(BaseModel):
         key = (field, own, host, who, self._profile(), self.timeout, self.max_retries, id(self.workspace_client))
         clients = self._made.clients
         if key not in clients:  # two threads may make one each; the second is dropped before it has connected
-            clients.setdefault(key, self._new_client(own, kind, host, token, is_async=field == "async_client"))
+            clients.setdefault(key, self._new_client(own, host, token, is_async=field == "async_client"))
         return clients[key]
 
-    def _new_client(
-        self, own: Any, kind: Callable[..., Any], host: str | None, token: Token | None, *, is_async: bool
-    ) -> Any:
-        from dbllm import ConfigError, Retry
+    def _new_client(self, own: Any, host: str | None, token: Token | None, *, is_async: bool) -> Any:
+        from dbllm import AsyncClient, Client, ConfigError, Retry
+
+        kind: Callable[..., Any] = AsyncClient if is_async else Client
 
         retry = None if self.max_retries is None else Retry(attempts=self.max_retries + 1)
         if own is not None:

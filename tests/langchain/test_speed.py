@@ -14,9 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from langchain_core.outputs import ChatResult
 
 import dbllm
 from dbllm.langchain import ChatDatabricks, Databricks
+from dbllm.langchain.messages import chat_result
 
 TAKES = 0.05  # seconds of the endpoint for one prompt
 REFRESH = 0.5  # seconds of the token endpoint
@@ -27,6 +29,7 @@ class Endpoint(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    takes = TAKES
     refresh = 0.0
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
@@ -42,7 +45,7 @@ class Endpoint(BaseHTTPRequestHandler):
             time.sleep(self.refresh)
             self._json({"access_token": "t0ken-t0ken", "token_type": "Bearer", "expires_in": 3600})
         else:
-            time.sleep(TAKES)
+            time.sleep(self.takes)
             self._json({"choices": [{"message": {"role": "assistant", "content": "Good"}}]})
 
     def _json(self, content: object) -> None:
@@ -87,6 +90,39 @@ async def test_twenty_prompts_take_at_most_three_times_one(host: str, way: str) 
     print(f"\n{way} of 20 prompts over one prompt:", *(f"{ratio:.2f}" for ratio in ratios))
     assert min(ratios) <= 3
     await llm.aclose()
+
+
+async def test_a_call_costs_little_more_than_langchain_core_and_chat_one_after_the_other(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control is the same object with its answer at hand; 1.1 is usual."""
+    monkeypatch.setattr(Endpoint, "takes", 0)
+    rounds, calls = 12, 25
+    async with dbllm.AsyncClient(host, "t") as client:
+        endpoint = client.endpoint("ep")
+        reply = await endpoint.chat("hi")
+
+        class AtHand(ChatDatabricks):
+            async def _agenerate(self, *args: object, **kwargs: object) -> ChatResult:
+                return chat_result(reply, "ep")
+
+        control, ours = (kind(model="ep", host=host, api_token="t") for kind in (AtHand, ChatDatabricks))
+
+        async def both() -> None:
+            await control.ainvoke("hi")
+            await endpoint.chat("hi")
+
+        async def cost(call: Callable[[], Awaitable[object]]) -> float:
+            began = time.thread_time()  # of the thread that calls: the server's threads do not count
+            for _ in range(calls):
+                await call()
+            return time.thread_time() - began
+
+        pairs = [(await cost(lambda: ours.ainvoke("hi")), await cost(both)) for _ in range(rounds)]
+        await ours.aclose()
+    ratio = min(whole for whole, _ in pairs) / min(parts for _, parts in pairs)
+    print(f"\nainvoke over its two parts: {ratio:.2f}")
+    assert ratio < 1.4
 
 
 async def longest_stall(work: Awaitable[object]) -> float:
