@@ -76,14 +76,12 @@ class RustWire:
         self._client, self._now = client, now
         self._opened: Any = None
         self.done = False
-        self.status = 0
-        self.headers: dict[str, str] = {}
 
     def cut_at(self, deadline: float) -> None:
         """Its request has one."""
 
-    async def send(self, out: Any) -> None:
-        """Up to the answer's head; pyreqwest reads 64 KiB of the body ahead where it is not told otherwise."""
+    async def send(self, out: Any) -> tuple[int, dict[str, str]]:
+        """Status and headers of the answer; pyreqwest reads 64 KiB of the body ahead where it is not told otherwise."""
         built = self._client.request(out.method, out.url).headers(out.headers)
         built = built if out.body is None else built.body_bytes(out.body)
         if b'"stream":true' in (out.body or b""):
@@ -93,8 +91,8 @@ class RustWire:
         opened = built.build_streamed()
         with errors_of_dbllm():
             answer = await opened.__aenter__()
-        self._opened, self.done = opened, False
-        self.status, self.headers, self._reader = answer.status, dict(answer.headers), answer.body_reader
+        self._opened, self._reader, self.done = opened, answer.body_reader, False
+        return answer.status, dict(answer.headers)
 
     async def read(self) -> bytes:
         """The next piece of the body; b"" at its end."""
