@@ -70,7 +70,7 @@ class RustWire:
     are pyreqwest's. Streams have no time limit here.
     """
 
-    ready = True
+    ready = reusable = True
 
     def __init__(self, client: Any, now: Callable[[], float]) -> None:
         self._client, self._now = client, now
