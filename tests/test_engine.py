@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import gzip
 
+import httpx
 import pytest
 from colours import permits
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, RequestReceived, StreamEnded
 from loopback import STREAM_HEAD, Peer, chunk, head, keep_answering
+from samples import piece, sse
 
 import dbllm
 from dbllm.http1 import H11Parser, Parser
@@ -253,3 +258,44 @@ async def test_a_method_cannot_smuggle_a_request(make, serve):
                 await client.request(method, "/x")
         assert permits(client) == 0
     assert server.requests == []
+
+
+# --- HTTP/2, by httpx -------------------------------------------------------------------------------------------------
+
+
+def speaking_http2(peer: Peer) -> None:
+    """A server of HTTP/2 in plain text: it answers a GET with JSON, and a POST with a stream."""
+    server = H2Connection(H2Configuration(client_side=False))
+    server.initiate_connection()
+    methods: dict[int, str] = {}
+    while True:
+        peer.sock.sendall(server.data_to_send())
+        for event in server.receive_data(peer.sock.recv(65536)):
+            if isinstance(event, RequestReceived):
+                methods[event.stream_id] = dict(event.headers)[b":method"].decode()
+            elif isinstance(event, StreamEnded):
+                streams = methods[event.stream_id] == "POST"
+                kind = "text/event-stream" if streams else "application/json"
+                body = sse(piece("a"), piece("b", "stop"), "[DONE]").content if streams else b'"hello"'
+                server.send_headers(event.stream_id, [(":status", "200"), ("content-type", kind)])
+                server.send_data(event.stream_id, body, end_stream=True)
+            elif isinstance(event, ConnectionTerminated):
+                return
+
+
+@pytest.mark.parametrize("own", ["transport", "http_client"])
+async def test_http2_is_spoken_where_the_users_own_httpx_speaks_it(make, serve, colour, own):
+    server = serve(speaking_http2)
+    kinds = {"transport": httpx.HTTPTransport, "http_client": httpx.Client}
+    if colour != "sync":
+        kinds = {"transport": httpx.AsyncHTTPTransport, "http_client": httpx.AsyncClient}
+    given = kinds[own](http1=False, http2=True)
+    async with make(server.host, **{own: given}) as client:
+        assert await client.request("GET", "/x") == "hello"
+        async with client.endpoint("ep").stream_chat("hi") as stream:
+            assert (await stream.final()).text == "ab"
+    assert server.connections == 1
+    if colour == "sync":
+        given.close()
+    else:
+        await given.aclose()
