@@ -9,6 +9,7 @@ import h11
 
 MAX_HEAD = 100 * 1024  # bytes of an answer's head
 MAX_LINE = 4096  # bytes of a chunk's first line
+_CLOSED = "the server closed the connection inside the answer"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?\Z")
 
@@ -30,20 +31,20 @@ class Parser(Protocol):
 
 
 class H11Parser:
-    """HTTP/1.1 by h11, but for bodies in chunks: there it takes longer than all else that a stream needs."""
+    """HTTP/1.1 by h11, but for bodies that say where they end: there it takes longer than all else in a call."""
 
     def __init__(self) -> None:
         self._connection = h11.Connection(h11.CLIENT, MAX_HEAD)
         self._body: list[bytes] = []
-        self._chunks: Chunks | None = None
+        self._reader: Chunks | Sized | None = None  # of our own
         self._bodyless = self._last = False  # no body follows; no other answer will
         self.status, self.done = 0, False
         self.fields: Fields = []
 
     def request(self, method: str, target: bytes, fields: Fields, body: bytes | None) -> bytes:
         """The bytes to send; the fields' list is the same object as long as nothing in it changes."""
-        if self._chunks is not None:
-            self._connection, self._chunks = h11.Connection(h11.CLIENT, MAX_HEAD), None
+        if self._reader is not None:
+            self._connection, self._reader = h11.Connection(h11.CLIENT, MAX_HEAD), None
         elif self._connection.our_state is h11.DONE:
             self._connection.start_next_cycle()
         self.status, self.done, self._bodyless = 0, False, method == "HEAD"
@@ -54,8 +55,8 @@ class H11Parser:
 
     def feed(self, data: bytes) -> None:
         """What has arrived."""
-        if self._chunks is not None:
-            self.done = self._chunks.feed(data, self._body)
+        if self._reader is not None:
+            self.done = self._reader.feed(data, self._body)
             return
         if not data and not self.status:
             raise EOFError("the server closed the connection before it answered")
@@ -69,14 +70,14 @@ class H11Parser:
                 self._body.append(event.data)
             elif isinstance(event, h11.Response):
                 self.status, self.fields = event.status_code, list(event.headers)
-                bodyless = self._bodyless or self.status in (204, 304)
-                if (b"transfer-encoding", b"chunked") in self.fields and not bodyless:
-                    self._chunks = Chunks()
+                known = dict(self.fields)  # h11 has checked them: one length at most, and no coding but chunked
+                length, chunked = known.get(b"content-length"), b"transfer-encoding" in known
+                if (length is not None or chunked) and not self._bodyless and self.status not in (204, 304):
+                    self._reader = Chunks() if chunked else Sized(int(length or 0))
                     # An old server, or one that says two lengths (RFC 9112, section 6.1), is not asked again.
-                    self._last = event.http_version < b"1.1" or any(
-                        name == b"content-length" for name, _ in self.fields
-                    )
-                    self.done = bool(rest := h.trailing_data[0]) and self._chunks.feed(rest, self._body)
+                    self._last = event.http_version < b"1.1" or (chunked and length is not None)
+                    rest = h.trailing_data[0]
+                    self.done = self._reader.feed(rest, self._body) if rest else not chunked and not int(length or 0)
                     return
             elif isinstance(event, h11.EndOfMessage):
                 self.done = True
@@ -93,12 +94,29 @@ class H11Parser:
     def reusable(self) -> bool:
         """Whether another request may follow."""
         h = self._connection
-        if self._chunks is not None:
+        if self._reader is not None:
             closing = self._last or any(
                 name == b"connection" and b"close" in value.lower() for name, value in self.fields
             )
-            return self.done and not self._chunks.rest and not closing
+            return self.done and not self._reader.rest and not closing
         return h.our_state is h.their_state is h11.DONE and not h.trailing_data[0]
+
+
+class Sized:
+    """A body whose length is known."""
+
+    def __init__(self, length: int) -> None:
+        self.rest = b""  # what came too much
+        self._left = length
+
+    def feed(self, data: bytes, body: list[bytes]) -> bool:
+        """As `Chunks.feed`."""
+        if not data:
+            raise EOFError(_CLOSED)
+        body.append(data[: self._left])
+        self.rest = data[self._left :]
+        self._left -= len(body[-1])
+        return not self._left
 
 
 class Chunks:
@@ -112,7 +130,7 @@ class Chunks:
     def feed(self, data: bytes, body: list[bytes]) -> bool:
         """Add to the body what has come of it: whether this was the end of it."""
         if not data:
-            raise EOFError("the server closed the connection inside the answer")
+            raise EOFError(_CLOSED)
         data, self.rest, at = self.rest + data, b"", 0
         while at < len(data):
             while not self._left and not self._last and (whole := _CHUNK(data, at)):  # the usual case, and quick

@@ -307,7 +307,8 @@ class AsyncLeaf(_Leaf):
 
     async def pool(self) -> Pool:
         """The pool of this event loop."""
-        return (await self._home()).pool
+        home = self._homes.get((os.getpid(), _current_loop()))
+        return cast("Pool", (home or await self._home()).pool)
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""

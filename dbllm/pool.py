@@ -103,8 +103,11 @@ class Exchange:
             raise APITimeoutError(f"no free connection within {max(0.0, patience):.1f} s", hint=hint, sent=False)
         if pool.closed:
             raise APIConnectionError("the client was closed while this call waited", sent=False)
-        self.wire = wire = await pool.take()
+        stale: list[Wire] = []
+        self.wire = wire = pool.take(stale)
         wire.cut_at(out.deadline)
+        for old in stale:
+            await old.close()
         return wire
 
     async def read(self, deadline: float) -> bytes:
@@ -114,8 +117,8 @@ class Exchange:
             return b""
         wire.cut_at(deadline)
         piece = await wire.read()
-        if wire.done:
-            await self._pool.give_back(self, wire)
+        if wire.done and not self._pool.keep(self, wire):
+            await self.aclose()
         return piece
 
     async def rest(self, deadline: float) -> bytes:
@@ -190,10 +193,9 @@ class Pool:
             raise
         return exchange
 
-    async def take(self) -> Wire:
-        """The warmest idle connection, or a new one."""
+    def take(self, stale: list[Wire]) -> Wire:
+        """The warmest idle connection, or a new one; those that are to be closed are added to `stale`."""
         expired = self.home.now() - IDLE_SECONDS
-        stale: list[Wire] = []
         try:
             while self._idle[0][1] < expired:
                 stale.append(self._idle.pop(0)[0])
@@ -201,18 +203,16 @@ class Pool:
                 stale.append(wire)
         except IndexError:  # none is left, or another thread was quicker
             wire = self._new_wire()
-        for old in stale:
-            await old.close()
         return wire
 
-    async def give_back(self, exchange: Exchange, wire: Wire) -> None:
-        """The answer was read to its end: the connection may serve the next call."""
+    def keep(self, exchange: Exchange, wire: Wire) -> bool:
+        """The answer was read to its end: whether its connection may serve the next call."""
         if self.closed or not wire.reusable:
-            await exchange.aclose()
-            return
+            return False
         exchange.wire = None
         self._idle.append((wire, self.home.now()))
         self.gate.release(exchange)
+        return True
 
     async def aclose(self) -> None:
         """Close all connections, also those in use: their calls fail, and so do those that wait for one."""

@@ -70,9 +70,11 @@ class AsyncioSocket:
     async def read(self) -> bytes:
         if not self._pieces:
             if self._ended is None:
-                left = seconds_left(self.until, self._now)
-                self._ends = FOREVER if left is None else self._loop.time() + left
-                self._set_alarm()
+                if (left := self.until - self._now()) <= 0:
+                    raise TimeoutError("the deadline has passed")
+                self._ends = self._loop.time() + left
+                if self._ends < self._rings:
+                    self._set_alarm()
                 self._waiter = self._loop.create_future()
                 try:
                     await self._waiter
@@ -131,17 +133,16 @@ class AsyncioSocket:
             self._waiter.set_result(None)
 
     def _set_alarm(self) -> None:
-        if self._ends < self._rings:
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm, self._rings = self._loop.call_at(self._ends, self._ring), self._ends
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm, self._rings = self._loop.call_at(self._ends, self._ring), self._ends
 
     def _ring(self) -> None:
         late, self._alarm, self._rings = self._rings >= self._ends, None, FOREVER
         if self._waiter is not None and not self._waiter.done():
             if late:
                 self._waiter.set_exception(TimeoutError())
-            else:
+            elif self._ends < FOREVER:
                 self._set_alarm()
 
 

@@ -9,7 +9,7 @@ import pytest
 from colours import permits
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, RequestReceived, StreamEnded
+from h2.events import RequestReceived, StreamEnded
 from loopback import STREAM_HEAD, Peer, chunk, head, keep_answering
 from samples import piece, sse
 
@@ -208,9 +208,9 @@ def parser(request) -> Parser:
 def test_an_answer_after_an_interim_one_may_be_cut_anywhere(parser, at):
     whole = b"HTTP/1.1 103 Hints\r\nlink: x\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n", b"\r\nab"
     parser.request("GET", b"/", [(b"host", b"x")], b"")
-    for piece in (whole[0] + whole[1][:at], whole[1][at:], whole[2]):
-        if piece:
-            parser.feed(piece)
+    for part in (whole[0] + whole[1][:at], whole[1][at:], whole[2]):
+        if part:
+            parser.feed(part)
     assert (parser.status, parser.taken(), parser.done, parser.reusable) == (200, b"ab", True, True)
 
 
@@ -268,9 +268,9 @@ def speaking_http2(peer: Peer) -> None:
     server = H2Connection(H2Configuration(client_side=False))
     server.initiate_connection()
     methods: dict[int, str] = {}
-    while True:
-        peer.sock.sendall(server.data_to_send())
-        for event in server.receive_data(peer.sock.recv(65536)):
+    peer.send(server.data_to_send())
+    while data := peer.sock.recv(65536):
+        for event in server.receive_data(data):
             if isinstance(event, RequestReceived):
                 methods[event.stream_id] = dict(event.headers)[b":method"].decode()
             elif isinstance(event, StreamEnded):
@@ -279,8 +279,7 @@ def speaking_http2(peer: Peer) -> None:
                 body = sse(piece("a"), piece("b", "stop"), "[DONE]").content if streams else b'"hello"'
                 server.send_headers(event.stream_id, [(":status", "200"), ("content-type", kind)])
                 server.send_data(event.stream_id, body, end_stream=True)
-            elif isinstance(event, ConnectionTerminated):
-                return
+        peer.send(server.data_to_send())
 
 
 @pytest.mark.parametrize("own", ["transport", "http_client"])
