@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from .engine import Wire
 from .errors import APIConnectionError, APIResponseError, APITimeoutError, Raw
 from .sockets import FOREVER
 from .wire import Outgoing
-
-T = TypeVar("T")
 
 IDLE_SECONDS = 4.0  # below the 5 s after which common servers (uvicorn, node) close an idle connection
 MAX_BODY = 256 * 2**20  # bytes after decompression; a model's answer is far below, a compression bomb is not

@@ -63,7 +63,7 @@ FLOORS_LENT = {
     "gateway": {"sse"},  # a provider's stream is read by the decoder that reads the workspace's
 }
 MOST_LINES_OF_A_FILE = 250
-MOST_LINES = 4674  # all there is: calls, auth, control plane, engines, the names of __init__; to be lowered
+MOST_LINES = 4673  # all there is: calls, auth, control plane, engines, the names of __init__; to be lowered
 
 CORE = sorted(FLOORS)
 TREES = {name: ast.parse((ROOT / f"{name}.py").read_text("utf-8")) for name in CORE}
