@@ -10,7 +10,7 @@ MISSING = "dbllm: {} is not installed. The command line needs an extra: pip inst
 def main() -> None:
     """Run the command line; where its packages are missing, say how to get them."""
     try:
-        from dbllm.cli import main as run
+        from dbllm.cli.main import main as run
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise

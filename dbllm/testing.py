@@ -28,7 +28,7 @@ from dbllm import Client
 from dbllm.local.extras import load
 
 if TYPE_CHECKING:
-    from dbllm.local.faults import Fault
+    from dbllm.local.invocation.faults import Fault
     from dbllm.local.workspace import Workspace
 
 __all__ = ["Fault", "Workspace", "faults", "workspace"]
@@ -95,5 +95,5 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def __getattr__(name: str) -> object:
     if name not in ("Fault", "Workspace"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module: object = load("dbllm.local.faults" if name == "Fault" else "dbllm.local.workspace")
+    module: object = load("dbllm.local.invocation.faults" if name == "Fault" else "dbllm.local.workspace")
     return getattr(module, name)

@@ -18,15 +18,15 @@ import dbllm
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside this file
 
-from colours import COLOURS, Clock, Plain, run
-from loopback import Script, Server, keep_answering
+from support.loopback import Script, Server, keep_answering
+from support.modes import COLOURS, Clock, Plain, run
 
 HOST = "https://workspace.example.com"
 TOKEN = "dapi-test"
 
 
 # What is proven on both engines; the fast one serves asyncio only.
-ON_BOTH_ENGINES = ("test_engine", "test_io", "test_pool", "test_retry_calls", "test_stream", "test_transport")
+ON_BOTH_ENGINES = ("test_factory", "test_backend", "test_pool", "test_retry_calls", "test_stream", "test_transport")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from colours import COLOURS, leaf_of, permits, together
-from samples import HELLO, chat_answer, route, sse
+from support.modes import COLOURS, leaf_of, permits, together
+from support.samples import HELLO, chat_answer, route, sse
 
 import dbllm
 

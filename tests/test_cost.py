@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import httpx
-from colours import run
-from loopback import Peer
-from samples import chat_answer
+from support.loopback import Peer
+from support.modes import run
+from support.samples import chat_answer
 
 import dbllm
 

@@ -10,7 +10,8 @@ import re
 import pytest
 
 import dbllm
-from dbllm import errors, judge
+from dbllm import errors
+from dbllm._protocol import error_responses
 from dbllm.errors import APIError, DbllmError, Raw
 
 RAW = Raw(429, {"x-request-id": "req-1", "retry-after": "2"}, b'{"error_code":"X","message":"slow down"}')
@@ -71,7 +72,7 @@ def test_the_drawn_statuses_are_the_ones_that_judge_gives() -> None:
     assert len(drawn) == 8
     for name, statuses in drawn.items():
         for status in statuses:
-            assert type(judge.status_error(Raw(status), wall=0.0)).__name__ == name, status
+            assert type(error_responses.status_error(Raw(status), wall=0.0)).__name__ == name, status
 
 
 def full(kind: type[APIError]) -> APIError:
@@ -158,7 +159,7 @@ def test_a_hint_of_the_occasion_takes_the_place_of_the_general_one() -> None:
 
 
 def test_a_status_without_a_class_of_its_own_is_still_an_api_status_error() -> None:
-    error = judge.status_error(Raw(418, {}, b"short and stout"), wall=0.0)
+    error = error_responses.status_error(Raw(418, {}, b"short and stout"), wall=0.0)
     assert type(error) is dbllm.APIStatusError
     assert "short and stout" in str(error)
 

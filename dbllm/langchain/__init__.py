@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
         "dbllm.langchain needs the package langchain-core, which is not installed: pip install 'dbllm[langchain]'"
     ) from error
 
-from .chat import ChatDatabricks
+from .chat_model import ChatDatabricks
 from .embeddings import DatabricksEmbeddings
 from .llm import Databricks
 from .workspace import get_default_api_token, get_default_host, get_repl_context

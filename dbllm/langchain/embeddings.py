@@ -9,7 +9,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.rate_limiters import BaseRateLimiter
 from pydantic import AliasChoices, Field, model_validator
 
-from .side_by_side import gather, in_threads
+from .concurrency import gather, in_threads
 from .workspace import WorkspaceModel, profile_of
 
 Vectors = list[list[float]]

@@ -13,7 +13,7 @@ from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import Runnable
 from pydantic import Field, field_validator, model_validator
 
-from .side_by_side import gather, in_threads
+from .concurrency import gather, in_threads
 from .workspace import Config, WorkspaceModel, bounded, profile_of
 
 PORTS = range(3000, 8001)

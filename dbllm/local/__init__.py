@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dbllm.local.errors import LocalError
 from dbllm.local.extras import load
-from dbllm.local.problems import LocalError
 
 if TYPE_CHECKING:
     from dbllm.local.app import Options

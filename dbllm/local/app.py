@@ -15,33 +15,35 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from dbllm.local import catalog, configs, providers, records, rest
-from dbllm.local.callables import Answerer
-from dbllm.local.control import DEPLOY_SECONDS, Endpoints, Outside, no_such_served
-from dbllm.local.custom import Customs
-from dbllm.local.dispatch import AT_ONCE, Dispatch
-from dbllm.local.engine import Engine
-from dbllm.local.entities import Answers, Passes
-from dbllm.local.faults import Fault, Faults
-from dbllm.local.gate import Gate
-from dbllm.local.gateway import Gateway
-from dbllm.local.invoke import CUSTOM_LIMIT, FOUNDATION_LIMIT, Models
-from dbllm.local.metrics import Metrics
-from dbllm.local.oidc import Oidc
-from dbllm.local.permissions import Caller, need
-from dbllm.local.principals import Principals
-from dbllm.local.problems import Problem, bad_invocation_path, bad_request, never_ready, no_such_api, not_ready
-from dbllm.local.proxy import PORTS, DriverProxy
-from dbllm.local.rates import Rates
-from dbllm.local.records import Record
-from dbllm.local.rest import OBJECT, TEXT, Operation
-from dbllm.local.scopes import Scopes
-from dbllm.local.state import Identity
-from dbllm.local.store import Change, Store
-from dbllm.local.upstream import PATH as UPSTREAM
-from dbllm.local.upstream import Upstream
-from dbllm.local.vectors import Vectors
-from dbllm.local.wire import decode_json, read_body
+from dbllm.local.access.oauth import Oidc
+from dbllm.local.access.permissions import Caller, need
+from dbllm.local.access.principals import Principals
+from dbllm.local.driver.proxy import PORTS, DriverProxy
+from dbllm.local.errors import Problem, bad_invocation_path, bad_request, never_ready, no_such_api, not_ready
+from dbllm.local.gateway import providers
+from dbllm.local.gateway.gateway import Gateway
+from dbllm.local.gateway.own_upstream import PATH as UPSTREAM
+from dbllm.local.gateway.own_upstream import Upstream
+from dbllm.local.http import operations
+from dbllm.local.http.asgi import decode_json, read_body
+from dbllm.local.http.middleware import Gate
+from dbllm.local.http.operations import OBJECT, TEXT, Operation
+from dbllm.local.invocation.callables import Answerer
+from dbllm.local.invocation.custom_models import Customs
+from dbllm.local.invocation.dispatch import AT_ONCE, Dispatch
+from dbllm.local.invocation.faults import Fault, Faults
+from dbllm.local.invocation.own_models import CUSTOM_LIMIT, FOUNDATION_LIMIT, Models
+from dbllm.local.management import catalog, endpoint_config, endpoint_record
+from dbllm.local.management.endpoint_record import Record
+from dbllm.local.management.endpoints import DEPLOY_SECONDS, Endpoints, Outside, no_such_served
+from dbllm.local.management.metrics import Metrics
+from dbllm.local.management.rate_limits import Rates
+from dbllm.local.management.secrets import Scopes
+from dbllm.local.management.served_entity import Answers, Passes
+from dbllm.local.model.embeddings import Vectors
+from dbllm.local.model.llama import Engine
+from dbllm.local.storage.identity import Identity
+from dbllm.local.storage.store import Change, Store
 
 OPENAI_TASKS = {
     "chat/completions": "llm/v1/chat",
@@ -144,7 +146,7 @@ class _Workspace:
         self.principals = Principals(store, owner, identity.token, options.now)
         own = {one.entity_name: one for one in catalog.ready_endpoints(models.engine.name).values()}
         ready = [catalog.ready_record(one, name, identity.created_ms) for name, one in own.items()]
-        for name in filter(configs.NAME.fullmatch, options.customs):
+        for name in filter(endpoint_config.NAME.fullmatch, options.customs):
             ready.append(catalog.ready_record(catalog.custom_endpoint(name), name, identity.created_ms))
         self._gateway: Passes = Gateway(scopes.value, options.upstreams)
         self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
@@ -184,7 +186,7 @@ class _Workspace:
         return [
             Route("/.well-known/databricks-config", self.host_metadata),
             Route(DOCUMENT, self.document),
-            *rest.routes(self._operations, self._thread),
+            *operations.routes(self._operations, self._thread),
             *self._upstream.routes(),
             Route("/serving-endpoints/{name}/invocations", self.invocations, methods=["POST"]),
             Route(served, self.invocations, methods=["POST"]),
@@ -219,11 +221,11 @@ class _Workspace:
 
     async def document(self, _request: Request) -> Response:
         """The OpenAPI document of the table of operations."""
-        return JSONResponse(rest.document([*self._operations, *_INVOCATIONS], "dbllm's local workspace"))
+        return JSONResponse(operations.document([*self._operations, *_INVOCATIONS], "dbllm's local workspace"))
 
     def _more_operations(self) -> list[Operation]:
-        port = rest.body("port", port={"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]})
-        connection = rest.body("connection_name", connection_name=TEXT, method=TEXT, path=TEXT, json=OBJECT)
+        port = operations.body("port", port={"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]})
+        connection = operations.body("connection_name", connection_name=TEXT, method=TEXT, path=TEXT, json=OBJECT)
         return [
             Operation("GET", "/api/2.0/preview/scim/v2/Me", self._me, "Who calls"),
             Operation("POST", "/api/2.0/external-function", _no_connection, "Call a connection", connection),
@@ -232,7 +234,7 @@ class _Workspace:
             Operation("DELETE", DRIVER_APPS, self._remove_driver_app, "Let it reach one less", port),
         ]
 
-    def _me(self, call: rest.Call) -> rest.Json:
+    def _me(self, call: operations.Call) -> operations.Json:
         """Who the token belongs to (SCIM)."""
         name = call.caller.name
         return {
@@ -245,15 +247,15 @@ class _Workspace:
             "groups": [{"display": "users", "type": "direct", "value": "1"}],
         }
 
-    def _driver_apps(self, _call: rest.Call) -> rest.Json:
+    def _driver_apps(self, _call: operations.Call) -> operations.Json:
         """Local only, not a Databricks API: which ports of this machine the driver proxy may reach."""
         return {"cluster_id": self._identity.cluster_id, "ports": sorted(self._proxy.ports)}
 
-    def _add_driver_app(self, call: rest.Call) -> rest.Json:
+    def _add_driver_app(self, call: operations.Call) -> operations.Json:
         self._proxy.ports.add(_port(call))
         return self._driver_apps(call)
 
-    def _remove_driver_app(self, call: rest.Call) -> rest.Json:
+    def _remove_driver_app(self, call: operations.Call) -> operations.Json:
         self._proxy.ports.discard(_port(call))
         return self._driver_apps(call)
 
@@ -263,7 +265,7 @@ class _Workspace:
         """Databricks REST: POST /serving-endpoints/{name}[/served-models/{served}]/invocations."""
         record = self._queried(request, request.path_params["name"])
         served = request.path_params.get("served")
-        if served is not None and served not in {entity.name for entity in records.entities(record)}:
+        if served is not None and served not in {entity.name for entity in endpoint_record.entities(record)}:
             raise no_such_served(served, record.name)
         body = await read_body(request, CUSTOM_LIMIT if record.task is None else FOUNDATION_LIMIT)
         return await self._answer(request, record, served, body)
@@ -313,38 +315,42 @@ class _Workspace:
         return await self._proxy.forward(request)
 
 
-def _described_only(_call: rest.Call) -> object:
+def _described_only(_call: operations.Call) -> object:
     raise AssertionError("it is described in the document, and routed by itself")
 
 
-_STREAM: rest.Json = {"type": "boolean"}
-_MOST: rest.Json = {"type": "integer", "minimum": 1, "maximum": 8}
-_MESSAGE = rest.body("role", "content", role={"type": "string", "enum": ["system", "user", "assistant"]}, content=TEXT)
-_CHAT = rest.body(
+_STREAM: operations.Json = {"type": "boolean"}
+_MOST: operations.Json = {"type": "integer", "minimum": 1, "maximum": 8}
+_MESSAGE = operations.body(
+    "role", "content", role={"type": "string", "enum": ["system", "user", "assistant"]}, content=TEXT
+)
+_CHAT = operations.body(
     "messages", "max_tokens", messages={"type": "array", "items": _MESSAGE}, max_tokens=_MOST, stream=_STREAM
 )
-_PROMPT = rest.body("prompt", "max_tokens", prompt=TEXT, max_tokens=_MOST, stream=_STREAM)
-_ROWS = rest.body(dataframe_records=rest.OBJECTS, dataframe_split=OBJECT, inputs={}, instances={}, params=OBJECT)
+_PROMPT = operations.body("prompt", "max_tokens", prompt=TEXT, max_tokens=_MOST, stream=_STREAM)
+_ROWS = operations.body(
+    dataframe_records=operations.OBJECTS, dataframe_split=OBJECT, inputs={}, instances={}, params=OBJECT
+)
 _INVOCATIONS = [
     Operation("POST", f"/serving-endpoints/{name}/invocations", _described_only, f"Call {name}", schema)
     for name, schema in (
         ("smollm2-chat", _CHAT),
         ("smollm2-completions", _PROMPT),
-        ("databricks-bge-large-en", rest.body("input", input={"type": "array", "items": TEXT})),
+        ("databricks-bge-large-en", operations.body("input", input={"type": "array", "items": TEXT})),
         ("dolly", _ROWS),
     )
 ]
 """For the document alone: these are routed by themselves."""
 
 
-def _port(call: rest.Call) -> int:
+def _port(call: operations.Call) -> int:
     port = call.body.get("port")
     if type(port) is not int or port not in PORTS:
         raise bad_request(f"'port' must be an integer from {PORTS[0]} to {PORTS[-1]}")
     return port
 
 
-def _no_connection(call: rest.Call) -> object:
+def _no_connection(call: operations.Call) -> object:
     name = call.body.get("connection_name")
     raise Problem(404, "RESOURCE_DOES_NOT_EXIST", f"Connection '{name}' does not exist: a local workspace has none.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from dbllm.local.problems import LocalError
+from dbllm.local.errors import LocalError
 
 
 def load(module: str) -> Any:

@@ -10,19 +10,19 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from dbllm.local.access.oauth import TOKEN_SECONDS, Oidc
 from dbllm.local.app import Options, create_app
-from dbllm.local.custom import Customs
-from dbllm.local.engine import Engine, Job
-from dbllm.local.oidc import TOKEN_SECONDS, Oidc
-from dbllm.local.problems import LocalError
-from dbllm.local.providers import OWN_UPSTREAM, check_upstreams
-from dbllm.local.proxy import PORTS
-from dbllm.local.state import Identity, identity
-from dbllm.local.store import Change, Store, opened
-from dbllm.local.upstream import PATH as UPSTREAM
-from dbllm.local.vectors import Vectors
-from dbllm.local.web import GRACE, Service, WebServer, listen
-from dbllm.local.weights import default_model
+from dbllm.local.driver.proxy import PORTS
+from dbllm.local.errors import LocalError
+from dbllm.local.gateway.own_upstream import PATH as UPSTREAM
+from dbllm.local.gateway.providers import OWN_UPSTREAM, check_upstreams
+from dbllm.local.http.server import GRACE, Service, WebServer, listen
+from dbllm.local.invocation.custom_models import Customs
+from dbllm.local.model.embeddings import Vectors
+from dbllm.local.model.llama import Engine, Job
+from dbllm.local.model.weights import default_model
+from dbllm.local.storage.identity import Identity, identity
+from dbllm.local.storage.store import Change, Store, opened
 
 PORT_HINT = "Stop what listens there, or choose another port with --port (0 takes a free one)."
 

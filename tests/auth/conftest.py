@@ -13,13 +13,13 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-import light as light_module
 import pytest
-from colours import run
-from light import PRINCIPAL, SECRET, Light
+import support.light as light_module
+from support.light import PRINCIPAL, SECRET, Light
+from support.modes import run
 
 import dbllm
-from dbllm.auth import Lease
+from dbllm._auth.refresh import Lease
 from dbllm.errors import APIConnectionError
 
 ME = "/api/2.0/preview/scim/v2/Me"

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dbllm import doctor
+from dbllm.cli import doctor
 
 
 def run(*arguments: str) -> Any:

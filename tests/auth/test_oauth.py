@@ -13,7 +13,7 @@ import pytest
 
 import dbllm
 from dbllm import Retry
-from dbllm.oauth import allowed
+from dbllm._auth.oauth import allowed
 
 HOST = "https://workspace.example.com"
 PRINCIPAL = {"client_id": "the-principal", "client_secret": "dose-secret"}

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import dbllm
-from dbllm.auth import Renewed, says_expired
+from dbllm._auth.auth import says_expired
+from dbllm._auth.refresh import Renewed
 from dbllm.errors import APIConnectionError, ConfigError, Raw
 
 ME = "/api/2.0/preview/scim/v2/Me"

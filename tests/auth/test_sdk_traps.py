@@ -83,10 +83,10 @@ import httpx
 import pytest
 
 import dbllm
-from dbllm.auth import Secret
-from dbllm.config import normal_host, resolve
-from dbllm.io import drive
-from dbllm.outside import official_sdk
+from dbllm._auth.config import normal_host, resolve
+from dbllm._auth.external_tokens import official_sdk
+from dbllm._auth.redaction import Secret
+from dbllm._backends.backend import drive
 
 A, B = "https://a.example.com", "https://b.example.com"
 ME = "/api/2.0/preview/scim/v2/Me"
@@ -321,7 +321,7 @@ def sdk(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     core = ModuleType("databricks.sdk.core")
     core.Config = Config  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "databricks.sdk.core", core)
-    monkeypatch.setattr("dbllm.outside.sdk_there", lambda: True)
+    monkeypatch.setattr("dbllm._auth.external_tokens.sdk_there", lambda: True)
     variables = {"DATABRICKS_HOST": A, "ARM_CLIENT_ID": "i", "ARM_CLIENT_SECRET": "canary", "ARM_TENANT_ID": "t"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

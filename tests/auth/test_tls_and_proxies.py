@@ -16,7 +16,7 @@ import pytest
 
 import dbllm
 from dbllm import Retry
-from dbllm.network import Network, route
+from dbllm._http.tls import Network, route
 
 OPENSSL = shutil.which("openssl")
 needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="openssl makes the certificates")

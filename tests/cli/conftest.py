@@ -17,7 +17,7 @@ pytest.importorskip("xllamacpp", reason="these are tests of the extra dbllm[loca
 from dbllm import Client
 from dbllm.__main__ import main
 from dbllm.local import Workspace
-from dbllm.serve import DriverServer
+from dbllm.local.driver.server import DriverServer
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dbllm import ChatCompletion, Embeddings, demo
+from dbllm import ChatCompletion, Embeddings
+from dbllm.cli import demo
 
 DEMO = [sys.executable, "-m", "dbllm", "demo"]
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from loopback import Server, answering
+from support.loopback import Server, answering
 
 DBLLM = [sys.executable, "-m", "dbllm"]
 PATIENCE = 60.0
@@ -163,10 +163,10 @@ def test_without_its_packages_it_says_what_to_install(tmp_path: Path, environ: d
 
 def test_help_brings_in_none_of_the_heavy_packages(environ: dict[str, str]) -> None:
     code = (
-        "import sys, dbllm; before = set(sys.modules); import dbllm.cli; "
+        "import sys, dbllm; before = set(sys.modules); import dbllm.cli.main; "
         "new = set(sys.modules) - before; "
-        "print(*sorted({'starlette', 'uvicorn', 'xllamacpp', 'wordllama', 'numpy', 'rich.console', 'dbllm.demo', "
-        "'dbllm.serve', 'dbllm.local'} & new))"
+        "print(*sorted({'starlette', 'uvicorn', 'xllamacpp', 'wordllama', 'numpy', 'rich.console', 'dbllm.cli.demo', "
+        "'dbllm.local.driver.server', 'dbllm.local'} & new))"
     )
     ended = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
     assert ended.stdout.split() == []

@@ -16,7 +16,7 @@ if importlib.util.find_spec("langchain_tests") is None:
 
 from dbllm import Client
 from dbllm.local import Workspace
-from dbllm.serve import DriverServer
+from dbllm.local.driver.server import DriverServer
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

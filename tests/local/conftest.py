@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from dbllm.local.app import create_app
-from dbllm.local.engine import Engine
-from dbllm.local.state import new_identity
-from dbllm.local.vectors import Vectors
-from dbllm.local.web import WebServer, listen
-from dbllm.local.weights import default_model
+from dbllm.local.http.server import WebServer, listen
+from dbllm.local.model.embeddings import Vectors
+from dbllm.local.model.llama import Engine
+from dbllm.local.model.weights import default_model
+from dbllm.local.storage.identity import new_identity
 
 DEADLINE = 20.0
 

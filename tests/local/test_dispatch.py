@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from dbllm.local.engine import Engine
-from dbllm.local.store import opened
+from dbllm.local.model.llama import Engine
+from dbllm.local.storage.store import opened
 
 from .plane import ENDPOINTS, Plane, config, external, own
 

@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from dbllm.local.web import WebServer
-from dbllm.serve import open_port
+from dbllm.local.driver.server import open_port
+from dbllm.local.http.server import WebServer
 
 Handler = Callable[[Request], object]
 

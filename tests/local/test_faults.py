@@ -17,10 +17,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from dbllm.local import LocalError
-from dbllm.local.faults import MOST_EVENTS, Fault, Faults, parse, plan, read
-from dbllm.local.gate import Guard
-from dbllm.local.web import WebServer, listen
-from dbllm.local.wire import EventStream
+from dbllm.local.http.asgi import EventStream
+from dbllm.local.http.middleware import Guard
+from dbllm.local.http.server import WebServer, listen
+from dbllm.local.invocation.faults import MOST_EVENTS, Fault, Faults, parse, plan, read
 
 
 class Workspace:

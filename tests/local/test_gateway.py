@@ -12,19 +12,19 @@ from typing import Any
 
 import httpx
 import pytest
-from providers import CLAUDE, CLAUDE_CALLS, CLAUDE_STREAM, COMMAND, COMMAND_STREAM, EMBED, Provider
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
+from support.providers import CLAUDE, CLAUDE_CALLS, CLAUDE_STREAM, COMMAND, COMMAND_STREAM, EMBED, Provider
 
-from dbllm.local.entities import Entity, Kind
-from dbllm.local.gate import Guard
-from dbllm.local.gateway import Gateway
-from dbllm.local.invoke import Models
-from dbllm.local.upstream import PATH, Upstream
-from dbllm.local.vectors import Vectors
-from dbllm.local.web import WebServer, listen
+from dbllm.local.gateway.gateway import Gateway
+from dbllm.local.gateway.own_upstream import PATH, Upstream
+from dbllm.local.http.middleware import Guard
+from dbllm.local.http.server import WebServer, listen
+from dbllm.local.invocation.own_models import Models
+from dbllm.local.management.served_entity import Entity, Kind
+from dbllm.local.model.embeddings import Vectors
 
 KEY = "sk-canary-0123456789"
 SECRETS = {("s", "openai"): KEY, ("s", "line"): f"{KEY}\n", ("s", "odd"): "ключ"}

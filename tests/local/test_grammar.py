@@ -9,11 +9,11 @@ from typing import Any, Literal, Optional, Union
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter
 
-from dbllm.local.choosing import Chooser
-from dbllm.local.engine import Engine, Job
-from dbllm.local.fields import GUIDED
-from dbllm.local.grammar import MAX_LENGTH, bounded, json_grammar, marked, read_format
-from dbllm.local.problems import Problem
+from dbllm.local.errors import Problem
+from dbllm.local.invocation.requests import GUIDED
+from dbllm.local.model.grammar import MAX_LENGTH, bounded, json_grammar, marked, read_format
+from dbllm.local.model.llama import Engine, Job
+from dbllm.local.model.tool_choice import Chooser
 
 
 class Colour(Enum):

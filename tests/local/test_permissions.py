@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dbllm.local.engine import Engine
+from dbllm.local.model.llama import Engine
 
 from .plane import ENDPOINTS, Plane, config, own
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dbllm.local.problems import LocalError, Problem
-from dbllm.local.providers import PROVIDERS, check, check_upstreams, on_this_machine, target
+from dbllm.local.errors import LocalError, Problem
+from dbllm.local.gateway.providers import PROVIDERS, check, check_upstreams, on_this_machine, target
 
 LITERAL = "sk-literal-canary"
 REFERENCE = "{{secrets/scope/key}}"

@@ -20,11 +20,11 @@ import pytest
 
 from dbllm import Client
 from dbllm.local.app import Options, create_app
-from dbllm.local.engine import Engine
-from dbllm.local.state import new_identity
-from dbllm.local.vectors import Vectors
-from dbllm.local.web import WebServer, listen
-from dbllm.serve import open_port
+from dbllm.local.driver.server import open_port
+from dbllm.local.http.server import WebServer, listen
+from dbllm.local.model.embeddings import Vectors
+from dbllm.local.model.llama import Engine
+from dbllm.local.storage.identity import new_identity
 
 FLASK_APP = """
 import sys

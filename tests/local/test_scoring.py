@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from dbllm.local.problems import Problem
-from dbllm.local.scoring import parse, read_row
+from dbllm.local.errors import Problem
+from dbllm.local.invocation.scoring import parse, read_row
 
 
 def rows(body: object) -> list[dict[str, object]]:

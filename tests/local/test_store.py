@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dbllm.local import LocalError
-from dbllm.local.problems import Problem
-from dbllm.local.store import FILE, Change, Store, opened
-from dbllm.local.vault import FILE as KEY_FILE
-from dbllm.local.vault import VARIABLE, Vault, WrongKeyError, find_key
+from dbllm.local.errors import Problem
+from dbllm.local.storage.encryption import FILE as KEY_FILE
+from dbllm.local.storage.encryption import VARIABLE, Vault, WrongKeyError, find_key
+from dbllm.local.storage.store import FILE, Change, Store, opened
 
 KEY = urlsafe_b64encode(bytes(range(32))).decode()
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from dbllm.local.fields import read_chat
-from dbllm.local.problems import Problem
-from dbllm.local.tools import MOST_TOOLS
+from dbllm.local.errors import Problem
+from dbllm.local.invocation.requests import read_chat
+from dbllm.local.model.tools import MOST_TOOLS
 
 HELLO = [{"role": "user", "content": "hello"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dbllm.local.store import Change, opened
+from dbllm.local.storage.store import Change, opened
 
 COMMAND = [sys.executable, "-W", "error", "-m", "dbllm"]
 NAMES = ["DATABRICKS_HOST", "DATABRICKS_TOKEN", "DATABRICKS_CLUSTER_ID"]
@@ -162,7 +162,7 @@ def test_serve_registers_answers_through_the_proxy_and_unregisters(model: Path, 
 def test_help_needs_neither_the_model_nor_the_web_server() -> None:
     code = (
         "import sys, json; from dbllm import cli; "
-        "heavy = ['xllamacpp', 'wordllama', 'numpy', 'uvicorn', 'starlette', 'dbllm.serve']; "
+        "heavy = ['xllamacpp', 'wordllama', 'numpy', 'uvicorn', 'starlette', 'dbllm.local.driver.server']; "
         "print(json.dumps([name for name in heavy if name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

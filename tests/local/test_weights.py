@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from dbllm.local import LocalError, weights
-from dbllm.local.weights import Weights, ensure
+from dbllm.local import LocalError
+from dbllm.local.model import weights
+from dbllm.local.model.weights import Weights, ensure
 
 CONTENT = b"GGUF" + bytes(range(256)) * 5000
 

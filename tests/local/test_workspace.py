@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from dbllm.local import LocalError, Workspace
-from dbllm.local.web import listen
+from dbllm.local.http.server import listen
 from dbllm.local.workspace import checked_host, url
 
 

@@ -1,0 +1,1 @@
+"""Who calls: where host and credentials are found, and the headers they become."""

@@ -1,0 +1,138 @@
+"""Credentials that somebody else keeps fresh: the Databricks CLI, the model serving platform, the official SDK.
+
+All of them block, so they are called in a thread where there is an event loop.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .._backends.backend import Leaf
+from ..errors import APIError, APITimeoutError, AuthenticationError, ConfigError
+from .auth import bearer
+from .redaction import Hidden, Secret
+from .refresh import Fetch, Lease
+
+FILE_LIFE = 300.0  # seconds; databricks-sdk reads the file again after as long
+SDK_LIFE = 20.0  # seconds; the SDK hands out nothing that ends within 40 s, and is asked again well before
+_FRACTION = re.compile(r"\.(\d{6})\d*")
+
+
+def cli_login(program: str, host: str, profile: str | None) -> Fetch:
+    """The login of `databricks auth login`. No secret is in the arguments of the program."""
+    chosen = ["--profile", profile] if profile else ["--host", host]
+
+    async def fetch(leaf: Leaf, deadline: float) -> Lease:
+        began, wall = leaf.now(), leaf.wall()
+        got = await leaf.thread(lambda: _cli_token(program, chosen, max(0.1, deadline - began), wall))
+        if isinstance(got, APIError):
+            raise got
+        return Lease(bearer(got[0]), began + got[1], got[1])
+
+    return fetch
+
+
+def _cli_token(program: str, chosen: list[str], seconds: float, wall: float) -> tuple[Secret, float] | APIError:
+    """(token, seconds of life), or why there is none; not raised here, where local variables hold the token."""
+    command, output = [program, "auth", "token", *chosen], b""
+    try:
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds)
+        complaint = [*done.stderr.decode("utf-8", "replace").strip().splitlines(), "it failed"][0][:500]
+        output = b"" if done.returncode else done.stdout
+        flaw = f"the Databricks CLI has no token: {complaint}" if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        return APITimeoutError(f"`databricks auth token {chosen[0]} …` did not end in time", sent=False)
+    except OSError as error:
+        flaw = f"the Databricks CLI has no token: it cannot be started ({error.strerror})"
+    try:
+        if not flaw:
+            content = json.loads(output)
+            moment = datetime.fromisoformat(_FRACTION.sub(r".\1", content["expiry"]).replace("Z", "+00:00"))
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+            if (life := moment.timestamp() - wall) > 0:
+                return Secret(content["access_token"]), life
+            flaw = "the token of the Databricks CLI has ended"
+    except (ValueError, KeyError, TypeError):
+        flaw = "the token of the Databricks CLI was not understood; is the CLI older than version 0.200?"
+    hint = f"Log in: databricks auth login {' '.join(chosen)}."
+    return AuthenticationError(flaw, hint=hint, sent=False)
+
+
+def serving_file(path: Path) -> Fetch:
+    """The token file in the container of a served model: `{"OAUTH_TOKEN": [{"oauthTokenValue": "…"}]}`."""
+
+    def read() -> Secret | None:
+        try:
+            return Secret(json.loads(path.read_text("utf-8"))["OAUTH_TOKEN"][0]["oauthTokenValue"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    async def fetch(leaf: Leaf, deadline: float) -> Lease:
+        began = leaf.now()
+        token = await leaf.thread(read)
+        if token is None:
+            raise ConfigError(f"{path}, the token file of model serving, cannot be read or has no token in it.")
+        return Lease(bearer(token), began + FILE_LIFE, FILE_LIFE)
+
+    return fetch
+
+
+def official_sdk(kind: str, host: str, values: Mapping[str, Any], place: str) -> Fetch:
+    """The official SDK's credentials of one kind, all their headers. It gets the values of one place and no others.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if not sdk_there():
+        raise ConfigError(
+            f"{kind} (from {place}) needs Databricks' official SDK: pip install 'dbllm[sdk]'. "
+            "A token, a service principal or a CLI login works without it."
+        )
+    config: Any = None
+
+    def ask() -> Hidden | str:
+        nonlocal config
+        try:
+            if config is None:
+                config = _sdk_config(kind, host, values)
+            return Hidden({name.lower(): value for name, value in config.authenticate().items()})
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is why there is no token
+            said = f"{type(error).__name__}: {error}"
+            for value in values.values():
+                said = said.replace(value.reveal(), "***") if isinstance(value, Secret) else said
+            return said[:1000]
+
+    async def fetch(leaf: Leaf, deadline: float) -> Lease:
+        headers = await leaf.thread(ask)
+        if isinstance(headers, str):
+            hint = f"This is {kind} of Databricks' SDK, configured in {place}."
+            raise AuthenticationError(f"no token from Databricks' SDK ({headers})", hint=hint, sent=False)
+        return Lease(headers, leaf.now() + SDK_LIFE, SDK_LIFE)
+
+    return fetch
+
+
+def sdk_there() -> bool:
+    """Whether the official SDK is installed; it is not imported."""
+    return find_spec("databricks") is not None and find_spec("databricks.sdk") is not None
+
+
+def _sdk_config(kind: str, host: str, values: Mapping[str, Any]) -> Any:
+    core = import_module("databricks.sdk.core")
+    nothing: Callable[..., None] = lambda *_: None  # noqa: E731 - not its environment, not its file: one place only
+    closed = type("Closed", (core.Config,), {"_load_from_env": nothing, "_known_file_config_loader": nothing})
+    known = {attribute.name for attribute in core.Config.attributes()}
+    own = {
+        name: value.reveal() if isinstance(value, Secret) else value
+        for name, value in values.items()
+        if value and name in known and name not in ("host", "auth_type", "profile", "token")
+    }
+    return closed(host=host, auth_type=kind, **own)

@@ -1,0 +1,233 @@
+"""Tokens that a server gives: OAuth for service principals, federation, and the metadata service.
+
+Wire facts, all as in Databricks' own SDK: `GET {host}/.well-known/databricks-config` names the `oidc_endpoint`; below
+it, `/.well-known/oauth-authorization-server` (RFC 8414) names the `token_endpoint`; there, `grant_type=
+client_credentials&scope=all-apis` with HTTP Basic, or a token exchange (RFC 8693) without a secret.
+
+A credential goes to the workspace's own host, or by https to a host that the workspace's discovery names; no redirect
+is followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from .._backends.backend import Leaf
+from .._http.request import Outgoing
+from .._protocol.error_responses import status_error
+from .._protocol.responses import content_of
+from .._urls import is_loopback, origin
+from ..errors import APIError, APIResponseError, APIStatusError, AuthenticationError, ConfigError, Raw
+from .auth import basic, bearer
+from .redaction import Hidden, Secret, scrubbed
+from .refresh import Fetch, Lease
+
+CONNECT = 10.0
+SCOPE = "all-apis"
+FORM = "application/x-www-form-urlencoded"
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+JWT = "urn:ietf:params:oauth:token-type:jwt"
+_OURS = {"accept": "application/json"}
+_CLIENT_FLAWS = frozenset({"invalid_client", "invalid_grant", "unauthorized_client", "access_denied"})
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Where a workspace's tokens come from.
+
+    Attributes:
+        host: the workspace.
+        account_id: goes into a discovery answer that has `{account_id}` in it.
+        discovery_url: the RFC 8414 document, where it is configured.
+    """
+
+    host: str
+    account_id: str | None = None
+    discovery_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What is sent for a token; `about` names it in errors, `hint` says what to look at, `secret` must not be seen."""
+
+    form: Mapping[str, str] = field(repr=False)
+    about: str
+    hint: str
+    headers: Mapping[str, str] = field(default_factory=Hidden, repr=False)
+    secret: Secret | None = None
+
+
+def service_principal(issuer: Issuer, client_id: str, client_secret: Secret) -> Fetch:
+    """OAuth M2M: the token of a service principal, by its id and secret."""
+    form = {"grant_type": "client_credentials", "scope": SCOPE}
+    hint = "Check client_id and client_secret, and that the service principal belongs to this workspace."
+    headers = basic(client_id, client_secret)
+    grant = Grant(form, f"service principal {client_id}", hint, headers, client_secret)
+    return _tokens(issuer, lambda: grant)
+
+
+def federation(issuer: Issuer, place: str, read: Callable[[], str | None], client_id: str | None) -> Fetch:
+    """A token in exchange for one of another identity provider, which `read` finds in `place`, anew each time."""
+    hint = "Check the federation policy of the service principal: issuer, subject and audience of the token."
+
+    def grant() -> Grant:
+        try:
+            subject = Secret((read() or "").strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the OIDC token of {place} cannot be read: {type(error).__name__}.") from None
+        if not subject:
+            raise ConfigError(f"{place} has no OIDC token in it.")
+        form = {"grant_type": EXCHANGE, "subject_token_type": JWT, "scope": SCOPE}
+        form.update({"client_id": client_id} if client_id else {})
+        return Grant(Hidden(form, {"subject_token": subject.reveal()}), "the federated identity", hint, secret=subject)
+
+    return _tokens(issuer, grant)
+
+
+def _tokens(issuer: Issuer, grant: Callable[[], Grant]) -> Fetch:
+    """Fetches tokens from one issuer, whose token endpoint is looked up once.
+
+    Raises, when it is called:
+        AuthenticationError: the token endpoint refuses the identity.
+        APIError: it cannot be reached, or answers something else; the call itself was not sent.
+        ConfigError: it lies where no credential may go.
+    """
+    endpoint: str | None = None
+
+    async def fetch(leaf: Leaf, deadline: float) -> Lease:
+        nonlocal endpoint
+        ours = await leaf.thread(grant)
+        url = endpoint = endpoint or await token_endpoint(issuer, leaf, deadline)
+        began = leaf.now()  # the life of a token counts from before it was made
+        headers = Hidden(_OURS, {"content-type": FORM}, ours.headers)
+        out = Outgoing("POST", url, headers, urlencode(dict(ours.form)).encode(), deadline, CONNECT)
+        return lease(await asked(leaf, out, ours), began, leaf.wall(), f"the token endpoint {url}")
+
+    return fetch
+
+
+async def token_endpoint(issuer: Issuer, leaf: Leaf, deadline: float) -> str:
+    """Where tokens are to be had.
+
+    Raises:
+        APIError: the workspace does not answer.
+        ConfigError: it names a place where no credential may go.
+    """
+    document = issuer.discovery_url
+    if document is None:
+        metadata = await _json(leaf, f"{issuer.host}/.well-known/databricks-config", deadline)
+        base = str(metadata.get("oidc_endpoint") or f"{issuer.host}/oidc").rstrip("/")
+        if "{account_id}" in base:
+            if not issuer.account_id:
+                raise ConfigError(f"{issuer.host} is an account's host: set DATABRICKS_ACCOUNT_ID.")
+            base = base.replace("{account_id}", issuer.account_id)
+        document = f"{base}/.well-known/oauth-authorization-server"
+    allowed(document, issuer.host)
+    found = (await _json(leaf, document, deadline)).get("token_endpoint")
+    return allowed(str(found or f"{issuer.host}/oidc/v1/token"), issuer.host)
+
+
+def allowed(url: str, host: str) -> str:
+    """`url`, if a credential for `host` may be sent there: the host itself, or somewhere by https.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    parts = urlsplit(url)
+    own = origin(url) == host
+    odd = parts.username is not None or not parts.hostname
+    http = parts.scheme == "http" and is_loopback(parts.hostname or "") and is_loopback(urlsplit(host).hostname or "")
+    if odd or not (own or parts.scheme == "https" or http):
+        shown = f"{parts.scheme}://{parts.hostname}"
+        raise ConfigError(f"{host} names {shown} for its tokens: over http a credential could be read on the way.")
+    return url
+
+
+def metadata_service(url: str, host: str) -> Fetch:
+    """The token that a helper on this machine hands out (Databricks' VS Code extension does)."""
+    allowed(url, "http://localhost")
+    asking = Hidden(_OURS, {"x-databricks-metadata-version": "1", "x-databricks-host": host})
+    grant = Grant({}, f"the metadata service {origin(url)}", "Check that it is running and logged in to this host.")
+
+    async def fetch(leaf: Leaf, deadline: float) -> Lease:
+        began = leaf.now()
+        raw = await asked(leaf, Outgoing("GET", url, asking, None, deadline, CONNECT), grant)
+        return lease(raw, began, leaf.wall(), grant.about)
+
+    return fetch
+
+
+async def asked(leaf: Leaf, out: Outgoing, grant: Grant) -> Raw:
+    """The 200 answer to a request for a token.
+
+    Raises:
+        AuthenticationError: the identity is refused.
+        APIError: anything else. `sent` is False: the call that wanted the token never left.
+    """
+    try:
+        raw = await leaf.once(out)
+        if raw.status == 200:
+            return raw
+        secret = Hidden(grant.headers, {"": grant.secret.reveal()} if grant.secret else {})
+        answered = scrubbed(raw, secret)
+        error: APIError = status_error(answered, wall=leaf.wall())
+        if error.error_code in _CLIENT_FLAWS or raw.status in (401, 403):
+            error = AuthenticationError(error.detail, error_code=error.error_code, raw=answered)
+    except APIError as failed:
+        error = failed
+    error.sent = False
+    error.detail = f"no token for {grant.about} from {origin(out.url)}: {error.detail}"
+    if isinstance(error, APIStatusError) and error.status != 429 and not 300 <= (error.status or 0) < 400:
+        error.hint = grant.hint
+    raise error
+
+
+def lease(raw: Raw, began: float, wall: float, place: str) -> Lease:
+    """The token in an answer.
+
+    Raises:
+        APIResponseError: there is none. What came instead is not shown, for it may be half a token.
+    """
+    read = _token_in(raw.body, wall)
+    if isinstance(read, str):
+        error = APIResponseError(f"{place} answered, but {read}", raw=Raw(raw.status))
+        error.sent, error.hint = False, "Ask who runs it; its answer should have access_token and expires_in."
+        raise error
+    token, life = read
+    return Lease(bearer(token), began + life, life)
+
+
+def _token_in(body: bytes, wall: float) -> tuple[Secret, float] | str:
+    """(token, seconds of life), or what is wrong."""
+    content = content_of(body)
+    if content is None:
+        return "not with JSON"
+    token = content.get("access_token") if isinstance(content, dict) else None
+    if not isinstance(token, str) or not token:
+        return "without an access_token"
+    if str(content.get("token_type") or "Bearer").lower() != "bearer":
+        return "with a token that is no Bearer token"
+    life = content.get("expires_in")
+    try:
+        seconds = float(life) if life is not None else float(content["expires_on"]) - wall
+    except (KeyError, TypeError, ValueError):
+        return "without a time at which the token ends"
+    return (Secret(token), seconds) if 0 < seconds < float("inf") else "with a token that has ended already"
+
+
+async def _json(leaf: Leaf, url: str, deadline: float) -> dict[str, Any]:
+    """A discovery document; {} where the host has none."""
+    try:
+        raw = await leaf.once(Outgoing("GET", url, Hidden(_OURS), None, deadline, CONNECT))
+        if raw.status in (404, 405, 501):
+            return {}
+        if raw.status != 200:
+            raise status_error(raw, wall=leaf.wall())
+    except APIError as error:
+        error.sent, error.detail = False, f"{url} was asked where tokens are to be had: {error.detail}"
+        raise
+    content = content_of(raw.body)
+    return content if isinstance(content, dict) else {}

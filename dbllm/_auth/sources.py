@@ -1,0 +1,189 @@
+"""The places where host and credentials lie, and what each of them has. Nothing is sent, and no program is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from .auth import bearer
+from .profile import read_profile, truth
+from .redaction import ADDRESSES, Hidden, Secret, kept
+
+# Variable: the attribute that it sets; of two for one attribute the first that is set wins (databricks-sdk: Config).
+_NAMED_ALIKE = (
+    "host token username password client_id client_secret auth_type account_id cluster_id discovery_url "
+    "oidc_token_env oidc_token_filepath token_audience metadata_service_url databricks_cli_path google_service_account"
+)
+VARIABLES = {
+    **{f"DATABRICKS_{name.upper()}": name for name in _NAMED_ALIKE.split()},
+    **{f"ARM_{name.upper()}": f"azure_{name}" for name in ("client_id", "client_secret", "tenant_id", "environment")},
+    "DATABRICKS_OIDC_TOKEN_FILE": "oidc_token_filepath",
+    "DATABRICKS_AZURE_RESOURCE_ID": "azure_workspace_resource_id",
+    "GOOGLE_CREDENTIALS": "google_credentials",
+}
+
+# Kind: what it needs, in the order in which the official SDK tries them.
+KINDS: dict[str, tuple[str, ...]] = {
+    "pat": ("token",),
+    "basic": ("username", "password"),
+    "metadata-service": ("metadata_service_url",),
+    "oauth-m2m": ("client_id", "client_secret"),
+    "env-oidc": ("oidc_token_env",),
+    "file-oidc": ("oidc_token_filepath",),
+    "azure-client-secret": ("azure_client_id", "azure_client_secret", "azure_tenant_id"),
+    "google-credentials": ("google_credentials",),
+    "google-id": ("google_service_account",),
+}
+NAMES = {
+    "pat": "PAT",
+    "basic": "user name and password",
+    "oauth-m2m": "OAuth service principal",
+    "env-oidc": "OIDC federation",
+    "file-oidc": "OIDC federation",
+    "runtime": "notebook token",
+    "model-serving": "model serving token",
+    "databricks-cli": "CLI login",
+    "function": "token function",
+}
+ASKED_FOR = frozenset(
+    {"databricks-cli", "azure-cli", "azure-devops-oidc", "github-oidc", "github-oidc-azure"}
+    | {"external-browser", "runtime-oauth"}
+)
+"""Kinds that need nothing but their name in `auth_type`. All but the first are left to the official SDK."""
+KNOWN = sorted(ASKED_FOR | KINDS.keys() | {"runtime", "model-serving"})
+"""All kinds that `auth_type` can name."""
+
+_OIDC_TOKEN = "DATABRICKS_OIDC_TOKEN"  # noqa: S105 - a variable's name
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One place and what is configured there; credentials of one place are never used with another's host.
+
+    Attributes:
+        name: as messages say it.
+        values: attribute → value; what is secret is a `Secret`.
+        names: attribute → what it is called there, where that says more than `name`.
+        ask: gives the headers, where the place has them at hand (a notebook).
+        file: a token file (model serving).
+    """
+
+    name: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    ask: Callable[[], Mapping[str, str]] | None = None
+    file: Path | None = None
+
+    def text(self, attribute: str) -> str | None:
+        """A value that is no secret.
+
+        Raises:
+            ConfigError: an address with a password in it.
+        """
+        value = self.values.get(attribute)
+        if attribute in ADDRESSES and isinstance(value, Secret):
+            raise ConfigError(
+                f"{self.called(attribute)} has a user name or password in it (before an @): give the address alone, "
+                "and the credentials as token= or DATABRICKS_TOKEN."
+            )
+        return value if isinstance(value, str) and value else None
+
+    def called(self, attribute: str) -> str:
+        """What an attribute is called here."""
+        return self.names.get(attribute, self.name)
+
+    def kinds(self) -> list[str]:
+        """The kinds of auth that are complete here, the one to be preferred first."""
+        if self.ask is not None or self.file is not None:
+            return ["runtime" if self.ask is not None else "model-serving"]
+        return [kind for kind, needed in KINDS.items() if all(self.values.get(one) for one in needed)]
+
+    def halves(self) -> Iterator[str]:
+        """What is missing to a kind that is begun here."""
+        for needed in (KINDS["oauth-m2m"], KINDS["basic"]):
+            for one, other in (needed, needed[::-1]):
+                if self.values.get(one) and not self.values.get(other):
+                    yield f" {self.called(one)} is there, but no {other} beside it."
+
+
+def environment(env: Mapping[str, str]) -> Place:
+    """What the environment has."""
+    names: dict[str, str] = {}
+    for variable, attribute in VARIABLES.items():
+        if env.get(variable, "").strip():
+            names.setdefault(attribute, variable)
+    values = {attribute: kept(attribute, env[variable].strip()) for attribute, variable in names.items()}
+    if "oidc_token_env" not in values and env.get(_OIDC_TOKEN):
+        values["oidc_token_env"] = names["oidc_token_env"] = _OIDC_TOKEN
+    return Place("the environment", values, names)
+
+
+def saved(path: Path, name: str | None, home: Path) -> Place:
+    """What a profile has; empty where there is no file and none was asked for."""
+    section, values = read_profile(path, name)
+    shown = f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+    return Place(f"profile [{section}] of {shown}", {**values, "profile": section} if values else {})
+
+
+def notebook(env: Mapping[str, str]) -> Place | None:
+    """The notebook this runs in; its token is read again for every request.
+
+    In the order of the official SDK: the runtime's own credentials, the REPL's context, the context of dbutils.
+    """
+    if not env.get("DATABRICKS_RUNTIME_VERSION"):
+        return None
+    for look in (_native, _repl, _dbutils):
+        try:
+            host, ask = look()
+        except Exception:  # noqa: BLE001, S112 - what a runtime of another year throws means: not here
+            continue
+        if host:
+            return Place("the notebook", {"host": str(host)}, ask=ask)
+    return None
+
+
+def _native() -> tuple[Any, Callable[[], Mapping[str, str]]]:
+    host, inner = import_module("dbruntime.sdk_credential_provider").init_runtime_native_auth()
+    return host, lambda: Hidden({name.lower(): value for name, value in inner().items()})
+
+
+def _repl() -> tuple[Any, Callable[[], Mapping[str, str]]]:
+    ask = import_module("dbruntime.databricks_repl_context").get_context
+    context = ask()
+    ours = context.workspaceUrl or context.browserHostName if context.apiToken else None
+    return ours, lambda: bearer(ask().apiToken)
+
+
+def _dbutils() -> tuple[Any, Callable[[], Mapping[str, str]]]:
+    shell = sys.modules["IPython"].get_ipython()
+
+    def context() -> Any:
+        return shell.user_ns["dbutils"].notebook.entry_point.getDbutils().notebook().getContext()
+
+    return context().apiUrl().get(), lambda: bearer(context().apiToken().get())
+
+
+def serving(env: Mapping[str, str]) -> Place | None:
+    """The container of a served model: a file that the platform keeps fresh."""
+    flags = ("IS_IN_DB_MODEL_SERVING_ENV", "IS_IN_DATABRICKS_MODEL_SERVING_ENV")
+    if not any(truth(env.get(flag, ""), flag) for flag in flags):
+        return None
+    folder = env.get("SERVING_CREDENTIALS_DIR") or "/var/credentials-secret"
+    file = Path(folder) / "model-dependencies-oauth-token"
+    host = env.get("DATABRICKS_MODEL_SERVING_HOST_URL") or env.get("DB_MODEL_SERVING_HOST_URL")
+    return Place("model serving", {"host": host}, file=file) if file.is_file() and host else None
+
+
+def program(name: str, path: str | None, env: Mapping[str, str]) -> str | None:
+    """Where a program lies, or None."""
+    found = shutil.which(path or name, path=env.get("PATH", os.defpath))
+    if path and not found:
+        raise ConfigError(f"databricks_cli_path {path!r} is no program that can be run.")
+    return found

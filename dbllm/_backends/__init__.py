@@ -1,0 +1,1 @@
+"""How the core waits: on an event loop, or blocking."""

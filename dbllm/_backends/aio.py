@@ -1,0 +1,150 @@
+"""The backend of asyncio and trio: async HTTP and anyio; each event loop has its own connections."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from .._http.pool import Pool
+from .backend import Leaf, T, _left, _parents, _too_late
+from .concurrency import gather
+
+
+def _current_loop() -> Any:
+    """What the running loop is known by: asyncio's loop, or trio's token."""
+    asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")  # under one, the other is never imported by us
+    loop = asyncio._get_running_loop() if asyncio is not None else None
+    if loop is None and trio is not None and trio.lowlevel.in_trio_run():
+        loop = trio.lowlevel.current_trio_token()
+    if loop is None:
+        raise RuntimeError("AsyncClient needs a running event loop (asyncio or trio); in plain code use Client.")
+    return loop
+
+
+class _Loop:
+    """Where the pool of one event loop lives; see `pool.Home`."""
+
+    def __init__(self, leaf: AsyncLeaf, loop: Any) -> None:
+        self.now, self.event = leaf.now, anyio.Event
+        self._loop = loop
+        self._tasks: set[Any] = set()
+        self.locks: dict[str, anyio.Lock] = {}
+        self.pool = Pool(self, leaf.limit, leaf.new_wire)
+        self.lifetime: AsyncGenerator[None, None]
+
+    async def wait(self, event: Any, timeout: float | None) -> bool:
+        with anyio.move_on_after(timeout):
+            await event.wait()
+        return bool(event.is_set())
+
+    def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            if hasattr(self._loop, "call_soon_threadsafe"):
+                self._loop.call_soon_threadsafe(self._spawn, thunk)
+            else:
+                self._loop.run_sync_soon(self._spawn_in_trio, thunk)
+        except RuntimeError:  # the loop has ended, and its sockets with it
+            pass
+
+    def _spawn_in_trio(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            sys.modules["trio"].lowlevel.spawn_system_task(thunk)
+        except RuntimeError:  # trio takes no tasks any more: the end of `lifetime`, just ahead, closes everything
+            pass
+
+    def _spawn(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = self._loop.create_task(thunk())
+        self._tasks.add(task)  # asyncio itself keeps no strong reference
+        task.add_done_callback(self._tasks.discard)
+
+    async def end(self) -> None:
+        await self.lifetime.aclose()
+
+    @property
+    def ended(self) -> bool:
+        return bool(getattr(self._loop, "is_closed", bool)())
+
+
+class AsyncLeaf(Leaf):
+    """The leaf of asyncio and trio: async HTTP and anyio. Each event loop has its own connections."""
+
+    name, method, closing = "AsyncClient", "handle_async_request", "aclose"
+
+    async def _home(self) -> _Loop:
+        key = (os.getpid(), _current_loop())
+        home: _Loop | None = self._homes.get(key)
+        if home is not None:
+            return home
+        for old, past in list(self._homes.items()):
+            if old[0] != key[0] or past.ended:
+                _parents.extend([self._homes.pop(old)] if old[0] != key[0] else [])
+                self._homes.pop(old, None)
+        home = self._homes[key] = _Loop(self, key[1])
+        home.lifetime = self._lifetime(key, home.pool)
+        await anext(home.lifetime)
+        await anyio.lowlevel.checkpoint()  # anyio was loaded just now: the loop gets its turn before the call goes on
+        return home
+
+    def forget(self) -> None:
+        """Nobody uses it any more, and nobody closed it."""
+        for (pid, _), home in list(self._homes.items()):
+            if pid == os.getpid() and not home.ended:
+                home.soon(home.end)
+
+    async def _lifetime(self, key: tuple[int, object], pool: Pool) -> AsyncGenerator[None, None]:
+        """Advanced once, this is closed by the loop itself when it shuts down, and closes the pool there."""
+        try:
+            yield
+        finally:
+            self._homes.pop(key, None)
+            await pool.aclose()
+
+    async def pool(self) -> Pool:
+        """The pool of this event loop."""
+        home = self._homes.get((os.getpid(), _current_loop()))
+        return cast("Pool", (home or await self._home()).pool)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await anyio.sleep(seconds)
+
+    async def thread(self, function: Callable[[], T]) -> T:
+        """Call it in a worker thread; if this is cancelled, its result is dropped."""
+        return await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
+
+    @asynccontextmanager
+    async def lock(self, name: str, deadline: float, *, wait: bool = True) -> AsyncIterator[bool]:
+        """A lock of that name, in this loop; APITimeoutError at the deadline.
+
+        Without `wait` it is False when another has it.
+        """
+        lock = (await self._home()).locks.setdefault(name, anyio.Lock())
+        if not wait and lock.locked():
+            yield False
+            return
+        try:
+            with anyio.fail_after(_left(deadline, self.now())):
+                await lock.acquire()
+        except TimeoutError:
+            raise _too_late() from None
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    async def gather(self, thunks: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
+        """The results in order; at most `limit` thunks run at once. The first failure cancels the others."""
+        return await gather(thunks, limit)
+
+    async def aclose(self) -> None:
+        """Close all connections of this loop; those of other live loops are closed there, soon."""
+        if (home := self._homes.get((os.getpid(), _current_loop()))) is not None:
+            await home.end()
+        self.forget()

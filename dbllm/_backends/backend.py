@@ -1,0 +1,161 @@
+"""The two leaves, and the driver that runs the core without a loop. Only here, and in the engine, is waited.
+
+The core is written once, as coroutines that wait only through their leaf. `AsyncLeaf` waits with anyio (asyncio and
+trio). `BlockingLeaf` has the same methods, and they block instead of suspending; so one `send(None)` runs such a
+coroutine to its end. No thread, no hidden loop: it works inside a running loop, from many threads, after a fork.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .._deadline import FOREVER
+from .._http.factory import checked_engine, wires
+from .._http.pool import Pool
+from .._http.request import Outgoing
+from .._http.tls import DIRECT, Network
+from .._urls import origin
+from ..errors import APITimeoutError, ConfigError, Raw
+
+if TYPE_CHECKING:
+    from .._http.factory import Wire
+
+T = TypeVar("T")
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine of the core over a blocking leaf.
+
+    Raises:
+        RuntimeError: it suspended, so something in it waits elsewhere than in the leaf (a user's async function that
+            really waits, in a sync client); the message names it.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    error = RuntimeError(
+        f"{_waiting_in(coroutine)} waits for an event loop, and the sync Client has none: give Client plain functions "
+        "only, or use AsyncClient."
+    )
+    try:
+        coroutine.throw(error)  # what it holds is given back by its own finally blocks
+    except (RuntimeError, StopIteration) as raised:
+        if isinstance(raised, RuntimeError) and raised is not error:
+            raise
+    finally:
+        coroutine.close()
+    raise error
+
+
+def _waiting_in(coroutine: Any) -> str:
+    name = "a coroutine"
+    while coroutine is not None:
+        if (code := getattr(coroutine, "cr_code", None)) is not None:
+            name = f"{getattr(code, 'co_qualname', code.co_name)} ({os.path.basename(code.co_filename)})"
+        coroutine = getattr(coroutine, "cr_await", None)
+    return name
+
+
+class Leaf(ABC):
+    """All that the core waits with, in one colour; the clocks are here for tests to put others in their place."""
+
+    name: str  # of the client, for messages
+    method: str  # what a transport of this colour has
+    closing: str  # what a client of this colour has
+
+    def __init__(
+        self,
+        base: str,
+        limit: int,
+        transport: Any = None,
+        client: Any = None,
+        engine: str | None = None,
+        network: Network = DIRECT,
+    ) -> None:
+        for given, argument, needed in ((transport, "transport", self.method), (client, "http_client", self.closing)):
+            if given is not None and not callable(getattr(given, needed, None)):  # duck-typed: forks of httpx fit
+                raise ConfigError(f"{self.name}({argument}=…) takes one with {needed}(), not {type(given).__name__}.")
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise ConfigError(f"max_connections={limit!r} is a whole number from 1 up.")
+        if transport is not None and client is not None:
+            raise ConfigError("transport= and http_client= are two ways to say the same: pass one.")
+        engine = checked_engine(engine or os.environ.get("DBLLM_ENGINE") or None)
+        suspends = self.closing == "aclose"
+        if network != DIRECT and (transport is not None or client is not None):
+            own = "transport=" if client is None else "http_client="
+            raise ConfigError(f"verify=, cert=, proxy= and trust_env= are settings of your {own}: make them there.")
+        self.limit = limit
+
+        def wires_to(to: str) -> Callable[[], Wire]:
+            # `now` is looked up late, for tests put another clock in its place.
+            return wires(to, suspends, lambda: self.now(), transport, client, network, engine)
+
+        self._wires_to = wires_to
+        self.new_wire = wires_to(base)
+        self._homes: dict[Any, Any] = {}  # where each pool lives: a process, or one of its event loops
+
+    now = staticmethod(time.monotonic)
+    """Seconds of a clock that never goes back; deadlines are on it."""
+
+    wall = staticmethod(time.time)
+    """Epoch seconds."""
+
+    @abstractmethod
+    async def pool(self) -> Pool:
+        """The pool of where this is called."""
+
+    async def once(self, out: Outgoing) -> Raw:
+        """One request on a connection of its own, to whatever host, outside `max_connections`: for tokens."""
+        pool = Pool((await self.pool()).home, 1, self._wires_to(origin(out.url)))
+        try:
+            return await pool.send(out)
+        finally:
+            await pool.aclose()
+
+    @abstractmethod
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+    @abstractmethod
+    def lock(self, name: str, deadline: float, *, wait: bool = True) -> AbstractAsyncContextManager[bool]:
+        """A lock of that name; APITimeoutError at the deadline. Without `wait` it is False when another has it."""
+
+    @abstractmethod
+    async def gather(self, thunks: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
+        """The results in order. The first failure ends the others, and is raised."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Nobody uses it any more, and nobody closed it."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close all connections of where this is called."""
+
+    @abstractmethod
+    async def thread(self, function: Callable[[], T]) -> T:
+        """Call what blocks (a program, a file, somebody else's HTTP) so that no event loop waits for it."""
+
+    async def call(self, function: Callable[[], T | Awaitable[T]]) -> T:
+        """Call a user's function, sync or async."""
+        result: Any = function()
+        return await result if inspect.isawaitable(result) else result  # type: ignore[no-any-return]
+
+
+def _left(deadline: float, now: float) -> float | None:
+    return None if deadline == FOREVER else max(0.0, deadline - now)
+
+
+def _too_late() -> APITimeoutError:
+    return APITimeoutError("another call of this client, which this one waits for, did not end in time", sent=False)
+
+
+_parents: list[object] = []  # homes of other processes: to close or collect their sockets would disturb the parent

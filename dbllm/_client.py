@@ -1,0 +1,291 @@
+"""`AsyncClient`: one workspace, its endpoints and driver proxy apps."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from urllib.parse import urlencode
+
+from ._auth.auth import Token
+from ._auth.config import Config, resolve
+from ._auth.redaction import hide
+from ._backends.aio import AsyncLeaf
+from ._backends.blocking import BlockingLeaf
+from ._http.tls import Cert, Network, ProxyLike, Verify
+from ._inference.endpoint import AsyncEndpoint
+from ._inference.handle import AsyncDriverApp
+from ._inference.prompt import Signature
+from ._protocol import paths, tasks
+from ._protocol.tasks import Kind
+from ._transport.options import Options
+from ._transport.retry import Retry, Timeout
+from ._transport.transport import Transport
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from ._management.endpoints import AsyncEndpoints
+    from ._management.secrets import AsyncSecrets
+
+ClientT = TypeVar("ClientT", bound="Workspace")
+T = TypeVar("T")
+
+MAX_CONNECTIONS = 1000
+
+
+def as_a(kind: type[T], other: object) -> T:
+    """What `other` is, in another shape: its state under the methods of `kind`."""
+    made = kind.__new__(kind)
+    made.__dict__.update(other.__dict__)
+    return made
+
+
+class Workspace:
+    """What a client is, in either colour: a configuration, a transport and the defaults of its calls."""
+
+    _leaf: ClassVar[type[AsyncLeaf] | type[BlockingLeaf]]
+
+    def __init__(
+        self,
+        host: str | None = None,
+        token: Token | None = None,
+        *,
+        profile: str | None = None,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        auth_type: str | None = None,
+        retry: Retry | None = None,
+        timeout: float | Timeout | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        transport: Any = None,
+        http_client: Any = None,
+        engine: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        verify: Verify = True,
+        cert: Cert | None = None,
+        proxy: ProxyLike | None = None,
+        trust_env: bool = True,
+    ) -> None:
+        host, token, client_secret = hide(host, token, client_secret)  # from here on no traceback shows them
+        network, proxy = Network(verify, cert, proxy, trust_env), None
+        config = resolve(
+            host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
+        )
+        leaf = self._leaf(config.host, max_connections, transport, http_client, engine, config.network(network))
+        self._config = config
+        self._transport = Transport(config.host, config.auth, leaf)
+        self._options = Options().but(timeout, retry, headers)
+        self._tasks: dict[str, Kind] = {}  # what each endpoint speaks, as far as it is known
+        self._owns = True
+
+    @property
+    def host(self) -> str:
+        """The workspace, as scheme://name[:port]."""
+        return self._config.host
+
+    @property
+    def config(self) -> Config:
+        """What was found and where, without secrets: str() of it is a sentence."""
+        return self._config
+
+    def __repr__(self) -> str:
+        config: Config | None = self.__dict__.get("_config")  # missing in the traceback of an `__init__` that failed
+        return f"{type(self).__name__}(host={config.host if config else None!r})"
+
+    def with_options(
+        self: ClientT,
+        *,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ClientT:
+        """The same client with other defaults. It shares the connections, and closing it closes nothing."""
+        other = as_a(type(self), self)
+        other._options = self._options.but(timeout, retry, headers)
+        other._owns = False
+        return other
+
+
+class AsyncClient(Workspace):
+    """Calls the models of one Databricks workspace; for asyncio and trio.
+
+    Making one sends nothing. It may be used from several event loops, one after another too: each has its own
+    connections, and they close with their loop. In plain code use `Client`, which has the same names.
+
+    Args:
+        host: the workspace, as https://name; default DATABRICKS_HOST, then the profile's.
+        token: a token, or a function (sync or async) that returns one, called before every attempt; default
+            DATABRICKS_TOKEN, then the profile's. A token goes only to the host it was configured with.
+        profile: a profile of ~/.databrickscfg; with it, the environment's credentials are left alone.
+        client_id: of a service principal (OAuth M2M), together with
+        client_secret: its secret.
+        auth_type: the one kind of auth to use, as Databricks' tools name it ("pat", "oauth-m2m", "databricks-cli",
+            "azure-cli" …); default: the first that is configured.
+        retry: the policy of every call that has none of its own.
+        timeout: seconds for a whole call, or a `Timeout`.
+        max_connections: how many calls may be under way at once; further ones wait.
+        transport: an `httpx.AsyncBaseTransport` of yours to send with; it stays open when the client closes.
+        http_client: an `httpx.AsyncClient` of yours to send with, whose headers, proxies and TLS settings then apply
+            (its auth and redirects do not); it stays open when the client closes.
+        engine: "httptools" (the extra `fast`; asyncio only), "h11", or "httpx", which is slower; default: DBLLM_ENGINE,
+            else the first that is installed. Proxies, `transport`, `http_client` and what respx and its like want to
+            see go over httpx whatever is chosen.
+        headers: headers to send with every call.
+        verify: as in httpx: True, a file or folder of CA certificates, an `ssl.SSLContext`, or False (whoever answers
+            then gets the token); "system" is the system's trust store (extra `truststore`).
+        cert: a client certificate: a file, (certificate, key) or (certificate, key, password).
+        proxy: a proxy's URL; default: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say.
+        trust_env: False: no proxy and no CA bundle from the environment.
+
+    Where nothing is given, credentials are looked for in the environment, in the profile, in the notebook or model
+    serving container this runs in, and in the login of the Databricks CLI, in this order; `config` says what was found.
+
+    Raises:
+        ConfigError: no host, no token, or something that cannot be used.
+    """
+
+    _leaf = AsyncLeaf
+
+    def endpoint(
+        self,
+        name: str,
+        *,
+        task: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        transform_input: Callable[..., Any] | None = None,
+        transform_output: Callable[[Any], str] | None = None,
+        served_model: str | None = None,
+    ) -> AsyncEndpoint:
+        """A serving endpoint. Nothing is sent.
+
+        Args:
+            name: its name.
+            task: what it speaks ("llm/v1/chat" or "chat", "completions", "embeddings", "custom" …), so that
+                `complete` need not look it up.
+            params: parameters for every call.
+            transform_input: called with the request as keywords (prompt, stop where given, parameters); returns the
+                request to send, or a whole body (with messages, input, inputs, instances or dataframe_*).
+            transform_output: called with the answer (`predictions[0]` of a custom model, the whole JSON of the
+                others); returns the text.
+            served_model: one served entity behind the endpoint.
+
+        Raises:
+            ConfigError: no name, or no such task.
+        """
+        signature = Signature(params or {}, transform_input, transform_output)
+        place = paths.Place(paths.invocations_path(name, served_model), name, tasks.checked_task(task))
+        return AsyncEndpoint(self._transport, self._options, signature, place, self._tasks)
+
+    def driver_app(
+        self,
+        port: int | str,
+        cluster_id: str | None = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        transform_input: Callable[..., Any] | None = None,
+        transform_output: Callable[[Any], str] | None = None,
+    ) -> AsyncDriverApp:
+        """A small HTTP server on a cluster's driver node, reached through the driver proxy. Nothing is sent.
+
+        Args:
+            port: where it listens, 3000 to 8000.
+            cluster_id: its cluster; default: the one this notebook runs on, or DATABRICKS_CLUSTER_ID.
+            params, transform_input, transform_output: as for `endpoint`; the output is the app's JSON.
+
+        Raises:
+            ConfigError: a port outside 3000 to 8000, or no cluster.
+        """
+        cluster = cluster_id or notebook_cluster() or self._config.cluster_id
+        if not cluster:
+            raise ConfigError(
+                "no cluster is known: pass cluster_id=, or set DATABRICKS_CLUSTER_ID (in a notebook on the cluster it "
+                "is found)."
+            )
+        signature = Signature(params or {}, transform_input, transform_output)
+        place = paths.Place(paths.app_path(port, cluster), f"{cluster}:{port}", "app")
+        return AsyncDriverApp(self._transport, self._options, signature, place, self._tasks)
+
+    @property
+    def endpoints(self) -> AsyncEndpoints:
+        """The workspace's serving endpoints: make, change, watch and delete them."""
+        from ._management.endpoints import AsyncEndpoints  # most programs only call models
+
+        return AsyncEndpoints(self._transport, self._options)
+
+    @property
+    def secrets(self) -> AsyncSecrets:
+        """The workspace's secrets and their scopes."""
+        from ._management.secrets import AsyncSecrets
+
+        return AsyncSecrets(self._transport, self._options)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Call any REST path of the workspace.
+
+        Args:
+            method: GET, POST, ...
+            path: from "/" on, without the host: the token goes to this workspace only.
+            params: the query; None values are left out, booleans are true/false.
+            json: the body.
+            timeout, retry, headers: as for `AsyncEndpoint.complete`.
+
+        Returns:
+            The answer's JSON; its text where it is none; None where it is empty.
+
+        Raises:
+            ConfigError: `path` does not begin with one "/".
+            APIError: the call failed.
+        """
+        if not path.startswith("/") or path.startswith("//"):
+            raise ConfigError(
+                f"path {path.split('?')[0]!r} begins with '/': the host is the client's own, {self.host}."
+            )
+        options = self._options.but(timeout, retry, headers)
+        whole = path + (("&" if "?" in path else "?") + query if (query := _query(params)) else "")
+        call = options.call(options.deadline(self._transport), method.upper(), whole, json)
+        del path, params, json, headers, whole, query  # what may be secret, no traceback with locals shall show
+        answer = await self._transport.call(call)
+        try:
+            return json_module.loads(answer.raw.body) if answer.raw.body.strip() else None
+        except (ValueError, RecursionError):
+            return answer.raw.text
+
+    async def aclose(self) -> None:
+        """Close the connections. Calls after this raise RuntimeError."""
+        if self._owns:
+            await self._transport.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def notebook_cluster() -> str | None:
+    """The cluster of the notebook this runs in, or None."""
+    if "DATABRICKS_RUNTIME_VERSION" not in os.environ:
+        return None
+    try:
+        context = import_module("dbruntime.databricks_repl_context").get_context()
+    except ImportError:
+        return None
+    return getattr(context, "clusterId", None)
+
+
+def _query(params: Mapping[str, Any] | None) -> str:
+    shown = {True: "true", False: "false"}
+    pairs = ((name, value) for name, value in (params or {}).items() if value is not None)
+    return urlencode([(name, shown[value] if isinstance(value, bool) else value) for name, value in pairs], doseq=True)

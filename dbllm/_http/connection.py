@@ -1,0 +1,206 @@
+"""One HTTP/1.1 connection of our own, straight over a socket.
+
+The protocol is a parser's business: h11, or llhttp with the extra `fast`. httpx would do all this too, at three times
+the cost; it stays in `engine`, for what only httpx has.
+"""
+
+from __future__ import annotations
+
+import ssl
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import h11
+import httpx
+
+from .._deadline import FOREVER
+from .._urls import origin
+from ..errors import APIError, APIResponseError, ConfigError, Raw
+from .errors import NOT_DECODED, bare, broke, unreached
+from .h11_parser import H11Parser
+from .parser import Fields, Parser
+from .request import _NAME, Outgoing, _place, _sendable, plain_headers
+from .sockets import BlockingSocket, Socket, new_socket
+
+_BROKEN = (OSError, EOFError, h11.RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError)
+_GZIP_OR_ZLIB = 47  # for zlib: whichever the first bytes say
+
+
+@dataclass(slots=True)
+class Way:
+    """How a workspace is reached directly, and what of a request is made once for many."""
+
+    suspends: bool
+    now: Callable[[], float]
+    context: ssl.SSLContext
+    watched: Callable[[], bool]  # whether somebody wants to see the next request elsewhere
+    fast: bool
+    _known: dict[int, tuple[Mapping[str, str], Fields]] = field(default_factory=dict, init=False, repr=False)
+
+    def fields(self, out: Outgoing) -> Fields:
+        """Header fields as they go over the wire, without the length; ConfigError for one that cannot."""
+        headers = out.headers
+        known = self._known.get(id(headers))
+        if known is None:
+            if len(self._known) >= 8:  # a token function brings new ones every time
+                self._known.clear()
+            if (unfit := next((name for name in headers if not _sendable(name, headers[name])), None)) is not None:
+                raise ConfigError(
+                    f"the header {unfit!r} cannot be sent: dbllm writes it itself, or HTTP has no form for it."
+                )
+            fields = [(name.encode(), value.strip().encode("latin-1")) for name, value in headers.items()]
+            known = self._known[id(headers)] = headers, [(b"host", _place(out.url)[0]), *fields]
+        return known[1]
+
+    def written(self, out: Outgoing) -> tuple[str, bytes, Fields, bytes | None]:
+        """Method, target, fields and body, for a parser. Never in a local variable: a traceback may show those."""
+        empty = b"" if out.method in ("POST", "PUT", "PATCH") else None
+        return out.method, _place(out.url)[1], self.fields(out), empty if out.body is None else out.body
+
+
+class DirectWire:
+    """One connection of our own, in either colour: over a blocking socket, its coroutines never suspend.
+
+    `done` says that all of the answer's body has been read.
+    """
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._until = FOREVER
+        self._socket: Socket | None = None
+        self._parser: Parser | None = None
+        self._decoder: Any = None
+        self._cut = False  # what is compressed has begun and not ended
+        self._flaw: BaseException | None = None  # comes after what came before it
+        self.done = False
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+
+    def cut_at(self, deadline: float) -> None:
+        """The deadline of the next operations, where they block."""
+        self._until = deadline
+        if self._socket is not None:
+            self._socket.until = deadline
+
+    async def send(self, out: Outgoing) -> tuple[int, Mapping[str, str]]:
+        """Send, and wait for the answer's head: its status and headers (names in lower case, no cookies).
+
+        Raises:
+            APIConnectionError, APITimeoutError: there was none.
+            ConfigError: a header cannot be sent.
+        """
+        self.status, self.done, self._cut = 0, False, False
+        if not _NAME.fullmatch(out.method):
+            raise ConfigError(f"{out.method!r} is no HTTP method.")
+        self._way.fields(out)  # complains before anything is dialled
+        kept = self._parser is not None
+        parser = self._parser = self._parser or await self._dial(out)
+        sock = self._socket
+        assert sock is not None  # dialled  # noqa: S101
+        came = False
+        try:
+            try:
+                await sock.write(memoryview(parser.request(*self._way.written(out))))
+            except TimeoutError:
+                raise
+            except _BROKEN:  # it may have been answered before it was sent whole; else reading fails as well
+                pass
+            while not parser.status:
+                if self._flaw is not None:
+                    raise self._flaw
+                data = await sock.read()
+                came = came or bool(data)
+                self._feed(parser, data)
+        except _BROKEN as error:
+            # A kept-alive connection that the server had closed meanwhile never carried the request to it.
+            raise self._ours(error, sent=came or not kept) from bare(error)
+        self.status, self.headers = parser.status, plain_headers(parser.fields)
+        coded = self.headers.get("content-encoding", "identity").lower() != "identity"
+        self._decoder = zlib.decompressobj(_GZIP_OR_ZLIB) if coded else None
+        return self.status, self.headers
+
+    async def read(self) -> bytes:
+        """The next piece of the body, decompressed; b"" at its end, where the last piece did not tell.
+
+        Raises:
+            APIConnectionError, APITimeoutError, APIResponseError: it did not come, or cannot be decompressed.
+        """
+        parser, sock = self._parser, self._socket
+        try:
+            while parser is not None and sock is not None:
+                piece = parser.taken()
+                if piece and self._decoder is not None:
+                    piece = self._decompressed(piece)
+                if parser.done and not piece and self._cut:
+                    raise zlib.error("it ends too early")
+                if piece or parser.done:
+                    self.done = parser.done and not self._cut
+                    return piece
+                if self._flaw is not None:
+                    raise self._flaw
+                self._feed(parser, await sock.read())
+        except zlib.error as error:
+            raise APIResponseError(NOT_DECODED.format(error), raw=Raw(self.status, self.headers)) from None
+        except _BROKEN as error:
+            raise self._ours(error, sent=True) from bare(error)
+        return b""
+
+    def _decompressed(self, piece: bytes) -> bytes:
+        """Member after member: what is compressed by gzip may have several."""
+        parts: list[bytes] = []
+        while piece:
+            if self._decoder.eof:
+                self._decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
+            parts.append(self._decoder.decompress(piece))
+            piece = self._decoder.unused_data
+        self._cut = not self._decoder.eof
+        return b"".join(parts)
+
+    async def close(self) -> None:
+        """Give the socket up: never raises, and no cancellation cuts it short."""
+        if self._socket is not None:
+            with suppress(Exception):  # why it complains concerns nobody
+                await self._socket.close()
+
+    def detach(self) -> None:
+        """Leave the socket to the process that dialled it."""
+        if isinstance(self._socket, BlockingSocket):
+            self._socket.detach()
+
+    @property
+    def reusable(self) -> bool:
+        """Whether it may carry another request, as far as the answer said."""
+        return self._parser is not None and self._parser.reusable and self._flaw is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it may carry another request now."""
+        return self.reusable and self._socket is not None and self._socket.silent and not self._way.watched()
+
+    def _feed(self, parser: Parser, data: bytes) -> None:
+        try:
+            parser.feed(data)
+        except _BROKEN as flaw:
+            self._flaw = flaw
+
+    async def _dial(self, out: Outgoing) -> Parser:
+        way, place = self._way, httpx.URL(origin(out.url))
+        tls = way.context if place.scheme == "https" else None
+        self._socket = sock = new_socket(way.suspends, way.now)
+        sock.until = self._until
+        try:
+            await sock.connect(place.host, place.port or (80 if tls is None else 443), tls, out.connect)
+        except (*_BROKEN, UnicodeError) as error:
+            raise unreached(error, isinstance(error, TimeoutError)) from bare(error)
+        if not way.fast or not sock.in_asyncio:
+            return H11Parser()
+        from .llhttp_parser import LlhttpParser
+
+        return LlhttpParser()
+
+    def _ours(self, error: BaseException, sent: bool) -> APIError:
+        return broke(error, isinstance(error, TimeoutError), self.status, self.headers, sent)

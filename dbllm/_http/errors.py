@@ -1,0 +1,45 @@
+"""What failed on the way to an answer, as dbllm's errors. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import APIConnectionError, APIError, APITimeoutError, Raw
+
+_UNTRUSTED = "The certificate is not trusted here: pass verify= a file with its CA, or verify='system'."
+
+
+NOT_DECODED = "the answer cannot be decompressed ({})"
+
+
+def unreached(error: BaseException, late: bool) -> APIError:
+    what = told(error)
+    if late:
+        return APITimeoutError("no connection in time", sent=False)
+    hint = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in what else ""
+    return APIConnectionError(f"no connection to the workspace ({what})", hint=hint, sent=False)
+
+
+def broke(error: BaseException, late: bool, status: int, headers: Mapping[str, str], sent: bool) -> APIError:
+    raw = Raw(status, headers) if status else None
+    if late:
+        return APITimeoutError("the answer did not come in time", raw=raw)
+    return APIConnectionError(f"the connection broke ({told(error)})", sent=sent, raw=raw)
+
+
+def told(error: BaseException) -> str:
+    """What an error of the HTTP stack is about; trio says it only in what lies beneath."""
+    link: BaseException | None = error
+    while link is not None and not str(link):
+        link = link.__cause__ or link.__context__
+    return f"{type(error).__name__}: {link}" if link is not None else type(error).__name__
+
+
+def bare(error: BaseException) -> BaseException:
+    """An error of the HTTP stack without its frames: their locals hold the bytes that were sent, the token's too."""
+    link: BaseException | None = error
+    seen: set[int] = set()  # an error that is raised again can stand in its own context
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        link.__traceback__, link = None, link.__cause__ or link.__context__
+    return error

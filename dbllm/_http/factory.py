@@ -1,0 +1,120 @@
+"""The HTTP engine: how connections are made, by which of three engines, and all that goes through httpx itself.
+
+A `DirectWire` is the rule. An `HttpxWire` is for what is httpx's: a transport or client of the user's, proxies, and
+calls that somebody wants to see who has put himself in the place of httpx's own methods (respx, pytest-httpx, tracing).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+from .connection import DirectWire, Way
+from .tls import DIRECT, Network, route
+
+ENGINES = ("h11", "httptools", "httpx")
+
+
+if TYPE_CHECKING:
+    from .httpx_connection import HttpxWire
+
+    Wire = DirectWire | HttpxWire
+
+
+_SEEN_AT = {  # what others replace in order to see requests: package, class, method
+    "httpx": {
+        "AsyncClient": "_transport_for_url",
+        "Client": "_transport_for_url",
+        "AsyncHTTPTransport": "handle_async_request",
+        "HTTPTransport": "handle_request",
+    },
+    "httpcore": {
+        "AsyncConnectionPool": "handle_async_request",
+        "ConnectionPool": "handle_request",
+        "AsyncHTTPConnection": "handle_async_request",
+        "HTTPConnection": "handle_request",
+    },
+}
+
+
+def _genuine(package: str, methods: Mapping[str, Any], name: str) -> object:
+    """The package's own method, or None while another stands in its place."""
+    home = str(sys.modules[package].__file__).removesuffix("__init__.py")
+    found = methods[name]
+    return found if str(getattr(getattr(found, "__code__", None), "co_filename", "")).startswith(home) else None
+
+
+def _look() -> list[tuple[Mapping[str, Any], str, object]]:
+    """The methods as they are now. httpcore is looked at once somebody has imported it: it imports trio."""
+    return [
+        (methods := vars(getattr(sys.modules[package], kind)), name, _genuine(package, methods, name))
+        for package, places in _SEEN_AT.items()
+        if package in sys.modules
+        for kind, name in places.items()
+    ]
+
+
+_known = _look()
+_ALL = sum(map(len, _SEEN_AT.values()))
+
+
+def watched() -> bool:
+    """Whether somebody (respx, say) has taken the place of one of httpx's methods: then every call goes there."""
+    if len(_known) < _ALL and "httpcore" in sys.modules:
+        _known[:] = _look()
+    for methods, name, own in _known:
+        if methods[name] is not own:  # or was replaced already when this was imported
+            _known[:] = _look()
+            return any(own is None for _, _, own in _known)
+    return False
+
+
+@lru_cache
+def checked_engine(engine: str | None) -> str:
+    """The engine to use where nothing stands against it.
+
+    Raises:
+        ConfigError: there is none of that name, or its extra is missing.
+    """
+    if engine is None:
+        return "httptools" if find_spec("httptools") else "h11"
+    if engine not in ENGINES:
+        raise ConfigError(f"engine={engine!r} is not known; there are {', '.join(ENGINES)}.")
+    if engine == "httptools" and not find_spec("httptools"):
+        raise ConfigError("engine='httptools' needs an extra: pip install 'dbllm[fast]'.")
+    return engine
+
+
+def wires(
+    base: str,
+    suspends: bool,
+    now: Callable[[], float],
+    transport: Any,
+    client: Any,
+    network: Network = DIRECT,
+    engine: str | None = None,
+) -> Callable[[], Wire]:
+    """How connections to `base` are made: directly, or over httpx."""
+
+    if client is not None or transport is not None:
+        from .httpx_connection import by_client, by_transport
+
+        if client is not None:
+            return lambda: by_client(client, suspends, now)
+        return lambda: by_transport(transport, suspends, now)
+    context, proxy = route(base, network)
+    context.set_alpn_protocols(["http/1.1"])
+    way = Way(suspends, now, context, watched, fast=engine == "httptools")
+
+    def new() -> Wire:
+        if engine != "httpx" and proxy is None and not watched():
+            return DirectWire(way)
+        from .httpx_connection import by_httpx
+
+        return by_httpx(context, proxy, suspends, now)
+
+    return new

@@ -1,0 +1,79 @@
+"""The client's end of HTTP/1.1 without a socket: bytes of a request, and what the bytes of an answer say. Pure."""
+
+from __future__ import annotations
+
+import h11
+
+from .parser import MAX_HEAD, Chunks, Fields, Sized
+
+
+class H11Parser:
+    """HTTP/1.1 by h11, but for bodies that say where they end: there it takes longer than all else in a call."""
+
+    def __init__(self) -> None:
+        self._connection = h11.Connection(h11.CLIENT, MAX_HEAD)
+        self._body: list[bytes] = []
+        self._reader: Chunks | Sized | None = None  # of our own
+        self._bodyless = self._last = False  # no body follows; no other answer will
+        self.status, self.done = 0, False
+        self.fields: Fields = []
+
+    def request(self, method: str, target: bytes, fields: Fields, body: bytes | None) -> bytes:
+        """The bytes to send; the fields' list is the same object as long as nothing in it changes."""
+        if self._reader is not None:
+            self._connection, self._reader = h11.Connection(h11.CLIENT, MAX_HEAD), None
+        elif self._connection.our_state is h11.DONE:
+            self._connection.start_next_cycle()
+        self.status, self.done, self._bodyless = 0, False, method == "HEAD"
+        sized = fields if body is None else [*fields, (b"content-length", b"%d" % len(body))]
+        head = h11.Request(method=method, target=target, headers=sized)
+        events = (head, h11.Data(data=body or b""), h11.EndOfMessage())
+        return b"".join(self._connection.send(event) or b"" for event in events)
+
+    def feed(self, data: bytes) -> None:
+        """What has arrived."""
+        if self._reader is not None:
+            self.done = self._reader.feed(data, self._body)
+            return
+        if not data and not self.status:
+            raise EOFError("the server closed the connection before it answered")
+        h = self._connection
+        h.receive_data(data)
+        while not self.done:
+            event = h.next_event()
+            if event is h11.NEED_DATA:
+                return
+            if isinstance(event, h11.Data):
+                self._body.append(event.data)
+            elif isinstance(event, h11.Response):
+                self.status, self.fields = event.status_code, list(event.headers)
+                known = dict(self.fields)  # h11 has checked them: one length at most, and no coding but chunked
+                length, chunked = known.get(b"content-length"), b"transfer-encoding" in known
+                if (length is not None or chunked) and not self._bodyless and self.status not in (204, 304):
+                    self._reader = Chunks() if chunked else Sized(int(length or 0))
+                    # An old server, or one that says two lengths (RFC 9112, section 6.1), is not asked again.
+                    self._last = event.http_version < b"1.1" or (chunked and length is not None)
+                    rest = h.trailing_data[0]
+                    self.done = self._reader.feed(rest, self._body) if rest else not chunked and not int(length or 0)
+                    return
+            elif isinstance(event, h11.EndOfMessage):
+                self.done = True
+            elif not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
+                raise EOFError("the server left without an answer")
+
+    def taken(self) -> bytes:
+        """The body since the last time."""
+        body = b"".join(self._body)
+        self._body.clear()
+        return body
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may follow."""
+        h = self._connection
+        if self._reader is not None:
+            closing = self._last or any(
+                name == b"connection" and b"close" in value.lower() for name, value in self.fields
+            )
+            return self.done and not self._reader.rest and not closing
+        return h.our_state is h.their_state is h11.DONE and not h.trailing_data[0]

@@ -1,0 +1,216 @@
+"""Connections through httpx: a transport or client of the user's, proxies, and patched methods (respx and its like)."""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import ContextVar
+from importlib import import_module
+from inspect import isawaitable
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import httpx
+
+from .._deadline import FOREVER, seconds_left
+from .._urls import parsed
+from ..errors import APIError, APIResponseError, Raw
+from .errors import NOT_DECODED, bare, broke, told, unreached
+from .request import Outgoing, plain_headers
+
+_ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
+_READ_AHEAD = 20_000  # pieces in the 64 KiB that h11 may have read ahead, at the very most
+_HTTPX_BROKEN = (httpx.TransportError, httpx.DecodingError, ssl.SSLError, TimeoutError)  # a late alert comes as it is
+
+
+class HttpxWire:
+    """One connection through httpx, which may be the user's own; as `DirectWire`."""
+
+    def __init__(
+        self,
+        respond: Callable[[Outgoing, float | None], Any],
+        suspends: bool,
+        now: Callable[[], float],
+        hang_up: Callable[[], Any] | None = None,
+        ready: bool = True,
+    ) -> None:
+        self._respond, self._suspends, self._now = respond, suspends, now
+        self._hang_up = hang_up  # None: the connection is the user's own
+        self._until = FOREVER
+        self._response: httpx.Response | None = None
+        self._parts: Any = None
+        self.reusable = self.ready = ready
+        self.done = False
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+
+    def cut_at(self, deadline: float) -> None:
+        """The deadline of the next operations, where they block."""
+        self._until = deadline
+
+    async def send(self, out: Outgoing) -> tuple[int, Mapping[str, str]]:
+        """As `DirectWire.send`."""
+        self.status, self.done = 0, False
+        _sending.set(True)
+        try:
+            with self._timely():
+                response = self._respond(out, None if self._suspends else self.left())
+                self._response = response = await response if isawaitable(response) else response
+        except _HTTPX_BROKEN as error:
+            raise self._ours(error) from bare(error)
+        finally:
+            _sending.set(False)
+        self.status, self.headers = response.status_code, plain_headers(response.headers.raw)
+        self._parts = response.aiter_bytes() if self._suspends else response.iter_bytes()
+        return self.status, self.headers
+
+    async def read(self) -> bytes:
+        """As `DirectWire.read`."""
+        try:
+            while self._parts is not None:
+                with self._timely():
+                    piece: bytes | None = await anext(self._parts, None) if self._suspends else next(self._parts, None)
+                if piece:
+                    return piece
+                if piece is None:
+                    self._parts = self._response = None
+                    self.done = True
+        except _HTTPX_BROKEN as error:
+            raise self._ours(error) from bare(error)
+        return b""
+
+    async def close(self) -> None:
+        """As `DirectWire.close`."""
+        parts, response, self._parts, self._response = self._parts, self._response, None, None
+        steps: list[Any] = [] if response is None else [response.aclose if self._suspends else response.close]
+        with anyio.CancelScope(shield=True) if self._suspends else nullcontext():
+            for step in (*steps, *([self._hang_up] if self._hang_up else [])):
+                with suppress(Exception):  # the socket is given up; why it complains concerns nobody
+                    done = step()
+                    if isawaitable(done):
+                        await done
+            # The socket is gone, so what was read ahead comes and then an error; thus all the generators that httpx
+            # has stacked end here, not in the garbage collector (where trio warns of them).
+            with suppress(Exception):
+                for _ in range(_READ_AHEAD):
+                    if not self._suspends or parts is None or not await anext(parts, b""):
+                        break
+
+    def _timely(self) -> AbstractContextManager[object]:
+        left = self.left()
+        return anyio.fail_after(left) if self._suspends else nullcontext()
+
+    def left(self) -> float | None:
+        """Seconds that one operation may take; TimeoutError where there are none left."""
+        return seconds_left(self._until, self._now)
+
+    def _ours(self, error: Exception) -> APIError:
+        if isinstance(error, (httpx.ConnectError, httpx.ProxyError, httpx.UnsupportedProtocol)):
+            return unreached(error, False)
+        if isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)):
+            return unreached(error, True)
+        if isinstance(error, httpx.DecodingError):
+            return APIResponseError(NOT_DECODED.format(told(error)), raw=Raw(self.status, self.headers))
+        return broke(error, isinstance(error, (httpx.TimeoutException, TimeoutError)), self.status, self.headers, True)
+
+
+class _Body(httpx.AsyncByteStream, httpx.SyncByteStream):
+    """A request's body. httpx's own is an async generator, which trio misses when a broken connection drops it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._left = [body]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._left)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Body(self._left[0])  # afresh, for a transport of the user's that sends it again
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
+
+
+_sending: ContextVar[bool] = ContextVar("dbllm_sending", default=False)
+
+
+class _Discreet(logging.Filter):
+    """httpcore logs each answer's head at DEBUG, httpx (a client of the user's) each URL: not with what is secret.
+
+    Neither can be told so for one connection, and a filter is the whole process's; so it looks at no record but those
+    that come about while a request of ours is sent: what others log about their own requests stays as it is.
+    """
+
+    _told = re.compile(r"(\(b'(?:set-cookie|location)', b)(?:'[^']*'|\"[^\"]*\")", re.IGNORECASE)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if _sending.get():
+            record.msg = self._told.sub(r"\1'***'", str(record.msg))
+            if isinstance(record.args, tuple):
+                record.args = tuple(
+                    str(one).split("?")[0] if isinstance(one, httpx.URL) else one for one in record.args
+                )
+        return True
+
+
+for _logger in ("httpcore.http11", "httpcore.http2", "httpx"):
+    logging.getLogger(_logger).addFilter(_Discreet())
+
+
+def _request(out: Outgoing, left: float | None) -> httpx.Request:
+    timeout = {"connect": out.connect if left is None else min(left, out.connect or left), "pool": None}
+    extensions = {"timeout": {**timeout, "read": left, "write": left}}
+    built = httpx.Request(out.method, parsed(out.url), headers=out.headers, content=out.body, extensions=extensions)
+    if out.body is not None:
+        built.stream = _Body(out.body)
+    return built
+
+
+def by_client(client: Any, suspends: bool, now: Callable[[], float]) -> HttpxWire:
+    """A connection that is a client of the user's."""
+
+    def respond(out: Outgoing, left: float | None) -> Any:
+        timeout, headers = httpx.Timeout(left, connect=out.connect), out.headers
+        built = client.build_request(out.method, out.url, headers=headers, content=out.body, timeout=timeout)
+        return client.send(built, stream=True, auth=None, follow_redirects=False)
+
+    return HttpxWire(respond, suspends, now)
+
+
+def by_transport(transport: Any, suspends: bool, now: Callable[[], float]) -> HttpxWire:
+    """A connection that is a transport of the user's."""
+    handle = transport.handle_async_request if suspends else transport.handle_request
+    return HttpxWire(lambda out, left: handle(_request(out, left)), suspends, now)
+
+
+def by_httpx(context: ssl.SSLContext, proxy: httpx.Proxy | None, suspends: bool, now: Callable[[], float]) -> HttpxWire:
+    """A connection that httpx makes, directly or through a proxy."""
+    own: Any = None
+
+    async def respond(out: Outgoing, left: float | None) -> Any:
+        nonlocal own
+        if own is None:
+            if suspends and "httpcore" not in sys.modules:  # httpx imports it now, which would hold up the loop
+                await anyio.to_thread.run_sync(import_module, "httpcore")
+            carry: Any = httpx.AsyncHTTPTransport if suspends else httpx.HTTPTransport
+            carrier = carry(verify=context, proxy=proxy, limits=_ONE, trust_env=False)
+            if not suspends:  # httpx has no argument for httpcore's public `network_backend`
+                from .httpcore_backend import CuttingBackend
+
+                carrier._pool._network_backend = CuttingBackend(wire.left)
+            kind: Any = httpx.AsyncClient if suspends else httpx.Client
+            own = kind(transport=carrier, trust_env=False)  # sends what it is given, unchanged
+        sent = own.send(_request(out, left), stream=True, auth=None, follow_redirects=False)
+        return await sent if suspends else sent
+
+    def hang_up() -> Any:
+        return None if own is None else own.aclose() if suspends else own.close()
+
+    wire = HttpxWire(respond, suspends, now, hang_up, proxy is not None)
+    return wire

@@ -1,0 +1,112 @@
+"""HTTP/1.1 by llhttp, the parser of Node.js, through httptools: the engine of the extra `fast`."""
+
+from __future__ import annotations
+
+import re
+
+import httptools
+
+from .parser import MAX_HEAD, Fields
+
+_BLANK = re.compile(rb"\n\r?\n")
+
+
+class LlhttpParser:
+    """The client's end of HTTP/1.1; see `http1.Parser`."""
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._body: list[bytes] = []
+        self._clean = True  # nothing has come that no request asked for
+        self._waits = False  # for an answer
+        self._sent: Fields | None = None  # with the last request, and what they are as bytes
+        self._lines = b""
+        self._start("")
+
+    def _start(self, method: str) -> None:
+        self.status, self.done, self.reusable = 0, False, False
+        self.fields: Fields = []
+        self._bodyless, self._framed, self._head = method == "HEAD", False, b""
+
+    def request(self, method: str, target: bytes, fields: Fields, body: bytes | None) -> bytes:
+        """The bytes to send; the fields' list is the same object as long as nothing in it changes."""
+        self._start(method)
+        self._waits = True
+        if fields is not self._sent:
+            self._sent, self._lines = fields, b"".join([b"%s: %s\r\n" % item for item in fields])
+        length = b"" if body is None else b"content-length: %d\r\n" % len(body)
+        return b"%s %s HTTP/1.1\r\n%s%s\r\n%s" % (method.encode(), target, self._lines, length, body or b"")
+
+    def feed(self, data: bytes) -> None:
+        """What has arrived."""
+        if not data:
+            self._end()
+            return
+        while not self.status:  # llhttp takes a head in any pieces; whole, it is one call, and its size is known
+            data = self._head = self._head + data
+            if (blank := _BLANK.search(data, 0, MAX_HEAD)) is None:
+                if len(data) > MAX_HEAD:
+                    raise ConnectionError(f"the answer's head is over {MAX_HEAD} bytes")
+                return
+            end = blank.end() if data.startswith(b"1", 9) else len(data)  # after an interim answer comes another head
+            self._head = b""
+            self._take(data[:end])
+            if not (data := data[end:]):
+                return
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            raise EOFError("the server changed the protocol") from None
+        except httptools.HttpParserError as error:
+            if not self.done:
+                raise ConnectionError(f"the answer is no HTTP: {error}") from None
+            self.reusable = False
+
+    def taken(self) -> bytes:
+        """The body since the last time."""
+        body = b"".join(self._body)
+        self._body.clear()
+        return body
+
+    def _end(self) -> None:
+        if not self.status or self._framed:
+            raise EOFError("the server closed the connection before the answer's end")
+        self.done, self._waits = True, False
+
+    # What httptools calls:
+
+    def on_message_begin(self) -> None:
+        if not self._waits:  # an answer that nobody asked for
+            self.reusable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._waits and not self.status:  # trailers are no header fields
+            self.fields.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if not self._waits:
+            return
+        if 100 <= (status := self._parser.get_status_code()) < 200:
+            self.fields = []
+            return
+        known = dict(self.fields)
+        coded = b"transfer-encoding" in known
+        codings = [value.lower() for name, value in self.fields if name == b"transfer-encoding"] if coded else []
+        if status < 100 or codings not in ([], [b"chunked"]):  # as h11 has it
+            raise ValueError("its status or its transfer coding is none that is understood")
+        self.status = status
+        self._framed = coded or b"content-length" in known
+        if self._bodyless:
+            self.done, self._waits = True, False
+
+    def on_body(self, piece: bytes) -> None:
+        if self._waits:
+            self._body.append(piece)
+
+    def on_message_complete(self) -> None:
+        if self._waits and self.status:
+            self.done, self._waits = True, False
+            self.reusable = self._parser.should_keep_alive()

@@ -1,0 +1,94 @@
+"""The client's end of HTTP/1.1 without a socket: what a parser offers, and bodies whose end is known. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+MAX_HEAD = 100 * 1024  # bytes of an answer's head
+MAX_LINE = 4096  # bytes of a chunk's first line
+_CLOSED = "the server closed the connection inside the answer"
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?\Z")
+
+Fields = list[tuple[bytes, bytes]]
+
+
+class Parser(Protocol):
+    """The client's end of HTTP/1.1, without a socket. Raises EOFError, OSError or h11.RemoteProtocolError."""
+
+    status: int
+    fields: Fields
+    done: bool  # the answer has come to its end
+
+    def request(self, method: str, target: bytes, fields: Fields, body: bytes | None) -> bytes: ...
+    def feed(self, data: bytes) -> None: ...  # b"" at the end of the connection
+    def taken(self) -> bytes: ...  # what has come of the body since
+    @property
+    def reusable(self) -> bool: ...  # another request may follow, and nothing came after this one's answer
+
+
+class Sized:
+    """A body whose length is known."""
+
+    def __init__(self, length: int) -> None:
+        self.rest = b""  # what came too much
+        self._left = length
+
+    def feed(self, data: bytes, body: list[bytes]) -> bool:
+        """As `Chunks.feed`."""
+        if not data:
+            raise EOFError(_CLOSED)
+        body.append(data[: self._left])
+        self.rest = data[self._left :]
+        self._left -= len(body[-1])
+        return not self._left
+
+
+class Chunks:
+    """A body in chunks (RFC 9112, section 7.1), piece by piece, in linear time."""
+
+    def __init__(self) -> None:
+        self.rest = b""  # a line that has not ended; after the end, what came too much
+        self._left = 0  # bytes of this chunk that are still to come, with the line break after it
+        self._last = False
+
+    def feed(self, data: bytes, body: list[bytes]) -> bool:
+        """Add to the body what has come of it: whether this was the end of it."""
+        if not data:
+            raise EOFError(_CLOSED)
+        data, self.rest, at = self.rest + data, b"", 0
+        while at < len(data):
+            while not self._left and not self._last and (whole := _CHUNK(data, at)):  # the usual case, and quick
+                begin, length = whole.end(), int(whole[1], 16)
+                if not length or not data.startswith(b"\r\n", begin + length):
+                    break
+                body.append(data[begin : begin + length])
+                at = begin + length + 2
+            if self._left > 2:
+                body.append(data[at : at + self._left - 2])
+                at += len(body[-1])
+                self._left -= len(body[-1])
+                continue
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                if len(data) - at > MAX_LINE:
+                    raise ConnectionError("a chunk of the answer has no size")
+                break
+            line, at = data[at:end], end + 2
+            if self._last:  # trailers, which say nothing that is wanted here, and then an empty line
+                if not line:
+                    self.rest = data[at:]
+                    return True
+            elif self._left:
+                if line:
+                    raise ConnectionError("a chunk of the answer is longer than it said")
+                self._left = 0
+            elif not (size := _SIZE.match(line)):
+                raise ConnectionError("a chunk of the answer has no size")
+            elif length := int(size[1], 16):
+                self._left = length + 2
+            else:
+                self._last = True
+        self.rest = data[at:]
+        return False

@@ -1,0 +1,230 @@
+"""The connections of one home (an event loop, or a process in plain code), and the exchanges over them.
+
+One text for both colours: it waits only through what its `Home` hands it.
+
+Each call in flight has an engine connection to itself, taken from a LIFO stack. The engine's own pool is never asked
+for a second connection, so neither its queue (quadratic in calls) nor its bookkeeping of cancelled waiters is ever
+used. How many may be open at once is decided here, by permits that belong to the exchange itself: whatever interrupts
+whom, the question is who still holds one, never what a counter says.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .._deadline import FOREVER
+from ..errors import APIConnectionError, APIResponseError, APITimeoutError, Raw
+from .connection import DirectWire
+from .request import Outgoing
+
+if TYPE_CHECKING:
+    from .factory import Wire
+
+IDLE_SECONDS = 4.0  # below the 5 s after which common servers (uvicorn, node) close an idle connection
+MAX_BODY = 256 * 2**20  # bytes after decompression; a model's answer is far below, a compression bomb is not
+
+
+class Event(Protocol):
+    """What a waiter waits for."""
+
+    def set(self) -> object: ...
+
+
+class Home(Protocol):
+    """What only the leaf can do for a pool."""
+
+    def event(self) -> Event: ...
+    async def wait(self, event: Any, timeout: float | None) -> bool: ...  # whether it was set in time
+    def now(self) -> float: ...  # the clock of deadlines, in seconds
+    def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None: ...  # run it here, from any thread
+
+
+class Gate:
+    """At most `limit` exchanges at once; those that wait are served in order.
+
+    A permit is handed over inside `release`, before its new holder wakes: no one can slip in between, and a waiter
+    that is interrupted while it wakes gives back what it already holds.
+    """
+
+    def __init__(self, limit: int, home: Home) -> None:
+        self._limit = limit
+        self._home = home
+        self._lock = threading.Lock()
+        self._waiting: dict[Exchange, Event] = {}
+        self.holders: set[Exchange] = set()
+
+    async def acquire(self, holder: Exchange, timeout: float | None) -> bool:
+        """Whether a permit came in time."""
+        try:
+            with self._lock:
+                if len(self.holders) < self._limit and not self._waiting:
+                    self.holders.add(holder)
+                    return True
+                event = self._waiting[holder] = self._home.event()
+            if await self._home.wait(event, timeout):
+                return True
+        except BaseException:
+            self.release(holder)
+            raise
+        self.release(holder)
+        return False
+
+    def release(self, holder: Exchange) -> None:
+        """Give back the permit, or the place in the queue; who has neither changes nothing."""
+        with self._lock:
+            self._waiting.pop(holder, None)
+            self.holders.discard(holder)
+            while self._waiting and len(self.holders) < self._limit:
+                following = next(iter(self._waiting))
+                event = self._waiting.pop(following)
+                self.holders.add(following)
+                event.set()
+
+
+class Exchange:
+    """One request and its answer, on a connection that is its own until the answer is read to its end."""
+
+    __slots__ = ("_pool", "headers", "status", "wire")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.wire: Wire | None = None
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+
+    async def take(self, out: Outgoing) -> Wire:
+        """Wait for a permit, and take a connection for this request."""
+        pool = self._pool
+        left = out.deadline - pool.home.now()
+        patience = left if out.queue is None else min(left, out.queue)
+        if left <= 0 or not await pool.gate.acquire(self, None if patience == FOREVER else patience):
+            hint = "More calls are under way than max_connections allows: raise it, or send fewer at a time."
+            raise APITimeoutError(f"no free connection within {max(0.0, patience):.1f} s", hint=hint, sent=False)
+        if pool.closed:
+            raise APIConnectionError("the client was closed while this call waited", sent=False)
+        stale: list[Wire] = []
+        self.wire = wire = pool.take(stale)
+        wire.cut_at(out.deadline)
+        for old in stale:
+            await old.close()
+        return wire
+
+    async def read(self, deadline: float) -> bytes:
+        """The next piece of the body; b"" at its end, and ever after."""
+        wire = self.wire
+        if wire is None:
+            return b""
+        wire.cut_at(deadline)
+        piece = await wire.read()
+        if wire.done and not self._pool.keep(self, wire):
+            await self.aclose()
+        return piece
+
+    async def rest(self, deadline: float) -> bytes:
+        """What is left of the body; APIResponseError when that is over 256 MiB."""
+        parts: list[bytes] = []
+        size = 0
+        while self.wire is not None:
+            parts.append(await self.read(deadline))
+            size += len(parts[-1])
+            if size > MAX_BODY:
+                raise APIResponseError(f"the answer is over {MAX_BODY} bytes", raw=Raw(self.status, self.headers))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def fail(self, error: BaseException | None) -> None:
+        """End it, for something that went wrong or for nothing."""
+        if isinstance(error, GeneratorExit):  # nothing may be awaited any more
+            self.abandon()
+        else:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """End it; a connection whose answer was not read to its end is never used again."""
+        wire, self.wire = self.wire, None
+        self._pool.gate.release(self)
+        if wire is not None:
+            await wire.close()
+
+    def abandon(self) -> None:
+        """End it from where nothing can be awaited: a finalizer, or a coroutine that is being closed."""
+        if self.wire is not None:
+            self._pool.home.soon(self.aclose)
+        else:
+            self._pool.gate.release(self)
+
+
+class Pool:
+    """The open connections of one home."""
+
+    def __init__(self, home: Home, limit: int, new_wire: Callable[[], Wire]) -> None:
+        self.home = home
+        self._new_wire = new_wire  # a connection, not dialled yet
+        self.gate = Gate(limit, home)
+        # A stack: the last one used is the warmest, the first one the next to expire.
+        self._idle: list[tuple[Wire, float]] = []
+        self.closed = False
+
+    async def send(self, out: Outgoing) -> Raw:
+        """Send a request and read the whole answer.
+
+        Raises:
+            APIConnectionError, APITimeoutError: no answer, or not all of it.
+            APIResponseError: a body over 256 MiB.
+        """
+        exchange = Exchange(self)
+        try:  # as in `open`: no step of its own, for an answer is waited for through every coroutine that is open
+            wire = await exchange.take(out)
+            exchange.status, exchange.headers = await wire.send(out)
+            body = await exchange.rest(out.deadline)
+        except BaseException as error:
+            await exchange.fail(error)
+            raise
+        return Raw(exchange.status, exchange.headers, body)
+
+    async def open(self, out: Outgoing) -> Exchange:
+        """Send a request and wait for the answer's head; the caller reads and closes."""
+        exchange = Exchange(self)
+        try:
+            wire = await exchange.take(out)
+            exchange.status, exchange.headers = await wire.send(out)
+        except BaseException as error:
+            await exchange.fail(error)
+            raise
+        return exchange
+
+    def take(self, stale: list[Wire]) -> Wire:
+        """The warmest idle connection, or a new one; those that are to be closed are added to `stale`."""
+        expired = self.home.now() - IDLE_SECONDS
+        try:
+            while self._idle[0][1] < expired:
+                stale.append(self._idle.pop(0)[0])
+            while not (wire := self._idle.pop()[0]).ready:
+                stale.append(wire)
+        except IndexError:  # none is left, or another thread was quicker
+            wire = self._new_wire()
+        return wire
+
+    def keep(self, exchange: Exchange, wire: Wire) -> bool:
+        """The answer was read to its end: whether its connection may serve the next call."""
+        if self.closed or not wire.reusable:
+            return False
+        exchange.wire = None
+        self._idle.append((wire, self.home.now()))
+        self.gate.release(exchange)
+        return True
+
+    def detach(self) -> None:
+        """In a forked child: leave the parent's connections open, without a warning that they are."""
+        for wire in (*(wire for wire, _ in self._idle), *(exchange.wire for exchange in self.gate.holders)):
+            if isinstance(wire, DirectWire):
+                wire.detach()
+
+    async def aclose(self) -> None:
+        """Close all connections, also those in use: their calls fail, and so do those that wait for one."""
+        self.closed = True
+        while self._idle:
+            await self._idle.pop()[0].close()
+        for exchange in tuple(self.gate.holders):
+            await exchange.aclose()

@@ -1,0 +1,298 @@
+"""One socket, in the three ways of waiting: asyncio's, trio's, and plain code's. All have the same methods.
+
+`connect`, `write` and `read` (b"" when the other end has closed) raise OSError or an error of anyio's; `close` gives
+the socket up at once; `silent` says that nothing has come, not even an end, and that nothing waits to be sent.
+
+asyncio's is a protocol of its own: a byte stream on top of one (its locks, its turns of the loop for each operation)
+costs more than the rest of a call.
+
+Each operation ends at the deadline `until`, on the leaf's clock, by TimeoutError; so a dripping server is cut off too.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import select
+import socket
+import ssl
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from .._deadline import FOREVER, seconds_left
+
+if TYPE_CHECKING:
+    import asyncio
+_PIECE = 65536  # bytes read at once
+_AHEAD = 4 * _PIECE  # bytes that wait for a slow reader before asyncio stops reading for it
+_RACE = 0.25  # seconds before the next address of a name is tried as well (RFC 8305)
+
+
+class AsyncioSocket:
+    """A socket of an asyncio loop (or uvloop's): an `asyncio.Protocol` by its methods."""
+
+    in_asyncio = True
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        import asyncio  # here: plain code never needs it
+
+        self.until = FOREVER
+        self._now = now
+        self._loop = asyncio.get_running_loop()
+        self._races = isinstance(self._loop, asyncio.BaseEventLoop)  # uvloop tries one address after the other
+        self._transport: Any = None
+        self._pieces: deque[bytes] = deque()
+        self._held = 0
+        self._ended: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None  # it outlives many reads: to set one costs more than to read
+        self._rings = self._ends = FOREVER  # when it does; when the reading ends. Both on the loop's clock
+
+    async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
+        loop = self._loop
+        race = {"happy_eyeballs_delay": _RACE} if self._races and not _numeric(host) else {}
+        with anyio.fail_after(seconds_left(self.until, self._now, timeout)):
+            await loop.create_connection(lambda: self, host, port, **race)  # type: ignore[call-overload]
+            if tls is not None:
+                protocol: Any = self
+                self._transport = await loop.start_tls(self._transport, protocol, tls, server_hostname=host)
+                if self._pieces:  # uvloop reads at once; who is on the way could forge an answer like that
+                    raise ConnectionError("something came before the connection was secured")
+
+    async def write(self, data: memoryview) -> None:
+        if self._ended is not None:
+            raise self._ended
+        self._transport.write(data)  # what the kernel does not take at once is sent while the answer is awaited
+
+    async def read(self) -> bytes:
+        if not self._pieces:
+            if self._ended is None:
+                if (left := self.until - self._now()) <= 0:
+                    raise TimeoutError("the deadline has passed")
+                self._ends = self._loop.time() + left
+                if self._ends < self._rings:
+                    self._set_alarm()
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            if not self._pieces:
+                if isinstance(self._ended, EOFError):
+                    return b""
+                raise self._ended or EOFError()
+        if self._held > _AHEAD:
+            self._transport.resume_reading()
+        piece = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._held = 0
+        return piece
+
+    async def close(self) -> None:
+        self._end(ConnectionAbortedError("closed here"))
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def silent(self) -> bool:
+        return self._ended is None and not self._pieces and not self._transport.get_write_buffer_size()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._pieces.append(data)
+        before, self._held = self._held, self._held + len(data)
+        if before <= _AHEAD < self._held:
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> None:
+        self._end(EOFError())
+
+    def pause_writing(self) -> None:
+        """Never mind: a request is in memory anyway."""
+
+    def resume_writing(self) -> None:
+        """See `pause_writing`."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end(error or EOFError())
+
+    def _end(self, reason: Exception) -> None:
+        self._ended = self._ended or reason
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm, self._rings = self._loop.call_at(self._ends, self._ring), self._ends
+
+    def _ring(self) -> None:
+        late, self._alarm, self._rings = self._rings >= self._ends, None, FOREVER
+        if self._waiter is not None and not self._waiter.done():
+            if late:
+                self._waiter.set_exception(TimeoutError())
+            elif self._ends < FOREVER:
+                self._set_alarm()
+
+
+class TrioSocket:
+    """A socket of trio's, through anyio."""
+
+    in_asyncio = False
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.until = FOREVER
+        self._now = now
+        self._stream: Any = None
+
+    async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
+        with anyio.fail_after(seconds_left(self.until, self._now, timeout)):
+            self._stream = await anyio.connect_tcp(host, port, happy_eyeballs_delay=_RACE)
+            if tls is not None:
+                from anyio.streams.tls import TLSStream
+
+                wrap = TLSStream.wrap(self._stream, hostname=host, ssl_context=tls, standard_compatible=False)
+                self._stream = await wrap
+
+    async def write(self, data: memoryview) -> None:
+        with anyio.fail_after(seconds_left(self.until, self._now)):
+            await self._stream.send(data)
+
+    async def read(self) -> bytes:
+        try:
+            with anyio.fail_after(seconds_left(self.until, self._now)):
+                return bytes(await self._stream.receive(_PIECE))
+        except anyio.EndOfStream:
+            return b""
+
+    async def close(self) -> None:
+        if self._stream is not None:
+            with anyio.CancelScope(shield=True):
+                await anyio.aclose_forcefully(self._stream)
+
+    @property
+    def silent(self) -> bool:
+        from anyio.streams.tls import TLSAttribute
+
+        secured = self._stream.extra(TLSAttribute.ssl_object, None)
+        if secured is not None:  # it may hold records that the socket does not show any more
+            try:
+                secured.read(1)
+                return False
+            except ssl.SSLWantReadError:
+                pass
+            except OSError:
+                return False
+        return _unreadable(self._stream.extra(anyio.abc.SocketAttribute.raw_socket))
+
+
+class BlockingSocket:
+    """A socket of plain code."""
+
+    in_asyncio = False
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.until = FOREVER
+        self._now = now
+        self._socket: socket.socket | None = None
+
+    async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
+        whole, self.until = self.until, self._now() + (seconds_left(self.until, self._now, timeout) or FOREVER)
+        self._socket = sock = self._dialled(host, port)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:  # the handshake comes second, so that `close` has something to close meanwhile
+            self._socket = secured = tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+            secured.settimeout(self._left())
+            secured.do_handshake()
+        self.until = whole
+
+    async def write(self, data: memoryview) -> None:
+        self._ready().sendall(data)
+
+    async def read(self) -> bytes:
+        return self._ready().recv(_PIECE)
+
+    async def close(self) -> None:
+        if self._socket is not None:
+            try:  # a thread that is blocked in recv is woken by a shutdown, never by a close
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            self._socket.close()
+
+    def detach(self) -> None:
+        """Leave the socket open and to its owner: a forked child has only a copy of its parent's."""
+        if self._socket is not None:
+            self._socket.detach()
+
+    @property
+    def silent(self) -> bool:
+        return _unreadable(self._socket)
+
+    def _dialled(self, host: str, port: int) -> socket.socket:
+        """Connected to the first of the name's addresses that takes it; each has its share of the time left."""
+        found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
+        flaw = OSError("the name has no address")
+        for remaining, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                left = self._left()
+                sock.settimeout(None if left is None else left / remaining)
+                sock.connect(address)
+                return sock
+            except OSError as error:
+                sock.close()
+                flaw = error
+            except BaseException:
+                sock.close()
+                raise
+        raise flaw
+
+    def _ready(self) -> socket.socket:
+        if self._socket is None:
+            raise ConnectionError("the socket is closed")
+        self._socket.settimeout(self._left())
+        return self._socket
+
+    def _left(self) -> float | None:
+        return seconds_left(self.until, self._now)
+
+
+Socket = AsyncioSocket | TrioSocket | BlockingSocket
+
+
+def new_socket(suspends: bool, now: Callable[[], float]) -> Socket:
+    """A socket for where this is called, not connected yet."""
+    if not suspends:
+        return BlockingSocket(now)
+    trio = sys.modules.get("trio")  # under asyncio it is never imported by us
+    return TrioSocket(now) if trio is not None and trio.lowlevel.in_trio_run() else AsyncioSocket(now)
+
+
+def _numeric(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
+
+
+def _unreadable(sock: Any) -> bool:
+    """Whether nothing can be read, not even an end."""
+    if sock is None or sock.fileno() < 0:
+        return False
+    if not hasattr(select, "poll"):  # Windows
+        return not select.select([sock], [], [], 0)[0]
+    poll = select.poll()  # `select` refuses numbers from 1024 up
+    poll.register(sock, select.POLLIN)
+    return not poll.poll(0)

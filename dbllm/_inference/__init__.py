@@ -1,0 +1,1 @@
+"""Calling a model: what `client.endpoint()` and `client.driver_app()` return."""

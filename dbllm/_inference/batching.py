@@ -1,0 +1,85 @@
+"""Many texts to embed: in which requests they go, and one answer from those to all of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .._protocol.models import Embeddings, Meta, Usage
+from .._transport.call import Answer
+from .._transport.replies import reply_of
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The texts of one request, and where they stand among all `of` texts."""
+
+    texts: list[str]
+    begin: int
+    of: int
+
+    def reply(self, answer: Answer) -> Embeddings:
+        """The answer, one vector for each text.
+
+        Raises:
+            APIResponseError: it is no such answer, or has another number of vectors.
+        """
+        reply = reply_of(Embeddings, answer)
+        if len(reply.data) != len(self.texts):
+            raise answer.meta.unexpected(f"{len(self.texts)} texts were sent and {len(reply.data)} vectors came back")
+        return reply
+
+    def hint(self, hint: str) -> str:
+        """The hint of an error of this request: where the texts are several requests, it says which."""
+        end = self.begin + len(self.texts)
+        return hint if len(self.texts) == self.of else f"{hint} It was the request for input[{self.begin}:{end}]."
+
+
+def positive(name: str, value: object) -> int:
+    """A whole number from 1 up.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r} is a whole number from 1 up.")
+    return value
+
+
+def split(texts: Sequence[str], size: int, most: int) -> list[Batch]:
+    """The texts in requests of at most `size` texts and `most` bytes; a longer text goes alone.
+
+    Raises:
+        ValueError: a limit below 1.
+    """
+    ends = [*_ends(texts, positive("batch_size", size), positive("batch_bytes", most)), len(texts)]
+    return [Batch([*texts[begin:end]], begin, len(texts)) for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+def _ends(texts: Sequence[str], size: int, most: int) -> Iterator[int]:
+    count = held = 0
+    for place, text in enumerate(texts):
+        length = len(text.encode("utf-8", "replace"))
+        if count and (count == size or held + length > most):
+            yield place
+            count = held = 0
+        count, held = count + 1, held + length
+
+
+def merged(replies: Sequence[Embeddings]) -> Embeddings:
+    """One answer: vectors in the order of the texts, tokens added up; all else is the first request's."""
+    first = replies[0]
+    if len(replies) == 1:
+        return first
+    items = [item for reply in replies for item in reply.ordered]
+    for place, item in enumerate(items):
+        item.index = place
+    told = [reply.usage for reply in replies if reply.usage is not None]
+    sums = {
+        name: sum(getattr(usage, name) or 0 for usage in told)
+        for name in ("prompt_tokens", "total_tokens")
+        if any(getattr(usage, name) is not None for usage in told)
+    }
+    whole = first.model_copy(update={"data": items, "usage": Usage(**sums) if told else None})
+    whole._meta = Meta(first.request_id, max(reply.attempts for reply in replies), first.raw)
+    return whole

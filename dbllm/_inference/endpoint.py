@@ -1,0 +1,240 @@
+"""The verbs of a serving endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from .._protocol import paths, requests, tasks
+from .._protocol.models import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Embeddings,
+    M,
+    Message,
+    OutputItem,
+    Predictions,
+    Response,
+    ResponseEvent,
+)
+from .._protocol.paths import ENDPOINTS
+from .._protocol.structured_output import parsed, response_format
+from .._protocol.tasks import Verb
+from .._transport.call import Opened
+from .._transport.options import EXPLAIN_SECONDS
+from .._transport.replies import read_json, reply_of
+from .._transport.retry import Retry, Timeout
+from ..errors import APIError, APIStatusError, BadRequestError, NotFoundError
+from .batching import Batch, merged, positive, split
+from .chunks import chat_piece, chat_whole, response_of, response_piece, response_whole
+from .handle import AsyncDriverApp
+from .stream import AsyncStream
+
+Messages = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
+"""What `chat` takes: one user message as a str, a message, or a list of messages."""
+
+Items = str | Message | OutputItem | Mapping[str, Any] | Sequence[Message | OutputItem | Mapping[str, Any]]
+"""What `respond` takes: one user message as a str, or items: messages, and outputs of earlier responses."""
+
+
+class AsyncEndpoint(AsyncDriverApp):
+    """A serving endpoint: a handle that holds no connection. Making one sends nothing."""
+
+    _streaming = {"stream": True}
+
+    async def chat(
+        self,
+        /,
+        messages: Messages,
+        *,
+        response_model: type[M] | None = None,
+        stop: Sequence[str] | str | None = None,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        **params: Any,
+    ) -> ChatCompletion[M]:
+        """Ask a chat endpoint (`llm/v1/chat`), or an agent that speaks messages.
+
+        Args:
+            messages: a str (one user message), a message, or a list of `Message` or of dicts with role and content.
+            response_model: a pydantic model, dataclass or TypedDict: its JSON schema is sent as `response_format`, and
+                the answer's `parsed` is one.
+            stop, timeout, retry, headers, extra_body, **params: as for `complete`.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
+            APIError: the call failed; an `APIResponseError` where the text does not fit the `response_model`.
+        """
+        body = requests.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        _, answer = await self._ask("chat", body, options, self._transport.call)
+        return parsed(response_model, reply_of(ChatCompletion, answer))
+
+    def stream_chat(
+        self,
+        /,
+        messages: Messages,
+        *,
+        response_model: type[M] | None = None,
+        stop: Sequence[str] | str | None = None,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        **params: Any,
+    ) -> AsyncStream[ChatCompletionChunk, ChatCompletion[M]]:
+        """As `chat`, piece by piece; `final()` is the whole answer. The call is made on entering the stream."""
+        body = requests.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
+        options = self._options.but(timeout, retry, headers, extra_body)
+
+        def whole(chunks: list[ChatCompletionChunk], opened: Opened) -> ChatCompletion[M]:
+            return parsed(response_model, chat_whole(chunks, opened))
+
+        return self._stream("chat", body, options, chat_piece, whole)
+
+    async def respond(
+        self,
+        /,
+        input: Items,  # noqa: A002 - the field's name on the wire
+        *,
+        custom_inputs: Mapping[str, Any] | None = None,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        **params: Any,
+    ) -> Response:
+        """Ask an agent (`agent/v1/responses`).
+
+        Args:
+            input: a str (one user message), or a list of messages and of output items of earlier responses.
+            custom_inputs: what this agent takes beside its input.
+            timeout, retry, headers, extra_body, **params: as for `complete`.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
+            APIError: the call failed.
+        """
+        body = requests.response_body(input, custom_inputs, self._signature.params, params)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        return response_of((await self._ask("respond", body, options, self._transport.call))[1])
+
+    def stream_respond(
+        self,
+        /,
+        input: Items,  # noqa: A002
+        *,
+        custom_inputs: Mapping[str, Any] | None = None,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        **params: Any,
+    ) -> AsyncStream[ResponseEvent, Response]:
+        """As `respond`, event by event; `final()` is the whole answer. The call is made on entering the stream."""
+        body = requests.response_body(input, custom_inputs, self._signature.params, params)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        return self._stream("respond", body, options, response_piece, response_whole)
+
+    async def embed(
+        self,
+        /,
+        input: str | Sequence[str],  # noqa: A002 - the field's name on the wire
+        *,
+        batch_size: int = 100,
+        batch_bytes: int = 3_500_000,
+        concurrency: int = 8,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        **params: Any,
+    ) -> Embeddings:
+        """Turn texts into vectors (`llm/v1/embeddings`).
+
+        Many texts are sent in several requests, side by side (`Client` sends one after another); if one of them fails,
+        the others are given up.
+
+        Args:
+            input: a text or several; `.vectors` has one vector for each, in this order.
+            batch_size: texts in one request at most.
+            batch_bytes: bytes of text in one request at most; Databricks refuses bodies of over 4 MB. A longer text
+                goes alone.
+            concurrency: requests under way at once at most.
+            timeout: seconds for all of it, or a `Timeout`.
+            retry, headers, extra_body, **params: as for `complete`.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be sent.
+            APIError: the call failed.
+        """
+        wire = requests.wire_params(self._signature.params, params)
+        options = self._options.but(timeout, retry, headers, extra_body)
+        deadline = options.deadline(self._transport)
+
+        async def ask(batch: Batch) -> Embeddings:
+            body = {"input": batch.texts, **wire}
+            try:
+                return batch.reply(
+                    (await self._ask("embed", body, options, self._transport.call, deadline=deadline))[1]
+                )
+            except APIError as error:
+                error.hint = batch.hint(error.hint)
+                raise
+
+        batches = split(requests.embedding_input(input), batch_size, batch_bytes)
+        thunks = [partial(ask, batch) for batch in batches]
+        return merged(await self._transport.leaf.gather(thunks, positive("concurrency", concurrency)))
+
+    async def predict(
+        self,
+        *,
+        dataframe_records: Sequence[Mapping[str, Any]] | None = None,
+        dataframe_split: Mapping[str, Any] | None = None,
+        inputs: Any = None,
+        instances: Any = None,
+        params: Mapping[str, Any] | None = None,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> Predictions:
+        """Call a custom model in one of the four forms of MLflow's scoring protocol.
+
+        Args:
+            dataframe_records: rows as dicts.
+            dataframe_split: `{"columns": […], "data": [[…], …]}`, optionally with "index".
+            inputs: a tensor, or columns as a dict of lists.
+            instances: rows of a tensor, or dicts.
+            params: the model's inference parameters.
+            timeout, retry, headers, extra_body: as for `complete`.
+
+        Raises:
+            TypeError: not exactly one form was given.
+            APIError: the call failed.
+        """
+        forms = {"dataframe_records": dataframe_records, "dataframe_split": dataframe_split}
+        forms |= {"inputs": inputs, "instances": instances}
+        body = requests.prediction_body(forms, {**self._signature.params, **(params or {})})
+        options = self._options.but(timeout, retry, headers, extra_body)
+        _, answer = await self._ask("predict", body, options, self._transport.call)
+        return reply_of(Predictions, answer)
+
+    async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
+        if not isinstance(error, (NotFoundError, BadRequestError)):
+            return
+        if "unknown field" in error.detail:
+            self._tasks.pop(self.name, None)  # the endpoint seems to have changed: look again next time
+        options = self._options.but(EXPLAIN_SECONDS, Retry(attempts=1))
+        deadline = min(deadline, options.deadline(self._transport))
+        try:
+            if isinstance(error, NotFoundError):
+                listed = read_json(await self._transport.call(options.call(deadline, "GET", ENDPOINTS)))
+                error.hint = paths.which_exist(self.name, listed) or error.hint
+            elif verb != "complete":
+                error.hint = tasks.which_verb(self.name, verb, await self._learn(options, deadline)) or error.hint
+        except APIError:  # no explanation is no reason to hide the error itself
+            return

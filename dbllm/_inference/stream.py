@@ -1,0 +1,238 @@
+"""A streamed answer, chunk by chunk, in both colours.
+
+Classes with `__anext__` and `__next__`, never generators: they may be closed from anywhere and at any time, and no
+cancel scope is open while the caller holds a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from .._backends.backend import drive
+from .._deadline import FOREVER
+from .._protocol.error_responses import error_frame
+from .._protocol.models import ChatCompletionChunk, CompletionChunk, Meta, ResponseEvent, Traced, Usage
+from .._transport.call import Opened
+from .._transport.transport import Transport
+from ..errors import APIError, Raw, StreamInterruptedError
+
+C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk | ResponseEvent)
+R = TypeVar("R")
+Start = Callable[[], Awaitable[Opened]]
+Parse = Callable[[bytes, Opened], C]
+Assemble = Callable[[list[C], Opened], R]
+
+_AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is usually there already
+
+
+class Reading(Traced, Generic[C, R]):
+    """What both colours of a stream share: what has come so far, and the coroutines that get the next chunk.
+
+    What came is kept as bytes: models that nobody holds are gone at once, where a thousand that live on are looked at
+    by the garbage collector again and again. They are made anew for who asks for the text or the whole answer.
+    """
+
+    def __init__(
+        self, transport: Transport, start: Start, parse: Parse[C], assemble: Assemble[C, R], patience: float | None
+    ) -> None:
+        self._transport, self._start, self._parse, self._assemble = transport, start, parse, assemble
+        self._patience = FOREVER if patience is None else patience  # seconds from one event to the next
+        self._opened: Opened | None = None
+        self._came: list[bytes] = []
+        self._made: list[C] = []  # of the first of them
+        self._complete = False  # [DONE], a finish_reason or a whole answer has come
+        self._ended = self._busy = False
+
+    @property
+    def _chunks(self) -> list[C]:
+        while self._opened is not None and len(self._made) < len(self._came):
+            self._made.append(self._parse(self._came[len(self._made)], self._opened))
+        return self._made
+
+    @property
+    def text(self) -> str:
+        """The text that has arrived so far."""
+        return "".join(chunk.text for chunk in self._chunks)
+
+    @property
+    def usage(self) -> Usage | None:
+        """The last usage that has arrived: servers that send it on every chunk send it cumulated."""
+        return next((chunk.usage for chunk in reversed(self._chunks) if chunk.usage is not None), None)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended, once that is known."""
+        return next((chunk.finish_reason for chunk in reversed(self._chunks) if chunk.finish_reason), None)
+
+    @property
+    def _meta(self) -> Meta:  # type: ignore[override]
+        return self._opened.meta if self._opened else Meta(attempts=0)
+
+    def __del__(self) -> None:
+        if getattr(self, "_opened", None) is not None:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        if self._opened is not None and self._opened.exchange is not None and not self._ended:
+            self._ended = True
+            self._opened.exchange.abandon()
+
+    async def _open(self) -> Opened:
+        if self._opened is None:
+            if self._ended:
+                raise RuntimeError("this stream is closed; call the verb again for a new one.")
+            self._opened = await self._start()
+        return self._opened
+
+    async def _close(self, error: BaseException | None = None) -> None:
+        self._ended = True
+        if self._opened is not None and self._opened.exchange is not None:
+            await self._opened.exchange.fail(error)
+
+    async def _next(self) -> C | None:
+        """The next chunk; None at the end."""
+        if self._busy:
+            raise RuntimeError(
+                "this stream is read twice at once: read it in one place, and hand the chunks out there."
+            )
+        if self._ended:
+            return None
+        self._busy = True
+        try:
+            chunk = await self._advance(await self._open())
+        except BaseException as error:
+            await self._close(error)
+            raise
+        finally:
+            self._busy = False
+        return chunk
+
+    def _at_hand(self) -> C | None:
+        """The next chunk where it has come already and is plain: it need not be waited for."""
+        opened = self._opened
+        if opened is None or opened.exchange is None or not opened.events or self._busy or self._ended:
+            return None
+        event = opened.events[0]
+        if error_frame(event):
+            return None
+        try:
+            chunk = self._read(event.data, opened)
+        except APIError:  # the end, or what is no chunk: `_next` knows what to do
+            return None
+        opened.events.popleft()
+        return chunk
+
+    def _read(self, data: bytes, opened: Opened) -> C:
+        chunk = self._parse(data, opened)
+        self._came.append(data)
+        if chunk.finish_reason:
+            self._complete = True
+        return chunk
+
+    async def _advance(self, opened: Opened) -> C | None:
+        if opened.exchange is None:  # a whole answer is one chunk
+            self._complete = self._ended = True
+            return self._read(opened.raw.body, opened)
+        leaf = self._transport.leaf
+        try:
+            more = await self._transport.more(opened, leaf.now() + self._patience)
+        except APIError as error:
+            raise self._broken(error.detail) from error
+        if not more and not self._complete:
+            raise self._broken("the stream ended before the model did")
+        event = opened.events.popleft() if more else None
+        if event is None or event.data.strip() == b"[DONE]":
+            self._complete = True
+            try:  # the end that follows [DONE], so that the connection can serve the next call
+                while more and await opened.exchange.read(leaf.now() + _AFTER_DONE):
+                    pass
+            except APIError:  # the answer is whole; only the connection is lost
+                pass
+            await self._close()
+            return None
+        if frame := error_frame(event):
+            raise self._broken(f"the stream reported an error: {frame[1]}", frame[0])
+        return self._read(event.data, opened)
+
+    async def _final(self) -> R:
+        while await self._next() is not None:
+            pass
+        if self._opened is None or not self._complete:
+            raise self._broken("the stream was closed before its end")
+        return self._assemble(self._chunks, self._opened)
+
+    def _broken(self, detail: str, code: str = "") -> StreamInterruptedError:
+        return (self._opened or Opened(Raw(0))).interrupted(detail, code, self.text, self.usage)
+
+
+class AsyncStream(Reading[C, R]):
+    """A streamed answer.
+
+    Use it in `async with`, so that leaving the block closes the connection and the model stops; `async for` gives the
+    chunks, and `final()` the whole answer, also after some or all chunks have been taken.
+    """
+
+    async def __aenter__(self) -> AsyncStream[C, R]:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    def __aiter__(self) -> AsyncStream[C, R]:
+        return self
+
+    async def __anext__(self) -> C:
+        """The next chunk.
+
+        Raises:
+            StreamInterruptedError: the stream broke, stalled, reported an error or ended too early.
+            APIResponseError: a chunk is not what was promised.
+            RuntimeError: another task is waiting for a chunk of this stream.
+        """
+        chunk = self._at_hand() or await self._next()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def final(self) -> R:
+        """The whole answer, of the type the verb without `stream_` returns; reads what has not been read yet.
+
+        Raises:
+            StreamInterruptedError: the stream broke, or was closed before its end.
+        """
+        return await self._final()
+
+    async def aclose(self) -> None:
+        """Close the connection; the model behind it stops. Closing twice is harmless."""
+        await self._close()
+
+
+class Stream(Reading[C, R]):
+    """A streamed answer in plain code: `with`, `for` and `final()`, as `AsyncStream` has them with `async`."""
+
+    def __enter__(self) -> Stream[C, R]:
+        drive(self._open())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Stream[C, R]:
+        return self
+
+    def __next__(self) -> C:
+        """The next chunk; raises as `AsyncStream.__anext__` does."""
+        chunk = self._at_hand() or drive(self._next())
+        if chunk is None:
+            raise StopIteration
+        return chunk
+
+    def final(self) -> R:
+        """The whole answer; see `AsyncStream.final`."""
+        return drive(self._final())
+
+    def close(self) -> None:
+        """Close the connection; the model behind it stops. Closing twice is harmless."""
+        drive(self._close())

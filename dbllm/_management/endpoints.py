@@ -1,0 +1,343 @@
+"""`client.endpoints`: serving endpoints made, changed, watched and deleted (Databricks REST 2.0)."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import unquote
+
+from pydantic import Field
+
+from .._backends.sync_facade import Plain, now
+from .._deadline import FOREVER
+from .._protocol.models import Reply, WireModel
+from .._protocol.paths import ENDPOINTS, quoted, which_exist
+from .._transport.call import JSON, Answer
+from .._transport.options import EXPLAIN_SECONDS
+from .._transport.replies import read_json, reply_of
+from .._transport.retry import Retry, Timeout
+from ..errors import APIError, APITimeoutError, ConfigError, NotFoundError
+from .resource import Control, forget
+
+PERMISSIONS = "/api/2.0/permissions/serving-endpoints"
+
+READY_SECONDS = 1200.0  # what a custom model may take to be deployed; external ones take seconds
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between two looks at an endpoint that is awaited
+LAST_LOOK = 0.5  # seconds of the time allowed that are kept for a look
+FAILED = ("UPDATE_FAILED", "UPDATE_CANCELED")
+
+Records = list[dict[str, Any]]
+"""JSON objects, as on the wire."""
+
+
+class EndpointState(WireModel):
+    """`ready` (READY, NOT_READY): can it be queried. `config_update`: NOT_UPDATING, IN_PROGRESS, UPDATE_FAILED or
+    UPDATE_CANCELED; an endpoint that is updated goes on with its old config."""
+
+    ready: str | None = None
+    config_update: str | None = None
+
+
+class ServingEndpoint(Reply):
+    """A serving endpoint, as the workspace describes it. Times are in epoch milliseconds.
+
+    A list tells less than `get`. `pending_config` is there while an update is under way.
+    """
+
+    name: str
+    id: str | None = None
+    creator: str | None = None
+    creation_timestamp: int | None = None
+    last_updated_timestamp: int | None = None
+    task: str | None = None
+    endpoint_type: str | None = None
+    state: EndpointState = Field(default_factory=EndpointState)
+    config: dict[str, Any] | None = None
+    pending_config: dict[str, Any] | None = None
+    tags: Records | None = None
+    ai_gateway: dict[str, Any] | None = None
+    permission_level: str | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """It can be queried, and nothing is being changed."""
+        return self.state.ready == "READY" and self.state.config_update in (None, "NOT_UPDATING")
+
+    @property
+    def entities(self) -> Records:
+        """What is served, then what is about to be."""
+        configs = (self.config or {}, self.pending_config or {})
+        found = (config.get("served_entities") or config.get("served_models") or () for config in configs)
+        return [entity for entities in found for entity in entities]
+
+    @property
+    def story(self) -> str:
+        """Where it stands, and what the served entities that are not ready say; one line."""
+        said = [f"{self.state.ready or 'of unknown state'}/{self.state.config_update or 'NOT_UPDATING'}"]
+        for entity in self.entities:
+            state = entity.get("state") or {}
+            deployment, message = state.get("deployment"), state.get("deployment_state_message")
+            if message or deployment not in (None, "DEPLOYMENT_READY"):
+                said.append(f"{entity.get('name')!r} is {deployment}" + (f" ({message})" if message else ""))
+        return "; ".join(said)
+
+
+class _Parts(Reply):
+    """The lists that answers hold; an empty one may be left out."""
+
+    endpoints: list[ServingEndpoint] = []
+    tags: Records = []
+    rate_limits: Records = []
+    access_control_list: Records = []
+    permission_levels: Records = []
+    logs: str = ""
+
+
+class AsyncEndpoints(Control):
+    """The serving endpoints of a workspace. Every verb raises an APIError where the workspace refuses or is silent."""
+
+    async def create(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        *,
+        tags: Mapping[str, str] | None = None,
+        ai_gateway: Mapping[str, Any] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> ServingEndpoint:
+        """Make an endpoint.
+
+        Args:
+            name: letters, digits, dashes and underscores.
+            config: `{"served_entities": [{…}], "traffic_config"?: {…}}`, as on the wire. External models in it are
+                checked first; a provider's key is a reference `{{secrets/scope/key}}`, or plain in `…_plaintext`.
+            tags: names and values.
+            ai_gateway: rate limits, guardrails, fallbacks, usage tracking.
+            extra_body: further fields, as on the wire (route_optimized, description, …).
+            wait: come back when the endpoint is ready.
+            timeout: seconds for all of it; default: the client's for the call, and 1200 with `wait`.
+
+        Raises:
+            ConfigError: an external model in it cannot work.
+            ConflictError, BadRequestError: the name is taken, or the workspace does not take the config.
+            APIError: another refusal, or `wait` found that it failed; see `wait_until_ready`.
+        """
+        body: dict[str, Any] = {"name": name, "config": _checked(config), **(extra_body or {})}
+        if tags is not None:
+            body["tags"] = _tags(tags)
+        if ai_gateway is not None:
+            body["ai_gateway"] = ai_gateway
+        return await self._change("POST", ENDPOINTS, body, wait, timeout)
+
+    async def get(self, name: str) -> ServingEndpoint:
+        """An endpoint."""
+        return await self._look(name, FOREVER)
+
+    async def list(self) -> builtins.list[ServingEndpoint]:
+        """All endpoints that the caller may see."""
+        return (await self._reply(_Parts, "GET", ENDPOINTS)).endpoints
+
+    async def update_config(
+        self, name: str, config: Mapping[str, Any], *, wait: bool = False, timeout: float | None = None
+    ) -> ServingEndpoint:
+        """Give an endpoint another config; the old one serves until the new one is ready. Arguments as for `create`."""
+        return await self._change("PUT", f"{_path(name)}/config", _checked(config), wait, timeout)
+
+    async def update_tags(
+        self, name: str, add: Mapping[str, str] | None = None, delete: Sequence[str] = ()
+    ) -> dict[str, str]:
+        """Add (or change) tags and delete others; returns the tags there are then."""
+        body = {"add_tags": _tags(add or {}), "delete_tags": [*delete]}
+        answer = await self._reply(_Parts, "PATCH", f"{_path(name)}/tags", body)
+        return {str(tag.get("key")): tag.get("value") or "" for tag in answer.tags}
+
+    async def set_rate_limits(self, name: str, rate_limits: Sequence[Mapping[str, Any]]) -> Records:
+        """Replace the rate limits, `{"calls": 10, "key": "user" | "endpoint", "renewal_period": "minute"}` each.
+
+        Databricks prefers those of `set_ai_gateway`, which also count tokens.
+        """
+        body = {"rate_limits": [*rate_limits]}
+        return (await self._reply(_Parts, "PUT", f"{_path(name)}/rate-limits", body)).rate_limits
+
+    async def set_ai_gateway(self, name: str, ai_gateway: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace the AI gateway's config: rate_limits, guardrails, fallback_config, usage_tracking_config, …"""
+        return (await self._reply(Reply, "PUT", f"{_path(name)}/ai-gateway", ai_gateway)).model_extra or {}
+
+    async def permissions(self, name: str) -> Records:
+        """Who may do what: for each principal its name and `all_permissions`."""
+        return await self._permissions(name, "GET")
+
+    async def set_permissions(self, name: str, access: Sequence[Mapping[str, str]]) -> Records:
+        """Replace all direct permissions; returns what then holds.
+
+        Args:
+            name: the endpoint.
+            access: for each principal `{"user_name" | "group_name" | "service_principal_name": …, "permission_level":
+                "CAN_VIEW" | "CAN_QUERY" | "CAN_MANAGE"}`.
+        """
+        return await self._permissions(name, "PUT", access)
+
+    async def update_permissions(self, name: str, access: Sequence[Mapping[str, str]]) -> Records:
+        """Change the permissions of some principals, as for `set_permissions`; the others keep theirs."""
+        return await self._permissions(name, "PATCH", access)
+
+    async def permission_levels(self, name: str) -> Records:
+        """The levels there are, with descriptions."""
+        path = f"{await self._permissions_path(name)}/permissionLevels"
+        return (await self._reply(_Parts, "GET", path)).permission_levels
+
+    async def logs(self, name: str, served_entity: str | None = None) -> str:
+        """The newest lines that the server of a served entity wrote; its name may be left out where it is the only."""
+        return await self._logs(name, served_entity, "logs")
+
+    async def build_logs(self, name: str, served_entity: str | None = None) -> str:
+        """What the build of a served entity's container wrote; arguments as for `logs`."""
+        return await self._logs(name, served_entity, "build-logs")
+
+    async def metrics(self, name: str) -> str:
+        """Requests, latencies and load, as Prometheus text."""
+        return (await self._ask("GET", f"{_path(name)}/metrics", accept="text/plain")).raw.text
+
+    async def openapi(self, name: str) -> dict[str, Any]:
+        """The OpenAPI document of what the endpoint takes and answers."""
+        return reply_of(Reply, await self._ask("GET", f"{_path(name)}/openapi", accept="text/plain")).model_extra or {}
+
+    async def delete(self, name: str) -> None:
+        """Delete an endpoint."""
+        await self._ask("DELETE", _path(name))
+
+    async def wait_until_ready(self, name: str, *, timeout: float = READY_SECONDS) -> ServingEndpoint:
+        """Wait until an endpoint can be queried and no update is under way.
+
+        Args:
+            name: the endpoint.
+            timeout: seconds for all of it.
+
+        Raises:
+            APITimeoutError: it is not ready yet; the message says where it stands.
+            APIError: its update failed or was cancelled (`error_code` says which; the message says which entity, and
+                why); or a look at it failed.
+        """
+        deadline = self._deadline(timeout)
+        return await self._settled(await self._look(name, deadline), deadline)
+
+    async def _settled(self, endpoint: ServingEndpoint, deadline: float) -> ServingEndpoint:
+        leaf, pause = self._transport.leaf, FIRST_PAUSE
+        while not endpoint.is_ready:
+            said, code = f"endpoint {endpoint.name!r}: {endpoint.story}", endpoint.state.config_update or ""
+            if code in FAILED:
+                hint = "What it served before goes on. " if endpoint.state.ready == "READY" else ""
+                hint += "Mend the config and update it; endpoints.build_logs() and logs() may say more."
+                raise APIError(said, hint=hint, error_code=code, request_id=endpoint.request_id)
+            pause = min(pause, deadline - LAST_LOOK - leaf.now())
+            if pause <= 0:
+                hint = "Wait longer with timeout= (seconds); endpoints.build_logs() may say what it does."
+                raise APITimeoutError(f"not ready in time: {said}", hint=hint, request_id=endpoint.request_id)
+            await leaf.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            endpoint = await self._look(endpoint.name, deadline)
+        return endpoint
+
+    async def _change(self, method: str, path: str, body: object, wait: bool, timeout: float | None) -> ServingEndpoint:
+        deadline = self._deadline(READY_SECONDS if timeout is None and wait else timeout)
+        try:
+            endpoint = await self._reply(ServingEndpoint, method, path, body, deadline=deadline)
+        except APIError as error:
+            if plain := [*_plain_keys(body)]:
+                forget(error, plain)
+            raise
+        return await self._settled(endpoint, deadline) if wait else endpoint
+
+    async def _ask(
+        self, method: str, path: str, body: object = None, *, accept: str = JSON, deadline: float = FOREVER
+    ) -> Answer:
+        try:
+            return await super()._ask(method, path, body, accept=accept, deadline=deadline)
+        except NotFoundError as error:
+            if path.startswith(f"{ENDPOINTS}/"):
+                name = unquote(path.removeprefix(f"{ENDPOINTS}/").split("/")[0])
+                error.hint = await self._which_exist(name, deadline) or error.hint
+            raise
+
+    async def _which_exist(self, name: str, deadline: float) -> str:
+        """What there is instead of an endpoint that was not found; "" where that cannot be had."""
+        briefly = AsyncEndpoints(self._transport, self._options.but(EXPLAIN_SECONDS, Retry(attempts=1)))
+        try:
+            return which_exist(name, read_json(await briefly._ask("GET", ENDPOINTS, deadline=deadline)))
+        except APIError:
+            return ""
+
+    async def _look(self, name: str, deadline: float) -> ServingEndpoint:
+        return await self._reply(ServingEndpoint, "GET", _path(name), deadline=deadline)
+
+    async def _logs(self, name: str, served_entity: str | None, which: str) -> str:
+        if served_entity is None:
+            names = sorted({str(entity.get("name")) for entity in (await self.get(name)).entities})
+            if len(names) != 1:
+                raise ConfigError(f"endpoint {name!r} serves {' and '.join(names) or 'nothing'}: say whose logs.")
+            served_entity = names[0]
+        path = f"{_path(name)}/served-models/{quoted(served_entity, 'a served entity')}/{which}"
+        return (await self._reply(_Parts, "GET", path)).logs
+
+    async def _permissions(self, name: str, method: str, access: Sequence[Mapping[str, str]] | None = None) -> Records:
+        body = None if access is None else {"access_control_list": [*access]}
+        return (await self._reply(_Parts, method, await self._permissions_path(name), body)).access_control_list
+
+    async def _permissions_path(self, name: str) -> str:
+        """Permissions go by the endpoint's id, not by its name."""
+        return f"{PERMISSIONS}/{quoted((await self.get(name)).id or name)}"
+
+    def _deadline(self, timeout: float | None) -> float:
+        return self._transport.leaf.now() + (Timeout(total=timeout).total or FOREVER)
+
+
+class Endpoints(Plain[AsyncEndpoints]):
+    """The serving endpoints of a workspace in plain code; see `AsyncEndpoints`."""
+
+    create = now(AsyncEndpoints.create)
+    get = now(AsyncEndpoints.get)
+    list = now(AsyncEndpoints.list)
+    update_config = now(AsyncEndpoints.update_config)
+    update_tags = now(AsyncEndpoints.update_tags)
+    set_rate_limits = now(AsyncEndpoints.set_rate_limits)
+    set_ai_gateway = now(AsyncEndpoints.set_ai_gateway)
+    permissions = now(AsyncEndpoints.permissions)
+    set_permissions = now(AsyncEndpoints.set_permissions)
+    update_permissions = now(AsyncEndpoints.update_permissions)
+    permission_levels = now(AsyncEndpoints.permission_levels)
+    logs = now(AsyncEndpoints.logs)
+    build_logs = now(AsyncEndpoints.build_logs)
+    metrics = now(AsyncEndpoints.metrics)
+    openapi = now(AsyncEndpoints.openapi)
+    delete = now(AsyncEndpoints.delete)
+    wait_until_ready = now(AsyncEndpoints.wait_until_ready)
+
+
+def _path(name: str) -> str:
+    return f"{ENDPOINTS}/{quoted(name)}"
+
+
+def _plain_keys(value: object, name: str = "") -> Iterator[str]:
+    """The keys in a config that are no references: what the `…_plaintext` fields hold."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _plain_keys(item, str(key))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _plain_keys(item)
+    elif isinstance(value, str) and name.endswith("_plaintext"):
+        yield value
+
+
+def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"key": key, "value": value} for key, value in tags.items()]
+
+
+def _checked(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    from .external_models import checked_config  # those who only ask never pay for its tables
+
+    checked_config(config)
+    return config

@@ -1,0 +1,61 @@
+"""What the rooms of the control plane share: a REST call, and its answer as a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from .._deadline import FOREVER
+from .._transport.call import JSON, Answer
+from .._transport.options import Options
+from .._transport.replies import ReplyT, reply_of
+from .._transport.transport import Transport
+from ..errors import APIError, APIStatusError, BadRequestError, ConflictError, Raw
+
+
+class Control:
+    """One area of the workspace's REST interface. Making one sends nothing; its calls have the client's options."""
+
+    def __init__(self, transport: Transport, options: Options) -> None:
+        self._transport = transport
+        self._options = options
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._transport.host!r})"
+
+    async def _ask(
+        self, method: str, path: str, body: object = None, *, accept: str = JSON, deadline: float = FOREVER
+    ) -> Answer:
+        """One call, over before `deadline` on the leaf's clock."""
+        ends = min(deadline, self._options.deadline(self._transport))
+        try:
+            return await self._transport.call(self._options.call(ends, method, path, body, accept))
+        except (ConflictError, BadRequestError) as error:
+            if method == "POST" and _is_there(error) and any(_may_have_run(earlier) for earlier in error.previous):
+                error.hint = "An earlier attempt of this call, whose answer was lost, may have made it: look at it."
+            raise
+
+    async def _reply(
+        self, model: type[ReplyT], method: str, path: str, body: object = None, *, deadline: float = FOREVER
+    ) -> ReplyT:
+        """What one call is answered with, as a model."""
+        return reply_of(model, await self._ask(method, path, body, deadline=deadline))
+
+
+def _is_there(error: APIStatusError) -> bool:
+    return error.status == 409 or error.error_code == "RESOURCE_ALREADY_EXISTS"
+
+
+def _may_have_run(error: APIError) -> bool:
+    """A refusal of the workspace's own (429, say) did nothing; a lost answer or a failure on the way may have."""
+    return error.sent and (error.status is None or error.status >= 500)
+
+
+def forget(error: APIError, secrets: Iterable[str]) -> None:
+    """Drop what a workspace that repeats what it refuses may have repeated."""
+    runs = [run for secret in secrets for run in (*re.findall(r"\w{6,}", secret, re.ASCII), secret) if len(run) > 3]
+    for refusal in (error, *error.previous):
+        refusal.raw = refusal.raw and Raw(refusal.raw.status, refusal.raw.headers)
+        if any(run in refusal.detail for run in runs):  # no way to escape a text changes the runs
+            refusal.detail = "the workspace refused the secret, in words that repeat it"
+            refusal.args = (refusal.detail,)

@@ -1,0 +1,172 @@
+"""`client.secrets`: secret scopes, the secrets in them, and who may use them (Databricks REST 2.0)."""
+
+from __future__ import annotations
+
+import base64
+import builtins
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from .._backends.sync_facade import Plain, now
+from .._protocol.models import Meta, Reply, WireModel
+from ..errors import APIError
+from .resource import Control, forget
+
+SECRETS = "/api/2.0/secrets"
+
+
+class SecretScope(WireModel):
+    """A scope: `backend_type` is DATABRICKS or AZURE_KEYVAULT."""
+
+    name: str
+    backend_type: str | None = None
+
+
+class SecretMetadata(WireModel):
+    """What a list tells of a secret: its key, and when it was last written, in epoch milliseconds. Never its value."""
+
+    key: str
+    last_updated_timestamp: int | None = None
+
+
+class SecretAcl(Reply):
+    """What a principal (a user, a group, a service principal) may do in a scope: READ, WRITE or MANAGE."""
+
+    principal: str
+    permission: str
+
+
+class _Parts(Reply):
+    """What answers hold; an empty list may be left out."""
+
+    scopes: list[SecretScope] = []
+    secrets: list[SecretMetadata] = []
+    items: list[SecretAcl] = []
+    value: Any = None
+
+
+class AsyncSecrets(Control):
+    """The secrets of a workspace. Every verb raises an APIError where the workspace refuses or does not answer.
+
+    Databricks allows names of 1 to 128 characters (letters, digits, `_ . -`), 128 KB a value and 1,000 secrets a scope.
+    """
+
+    async def create_scope(
+        self,
+        scope: str,
+        *,
+        initial_manage_principal: str | None = None,
+        azure_keyvault: Mapping[str, str] | None = None,
+    ) -> None:
+        """Make a scope.
+
+        Args:
+            scope: its name.
+            initial_manage_principal: "users" lets all users manage it; default: its maker alone.
+            azure_keyvault: `{"resource_id": …, "dns_name": …}` of the vault that holds its secrets.
+        """
+        body: dict[str, object] = {"scope": scope}
+        if initial_manage_principal is not None:
+            body["initial_manage_principal"] = initial_manage_principal
+        if azure_keyvault is not None:
+            body |= {"scope_backend_type": "AZURE_KEYVAULT", "backend_azure_keyvault": azure_keyvault}
+        await self._ask("POST", f"{SECRETS}/scopes/create", body)
+
+    async def list_scopes(self) -> builtins.list[SecretScope]:
+        """The scopes that the caller may see."""
+        return (await self._reply(_Parts, "GET", f"{SECRETS}/scopes/list")).scopes
+
+    async def delete_scope(self, scope: str) -> None:
+        """Delete a scope with all that is in it."""
+        await self._ask("POST", f"{SECRETS}/scopes/delete", {"scope": scope})
+
+    async def put(self, scope: str, key: str, value: str | bytes) -> None:
+        """Write a secret; one that is there is replaced.
+
+        Raises:
+            TypeError: the value is neither text nor bytes.
+        """
+        if isinstance(value, str):
+            held = {"string_value": value}
+        elif isinstance(value, bytes):
+            held = {"bytes_value": base64.b64encode(value).decode()}
+        else:
+            raise TypeError(f"a secret is a str or bytes, not {type(value).__name__}.")
+        try:
+            await self._ask("POST", f"{SECRETS}/put", {"scope": scope, "key": key, **held})
+        except APIError as error:
+            forget(error, held.values())
+            raise
+
+    async def get(self, scope: str, key: str) -> str:
+        """The value of a secret, as text; `get_bytes` is for one that is none.
+
+        Raises:
+            APIResponseError: it is not UTF-8.
+        """
+        value, meta = await self._value(scope, key)
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            pass  # raised out here, for the context of an error is shown, and this one's holds the secret
+        raise meta.unexpected(f"the secret {key!r} in {scope!r} is not text in UTF-8", "Read it with get_bytes().")
+
+    async def get_bytes(self, scope: str, key: str) -> bytes:
+        """The value of a secret, as bytes. The workspace sends it in base64, however it was written."""
+        return (await self._value(scope, key))[0]
+
+    async def list(self, scope: str) -> builtins.list[SecretMetadata]:
+        """The secrets of a scope, without their values."""
+        return (await self._reply(_Parts, "GET", _query("list", {"scope": scope}))).secrets
+
+    async def delete(self, scope: str, key: str) -> None:
+        """Delete a secret."""
+        await self._ask("POST", f"{SECRETS}/delete", {"scope": scope, "key": key})
+
+    async def put_acl(self, scope: str, principal: str, permission: str) -> None:
+        """Let a principal READ, WRITE or MANAGE a scope; what it was allowed before is replaced."""
+        body = {"scope": scope, "principal": principal, "permission": permission}
+        await self._ask("POST", f"{SECRETS}/acls/put", body)
+
+    async def get_acl(self, scope: str, principal: str) -> SecretAcl:
+        """What a principal may do in a scope."""
+        return await self._reply(SecretAcl, "GET", _query("acls/get", {"scope": scope, "principal": principal}))
+
+    async def list_acls(self, scope: str) -> builtins.list[SecretAcl]:
+        """Who may do what in a scope."""
+        return (await self._reply(_Parts, "GET", _query("acls/list", {"scope": scope}))).items
+
+    async def delete_acl(self, scope: str, principal: str) -> None:
+        """Take from a principal what it was allowed in a scope."""
+        await self._ask("POST", f"{SECRETS}/acls/delete", {"scope": scope, "principal": principal})
+
+    async def _value(self, scope: str, key: str) -> tuple[bytes, Meta]:
+        answer = await self._reply(_Parts, "GET", _query("get", {"scope": scope, "key": key}))
+        meta = answer._meta._replace(raw=None)  # what came may be the secret
+        try:
+            return base64.b64decode(answer.value, validate=True), meta
+        except (TypeError, ValueError):
+            pass
+        raise meta.unexpected(f"what came for the secret {key!r} in {scope!r} is not base64")
+
+
+def _query(path: str, query: Mapping[str, str]) -> str:
+    return f"{SECRETS}/{path}?{urlencode(query)}"
+
+
+class Secrets(Plain[AsyncSecrets]):
+    """The secrets of a workspace in plain code; see `AsyncSecrets`."""
+
+    create_scope = now(AsyncSecrets.create_scope)
+    list_scopes = now(AsyncSecrets.list_scopes)
+    delete_scope = now(AsyncSecrets.delete_scope)
+    put = now(AsyncSecrets.put)
+    get = now(AsyncSecrets.get)
+    get_bytes = now(AsyncSecrets.get_bytes)
+    list = now(AsyncSecrets.list)
+    delete = now(AsyncSecrets.delete)
+    put_acl = now(AsyncSecrets.put_acl)
+    get_acl = now(AsyncSecrets.get_acl)
+    list_acls = now(AsyncSecrets.list_acls)
+    delete_acl = now(AsyncSecrets.delete_acl)

@@ -1,0 +1,1 @@
+"""Databricks' wire formats, read and written without I/O."""

@@ -1,0 +1,180 @@
+"""From an answer that is no success to the error that says so. Pure.
+
+The bodies are those the Databricks REST API, the serving layer, proxied providers and proxies in between really
+send: JSON with a string or an integer `error_code`, a provider's own error inside `external_model_message`,
+OpenAI's and OAuth's shapes, SCIM's, bare text, HTML.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from .. import errors
+from ..errors import APIStatusError, Raw
+from .responses import content_of
+from .sse import Event
+
+_CLASSES: dict[int, type[APIStatusError]] = {
+    400: errors.BadRequestError,
+    401: errors.AuthenticationError,
+    403: errors.PermissionDeniedError,
+    404: errors.NotFoundError,
+    409: errors.ConflictError,
+    413: errors.RequestTooLargeError,
+    422: errors.BadRequestError,
+    429: errors.RateLimitError,
+}
+_CODES = ("error_code", "errorCode", "code", "type", "scimType")
+_TEXTS = ("message", "error_description", "errorSummary", "detail", "msg")
+_CODE_AND_TEXT = re.compile(r"\s*([A-Z][A-Z0-9_]{3,99}):\s+(.+)", re.DOTALL)
+_REQUEST_ID = re.compile(r"\[ReqId: ([^\]\s]+)\]")
+_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+# Python's own grammar of numbers is wider than HTTP's (1_000, inf, other scripts' digits).
+_PART = re.compile(r"(\d{1,15}(?:\.\d{0,15})?)(ms|s|m|h|$)", re.ASCII)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+_CODE = 200  # characters of a server's error code
+_SHOWN = 2000  # characters of a server's text that go into a message; the whole is on error.raw
+
+
+def status_error(raw: Raw, *, wall: float) -> APIStatusError:
+    """The typed error for an answer whose status is not 2xx. `wall` is the time now, in epoch seconds."""
+    code, detail, details = read_error(raw.body)
+    kind = _CLASSES.get(raw.status) or (errors.InternalServerError if raw.status >= 500 else APIStatusError)
+    hint = ""
+    if 300 <= raw.status < 400:
+        where = raw.headers.get("location", "")
+        detail = f"the workspace answered with a redirect to {where.split('?', 1)[0] or 'an unnamed place'}"
+        hint = "dbllm follows no redirect, since the token would go along: check the host."
+    elif code == "RESOURCE_ALREADY_EXISTS":  # Databricks sends it with a 400, too
+        hint = "Choose another name, or change what is there."
+    return kind(
+        detail or f"the server answered {raw.status} without a reason",
+        hint=hint,
+        error_code=code or str(raw.status),
+        request_id=request_id(raw.headers, detail),
+        retry_after=retry_after(raw.headers, details, wall=wall),
+        raw=raw,
+    )
+
+
+def request_id(headers: Mapping[str, str], detail: str = "") -> str | None:
+    """The request's id: header `x-request-id`, else the `[ReqId: …]` that Databricks writes into messages."""
+    written = _REQUEST_ID.search(detail)
+    return headers.get("x-request-id") or headers.get("x-databricks-request-id") or (written and written.group(1))
+
+
+def read_error(body: bytes) -> tuple[str, str, list[Any]]:
+    """(error code, sentence, google.rpc details) of an error body; "" and [] where there is none."""
+    text = body.decode("utf-8", "replace").strip()
+    content = content_of(text)
+    if isinstance(content, dict):
+        code, detail, details = _from_object(content)
+        return (code or _code_in(detail))[:_CODE], detail[:_SHOWN], details
+    said = content if isinstance(content, str) else text
+    return _code_in(said[:_SHOWN]), _plain(said), []
+
+
+def _from_object(content: dict[str, Any]) -> tuple[str, str, list[Any]]:
+    details = content["details"] if isinstance(content.get("details"), list) else []
+    code = next((word for key in _CODES if (word := _word(content.get(key)))), "")
+    detail = next((_said(content[key]) for key in _TEXTS if content.get(key)), "")
+    error, provider = content.get("error"), content.get("external_model_message")
+    if provider is not None:  # a proxied provider's own error
+        text = _said(provider).encode("utf-8", "replace")
+        code, inner, details = _from_object(provider) if isinstance(provider, dict) else read_error(text)
+        return code or _word(content.get("error_code")), f"{_said(error or detail)}: {inner}", details
+    for inside in (error, content.get("response")):  # OpenAI's form; a failed response of the Responses API
+        if isinstance(inside, dict):
+            inner_code, inner_detail, inner_details = _from_object(inside)
+            return inner_code or code, inner_detail, inner_details or details
+    if isinstance(error, str):  # OAuth: {"error": code, "error_description": text}; others: {"error": text}
+        code, detail = (code or error, detail) if detail else (code, error)
+    return code, detail or _said(content), details
+
+
+def _said(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _word(value: object) -> str:
+    """A code as a str; Databricks sends some as integers, some providers as null."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value is None or isinstance(value, (dict, list, bool)) else str(value)
+
+
+def _plain(text: str) -> str:
+    text = text[: 4 * _SHOWN]  # the patterns below take quadratic time on a hostile page
+    if "<html" in text[:2000].lower() or text[:9].lower() == "<!doctype":
+        import html  # here: its table of entities is large
+
+        title = _TITLE.search(text)
+        text = html.unescape(title.group(1) if title else _TAG.sub(" ", text))
+        text = "an HTML page: " + " ".join(text.split())
+    return text[:_SHOWN]
+
+
+def error_frame(event: Event) -> tuple[str, str] | None:
+    """(code, sentence) of an event that reports an error inside a 200 stream, or None.
+
+    Seen on the wire: `{"error": "text"}`, `{"error": {...}}`, `{"error_code", "message"}`, `{"type": "error", ...}`.
+    """
+    if event.type != "error":
+        # The usual chunk is told apart without parsing it twice.
+        content = content_of(event.data.decode("utf-8", "replace")) if b'"error' in event.data[:4096] else None
+        if not isinstance(content, dict):
+            return None
+        failed = content.get("type") in ("error", "response.failed")
+        if not (failed or content.get("error") or content.get("error_code")):
+            return None
+    return read_error(event.data)[:2]
+
+
+def _code_in(text: str) -> str:
+    match = _CODE_AND_TEXT.match(text)
+    return match.group(1) if match else ""
+
+
+def retry_after(headers: Mapping[str, str], details: Sequence[Any] = (), *, wall: float) -> float | None:
+    """Seconds the server asks to wait, or None.
+
+    In this order: `retry-after-ms`, `retry-after` (seconds, or an HTTP date), google.rpc `RetryInfo.retry_delay` in
+    the body, `x-ratelimit-reset-*`. What is negative, not finite or not readable is ignored.
+    """
+    return next((wait for wait in _waits(headers, details, wall) if wait is not None), None)
+
+
+def _waits(headers: Mapping[str, str], details: Sequence[Any], wall: float) -> Iterator[float | None]:
+    yield _seconds(headers.get("retry-after-ms", "") + "ms")
+    after = headers.get("retry-after", "")
+    yield _seconds(after)
+    yield _until(after, wall)
+    for item in details:
+        yield _seconds(str(item.get("retry_delay") or item.get("retryDelay"))) if isinstance(item, dict) else None
+    resets = [_seconds(value) for name, value in headers.items() if name.startswith("x-ratelimit-reset")]
+    # A large number is a moment in epoch seconds, a small one a duration.
+    waits = [reset - wall if reset > 1e9 else reset for reset in resets if reset is not None]
+    yield max((wait for wait in waits if wait >= 0), default=None)
+
+
+def _seconds(value: str) -> float | None:
+    """Seconds of `1.5`, `1.5s`, `20ms` or `6m0s`."""
+    parts = _PART.findall(value.strip())
+    if not parts or "".join(number + unit for number, unit in parts) != value.strip():
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def _until(date: str, wall: float) -> float | None:
+    try:
+        moment = parsedate_to_datetime(date)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+    # "-0000" gives no zone: HTTP dates are GMT.
+    return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp() - wall)

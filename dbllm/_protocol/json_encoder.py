@@ -1,0 +1,63 @@
+"""A request body as JSON text: pydantic models, numpy values and dates included. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+
+def encode(body: object) -> bytes:
+    """JSON text of a body, UTF-8.
+
+    Pydantic models, numpy values and dates inside it are taken as what they hold.
+
+    Raises:
+        ValueError: a NaN or an infinity (JSON has none) or half a surrogate pair; the message says where.
+        TypeError: something JSON has no form for.
+    """
+    try:
+        return _ENCODER.encode(body).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the request holds text that is not Unicode: {error.reason}.") from None
+    except ValueError:
+        place = _not_finite(body, "") or "a number"
+        raise ValueError(f"{place}: JSON has no form for a number that is not finite.") from None
+    except RecursionError:
+        raise ValueError("the request is nested too deep, or in itself.") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (set, frozenset)):
+        return list(value)
+    for name in ("tolist", "isoformat"):  # numpy scalars and arrays; dates
+        if not isinstance(value, type) and callable(method := getattr(value, name, None)):
+            return method()
+    raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r:.80}")
+
+
+# What holds itself ends at Python's own limit of depth, so no list of what is open need be kept on the way.
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=_plain
+)
+
+
+def _not_finite(value: object, place: str) -> str:
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"{place or 'the value'} = {value}"
+    items: list[tuple[str, object]] = []
+    if isinstance(value, Mapping):
+        keys = ((f"a key of {place or 'the request'}", key) for key in value)
+        items = [*keys, *((f"{place}.{key}".lstrip("."), item) for key, item in value.items())]
+    elif isinstance(value, (list, tuple)):
+        items = [(f"{place}[{number}]", item) for number, item in enumerate(value)]
+    elif value is not None and not isinstance(value, (str, int)):
+        items = [(place, _plain(value))]
+    return next((found for name, item in items if (found := _not_finite(item, name))), "")

@@ -1,0 +1,389 @@
+"""What goes over the wire and what comes back, typed and without loss.
+
+Unknown fields survive (`model_extra`), and what Databricks' own answers leave out or set to null may be missing here
+too. What dbllm knows about the call (`request_id`, `attempts`, `raw`) stays out of `model_dump()`.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from array import array
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, model_validator
+
+from ..errors import APIResponseError, Raw
+
+if TYPE_CHECKING:  # a default for a type variable: for type checkers, as Python itself has it from 3.13 on only
+    from numpy import float32
+    from numpy.typing import NDArray
+    from typing_extensions import TypeVar
+
+    M = TypeVar("M", default=None)
+else:
+    from typing import TypeVar
+
+    M = TypeVar("M")
+    NDArray, float32 = list, float  # as near as it gets without numpy, for who asks for the annotations
+
+
+class WireModel(BaseModel):
+    """A JSON object as it goes over the wire; fields that have no name here are kept."""
+
+    # Built at first use: a program that only embeds never pays for the chat models.
+    model_config = ConfigDict(extra="allow", defer_build=True, protected_namespaces=(), coerce_numbers_to_str=True)
+
+
+class Meta(NamedTuple):
+    """What is known of the call behind an answer."""
+
+    request_id: str | None = None
+    attempts: int = 1
+    raw: Raw | None = None
+
+    def unexpected(self, detail: str, hint: str = "") -> APIResponseError:
+        """The error for an answer that is not what was promised; it keeps the whole answer."""
+        return APIResponseError(detail, hint=hint, request_id=self.request_id, attempts=self.attempts, raw=self.raw)
+
+
+class Traced:
+    """What came, and the call that brought it."""
+
+    _meta: Meta = Meta()  # no private attribute of a model: pydantic takes as long for one as for a small answer
+
+    @property
+    def request_id(self) -> str | None:
+        """The workspace's id of the request (header `x-request-id`); of a stream, once it is open."""
+        return self._meta.request_id
+
+    @property
+    def attempts(self) -> int:
+        """How often the call was sent until the answer came; 0 for a stream that is not open yet."""
+        return self._meta.attempts
+
+    @property
+    def raw(self) -> Raw | None:
+        """Status, headers and body as they came (no body for a stream)."""
+        return self._meta.raw
+
+
+class Reply(WireModel, Traced):
+    """An answer and the call that brought it."""
+
+
+class PromptRequest(WireModel):
+    """The prompt/stop signature: `{"prompt": str, "stop"?: [str], ...}`; further fields are the model's parameters.
+
+    A custom MLflow model takes it as one row, a driver proxy app as the body; both answer a string.
+    """
+
+    prompt: StrictStr
+    stop: list[StrictStr] | None = None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters beside prompt and stop, as they came."""
+        return dict(self.model_extra or {})
+
+
+class Usage(WireModel):
+    """Tokens billed. Embeddings have no completion tokens; any of them may be missing.
+
+    The Responses wire says `input_tokens` and `output_tokens`; here they have one name everywhere.
+    """
+
+    prompt_tokens: int | None = Field(default=None, validation_alias=AliasChoices("prompt_tokens", "input_tokens"))
+    completion_tokens: int | None = Field(
+        default=None, validation_alias=AliasChoices("completion_tokens", "output_tokens")
+    )
+    total_tokens: int | None = None
+
+
+class FunctionCall(WireModel):
+    """The function a model wants called; `arguments` is JSON text as the model wrote it."""
+
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class ToolCall(WireModel):
+    """One call of a tool; in a stream's pieces `index` says which call a piece belongs to."""
+
+    id: str | None = None
+    type: str | None = None
+    function: FunctionCall | None = None
+
+
+Content = str | list[Any] | None
+
+
+def content_text(content: object) -> str:
+    """The text of a message's content: itself, or the `text` items of a list (reasoning and images are left out)."""
+    if isinstance(content, str):
+        return content
+    items = content if isinstance(content, list) else []
+    texts = (item for item in items if isinstance(item, dict) and item.get("type") in ("text", "output_text"))
+    return "".join(str(item.get("text") or "") for item in texts)
+
+
+class _Said(WireModel):
+    content: Content = None
+    tool_calls: list[ToolCall] | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as text; "" where there is none."""
+        return content_text(self.content)
+
+
+class Delta(_Said):
+    """What a chunk adds to a message."""
+
+    role: str | None = None
+
+
+class Message(_Said):
+    """One message of a chat; `content` is text, null (a pure tool call) or a list of content items."""
+
+    role: str = "assistant"
+
+    def as_wire(self) -> dict[str, Any]:
+        """The message as it is sent: what was set, and nothing that was not."""
+        return {"role": self.role, **self.model_dump(exclude_unset=True)}
+
+
+class Choice(WireModel):
+    """One of the `n` answers."""
+
+    index: int = 0
+    message: Message
+    finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The message's text."""
+        return self.message.text
+
+
+class ChunkChoice(WireModel):
+    """What a chunk adds to one choice."""
+
+    index: int = 0
+    # A server that does not stream sends a whole answer, and that has a `message`.
+    delta: Delta = Field(default_factory=Delta, validation_alias=AliasChoices("delta", "message"))
+    finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text that is added."""
+        return self.delta.text
+
+
+class CompletionChoice(WireModel):
+    """One of the `n` continuations, or a piece of it."""
+
+    index: int = 0
+    text: str = ""
+    finish_reason: str | None = None
+
+
+class Head(WireModel):
+    """What chat and completions answers, and their chunks, have in common; any of it may be missing.
+
+    `model` is the provider's model, not the endpoint's name. `created` is in epoch seconds.
+    """
+
+    id: str | None = None
+    object: str | None = None
+    created: int | float | None = None
+    model: str | None = None
+    choices: list[Any] = []
+    usage: Usage | None = None
+
+    @property
+    def text(self) -> str:
+        """The first choice's text, or what this piece adds to it; "" for a pure tool call."""
+        return "".join(choice.text for choice in self.choices if choice.index == 0)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first choice ended: stop, length, tool_calls …; None before its end, or when nobody says."""
+        for choice in self.choices:  # no generator: this is asked of each chunk
+            if choice.index == 0:
+                return choice.finish_reason  # type: ignore[no-any-return]
+        return None
+
+
+PARSED = "_parsed"  # where an answer keeps what its text was read as: beside its fields
+
+
+class ChatCompletion(Head, Reply, Generic[M]):
+    """Answer of `llm/v1/chat`."""
+
+    choices: list[Choice] = Field(min_length=1)
+
+    @property
+    def parsed(self) -> M:
+        """The text as the `response_model` it was asked for; None without one, or where a tool is called instead."""
+        return self.__dict__.get(PARSED)  # type: ignore[return-value]
+
+    @property
+    def message(self) -> Message:
+        """The first choice's message."""
+        return self.choices[0].message
+
+
+class Completion(Head, Reply):
+    """Answer of `llm/v1/completions`."""
+
+    choices: list[CompletionChoice] = Field(min_length=1)
+
+
+class ChatCompletionChunk(Head):
+    """One piece of a streamed chat. `choices` may be empty; `usage`, where it comes, is cumulative: never add it up."""
+
+    choices: list[ChunkChoice] = []
+
+
+class CompletionChunk(Head):
+    """One piece of streamed text: of `llm/v1/completions`, or of any other endpoint through `stream_complete`."""
+
+    choices: list[CompletionChoice] = []
+
+
+class Embedding(WireModel):
+    """One vector and the place of its text in the request; a str is base64 (`encoding_format="base64"`)."""
+
+    index: int | None = None
+    embedding: list[float] | str
+
+    @property
+    def decoded(self) -> list[float] | array[float]:
+        """The vector; of base64, its float32 as they are.
+
+        Raises:
+            ValueError: the base64 is broken.
+        """
+        if not isinstance(self.embedding, str):
+            return self.embedding
+        numbers = array("f", base64.b64decode(self.embedding, validate=True))
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        return numbers
+
+
+class Embeddings(Reply):
+    """Answer of `llm/v1/embeddings`. Where the texts went in several requests, `raw` is the first one's answer."""
+
+    object: str | None = None
+    model: str | None = None
+    data: list[Embedding]
+    usage: Usage | None = None
+
+    @property
+    def ordered(self) -> list[Embedding]:
+        """`data` in the order of the texts, whatever order it came in."""
+        places = ((place if item.index is None else item.index, item) for place, item in enumerate(self.data))
+        return [item for _, item in sorted(places, key=lambda pair: pair[0])]
+
+    @property
+    def vectors(self) -> list[list[float]]:
+        """The vectors in the order of the texts, whatever order they came in."""
+        return [[*item.decoded] if isinstance(item.embedding, str) else item.embedding for item in self.ordered]
+
+    def as_numpy(self) -> NDArray[float32]:
+        """The vectors as one array of float32, a row for each text in its order.
+
+        Raises:
+            ImportError: numpy is not installed.
+        """
+        try:
+            import numpy
+        except ImportError:
+            raise ImportError("as_numpy() needs numpy: pip install numpy. Without it there is .vectors.") from None
+        return numpy.array([item.decoded for item in self.ordered], numpy.float32)
+
+
+class Predictions(Reply):
+    """Answer of a custom model: `{"predictions": …}`, or the bare output of a model that leaves the wrapper out."""
+
+    predictions: Any
+
+    @model_validator(mode="before")
+    @classmethod
+    def _wrapped(cls, content: Any) -> Any:
+        return content if isinstance(content, dict) and "predictions" in content else {"predictions": content}
+
+    @property
+    def first(self) -> Any:
+        """The first row's prediction, or the prediction itself where it is no list.
+
+        Raises:
+            APIResponseError: the list is empty.
+        """
+        if self.predictions == []:
+            raise self._meta.unexpected("the answer has no predictions")
+        return self.predictions[0] if isinstance(self.predictions, list) else self.predictions
+
+
+class OutputItem(WireModel):
+    """One item of an agent's output: a message, a call of a tool or what it gave, reasoning …; told by `type`."""
+
+    type: str | None = None
+    id: str | None = None
+    role: str | None = None
+    content: Content = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: Any = None
+
+    @property
+    def text(self) -> str:
+        """The text of a message; "" for any other item."""
+        return content_text(self.content) if self.type == "message" else ""
+
+
+class Response(Reply):
+    """Answer of `agent/v1/responses`, on OpenAI's Responses wire."""
+
+    id: str | None = None
+    object: str | None = None
+    model: str | None = None
+    status: str | None = None
+    output: list[OutputItem] = []
+    custom_outputs: dict[str, Any] | None = None
+    error: Any = None
+    usage: Usage | None = None
+
+    @property
+    def text(self) -> str:
+        """The texts of all messages, joined."""
+        return "".join(item.text for item in self.output)
+
+
+class ResponseEvent(WireModel):
+    """One event of a streamed response, told by `type`: `response.output_text.delta`, `response.output_item.done` …"""
+
+    type: str
+    delta: Any = None
+    item: OutputItem | None = None
+    response: Response | None = None
+    custom_outputs: dict[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The text that is added."""
+        return str(self.delta or "") if self.type == "response.output_text.delta" else ""
+
+    @property
+    def usage(self) -> Usage | None:
+        """The usage so far, where the event tells it."""
+        return self.response.usage if self.response else None
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the response ended: "completed" or "incomplete"; None before its end."""
+        last = self.type in ("response.completed", "responses.completed", "response.incomplete")
+        return self.type.rpartition(".")[2] if last else None

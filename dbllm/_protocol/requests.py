@@ -1,0 +1,166 @@
+"""Where a call goes and in which envelope. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from ..errors import ConfigError
+from .models import Message, OutputItem
+from .tasks import ENVELOPE_KEYS, Kind, Verb
+
+
+def flat_request(prompt: object, stop: object, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt/stop signature, before any envelope. An empty `stop` is not sent.
+
+    Raises:
+        TypeError: `prompt` is no str, or `stop` no list of str.
+        ValueError: `n` asks for several answers.
+    """
+    if not isinstance(prompt, str):
+        several = isinstance(prompt, (list, tuple))
+        more = " For many prompts at once there is dbllm.bulk; for messages there is chat()." if several else ""
+        raise TypeError(f"complete() takes one prompt, a str, not {type(prompt).__name__}.{more}")
+    if isinstance(n := params.get("n"), int) and n > 1:
+        raise ValueError(f"complete() returns one text, so n={n} would lose answers: use chat(..., n={n}).")
+    return {"prompt": prompt, **checked_stop(stop), **params}
+
+
+def checked_stop(stop: object) -> dict[str, list[str]]:
+    """The field `stop`, a list of str; one str stands for a list of it. Nothing where there is none.
+
+    Raises:
+        TypeError: something else.
+    """
+    stops = [stop] if isinstance(stop, str) else [] if stop is None else stop
+    if not isinstance(stops, (list, tuple)) or not all(isinstance(item, str) for item in stops):
+        raise TypeError(f"stop is a str or a list of str, not {stop!r}.")
+    return {"stop": list(stops)} if stops else {}
+
+
+def envelope(kind: Kind, flat: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The body for a flat request on an endpoint of this kind.
+
+    Raises:
+        ConfigError: an embeddings endpoint, which completes nothing.
+        TypeError: no prompt is left (a transform dropped it) where the endpoint needs one.
+    """
+    if kind == "embeddings":
+        raise ConfigError(f"endpoint {name!r} makes embeddings: use embed() on it instead of complete().")
+    body = dict(flat)
+    if kind == "app" or ENVELOPE_KEYS & body.keys():
+        return body
+    if kind == "custom":
+        return {"dataframe_records": [body]}
+    if not isinstance(body.get("prompt"), str):
+        raise TypeError(
+            f"endpoint {name!r} needs a prompt: transform_input returned neither 'prompt' (a str) nor a whole body "
+            f"with one of {', '.join(sorted(ENVELOPE_KEYS))}."
+        )
+    if kind == "completions":
+        return body
+    message = {"role": "user", "content": body.pop("prompt")}
+    return {"input" if kind == "responses" else "messages": [message], **body}
+
+
+def chat_messages(messages: object, verb: Verb = "chat", told_by: tuple[str, ...] = ("role",)) -> list[Any]:
+    """Messages as they are sent, from a str (one user message), a message or a list of messages.
+
+    Raises:
+        TypeError: something else.
+        ValueError: no message at all.
+    """
+    if isinstance(messages, str):
+        return [{"role": "user", "content": messages}]
+    if isinstance(messages, (Message, OutputItem, Mapping)):
+        messages = [messages]
+    if not isinstance(messages, Sequence) or isinstance(messages, (bytes, bytearray)):
+        raise TypeError(f"{verb}() takes a str, a message or a list of messages, not {type(messages).__name__}.")
+    if not messages:
+        raise ValueError(f"{verb}() needs at least one message.")
+    return [_message(item, place, told_by) for place, item in enumerate(messages)]
+
+
+def _message(item: object, place: int, told_by: tuple[str, ...]) -> object:
+    if isinstance(item, Message):
+        return item.as_wire()
+    told = isinstance(item, Mapping) and any(isinstance(item.get(key), str) for key in told_by)
+    if told or isinstance(item, OutputItem):
+        return item
+    raise TypeError(
+        f"messages[{place}] is a Message or a dict with 'role' and 'content', not {type(item).__name__}"
+        + (f" without a {' or a '.join(told_by)}." if isinstance(item, Mapping) else ".")
+    )
+
+
+def response_body(items: object, custom_inputs: object, *params: Mapping[str, Any]) -> dict[str, Any]:
+    """The body for an agent (`agent/v1/responses`): its `input` is always a list of items."""
+    own = {} if custom_inputs is None else {"custom_inputs": custom_inputs}
+    return {"input": chat_messages(items, "respond", ("role", "type")), **own, **wire_params(*params)}
+
+
+def chat_body(messages: object, stop: object, *params: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a chat; later parameters win."""
+    return {"messages": chat_messages(messages), **checked_stop(stop), **wire_params(*params)}
+
+
+def embedding_input(texts: object) -> list[str]:
+    """The texts to embed as a list; one str stands for a list of it.
+
+    Raises:
+        TypeError: something else.
+        ValueError: no text at all.
+    """
+    items = [texts] if isinstance(texts, str) else texts
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
+        raise TypeError(f"embed() takes a str or a list of str, not {type(texts).__name__} with other items in it.")
+    if not items:
+        raise ValueError("embed() needs at least one text.")
+    return list(items)
+
+
+def prediction_body(forms: Mapping[str, Any], params: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The body of a custom model's call: exactly one input form, and `params` beside it (MLflow scoring protocol).
+
+    Raises:
+        TypeError: none or several forms were given.
+    """
+    given = {name: value for name, value in forms.items() if value is not None}
+    if len(given) != 1:
+        raise TypeError(f"predict() takes exactly one of {', '.join(forms)}; got {' and '.join(given) or 'none'}.")
+    sent = {name: value for name, value in (params or {}).items() if value is not None}  # whatever their names
+    return {**given, **({"params": sent} if sent else {})}
+
+
+OPTIONS = ("timeout", "retry", "headers", "extra_body", "stop")
+_ELSEWHERE = {
+    "max_retries": "retry=Retry(attempts=…)",
+    "retries": "retry=Retry(attempts=…)",
+    "request_timeout": "timeout",
+    "extra_headers": "headers",
+    "extra_query": "client.request(..., params=…)",
+    "stream": "the verbs stream_chat and stream_complete",
+}
+
+
+def wire_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The parameters that go to the wire: later layers win, None means "not sent".
+
+    Raises:
+        TypeError: a name that is nearly one of dbllm's own options, so that a typing error never goes to the wire.
+    """
+    merged = {name: value for layer in layers for name, value in (layer or {}).items()}
+    for name in merged:
+        if instead := _meant(name if isinstance(name, str) else repr(name)):
+            raise TypeError(f"{name!r} would go to the model. For dbllm's own option use {instead}.")
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+@lru_cache(maxsize=512)
+def _meant(name: str) -> str:
+    if name in OPTIONS:  # arrived inside `params=`: still ours
+        return f"the argument {name}= of the call"
+    from difflib import get_close_matches
+
+    return _ELSEWHERE.get(name) or next(iter(get_close_matches(name.lower(), OPTIONS, 1, 0.8)), "")

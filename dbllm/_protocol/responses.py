@@ -1,0 +1,184 @@
+"""From JSON to typed answers: whole, from any kind of endpoint, or put together from the pieces of a stream. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from .models import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    CompletionChunk,
+    Response,
+    ResponseEvent,
+    WireModel,
+    content_text,
+)
+
+ModelT = TypeVar("ModelT", bound=WireModel)
+
+
+def content_of(data: bytes | str) -> Any:
+    """What a JSON text holds; None where it is no JSON, as where it holds nothing (`null`)."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def answer_text(answer: Any) -> str | None:
+    """The text in any answer that has one place for it, or None.
+
+    A bare string; `choices` (chat, completions), `candidates` (llama2/chat), `messages` (agent/v2/chat), `output`
+    (agent responses); a list stands for its first item.
+    """
+    match answer:
+        case str():
+            return answer
+        case [first, *_]:
+            return answer_text(first)
+        case {"choices": [{"message": {"content": content}}, *_]} | {"messages": [*_, {"content": content}]}:
+            return content_text(content)
+        case {"choices": [{"text": str(text)}, *_]} | {"candidates": [{"text": str(text)}, *_]}:
+            return text
+        case {"output": list(items)}:
+            said = (item for item in items if isinstance(item, dict) and item.get("type") == "message")
+            return "".join(content_text(item.get("content")) for item in said)
+    return None
+
+
+def text_chunk(piece: Any) -> CompletionChunk:
+    """Any server's piece of streamed text as a `CompletionChunk`, told by its shape.
+
+    A JSON string (driver apps, custom models), chat and completions chunks, `agent` deltas, the events of
+    `agent/v*/responses`; and a whole answer, from a server that does not stream. What has no text gives none.
+    """
+    match piece:
+        case {"choices": list(choices)}:
+            whole = {**piece, "choices": [_text_choice(choice) for choice in choices]}
+            return CompletionChunk.model_validate(_without_nulls(whole))
+        case {"type": "response.output_text.delta", "delta": str(text)} | {"delta": {"content": text}}:
+            return _text_piece(content_text(text))
+        case {"type": "response.completed" | "responses.completed" | "response.incomplete" as kind}:
+            usage = piece["response"].get("usage") if isinstance(piece.get("response"), dict) else None
+            reason = "length" if kind == "response.incomplete" else "stop"
+            return _text_piece("", reason, usage if isinstance(usage, dict) else None)
+        case {"predictions": whole}:
+            return _text_piece(answer_text(whole) or "")
+    return _text_piece(answer_text(piece) or "")
+
+
+def _text_piece(text: str, finish_reason: str | None = None, usage: object = None) -> CompletionChunk:
+    choice = {"text": text, "finish_reason": finish_reason}
+    return CompletionChunk.model_validate({"choices": [choice], "usage": usage})
+
+
+def _text_choice(choice: Any) -> Any:
+    if not isinstance(choice, dict) or "text" in choice:
+        return choice
+    said = choice.get("delta") or choice.get("message") or {}
+    rest = {key: value for key, value in choice.items() if key not in ("delta", "message")}
+    return {**rest, "text": content_text(said.get("content")) if isinstance(said, dict) else ""}
+
+
+def parse(model: type[ModelT], data: bytes) -> ModelT:
+    """JSON text as a model.
+
+    A null where the schema has a plain value counts as left out: gateways write some (`"delta": null`, `"text": null`).
+    They are looked for only once the quick way has failed, and so is the answer of `agent/v2/chat`, which has messages
+    instead of choices.
+
+    Raises:
+        ValidationError: it is not JSON, or not that model.
+    """
+    try:
+        return model.model_validate_json(data)
+    except ValidationError:
+        if (content := content_of(data)) is None:
+            raise
+        if isinstance(content, dict) and isinstance(messages := content.get("messages"), list) and messages:
+            choice = {"message": messages[-1], "finish_reason": content.get("finish_reason", "stop")}
+            content.setdefault("choices", [choice])
+        return model.model_validate(_without_nulls(content))
+
+
+def _without_nulls(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nulls(value) for key, value in content.items() if value is not None}
+    return [_without_nulls(item) for item in content] if isinstance(content, list) else content
+
+
+def first_flaw(error: ValidationError) -> str:
+    """Where and why a JSON text is not the schema, in one sentence without the values themselves."""
+    flaw = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in flaw["loc"])
+    return f"{place}: {flaw['msg']}" if place else flaw["msg"]
+
+
+def assemble_chat(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
+    """The whole answer from its chunks: texts joined, tool calls merged by index, the last usage kept."""
+    head: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    for chunk in chunks:
+        piece = chunk.model_dump(exclude_unset=True)
+        for choice in piece.pop("choices", None) or ():
+            place = choice.setdefault("index", 0)
+            choices[place] = _grown(choices.get(place, {}), choice)
+        head.update({key: value for key, value in piece.items() if value is not None})
+    whole = []
+    for _, choice in sorted(choices.items()):
+        message = {"role": "assistant", **choice.pop("delta", {})}
+        for call in message.get("tool_calls") or ():
+            call.pop("index", None)  # only a stream's pieces need it
+        whole.append({**choice, "message": message})
+    return ChatCompletion.model_validate({**head, "object": "chat.completion", "choices": whole})
+
+
+# Strings that name a thing come whole, though some servers repeat them on every piece; all others grow.
+_WHOLE = frozenset({"role", "type", "id", "name", "finish_reason", "signature"})
+
+
+def _grown(known: Any, piece: Any, key: str = "") -> Any:
+    """What is known of a value, and the next piece of it."""
+    if piece is None or (key in _WHOLE and known and not piece):
+        return known
+    if isinstance(known, dict) and isinstance(piece, dict):
+        for name, value in piece.items():
+            known[name] = _grown(known.get(name), value, name)
+        return known
+    if isinstance(known, list) or isinstance(piece, list):
+        known = _items(known)
+        for item in _items(piece):
+            index = item.get("index") if isinstance(item, dict) else None
+            same = (old for old in known if isinstance(old, dict) and old.get("index") == index)
+            if index is None or (old := next(same, None)) is None:
+                known.append(item)
+            else:
+                _grown(old, item)
+        return known
+    return known + piece if isinstance(known, str) and isinstance(piece, str) and key not in _WHOLE else piece
+
+
+def _items(value: Any) -> list[Any]:
+    return [{"type": "text", "text": value}] if value and isinstance(value, str) else value or []
+
+
+def assemble_response(events: Iterable[ResponseEvent]) -> Response:
+    """The whole response from its events: what its last event says, else the items and texts that came."""
+    whole: dict[str, Any] = {"object": "response"}
+    output: list[Any] = []
+    text = ""
+    for event in events:
+        text += event.text
+        if event.type == "response.output_item.done" and event.item is not None:
+            output.append(event.item)
+            text = "" if event.item.type == "message" else text
+        said = event.response.model_dump(exclude_unset=True) if event.response else {}
+        said["custom_outputs"] = event.custom_outputs or said.get("custom_outputs")
+        whole.update({key: value for key, value in said.items() if value})
+    if text:  # an agent that sends nothing but deltas
+        output.append({"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]})
+    return Response.model_validate({"output": output, **whole})

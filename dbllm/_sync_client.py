@@ -1,0 +1,89 @@
+"""`Client` for plain code: the same verbs, one line each. The core's coroutines are driven over a blocking leaf."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from ._backends.blocking import BlockingLeaf
+from ._backends.sync_facade import Plain, made, now
+from ._client import AsyncClient, Workspace, as_a
+from ._inference.endpoint import AsyncEndpoint
+from ._inference.handle import AsyncDriverApp
+from ._inference.stream import AsyncStream, C, R, Stream
+
+if TYPE_CHECKING:
+    from ._management.endpoints import Endpoints
+    from ._management.secrets import Secrets
+
+Handle = TypeVar("Handle", bound=AsyncDriverApp, covariant=True)
+
+
+def _stream(core: AsyncStream[C, R]) -> Stream[C, R]:
+    """The same stream, not opened yet, to read with `for`."""
+    return as_a(Stream, core)
+
+
+class _Handle(Plain[Handle]):
+    def __init__(self, core: Handle) -> None:
+        super().__init__(core)
+        self.name = core.name
+
+
+class DriverApp(_Handle[AsyncDriverApp]):
+    """A driver proxy app in plain code; see `AsyncDriverApp`."""
+
+    complete = now(AsyncDriverApp.complete)
+    stream_complete = made(AsyncDriverApp.stream_complete, _stream)
+
+
+class Endpoint(_Handle[AsyncEndpoint]):
+    """A serving endpoint in plain code; see `AsyncEndpoint`."""
+
+    complete = now(AsyncEndpoint.complete)
+    stream_complete = made(AsyncEndpoint.stream_complete, _stream)
+    chat = now(AsyncEndpoint.chat)
+    stream_chat = made(AsyncEndpoint.stream_chat, _stream)
+    respond = now(AsyncEndpoint.respond)
+    stream_respond = made(AsyncEndpoint.stream_respond, _stream)
+    embed = now(AsyncEndpoint.embed)
+    predict = now(AsyncEndpoint.predict)
+
+
+class Client(Workspace):
+    """Calls the models of one Databricks workspace from plain code: scripts, notebooks, threads.
+
+    The same names and arguments as `AsyncClient`, without await; `transport` and `http_client` are httpx's sync kinds.
+    It may be shared by threads, and works inside a running event loop (which waits meanwhile) and in a forked child.
+    """
+
+    _leaf = BlockingLeaf
+
+    @property
+    def _core(self) -> AsyncClient:
+        """The same workspace, with the coroutines that are driven here."""
+        return as_a(AsyncClient, self)
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """The workspace's serving endpoints: make, change, watch and delete them."""
+        from ._management.endpoints import Endpoints  # most programs only call models
+
+        return Endpoints(self._core.endpoints)
+
+    @property
+    def secrets(self) -> Secrets:
+        """The workspace's secrets and their scopes."""
+        from ._management.secrets import Secrets
+
+        return Secrets(self._core.secrets)
+
+    endpoint = made(AsyncClient.endpoint, Endpoint)
+    driver_app = made(AsyncClient.driver_app, DriverApp)
+    request = now(AsyncClient.request)
+    close = now(AsyncClient.aclose)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

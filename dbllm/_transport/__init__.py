@@ -1,0 +1,1 @@
+"""One call: its options, its attempts and retries, and its typed reply."""

@@ -1,0 +1,49 @@
+"""What a call is made with: time limits, retries, headers, further body fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._deadline import FOREVER
+from .._protocol import json_encoder
+from .call import JSON, Call
+from .retry import Retry, Timeout
+from .transport import Transport
+
+EXPLAIN_SECONDS = 5.0  # what a failed call may spend on finding out why
+
+Limit = float | Timeout | None
+Fields = Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a call is made with where the call itself does not say."""
+
+    timeout: Timeout = field(default_factory=Timeout)
+    retry: Retry = field(default_factory=Retry)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def but(
+        self, timeout: Limit = None, retry: Retry | None = None, headers: Fields = None, extra_body: Fields = None
+    ) -> Options:
+        """These options, but for what is given."""
+        if retry is not None and not isinstance(retry, Retry):
+            raise TypeError(f"retry takes a Retry, not {retry!r}; for one attempt: Retry(attempts=1).")
+        if timeout is None and retry is None and not headers and not extra_body:
+            return self
+        merged = {**self.headers, **{name.lower(): value for name, value in (headers or {}).items()}}
+        timeout = self.timeout if timeout is None else Timeout.of(timeout)
+        return Options(timeout, retry or self.retry, merged, {**self.extra_body, **(extra_body or {})})
+
+    def deadline(self, transport: Transport) -> float:
+        """When what begins now is over, on the leaf's clock."""
+        return FOREVER if self.timeout.total is None else transport.leaf.now() + self.timeout.total
+
+    def call(self, deadline: float, method: str, path: str, body: object = None, accept: str = JSON) -> Call:
+        """One call with these options; several may share one deadline."""
+        encoded = None if body is None else json_encoder.encode(body)
+        return Call(method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers)

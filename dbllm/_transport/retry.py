@@ -1,0 +1,196 @@
+"""How long to wait, and whether and when to try again. The decisions are pure; tenacity runs the loop.
+
+A failed attempt is one of these:
+
+  never sent   no connection came about, or a kept-alive one turned out to be closed: any method, the first at once
+  throttled    429, 503, 529: wait as the server says, else longer than for the others
+  transient    408, 500, 502, a connection that broke before the answer's head
+  ambiguous    504 or a time-out on a POST, a connection that broke inside the answer: the model may have run and been
+               paid, so not again unless `retry_ambiguous`; on GET, PUT and DELETE it is transient
+  final        everything else
+
+`x-should-retry: true | false` from the server overrules the class of a status.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from ..errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, StreamInterruptedError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+T = TypeVar("T")
+Class = Literal["never sent", "throttled", "transient", "ambiguous", "final"]
+
+_THROTTLED = frozenset({429, 503, 529})
+_TRANSIENT = frozenset({408, 500, 502})
+_THROTTLED_CODES = frozenset(
+    {"429", "503", "529", "REQUEST_LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED", "TEMPORARILY_UNAVAILABLE"}
+)
+IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value  # no NaN
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How stubborn a call is.
+
+    Attributes:
+        attempts: tries at most, the first included; `Retry(attempts=1)` never tries again. Where more than one is
+            allowed, a first try that surely never reached the server does not count.
+        backoff: seconds; before try n+1 the wait is uniform in 0 … min(max_backoff, backoff * 2**(n-1)), four times
+            that for throttling.
+        max_backoff: seconds a wait without a server's hint takes at most.
+        max_retry_after: seconds of a server's Retry-After that are waited at most; a longer one fails the call.
+        retry_ambiguous: send a POST again though the model may have run (and been paid) already.
+    """
+
+    attempts: int = 4
+    backoff: float = 0.25
+    max_backoff: float = 8.0
+    max_retry_after: float = 60.0
+    retry_ambiguous: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
+            raise ValueError(f"Retry(attempts={self.attempts!r}): attempts is a whole number from 1 up; 1 is no retry.")
+        for name in ("backoff", "max_backoff", "max_retry_after"):
+            value = getattr(self, name)
+            if not _is_seconds(value) or value < 0 or (name == "backoff" and value == float("inf")):
+                raise ValueError(f"Retry({name}={value!r}): seconds, 0 or more.")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeout:
+    """How long a call may take, in seconds; None is no limit.
+
+    Attributes:
+        total: the whole call: waiting for a connection, all attempts and the waits between them. For a stream, up to
+            its first event.
+        connect: one connection's TCP and TLS.
+        read: from one event of a stream to the next.
+        queue: waiting for a free connection when `max_connections` are in use; None: as long as `total` allows.
+    """
+
+    total: float | None = 300.0  # Databricks ends an execution after 297 s
+    connect: float | None = 10.0
+    read: float | None = 60.0
+    queue: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("total", "connect", "read", "queue"):
+            value = getattr(self, name)
+            if value is not None and not (_is_seconds(value) and value > 0):
+                raise ValueError(f"Timeout({name}={value!r}): seconds above 0, or None for no limit.")
+
+    @classmethod
+    def of(cls, value: float | Timeout) -> Timeout:
+        """A `Timeout` from what users may write: a number is the total."""
+        return value if isinstance(value, Timeout) else cls(total=value)
+
+
+def classify(error: BaseException, method: str) -> Class:
+    """The class of a failed attempt."""
+    if isinstance(error, StreamInterruptedError):  # before the first chunk, or it would not come here
+        return "throttled" if error.error_code in _THROTTLED_CODES else "ambiguous"
+    if isinstance(error, (APIConnectionError, APITimeoutError)):
+        if not error.sent:
+            return "never sent"
+        if method in IDEMPOTENT:
+            return "transient"
+        return "ambiguous" if isinstance(error, APITimeoutError) or error.raw is not None else "transient"
+    if isinstance(error, APIStatusError):
+        asked = error.raw.headers.get("x-should-retry", "").lower() if error.raw else ""
+        if asked == "false":
+            return "final"
+        if error.status in _THROTTLED:
+            return "throttled"
+        if error.status in _TRANSIENT or asked == "true":
+            return "transient"
+        if error.status == 504:
+            # Not sent: it was a token that did not come, not the call.
+            return "transient" if method in IDEMPOTENT or not error.sent else "ambiguous"
+    return "final"
+
+
+def wait_before(
+    error: BaseException, *, failures: int, method: str, retry: Retry, draw: Callable[[], float] = random.random
+) -> float | None:
+    """Seconds to wait before the next attempt, or None: this failure is the last.
+
+    Args:
+        error: the failure.
+        failures: how many attempts have failed, this one included.
+        method: HTTP method.
+        retry: the policy.
+        draw: uniform numbers in 0 … 1.
+    """
+    kind = classify(error, method)
+    if kind == "final" or (kind == "ambiguous" and not retry.retry_ambiguous) or failures >= retry.attempts:
+        return None
+    hint = error.retry_after if isinstance(error, APIError) else None
+    if hint is not None:
+        # A tenth more at random, so that all who were sent away together do not come back together.
+        return hint * (1 + 0.1 * draw()) if hint <= retry.max_retry_after else None
+    if kind == "never sent" and failures <= 1:
+        return 0.0
+    scale = retry.backoff * (4 if kind == "throttled" else 1)
+    return float(draw() * min(retry.max_backoff, scale * 2.0 ** min(failures - 1, 60)))
+
+
+async def again(
+    attempt: Callable[[], Awaitable[T]],
+    first: APIError,
+    method: str,
+    retry: Retry,
+    deadline: float,
+    now: Callable[[], float],
+    sleep: Callable[[float], Awaitable[None]],
+) -> tuple[T, int]:
+    """Go on after a first attempt has failed: (the answer, attempts made).
+
+    Entered only then, since entering tenacity costs more than a call on a good day.
+
+    Raises:
+        APIError: the last failure; its `previous` has those before it. It is raised at once, without a wait, when the
+            wait would end after the deadline.
+    """
+    failed: list[APIError] = []
+    pauses: list[float] = []
+    policy = retry
+    if retry.attempts > 1 and classify(first, method) == "never sent":
+        policy = replace(retry, attempts=retry.attempts + 1)  # what never reached the server cost nobody anything
+
+    async def next_attempt() -> T:
+        if not failed:
+            raise first
+        return await attempt()
+
+    def wanted(state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        if not isinstance(error, APIError):  # an interrupt, a cancellation, a bug: never ours to repeat
+            return False
+        failed.append(error)
+        pause = wait_before(error, failures=len(failed), method=method, retry=policy)
+        if pause is None or now() + pause >= deadline:
+            return False
+        pauses.append(pause)
+        return True
+
+    from tenacity import AsyncRetrying  # here: a program whose calls succeed never pays for the import
+
+    loop = AsyncRetrying(sleep=sleep, retry=wanted, wait=lambda _: pauses[-1], reraise=True)
+    try:
+        return await loop(next_attempt), len(failed) + 1
+    except APIError as error:
+        error.attempts = len(failed)
+        error.previous = tuple(failed[:-1])
+        raise

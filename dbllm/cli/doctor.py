@@ -1,0 +1,165 @@
+"""`dbllm doctor`: what is configured, from where, and how far a call gets. Nothing it prints is secret."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+if TYPE_CHECKING:
+    from dbllm import Client
+
+SECONDS = 10.0
+ENDPOINTS = "/api/2.0/serving-endpoints"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line.
+
+    Attributes:
+        check: what was looked at.
+        ok: whether it is well.
+        said: what was found.
+        seconds: how long it took.
+        advice: what to do, where it is not well.
+    """
+
+    check: str
+    ok: bool
+    said: str
+    seconds: float
+    advice: str = ""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make it a command of `app`."""
+    app.command()(doctor)
+
+
+def doctor(
+    host: Annotated[
+        str | None,
+        typer.Option("--host", help="The workspace's address.", show_default="DATABRICKS_HOST, then the profile's"),
+    ] = None,
+    profile: Annotated[str | None, typer.Option("--profile", help="A profile of ~/.databrickscfg.")] = None,
+    endpoint: Annotated[str | None, typer.Option("--endpoint", help="Also call this serving endpoint once.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find out what is configured, and why a call does not work. The exit status is 1 when something is red."""
+    findings: list[Finding] = []
+    for finding in examine(host, profile, endpoint):
+        findings.append(finding)
+        if not as_json:
+            _show(finding)
+    if as_json:
+        typer.echo(json.dumps({"ok": all(one.ok for one in findings), "checks": [asdict(one) for one in findings]}))
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _show(finding: Finding) -> None:
+    colour = None if os.environ.get("NO_COLOR") else typer.colors.GREEN if finding.ok else typer.colors.RED
+    mark = typer.style("ok  " if finding.ok else "FAIL", fg=colour)
+    typer.echo(f"{mark} {finding.check:<14} {finding.seconds * 1000:6.0f} ms  {finding.said}")
+    if finding.advice:
+        typer.echo(f"{'':31}-> {finding.advice}")
+
+
+def examine(host: str | None, profile: str | None, endpoint: str | None) -> Iterator[Finding]:
+    """The findings, one after another; what depends on something that failed is not tried."""
+    from dbllm import Client, ConfigError, DbllmError, Retry
+
+    began = time.perf_counter()
+    try:
+        client = Client(host, profile=profile, retry=Retry(attempts=1), timeout=SECONDS)
+    except ConfigError as error:
+        advice = "Then run this again. `dbllm demo` shows dbllm without an account."
+        yield Finding("configuration", False, str(error), time.perf_counter() - began, advice)
+        return
+    with client:
+        yield Finding("configuration", True, str(client.config), time.perf_counter() - began)
+        for note in client.config.passed_over:
+            yield Finding("not used", True, note, 0.0)
+        for check, ask in _checks(client, endpoint):
+            began = time.perf_counter()
+            try:
+                said, advice, ok = ask(), "", True
+            except DbllmError as error:
+                said, advice, ok = getattr(error, "detail", "") or str(error), getattr(error, "hint", ""), False
+            except OSError as error:
+                said, advice, ok = (
+                    f"{type(error).__name__}: {error.strerror or error}",
+                    _advice(check, client.host),
+                    False,
+                )
+            yield Finding(check, ok, said, time.perf_counter() - began, advice)
+            if not ok:
+                return
+
+
+_ADVICE = {
+    "DNS": "The name is not known here: check its spelling, the VPN, or the DNS settings.",
+    "TCP": "Nothing answers there: check firewall, proxy (HTTPS_PROXY) and port.",
+    "TLS": "The certificate is not trusted: pass verify= a CA file, set SSL_CERT_FILE, or use verify='system'.",
+}
+
+
+def _advice(check: str, host: str) -> str:
+    if check == "TCP" and host.startswith("http://"):  # by http there is only this machine
+        return (
+            "No workspace runs on this port: start one with `dbllm up`, and compare DATABRICKS_HOST with what it says."
+        )
+    return _ADVICE[check]
+
+
+def _checks(client: Client, endpoint: str | None) -> Iterator[tuple[str, Callable[[], str]]]:
+    from dbllm._http.tls import DIRECT, route
+
+    parts = urlsplit(client.host)
+    name, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    context, proxy = route(client.host, client.config.network(DIRECT))
+    if proxy is not None:  # the name is then the proxy's to look up
+        via = f"through the proxy {proxy.url.host}:{proxy.url.port or ''}"
+        yield "proxy", lambda: via
+    else:
+        yield "DNS", lambda: ", ".join(sorted({str(row[4][0]) for row in socket.getaddrinfo(name, port)}))
+        yield "TCP", lambda: _connected(name, port)
+        if parts.scheme == "https":
+            yield "TLS", lambda: _handshake(name, port, context)
+    yield "auth", lambda: f"called as {_user(client)}"
+    yield "endpoints", lambda: _listed(client)
+    if endpoint:
+        handle: Any = client.endpoint(endpoint)
+        yield "call", lambda: f"{endpoint} answered {handle.complete('Say hi.', max_tokens=8)!r}"
+
+
+def _connected(name: str, port: int) -> str:
+    with socket.create_connection((name, port), SECONDS) as sock:
+        return f"port {port} of {sock.getpeername()[0]} answers"
+
+
+def _handshake(name: str, port: int, context: Any) -> str:
+    with (
+        socket.create_connection((name, port), SECONDS) as sock,
+        context.wrap_socket(sock, server_hostname=name) as tls,
+    ):
+        return str(tls.version())
+
+
+def _user(client: Client) -> str:
+    content = client.request("GET", "/api/2.0/preview/scim/v2/Me")
+    return str(content.get("userName") or content.get("displayName")) if isinstance(content, dict) else "somebody"
+
+
+def _listed(client: Client) -> str:
+    content = client.request("GET", ENDPOINTS)
+    names = [str(one.get("name")) for one in (content or {}).get("endpoints", [])]
+    return f"{len(names)} serving endpoints: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"

@@ -1,0 +1,1 @@
+"""Who calls a local workspace, and what they may do there."""

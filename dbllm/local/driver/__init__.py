@@ -1,0 +1,1 @@
+"""Driver apps, and the proxy in front of them."""

@@ -1,0 +1,1 @@
+"""External models: requests in their providers' words, answers in Databricks' words."""

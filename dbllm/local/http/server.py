@@ -1,0 +1,190 @@
+"""Running an ASGI app on a socket: in a background thread, or in the foreground until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import math
+import signal
+import socket
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import TypeVar
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from dbllm.local.errors import LocalError
+
+GRACE = 0.5
+"""Seconds that open answers get to end by themselves when the server stops."""
+
+CUT = 1
+"""Seconds after which those that did not end then are cut."""
+
+
+def listen(host: str, port: int, *, hint: str) -> socket.socket:
+    """A bound socket; port 0 takes a free one.
+
+    Raises:
+        LocalError: the port is taken (`hint` says what to do then) or the address cannot be used.
+    """
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        # With its protocol named: only then asyncio sets TCP_NODELAY, without which each answer waits 40 ms.
+        sock = socket.socket(*address[:3])
+    except OSError as error:
+        raise LocalError(f"{host} is not an address of this machine: {error}.") from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address[4])
+        # Listening at once makes a second server on the port fail here, with a sentence.
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise LocalError(f"Port {port} on {host} is already in use. {hint}") from error
+        raise LocalError(f"Port {port} on {host} cannot be opened: {error}. {hint}") from error
+    return sock
+
+
+class Service(ABC):
+    """What serves while it is entered, in a background thread; or `run()` it in the foreground until Ctrl-C."""
+
+    _running: contextlib.ExitStack | None = None
+
+    @abstractmethod
+    def _prepare(self, stack: contextlib.ExitStack) -> WebServer:
+        """Everything up to a server that could answer; what has to be undone is put on `stack`."""
+
+    def __enter__(self: S) -> S:
+        with contextlib.ExitStack() as stack:
+            server = self._prepared(stack)
+            server.start()
+            stack.callback(server.stop)
+            self._running = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._running is not None:
+            self._running.close()
+        self._running = None
+
+    def run(self: S, ready: Callable[[S], None] = lambda _service: None) -> None:
+        """Serve in the foreground until Ctrl-C or SIGTERM; `ready` is called once requests are answered."""
+        with contextlib.ExitStack() as stack:
+            self._prepared(stack).run(lambda: ready(self))
+
+    def _prepared(self, stack: contextlib.ExitStack) -> WebServer:
+        if self._running is not None:
+            raise LocalError(f"{self!r} is running already.")
+        return self._prepare(stack)
+
+
+S = TypeVar("S", bound=Service)
+
+
+class WebServer:
+    """uvicorn around an app and a bound socket.
+
+    Told to stop it takes no new connections, and open answers have `drain` seconds to end by themselves. Then
+    `before_exit` is called, once, which is to end them, and a second later what is left is cut.
+    """
+
+    def __init__(
+        self, app: ASGIApp, sock: socket.socket, before_exit: Callable[[], None] = lambda: None, *, drain: float = GRACE
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="critical",  # failures are logged by the apps, in their own words
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=math.ceil(drain + CUT),
+        )
+        self._server = _Server(config, before_exit, drain)
+        self._sock = sock
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Serve in a background thread; returns when requests are answered.
+
+        Raises:
+            LocalError: the app did not start.
+        """
+        self._thread = threading.Thread(target=self._run, name="dbllm-web", daemon=True)
+        self._thread.start()
+        self._server.settled.wait()
+        if not self._server.started:
+            self.stop()
+            raise LocalError("The web server did not start; the log says why.")
+
+    def stop(self) -> None:
+        """Stop serving and wait for the thread. Stopping twice is fine."""
+        self._exit()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Serve in this (the main) thread until SIGINT or SIGTERM; `ready` is called when requests are answered."""
+        self._server.ready = ready
+        with _on_signals(self._exit):
+            self._run()
+
+    def _exit(self) -> None:
+        self._server.should_exit = True
+
+    def _run(self) -> None:
+        try:
+            self._server.run(sockets=[self._sock])
+        finally:
+            self._sock.close()
+            self._server.settled.set()
+
+
+class _Server(uvicorn.Server):
+    """Says when it has started, and leaves the signals to `WebServer`."""
+
+    def __init__(self, config: uvicorn.Config, interrupt: Callable[[], None], drain: float) -> None:
+        super().__init__(config)
+        self._interrupt = interrupt
+        self._drain = drain
+        self.settled = threading.Event()
+        self.ready: Callable[[], None] = lambda: None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.ready()
+        self.settled.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        later = asyncio.get_running_loop().call_later(self._drain, self._interrupt)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            later.cancel()
+
+
+@contextlib.contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""Calling a serving endpoint of a local workspace."""

@@ -1,0 +1,294 @@
+"""Agent endpoints, task agent/v1/responses: OpenAI's Responses wire as Databricks' agents speak it. All pure.
+
+The agent is the chat model itself: its items are read as messages, and it answers with a text or with a function
+call that the caller carries out. `custom_inputs` come back as `custom_outputs` (source: mlflow's ResponsesAgent types).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dbllm.local.errors import Problem, bad_request, unknown_field
+from dbllm.local.invocation.requests import TextRequest, read_chat
+from dbllm.local.invocation.responses import Head, Json, Tally
+from dbllm.local.invocation.scoring import kind_of
+from dbllm.local.model.llama import Piece
+
+ECHOED = (
+    "instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "reasoning", "temperature", "text",
+    "tool_choice", "tools", "top_p", "truncation", "user",
+)  # fmt: skip
+"""Fields of a request that its answer repeats."""
+SAME = ("temperature", "top_p", "stream", "model", "parallel_tool_calls", "client_request_id", "usage_context")
+"""Fields that mean the same in a chat request."""
+WITHOUT_MEANING = (
+    "context",
+    "databricks_options",
+    "store",
+    "include",
+    "stream_options",
+    "service_tier",
+    "top_logprobs",
+)
+TEXTS = ("input_text", "output_text", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request to an agent: what it asks of the chat model, and what its answer repeats."""
+
+    wanted: TextRequest
+    echoed: Json
+    custom_inputs: object
+
+
+def read_response(body: object) -> Ask:
+    """An agent's request: `input` is a text or a list of items.
+
+    Raises:
+        Problem: 400 with the reason.
+    """
+    if not isinstance(body, dict):
+        raise bad_request(f"json: cannot unmarshal {kind_of(body)} into a request object")
+    fields = {name: value for name, value in body.items() if value is not None}
+    if "messages" in fields:
+        raise bad_request("an agent of task agent/v1/responses takes 'input', not 'messages'")
+    for name in fields:
+        if name == "previous_response_id":
+            raise bad_request(
+                "'previous_response_id' is not supported: nothing is stored here; send all items in 'input'"
+            )
+        if name not in (*ECHOED, *SAME, *WITHOUT_MEANING, "input", "custom_inputs"):
+            raise unknown_field(name)
+    if "input" not in fields:
+        raise bad_request("missing required field 'input'")
+    custom = fields.get("custom_inputs")
+    if custom is not None and not isinstance(custom, dict):
+        raise bad_request(f"field 'custom_inputs' must be an object, got {kind_of(custom)}")
+    ahead = _instructions(fields.get("instructions"))
+    chat = {name: fields[name] for name in SAME if name in fields}
+    chat["messages"] = [*ahead, *_items(fields["input"])]
+    if "max_output_tokens" in fields:
+        chat["max_tokens"] = fields["max_output_tokens"]
+    if "tools" in fields:
+        chat["tools"] = _tools(fields["tools"])
+    if "tool_choice" in fields:
+        chat["tool_choice"] = _choice(fields["tool_choice"])
+    if "text" in fields:
+        chat["response_format"] = _format(fields["text"])
+    try:
+        wanted = read_chat(chat)
+    except Problem as problem:
+        raise bad_request(_in_our_words(problem.message, len(ahead))) from problem
+    return Ask(wanted, {name: fields[name] for name in ECHOED if name in fields}, custom)
+
+
+def _in_our_words(message: str, ahead: int) -> str:
+    """A problem of the chat request, in the names of this one."""
+    message = re.sub(r"messages\[(\d+)\]", lambda at: f"input[{int(at[1]) - ahead}]", message)
+    for theirs, ours in (("'messages'", "'input'"), ("max_tokens", "max_output_tokens"), (".function.", ".")):
+        message = message.replace(theirs, ours)
+    return message.replace("response_format.json_schema", "text.format").removeprefix("Bad request: ")
+
+
+def _instructions(value: object) -> list[Json]:
+    if value is None:
+        return []
+    if not isinstance(value, str):
+        raise bad_request(f"field 'instructions' must be a string, got {kind_of(value)}")
+    return [{"role": "system", "content": value}]
+
+
+def _items(value: object) -> list[Json]:
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list) or not value:
+        raise bad_request("field 'input' must be a string or a list of items, not empty")
+    return [_item(f"input[{number}]", item) for number, item in enumerate(value)]
+
+
+def _item(where: str, item: object) -> Json:
+    """One message per item, so that a problem with it names the right one."""
+    if not isinstance(item, dict):
+        raise bad_request(f"'{where}' must be an item, an object with 'role' or 'type'; got {kind_of(item)}")
+    kind = item.get("type", "message")
+    if kind == "message":
+        role = "system" if item.get("role") == "developer" else item.get("role")
+        return {"role": role, "content": _content(where, item.get("content"))}
+    if kind == "function_call":
+        function = {"name": item.get("name"), "arguments": item.get("arguments")}
+        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        return {"role": "assistant", "content": None, "tool_calls": [call]}
+    if kind == "function_call_output":
+        output = item.get("output")
+        content = output if isinstance(output, str) else _content(f"{where}.output", output)
+        return {"role": "tool", "tool_call_id": item.get("call_id"), "content": content}
+    if kind == "reasoning":  # what a reasoning model thought in an earlier turn; this one has no use for it
+        return {"role": "assistant", "content": ""}
+    raise bad_request(f"'{where}.type' must be message, function_call, function_call_output or reasoning; got {kind!r}")
+
+
+def _content(where: str, content: object) -> object:
+    if not isinstance(content, list):
+        return content
+    parts = []
+    for number, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "refusal":
+            parts.append({"type": "text", "text": part.get("refusal")})
+        elif kind in TEXTS:
+            parts.append({"type": "text", "text": part.get("text")})
+        else:
+            raise bad_request(
+                f"'{where}.content[{number}]' must be a text part, got {kind!r}: this model takes no images or files"
+            )
+    return parts
+
+
+def _tools(value: object) -> object:
+    if not isinstance(value, list):
+        return value
+    for number, tool in enumerate(value):
+        if not isinstance(tool, dict) or tool.get("type") != "function":
+            kind = tool.get("type") if isinstance(tool, dict) else kind_of(tool)
+            raise bad_request(
+                f"'tools[{number}].type' must be function: this agent has no tools of its own; got {kind!r}"
+            )
+    return [
+        {"type": "function", "function": {name: one for name, one in tool.items() if name != "type"}} for tool in value
+    ]
+
+
+def _choice(value: object) -> object:
+    if isinstance(value, dict) and value.get("type") == "function" and "name" in value:
+        return {"type": "function", "function": {"name": value["name"]}}
+    return value
+
+
+def _format(value: object) -> object:
+    wanted = value.get("format", {"type": "text"}) if isinstance(value, dict) else None
+    if not isinstance(wanted, dict):
+        raise bad_request('field \'text\' must be an object such as {"format": {"type": "text"}}')
+    if wanted.get("type") != "json_schema":
+        return wanted
+    return {"type": "json_schema", "json_schema": {name: one for name, one in wanted.items() if name != "type"}}
+
+
+@dataclass
+class Telling:
+    """One response as it grows: fed with the pieces, it tells the events of a stream, and in the end the whole.
+
+    Args:
+        head: id, time and model of the answer, and the function it calls, if it calls one.
+        ask: the request.
+    """
+
+    head: Head
+    ask: Ask
+    _tally: Tally = field(default_factory=lambda: Tally(1))
+    _told: int = 0
+
+    def begin(self) -> list[Json]:
+        """The events before the first piece."""
+        empty = self._item("in_progress", "")
+        events: list[Json] = [
+            {"type": "response.created", "response": self._response("in_progress", [])},
+            {"type": "response.in_progress", "response": self._response("in_progress", [])},
+            {"type": "response.output_item.added", "output_index": 0, "item": empty},
+        ]
+        if self.head.tool is None:
+            events.append({"type": "response.content_part.added", **self._at(), "content_index": 0, "part": _part("")})
+        return self._numbered(events)
+
+    def add(self, piece: Piece) -> list[Json]:
+        """The events of a piece."""
+        self._tally.add(piece)
+        if not piece.text:
+            return []
+        if self.head.tool is not None:
+            return self._numbered(
+                [{"type": "response.function_call_arguments.delta", **self._at(), "delta": piece.text}]
+            )
+        delta: Json = {**self._at(), "content_index": 0, "delta": piece.text, "logprobs": []}
+        return self._numbered([{"type": "response.output_text.delta", **delta}])
+
+    def end(self) -> list[Json]:
+        """The events after the last piece."""
+        text = self._tally.text(0)
+        whole = self.whole()
+        if self.head.tool is not None:
+            done: list[Json] = [
+                {
+                    "type": "response.function_call_arguments.done",
+                    **self._at(),
+                    "name": self.head.tool,
+                    "arguments": text,
+                }
+            ]
+        else:
+            place: Json = {**self._at(), "content_index": 0}
+            done = [
+                {"type": "response.output_text.done", **place, "text": text, "logprobs": []},
+                {"type": "response.content_part.done", **place, "part": _part(text)},
+            ]
+        item = {"type": "response.output_item.done", "output_index": 0, "item": self._item(self._status(), text)}
+        return self._numbered([*done, item, {"type": f"response.{self._status()}", "response": whole}])
+
+    def whole(self) -> Json:
+        """The response itself."""
+        return self._response(self._status(), [self._item(self._status(), self._tally.text(0))])
+
+    def _status(self) -> str:
+        return "incomplete" if self._tally.finish_reasons[0] == "length" else "completed"
+
+    def _at(self) -> Json:
+        return {"item_id": self._item_id(), "output_index": 0}
+
+    def _item_id(self) -> str:
+        return f"{'msg' if self.head.tool is None else 'fc'}_{self.head.id[-32:]}"
+
+    def _item(self, status: str, text: str) -> Json:
+        if self.head.tool is not None:
+            call: Json = {"call_id": f"call_{self.head.id[-24:]}", "name": self.head.tool, "arguments": text}
+            return {"type": "function_call", "id": self._item_id(), "status": status, **call}
+        content = [] if status == "in_progress" else [_part(text)]
+        return {"type": "message", "id": self._item_id(), "status": status, "role": "assistant", "content": content}
+
+    def _response(self, status: str, output: list[Json]) -> Json:
+        custom = {} if self.ask.custom_inputs is None else {"custom_outputs": self.ask.custom_inputs}
+        defaults: Json = {"metadata": {}, "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
+        return {
+            "id": self.head.id,
+            "object": "response",
+            "created_at": self.head.created,
+            "model": self.head.model,
+            "status": status,
+            **defaults,
+            **self.ask.echoed,
+            "output": output,
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "usage": None if status == "in_progress" else _usage(self._tally.usage()),
+            **custom,
+        }
+
+    def _numbered(self, events: list[Json]) -> list[Json]:
+        numbered = [{**event, "sequence_number": self._told + number} for number, event in enumerate(events)]
+        self._told += len(events)
+        return numbered
+
+
+def _part(text: str) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _usage(usage: Mapping[str, object]) -> Json:
+    return {
+        "input_tokens": usage["prompt_tokens"],
+        "input_tokens_details": usage["prompt_tokens_details"],
+        "output_tokens": usage["completion_tokens"],
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": usage["total_tokens"],
+    }

@@ -1,0 +1,166 @@
+"""MLflow's scoring protocol, the body a custom model takes (source: mlflow's pyfunc scoring server).
+
+A body is a JSON object with exactly one of `dataframe_records`, `dataframe_split`, `inputs`, `instances`, plus
+`params`; the answer is `{"predictions": [...]}`. Or it is a unified LLM request: with a top-level `prompt`,
+`messages` or `input` it goes to the model as it is, and the answer has no wrapper. All pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dbllm.local.errors import Problem
+
+FORMATS = ("dataframe_records", "dataframe_split", "inputs", "instances")
+UNIFIED = ("messages", "prompt", "input")
+AROUND = ("stream", "model", "client_request_id", "usage_context", "databricks_options")
+"""Keys beside the data that are for the server, not for the model."""
+
+Row = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What is asked of a custom model.
+
+    Attributes:
+        rows: one mapping of column to value per prediction; the request's params are merged in below the columns.
+        wrapped: whether the answer goes into `{"predictions": ...}`.
+        stream: whether the answer is wanted piece by piece.
+    """
+
+    rows: tuple[Row, ...]
+    wrapped: bool
+    stream: bool
+
+
+def parse(body: object) -> Scoring:
+    """Read a decoded JSON body.
+
+    Raises:
+        Problem: 400 with the reason.
+    """
+    if not isinstance(body, dict):
+        raise _bad(f"The input must be a JSON object, got {kind_of(body)}.")
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise _bad(f"'stream' must be true or false, got {kind_of(stream)}.")
+    if any(key in body for key in UNIFIED):
+        row = {key: value for key, value in body.items() if key not in AROUND and key != "params"}
+        return Scoring((_params(body) | row,), wrapped=False, stream=bool(stream))
+    found = [key for key in FORMATS if key in body]
+    if len(found) != 1:
+        raise _bad(
+            f"The input must be a JSON dictionary with exactly one of the input fields {set_of(FORMATS)}. "
+            f"Received dictionary with input fields: {list(body)}."
+        )
+    params = _params(body)
+    rows = _READERS[found[0]](body[found[0]])
+    return Scoring(tuple({**params, **row} for row in rows), wrapped=True, stream=bool(stream))
+
+
+def _params(body: Mapping[str, object]) -> dict[str, object]:
+    params = body.get("params")
+    if params is None:
+        return {}
+    if not isinstance(params, dict):
+        raise _bad(f"'params' must be a JSON object, got {kind_of(params)}.")
+    return params
+
+
+def _records(data: object) -> list[Row]:
+    if not isinstance(data, list):
+        raise _bad(f"'dataframe_records' must be a list of records, got {kind_of(data)}.")
+    for record in data:
+        if not isinstance(record, dict):
+            raise _bad(f"Each record must be a JSON object, got {kind_of(record)}.")
+    return data
+
+
+def _split(data: object) -> list[Row]:
+    if not isinstance(data, dict) or not {"columns", "data"} <= data.keys():
+        raise _bad("'dataframe_split' must be a JSON object with 'columns' and 'data'.")
+    columns, values = data["columns"], data["data"]
+    if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
+        raise _bad("'dataframe_split.columns' must be a list of column names.")
+    if not isinstance(values, list) or not all(isinstance(row, list) for row in values):
+        raise _bad("'dataframe_split.data' must be a list of rows, each a list of values.")
+    for number, row in enumerate(values):
+        if len(row) != len(columns):
+            raise _bad(f"Row {number} of 'dataframe_split.data' has {len(row)} values for {len(columns)} columns.")
+    return [dict(zip(columns, row, strict=True)) for row in values]
+
+
+def _named(data: object) -> list[Row]:
+    """`inputs` and `instances`: a list of records, one record, or columns of equal length."""
+    if isinstance(data, list):
+        for record in data:
+            if not isinstance(record, dict):
+                raise _bad(
+                    "This model has named inputs: send a list of JSON objects or an object of columns, "
+                    f"not a list with {kind_of(record)}."
+                )
+        return data
+    if not isinstance(data, dict):
+        raise _bad(f"The inputs must be a list or a JSON object, got {kind_of(data)}.")
+    prompts = data.get("prompt")
+    if not isinstance(prompts, list):
+        return [data]
+    for name, column in data.items():
+        if not isinstance(column, list) or len(column) != len(prompts):
+            raise _bad(f"Column '{name}' must be a list of {len(prompts)} values, like 'prompt'.")
+    return [{name: column[number] for name, column in data.items()} for number in range(len(prompts))]
+
+
+_READERS = {"dataframe_records": _records, "dataframe_split": _split, "inputs": _named, "instances": _named}
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One row for a model of the signature prompt/stop, with the parameters it knows."""
+
+    prompt: str
+    stop: tuple[str, ...]
+    params: Mapping[str, object]
+
+
+def read_row(row: Row, known: Sequence[str]) -> Ask:
+    """A row by the model's signature: `prompt` string, `stop` optional list of strings, and the `known` params.
+
+    Columns outside the signature are ignored and a null is a value that was not given, as in MLflow.
+
+    Raises:
+        Problem: 400 when prompt is missing or a type does not fit.
+    """
+    prompt = row.get("prompt")
+    if prompt is None:
+        raise _schema(f"Model is missing inputs ['prompt']. Note that there were extra inputs: {sorted(row)}.")
+    if not isinstance(prompt, str):
+        raise _schema(f"Incompatible input types for column prompt. Can not safely convert {kind_of(prompt)} to str.")
+    stop = row.get("stop")
+    if stop is None:
+        stop = []
+    if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
+        raise _schema("Incompatible input types for column stop. It must be a list of strings that are not empty.")
+    params = {name: row[name] for name in known if row.get(name) is not None}
+    return Ask(prompt, tuple(stop), params)
+
+
+def kind_of(value: object) -> str:
+    """The JSON name of a value's type."""
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null")
+
+
+def set_of(names: Sequence[str]) -> str:
+    """Names as MLflow prints them: {'a', 'b'}."""
+    return "{" + ", ".join(repr(name) for name in names) + "}"
+
+
+def _bad(message: str) -> Problem:
+    return Problem(400, "BAD_REQUEST", message)
+
+
+def _schema(message: str) -> Problem:
+    return Problem(400, "BAD_REQUEST", f"Failed to enforce schema of data. Error: {message}")

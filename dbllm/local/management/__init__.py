@@ -1,0 +1,1 @@
+"""Serving endpoints and secrets of a local workspace: made, changed, watched, deleted."""

@@ -1,0 +1,117 @@
+"""Rate limits: calls and tokens per minute, of an endpoint or of each caller (Databricks: `rate_limits`, `ai_gateway`).
+
+A minute is one of the clock's. Calls are counted before they are made, tokens when the answer says how many they were,
+so the call that crosses a limit of tokens is still answered. A limit that is changed goes on with what was counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from dbllm.local.access.permissions import Caller
+from dbllm.local.errors import Problem
+from dbllm.local.management.endpoint_record import Record
+from dbllm.local.storage.store import Change, Store
+
+MINUTE = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What was used in one minute, which is a number since 1970."""
+
+    minute: int
+    calls: int = 0
+    tokens: int = 0
+
+
+class Rates:
+    """The counters of all endpoints.
+
+    Args:
+        store: remembers them.
+        now: seconds since 1970.
+    """
+
+    def __init__(self, store: Store, now: Callable[[], float]) -> None:
+        self._now = now
+        kept = cast("Mapping[str, list[int]]", store.load("count"))
+        self._counts = {key: Count(*values) for key, values in kept.items()}
+
+    def take(self, record: Record, caller: Caller) -> list[str]:
+        """Count one call against every limit of an endpoint that concerns the caller, and say which counters that are.
+
+        Raises:
+            Problem: 429 with Retry-After, one is used up; nothing was counted.
+        """
+        limits = [(counter(record, limit, caller), limit) for limit in limits_of(record) if concerns(limit, caller)]
+        for key, limit in limits:
+            held = self._count(key)
+            for unit, used in (("calls", held.calls), ("tokens", held.tokens)):
+                most = limit.get(unit)
+                if isinstance(most, int) and used >= most:
+                    raise self._exceeded(record, limit, unit, most)
+        keys = list(dict.fromkeys(key for key, _ in limits))
+        for key in keys:
+            held = self._count(key)
+            self._counts[key] = Count(held.minute, held.calls + 1, held.tokens)
+        return keys
+
+    def spend(self, keys: Iterable[str], tokens: int) -> None:
+        """Count the tokens of an answer."""
+        for key in keys:
+            held = self._count(key)
+            self._counts[key] = Count(held.minute, held.calls, held.tokens + tokens)
+
+    def changes(self, keys: Sequence[str]) -> list[Change]:
+        """What is to be kept of counters."""
+        found = [(key, self._counts[key]) for key in keys if key in self._counts]
+        return [Change("count", key, [one.minute, one.calls, one.tokens]) for key, one in found]
+
+    def forget(self, name: str) -> list[Change]:
+        """What is to be kept when an endpoint is gone."""
+        gone = [key for key in self._counts if key.startswith(f"{name}/")]
+        for key in gone:
+            self._counts.pop(key, None)
+        return [Change("count", key, None) for key in gone]
+
+    def _count(self, key: str) -> Count:
+        minute = int(self._now() // MINUTE)
+        held = self._counts.get(key)
+        return held if held is not None and held.minute == minute else Count(minute)
+
+    def _exceeded(self, record: Record, limit: Mapping[str, object], unit: str, most: int) -> Problem:
+        wait = max(1, math.ceil(MINUTE - self._now() % MINUTE))
+        reason = f"Exceeded the {limit['key']} rate limit of {most} {unit} per minute for endpoint '{record.name}'."
+        code = "REQUEST_LIMIT_EXCEEDED"
+        return Problem(429, code, f"{code}: {reason} Try again in {wait} s.", {"retry-after": str(wait)})
+
+
+def limits_of(record: Record) -> list[Mapping[str, object]]:
+    """The rate limits of an endpoint, of both kinds."""
+    gateway = record.settings.ai_gateway or {}
+    return [*record.settings.rate_limits, *cast("list[Mapping[str, object]]", gateway.get("rate_limits", []))]
+
+
+def counts_tokens(record: Record) -> bool:
+    """Whether a limit of tokens wants to know what an answer used."""
+    return any("tokens" in limit for limit in limits_of(record))
+
+
+def concerns(limit: Mapping[str, object], caller: Caller) -> bool:
+    """Whether a limit is one for this caller."""
+    if limit["key"] == "service_principal":
+        return caller.service and limit.get("principal") == caller.name
+    if limit["key"] == "user_group":
+        return limit.get("principal") == "users" or (limit.get("principal") == "admins" and caller.admin)
+    return True
+
+
+def counter(record: Record, limit: Mapping[str, object], caller: Caller) -> str:
+    """The counter that a limit looks at."""
+    key = str(limit["key"])
+    who = {"endpoint": "", "user": caller.principal}.get(key, f"{limit.get('principal')}")
+    return f"{record.name}/{key}/{who}"

@@ -1,0 +1,1 @@
+"""The language model and the text embeddings of a local workspace."""

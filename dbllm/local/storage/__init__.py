@@ -1,0 +1,1 @@
+"""What a local workspace remembers from start to start."""
