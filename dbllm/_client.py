@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 from ._auth.auth import Token
 from ._auth.config import Config, resolve
 from ._auth.redaction import hide
-from ._backends.aio import AsyncLeaf
-from ._backends.blocking import BlockingLeaf
+from ._backends.aio import AsyncBackend
+from ._backends.blocking import SyncBackend
 from ._http.tls import Cert, Network, ProxyLike, Verify
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.handle import AsyncDriverApp
@@ -45,7 +45,7 @@ def as_a(kind: type[T], other: object) -> T:
 class Workspace:
     """What a client is, in either colour: a configuration, a transport and the defaults of its calls."""
 
-    _leaf: ClassVar[type[AsyncLeaf] | type[BlockingLeaf]]
+    _backend: ClassVar[type[AsyncBackend] | type[SyncBackend]]
 
     def __init__(
         self,
@@ -73,9 +73,9 @@ class Workspace:
         config = resolve(
             host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
         )
-        leaf = self._leaf(config.host, max_connections, transport, http_client, engine, config.network(network))
+        backend = self._backend(config.host, max_connections, transport, http_client, engine, config.network(network))
         self._config = config
-        self._transport = Transport(config.host, config.auth, leaf)
+        self._transport = Transport(config.host, config.auth, backend)
         self._options = Options().but(timeout, retry, headers)
         self._tasks: dict[str, Kind] = {}  # what each endpoint speaks, as far as it is known
         self._owns = True
@@ -146,7 +146,7 @@ class AsyncClient(Workspace):
         ConfigError: no host, no token, or something that cannot be used.
     """
 
-    _leaf = AsyncLeaf
+    _backend = AsyncBackend
 
     def endpoint(
         self,

@@ -1,10 +1,10 @@
-"""`Client` for plain code: the same verbs, one line each. The core's coroutines are driven over a blocking leaf."""
+"""`Client` for plain code: the same verbs, one line each. The core's coroutines are driven over a blocking backend."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from ._backends.blocking import BlockingLeaf
+from ._backends.blocking import SyncBackend
 from ._backends.sync_facade import Plain, made, now
 from ._client import AsyncClient, Workspace, as_a
 from ._inference.endpoint import AsyncEndpoint
@@ -56,7 +56,7 @@ class Client(Workspace):
     It may be shared by threads, and works inside a running event loop (which waits meanwhile) and in a forked child.
     """
 
-    _leaf = BlockingLeaf
+    _backend = SyncBackend
 
     @property
     def _core(self) -> AsyncClient:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.modes import COLOURS, leaf_of, permits, together
+from support.modes import COLOURS, backend_of, permits, together
 from support.samples import HELLO, chat_answer, route, sse
 
 import dbllm
@@ -414,5 +414,5 @@ async def test_a_host_of_no_proxy_is_called_directly(make, serve, monkeypatch):
 
 def test_the_three_ways_are_three():
     assert COLOURS == ("asyncio", "trio", "sync")
-    assert leaf_of(dbllm.Client(HOST, "t")).name == "Client"
-    assert leaf_of(dbllm.AsyncClient(HOST, "t")).name == "AsyncClient"
+    assert backend_of(dbllm.Client(HOST, "t")).name == "Client"
+    assert backend_of(dbllm.AsyncClient(HOST, "t")).name == "AsyncClient"

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Protocol
 
-from .._backends.backend import Leaf
+from .._backends.backend import Backend
 from ..errors import ConfigError, Raw
 from .redaction import Hidden, Secret
 
@@ -20,8 +20,8 @@ _EXPIRED = re.compile(r"expir|invalid_token", re.IGNORECASE)
 class Auth(Protocol):
     """One kind of auth."""
 
-    async def headers(self, leaf: Leaf, deadline: float) -> Mapping[str, str]:
-        """The headers to send now, names in lower case; had before `deadline`, on the leaf's clock."""
+    async def headers(self, backend: Backend, deadline: float) -> Mapping[str, str]:
+        """The headers to send now, names in lower case; had before `deadline`, on the backend's clock."""
         ...
 
     def refused(self, sent: Mapping[str, str], now: float) -> bool:
@@ -79,7 +79,7 @@ class Told(Auth):
     def __init__(self, ask: Callable[[], Mapping[str, str]]) -> None:
         self._ask = ask
 
-    async def headers(self, leaf: Leaf, deadline: float) -> Mapping[str, str]:
+    async def headers(self, backend: Backend, deadline: float) -> Mapping[str, str]:
         return self._ask()
 
 
@@ -93,7 +93,7 @@ class _Asked(Auth):
     def __init__(self, function: Callable[[], str | Awaitable[str]]) -> None:
         self._function = function
 
-    async def headers(self, leaf: Leaf, deadline: float) -> Mapping[str, str]:
+    async def headers(self, backend: Backend, deadline: float) -> Mapping[str, str]:
         running = _running.get()
         if self in running:
             raise ConfigError(
@@ -101,6 +101,6 @@ class _Asked(Auth):
             )
         mark = _running.set((*running, self))
         try:
-            return bearer(await leaf.call(self._function))
+            return bearer(await backend.call_user_function(self._function))
         finally:
             _running.reset(mark)

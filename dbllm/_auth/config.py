@@ -134,7 +134,7 @@ class _Search:
     """One look through the places."""
 
     def __init__(self, explicit: Place, env: Mapping[str, str], home: Path) -> None:
-        self._explicit, self._env, self._home = explicit, env, home
+        self._explicit, self._env, self._context = explicit, env, home
         self._profile = explicit.text("profile")
         # A profile that is named in the call stands before the environment; one that only lies there comes after it.
         self._around = Place("the environment") if self._profile else sources.environment(env)
@@ -198,9 +198,9 @@ class _Search:
 
     def _profile_place(self) -> Place:
         if not self._saved.name:
-            file = self._env.get("DATABRICKS_CONFIG_FILE") or str(self._home / ".databrickscfg")
+            file = self._env.get("DATABRICKS_CONFIG_FILE") or str(self._context / ".databrickscfg")
             name = self._profile or self._env.get("DATABRICKS_CONFIG_PROFILE") or None
-            self._saved = sources.saved(Path(file).expanduser(), name, self._home)
+            self._saved = sources.saved(Path(file).expanduser(), name, self._context)
         return self._saved
 
     def _found(self, target: str) -> Iterator[tuple[Place, str]]:

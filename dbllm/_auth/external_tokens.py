@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .._backends.backend import Leaf
+from .._backends.backend import Backend
 from ..errors import APIError, APITimeoutError, AuthenticationError, ConfigError
 from .auth import bearer
 from .redaction import Hidden, Secret
@@ -30,9 +30,9 @@ def cli_login(program: str, host: str, profile: str | None) -> Fetch:
     """The login of `databricks auth login`. No secret is in the arguments of the program."""
     chosen = ["--profile", profile] if profile else ["--host", host]
 
-    async def fetch(leaf: Leaf, deadline: float) -> Lease:
-        began, wall = leaf.now(), leaf.wall()
-        got = await leaf.thread(lambda: _cli_token(program, chosen, max(0.1, deadline - began), wall))
+    async def fetch(backend: Backend, deadline: float) -> Lease:
+        began, wall = backend.clock(), backend.wall_clock()
+        got = await backend.run_in_thread(lambda: _cli_token(program, chosen, max(0.1, deadline - began), wall))
         if isinstance(got, APIError):
             raise got
         return Lease(bearer(got[0]), began + got[1], got[1])
@@ -75,9 +75,9 @@ def serving_file(path: Path) -> Fetch:
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
-    async def fetch(leaf: Leaf, deadline: float) -> Lease:
-        began = leaf.now()
-        token = await leaf.thread(read)
+    async def fetch(backend: Backend, deadline: float) -> Lease:
+        began = backend.clock()
+        token = await backend.run_in_thread(read)
         if token is None:
             raise ConfigError(f"{path}, the token file of model serving, cannot be read or has no token in it.")
         return Lease(bearer(token), began + FILE_LIFE, FILE_LIFE)
@@ -110,12 +110,12 @@ def official_sdk(kind: str, host: str, values: Mapping[str, Any], place: str) ->
                 said = said.replace(value.reveal(), "***") if isinstance(value, Secret) else said
             return said[:1000]
 
-    async def fetch(leaf: Leaf, deadline: float) -> Lease:
-        headers = await leaf.thread(ask)
+    async def fetch(backend: Backend, deadline: float) -> Lease:
+        headers = await backend.run_in_thread(ask)
         if isinstance(headers, str):
             hint = f"This is {kind} of Databricks' SDK, configured in {place}."
             raise AuthenticationError(f"no token from Databricks' SDK ({headers})", hint=hint, sent=False)
-        return Lease(headers, leaf.now() + SDK_LIFE, SDK_LIFE)
+        return Lease(headers, backend.clock() + SDK_LIFE, SDK_LIFE)
 
     return fetch
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from .._backends.backend import Leaf
+from .._backends.backend import Backend
 from .._http.request import Outgoing
 from .._protocol.error_responses import status_error
 from .._protocol.responses import content_of
@@ -97,19 +97,19 @@ def _tokens(issuer: Issuer, grant: Callable[[], Grant]) -> Fetch:
     """
     endpoint: str | None = None
 
-    async def fetch(leaf: Leaf, deadline: float) -> Lease:
+    async def fetch(backend: Backend, deadline: float) -> Lease:
         nonlocal endpoint
-        ours = await leaf.thread(grant)
-        url = endpoint = endpoint or await token_endpoint(issuer, leaf, deadline)
-        began = leaf.now()  # the life of a token counts from before it was made
+        ours = await backend.run_in_thread(grant)
+        url = endpoint = endpoint or await token_endpoint(issuer, backend, deadline)
+        began = backend.clock()  # the life of a token counts from before it was made
         headers = Hidden(_OURS, {"content-type": FORM}, ours.headers)
         out = Outgoing("POST", url, headers, urlencode(dict(ours.form)).encode(), deadline, CONNECT)
-        return lease(await asked(leaf, out, ours), began, leaf.wall(), f"the token endpoint {url}")
+        return lease(await asked(backend, out, ours), began, backend.wall_clock(), f"the token endpoint {url}")
 
     return fetch
 
 
-async def token_endpoint(issuer: Issuer, leaf: Leaf, deadline: float) -> str:
+async def token_endpoint(issuer: Issuer, backend: Backend, deadline: float) -> str:
     """Where tokens are to be had.
 
     Raises:
@@ -118,7 +118,7 @@ async def token_endpoint(issuer: Issuer, leaf: Leaf, deadline: float) -> str:
     """
     document = issuer.discovery_url
     if document is None:
-        metadata = await _json(leaf, f"{issuer.host}/.well-known/databricks-config", deadline)
+        metadata = await _json(backend, f"{issuer.host}/.well-known/databricks-config", deadline)
         base = str(metadata.get("oidc_endpoint") or f"{issuer.host}/oidc").rstrip("/")
         if "{account_id}" in base:
             if not issuer.account_id:
@@ -126,7 +126,7 @@ async def token_endpoint(issuer: Issuer, leaf: Leaf, deadline: float) -> str:
             base = base.replace("{account_id}", issuer.account_id)
         document = f"{base}/.well-known/oauth-authorization-server"
     allowed(document, issuer.host)
-    found = (await _json(leaf, document, deadline)).get("token_endpoint")
+    found = (await _json(backend, document, deadline)).get("token_endpoint")
     return allowed(str(found or f"{issuer.host}/oidc/v1/token"), issuer.host)
 
 
@@ -152,15 +152,15 @@ def metadata_service(url: str, host: str) -> Fetch:
     asking = Hidden(_OURS, {"x-databricks-metadata-version": "1", "x-databricks-host": host})
     grant = Grant({}, f"the metadata service {origin(url)}", "Check that it is running and logged in to this host.")
 
-    async def fetch(leaf: Leaf, deadline: float) -> Lease:
-        began = leaf.now()
-        raw = await asked(leaf, Outgoing("GET", url, asking, None, deadline, CONNECT), grant)
-        return lease(raw, began, leaf.wall(), grant.about)
+    async def fetch(backend: Backend, deadline: float) -> Lease:
+        began = backend.clock()
+        raw = await asked(backend, Outgoing("GET", url, asking, None, deadline, CONNECT), grant)
+        return lease(raw, began, backend.wall_clock(), grant.about)
 
     return fetch
 
 
-async def asked(leaf: Leaf, out: Outgoing, grant: Grant) -> Raw:
+async def asked(backend: Backend, out: Outgoing, grant: Grant) -> Raw:
     """The 200 answer to a request for a token.
 
     Raises:
@@ -168,12 +168,12 @@ async def asked(leaf: Leaf, out: Outgoing, grant: Grant) -> Raw:
         APIError: anything else. `sent` is False: the call that wanted the token never left.
     """
     try:
-        raw = await leaf.once(out)
+        raw = await backend.send_unpooled(out)
         if raw.status == 200:
             return raw
         secret = Hidden(grant.headers, {"": grant.secret.reveal()} if grant.secret else {})
         answered = scrubbed(raw, secret)
-        error: APIError = status_error(answered, wall=leaf.wall())
+        error: APIError = status_error(answered, wall=backend.wall_clock())
         if error.error_code in _CLIENT_FLAWS or raw.status in (401, 403):
             error = AuthenticationError(error.detail, error_code=error.error_code, raw=answered)
     except APIError as failed:
@@ -218,14 +218,14 @@ def _token_in(body: bytes, wall: float) -> tuple[Secret, float] | str:
     return (Secret(token), seconds) if 0 < seconds < float("inf") else "with a token that has ended already"
 
 
-async def _json(leaf: Leaf, url: str, deadline: float) -> dict[str, Any]:
+async def _json(backend: Backend, url: str, deadline: float) -> dict[str, Any]:
     """A discovery document; {} where the host has none."""
     try:
-        raw = await leaf.once(Outgoing("GET", url, Hidden(_OURS), None, deadline, CONNECT))
+        raw = await backend.send_unpooled(Outgoing("GET", url, Hidden(_OURS), None, deadline, CONNECT))
         if raw.status in (404, 405, 501):
             return {}
         if raw.status != 200:
-            raise status_error(raw, wall=leaf.wall())
+            raise status_error(raw, wall=backend.wall_clock())
     except APIError as error:
         error.sent, error.detail = False, f"{url} was asked where tokens are to be had: {error.detail}"
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from .._backends.backend import Leaf
+from .._backends.backend import Backend
 from ..errors import DbllmError
 from .auth import Auth
 
@@ -15,7 +15,7 @@ REST = 10.0  # seconds without another try after a refresh failed while the old 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Headers, and until when they are good (on the leaf's clock); `life` is how long they are good in all."""
+    """Headers, and until when they are good (on the backend's clock); `life` is how long they are good in all."""
 
     headers: Mapping[str, str] = field(repr=False)
     ends: float
@@ -27,7 +27,7 @@ class Lease:
         return self.ends - min(40.0, 0.2 * self.life)
 
 
-Fetch = Callable[[Leaf, float], Awaitable[Lease]]
+Fetch = Callable[[Backend, float], Awaitable[Lease]]
 """Gets a new lease before a deadline."""
 
 
@@ -44,23 +44,23 @@ class Renewed(Auth):
         self._lease: Lease | None = None
         self._resting = float("-inf")  # no new try before
 
-    async def headers(self, leaf: Leaf, deadline: float) -> Mapping[str, str]:
-        lease, now = self._lease, leaf.now()
+    async def headers(self, backend: Backend, deadline: float) -> Mapping[str, str]:
+        lease, now = self._lease, backend.clock()
         if lease is not None and now < max(lease.stale, min(self._resting, lease.ends)):
             return lease.headers
         serves = lease is not None and now < lease.ends
-        async with leaf.lock("token", deadline, wait=not serves) as ours:
+        async with backend.lock("token", deadline, wait=not serves) as ours:
             current = self._lease
-            if current is not None and (not ours or current is not lease) and leaf.now() < current.ends:
+            if current is not None and (not ours or current is not lease) and backend.clock() < current.ends:
                 return current.headers
             if not ours:  # it ended this very moment
-                return await self.headers(leaf, deadline)
+                return await self.headers(backend, deadline)
             try:
-                fresh = await self._fetch(leaf, min(deadline, leaf.now() + TOKEN_SECONDS))
+                fresh = await self._fetch(backend, min(deadline, backend.clock() + TOKEN_SECONDS))
             except DbllmError:
-                if lease is None or leaf.now() >= lease.ends or self._lease is None:
+                if lease is None or backend.clock() >= lease.ends or self._lease is None:
                     raise
-                self._resting = leaf.now() + min(REST, (lease.ends - leaf.now()) / 4)
+                self._resting = backend.clock() + min(REST, (lease.ends - backend.clock()) / 4)
                 return lease.headers
             self._lease = fresh
             return fresh.headers

@@ -13,8 +13,8 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from .._http.pool import Pool
-from .backend import Leaf, T, _left, _parents, _too_late
-from .concurrency import gather
+from .backend import Backend, T, _left, _of_parent_processes, _too_late
+from .concurrency import run_bounded
 
 
 def _current_loop() -> Any:
@@ -28,15 +28,15 @@ def _current_loop() -> Any:
     return loop
 
 
-class _Loop:
-    """Where the pool of one event loop lives; see `pool.Home`."""
+class _EventLoopContext:
+    """Where the pool of one event loop lives; see `pool.LoopContext`."""
 
-    def __init__(self, leaf: AsyncLeaf, loop: Any) -> None:
-        self.now, self.event = leaf.now, anyio.Event
+    def __init__(self, backend: AsyncBackend, loop: Any) -> None:
+        self.clock, self.event = backend.clock, anyio.Event
         self._loop = loop
         self._tasks: set[Any] = set()
         self.locks: dict[str, anyio.Lock] = {}
-        self.pool = Pool(self, leaf.limit, leaf.new_wire)
+        self.pool = Pool(self, backend.limit, backend.new_wire)
         self.lifetime: AsyncGenerator[None, None]
 
     async def wait(self, event: Any, timeout: float | None) -> bool:
@@ -44,23 +44,23 @@ class _Loop:
             await event.wait()
         return bool(event.is_set())
 
-    def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def call_soon(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             if hasattr(self._loop, "call_soon_threadsafe"):
-                self._loop.call_soon_threadsafe(self._spawn, thunk)
+                self._loop.call_soon_threadsafe(self._spawn, call)
             else:
-                self._loop.run_sync_soon(self._spawn_in_trio, thunk)
+                self._loop.run_sync_soon(self._spawn_in_trio, call)
         except RuntimeError:  # the loop has ended, and its sockets with it
             pass
 
-    def _spawn_in_trio(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _spawn_in_trio(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            sys.modules["trio"].lowlevel.spawn_system_task(thunk)
+            sys.modules["trio"].lowlevel.spawn_system_task(call)
         except RuntimeError:  # trio takes no tasks any more: the end of `lifetime`, just ahead, closes everything
             pass
 
-    def _spawn(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = self._loop.create_task(thunk())
+    def _spawn(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = self._loop.create_task(call())
         self._tasks.add(task)  # asyncio itself keeps no strong reference
         task.add_done_callback(self._tasks.discard)
 
@@ -72,50 +72,50 @@ class _Loop:
         return bool(getattr(self._loop, "is_closed", bool)())
 
 
-class AsyncLeaf(Leaf):
-    """The leaf of asyncio and trio: async HTTP and anyio. Each event loop has its own connections."""
+class AsyncBackend(Backend):
+    """The backend of asyncio and trio: async HTTP and anyio. Each event loop has its own connections."""
 
     name, method, closing = "AsyncClient", "handle_async_request", "aclose"
 
-    async def _home(self) -> _Loop:
+    async def _context(self) -> _EventLoopContext:
         key = (os.getpid(), _current_loop())
-        home: _Loop | None = self._homes.get(key)
-        if home is not None:
-            return home
-        for old, past in list(self._homes.items()):
+        context: _EventLoopContext | None = self._contexts.get(key)
+        if context is not None:
+            return context
+        for old, past in list(self._contexts.items()):
             if old[0] != key[0] or past.ended:
-                _parents.extend([self._homes.pop(old)] if old[0] != key[0] else [])
-                self._homes.pop(old, None)
-        home = self._homes[key] = _Loop(self, key[1])
-        home.lifetime = self._lifetime(key, home.pool)
-        await anext(home.lifetime)
+                _of_parent_processes.extend([self._contexts.pop(old)] if old[0] != key[0] else [])
+                self._contexts.pop(old, None)
+        context = self._contexts[key] = _EventLoopContext(self, key[1])
+        context.lifetime = self._lifetime(key, context.pool)
+        await anext(context.lifetime)
         await anyio.lowlevel.checkpoint()  # anyio was loaded just now: the loop gets its turn before the call goes on
-        return home
+        return context
 
-    def forget(self) -> None:
+    def close_when_possible(self) -> None:
         """Nobody uses it any more, and nobody closed it."""
-        for (pid, _), home in list(self._homes.items()):
-            if pid == os.getpid() and not home.ended:
-                home.soon(home.end)
+        for (pid, _), context in list(self._contexts.items()):
+            if pid == os.getpid() and not context.ended:
+                context.call_soon(context.end)
 
     async def _lifetime(self, key: tuple[int, object], pool: Pool) -> AsyncGenerator[None, None]:
         """Advanced once, this is closed by the loop itself when it shuts down, and closes the pool there."""
         try:
             yield
         finally:
-            self._homes.pop(key, None)
+            self._contexts.pop(key, None)
             await pool.aclose()
 
     async def pool(self) -> Pool:
         """The pool of this event loop."""
-        home = self._homes.get((os.getpid(), _current_loop()))
-        return cast("Pool", (home or await self._home()).pool)
+        context = self._contexts.get((os.getpid(), _current_loop()))
+        return cast("Pool", (context or await self._context()).pool)
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await anyio.sleep(seconds)
 
-    async def thread(self, function: Callable[[], T]) -> T:
+    async def run_in_thread(self, function: Callable[[], T]) -> T:
         """Call it in a worker thread; if this is cancelled, its result is dropped."""
         return await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
 
@@ -125,12 +125,12 @@ class AsyncLeaf(Leaf):
 
         Without `wait` it is False when another has it.
         """
-        lock = (await self._home()).locks.setdefault(name, anyio.Lock())
+        lock = (await self._context()).locks.setdefault(name, anyio.Lock())
         if not wait and lock.locked():
             yield False
             return
         try:
-            with anyio.fail_after(_left(deadline, self.now())):
+            with anyio.fail_after(_left(deadline, self.clock())):
                 await lock.acquire()
         except TimeoutError:
             raise _too_late() from None
@@ -139,12 +139,12 @@ class AsyncLeaf(Leaf):
         finally:
             lock.release()
 
-    async def gather(self, thunks: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
+    async def run_bounded(self, calls: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
         """The results in order; at most `limit` thunks run at once. The first failure cancels the others."""
-        return await gather(thunks, limit)
+        return await run_bounded(calls, limit)
 
     async def aclose(self) -> None:
         """Close all connections of this loop; those of other live loops are closed there, soon."""
-        if (home := self._homes.get((os.getpid(), _current_loop()))) is not None:
-            await home.end()
-        self.forget()
+        if (context := self._contexts.get((os.getpid(), _current_loop()))) is not None:
+            await context.end()
+        self.close_when_possible()

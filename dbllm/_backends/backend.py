@@ -1,7 +1,7 @@
-"""The two leaves, and the driver that runs the core without a loop. Only here, and in the engine, is waited.
+"""The two backends, and the driver that runs the core without a loop. Only here, and in the engine, is waited.
 
-The core is written once, as coroutines that wait only through their leaf. `AsyncLeaf` waits with anyio (asyncio and
-trio). `BlockingLeaf` has the same methods, and they block instead of suspending; so one `send(None)` runs such a
+The core is written once, as coroutines that wait only through their backend. `AsyncBackend` waits with anyio (asyncio and
+trio). `SyncBackend` has the same methods, and they block instead of suspending; so one `send(None)` runs such a
 coroutine to its end. No thread, no hidden loop: it works inside a running loop, from many threads, after a fork.
 """
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine of the core over a blocking leaf.
+def run_without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine of the core over a blocking backend.
 
     Raises:
-        RuntimeError: it suspended, so something in it waits elsewhere than in the leaf (a user's async function that
+        RuntimeError: it suspended, so something in it waits elsewhere than in the backend (a user's async function that
             really waits, in a sync client); the message names it.
     """
     try:
@@ -64,7 +64,7 @@ def _waiting_in(coroutine: Any) -> str:
     return name
 
 
-class Leaf(ABC):
+class Backend(ABC):
     """All that the core waits with, in one colour; the clocks are here for tests to put others in their place."""
 
     name: str  # of the client, for messages
@@ -96,25 +96,25 @@ class Leaf(ABC):
 
         def wires_to(to: str) -> Callable[[], Wire]:
             # `now` is looked up late, for tests put another clock in its place.
-            return wires(to, suspends, lambda: self.now(), transport, client, network, engine)
+            return wires(to, suspends, lambda: self.clock(), transport, client, network, engine)
 
         self._wires_to = wires_to
         self.new_wire = wires_to(base)
-        self._homes: dict[Any, Any] = {}  # where each pool lives: a process, or one of its event loops
+        self._contexts: dict[Any, Any] = {}  # where each pool lives: a process, or one of its event loops
 
-    now = staticmethod(time.monotonic)
+    clock = staticmethod(time.monotonic)
     """Seconds of a clock that never goes back; deadlines are on it."""
 
-    wall = staticmethod(time.time)
+    wall_clock = staticmethod(time.time)
     """Epoch seconds."""
 
     @abstractmethod
     async def pool(self) -> Pool:
         """The pool of where this is called."""
 
-    async def once(self, out: Outgoing) -> Raw:
+    async def send_unpooled(self, out: Outgoing) -> Raw:
         """One request on a connection of its own, to whatever host, outside `max_connections`: for tokens."""
-        pool = Pool((await self.pool()).home, 1, self._wires_to(origin(out.url)))
+        pool = Pool((await self.pool()).context, 1, self._wires_to(origin(out.url)))
         try:
             return await pool.send(out)
         finally:
@@ -129,11 +129,11 @@ class Leaf(ABC):
         """A lock of that name; APITimeoutError at the deadline. Without `wait` it is False when another has it."""
 
     @abstractmethod
-    async def gather(self, thunks: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
+    async def run_bounded(self, calls: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
         """The results in order. The first failure ends the others, and is raised."""
 
     @abstractmethod
-    def forget(self) -> None:
+    def close_when_possible(self) -> None:
         """Nobody uses it any more, and nobody closed it."""
 
     @abstractmethod
@@ -141,10 +141,10 @@ class Leaf(ABC):
         """Close all connections of where this is called."""
 
     @abstractmethod
-    async def thread(self, function: Callable[[], T]) -> T:
+    async def run_in_thread(self, function: Callable[[], T]) -> T:
         """Call what blocks (a program, a file, somebody else's HTTP) so that no event loop waits for it."""
 
-    async def call(self, function: Callable[[], T | Awaitable[T]]) -> T:
+    async def call_user_function(self, function: Callable[[], T | Awaitable[T]]) -> T:
         """Call a user's function, sync or async."""
         result: Any = function()
         return await result if inspect.isawaitable(result) else result  # type: ignore[no-any-return]
@@ -158,4 +158,6 @@ def _too_late() -> APITimeoutError:
     return APITimeoutError("another call of this client, which this one waits for, did not end in time", sent=False)
 
 
-_parents: list[object] = []  # homes of other processes: to close or collect their sockets would disturb the parent
+_of_parent_processes: list[
+    object
+] = []  # homes of other processes: to close or collect their sockets would disturb the parent

@@ -10,25 +10,25 @@ import anyio
 T = TypeVar("T")
 
 
-async def gather(thunks: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
+async def run_bounded(calls: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
     """The results in order; at most `limit` thunks run at once. The first failure cancels the others, and is raised."""
-    if len(thunks) == 1:
-        return [await thunks[0]()]
+    if len(calls) == 1:
+        return [await calls[0]()]
     results: dict[int, T] = {}
     failures: list[Exception] = []
-    waiting = iter(enumerate(thunks))
+    waiting = iter(enumerate(calls))
 
     async def work() -> None:
         try:
-            for place, thunk in waiting:
-                results[place] = await thunk()
+            for place, call in waiting:
+                results[place] = await call()
         except Exception as error:  # noqa: BLE001 - raised below, as itself and not inside a group
             failures.append(error)
             group.cancel_scope.cancel()
 
     async with anyio.create_task_group() as group:
-        for _ in range(min(limit, len(thunks))):
+        for _ in range(min(limit, len(calls))):
             group.start_soon(work)
     if failures:
         raise failures[0]
-    return [results[place] for place in range(len(thunks))]
+    return [results[place] for place in range(len(calls))]

@@ -1,4 +1,4 @@
-"""How an object of the core becomes one for plain code: a blocking leaf drives its coroutines to their end."""
+"""How an object of the core becomes one for plain code: a blocking backend drives its coroutines to their end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-from .backend import drive
+from .backend import run_without_loop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def now(verb: Callable[Concatenate[Core, P], Coroutine[Any, Any, T]]) -> Callabl
     def plain(self: _Drives[Core], /, *args: P.args, **options: P.kwargs) -> T:
         coroutine = verb(self._core, *args, **options)
         del args, options  # the verb knows what of them may be shown in a traceback with locals
-        return drive(coroutine)
+        return run_without_loop(coroutine)
 
     return plain
 

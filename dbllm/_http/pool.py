@@ -1,6 +1,6 @@
 """The connections of one home (an event loop, or a process in plain code), and the exchanges over them.
 
-One text for both colours: it waits only through what its `Home` hands it.
+One text for both colours: it waits only through what its `LoopContext` hands it.
 
 Each call in flight has an engine connection to itself, taken from a LIFO stack. The engine's own pool is never asked
 for a second connection, so neither its queue (quadratic in calls) nor its bookkeeping of cancelled waiters is ever
@@ -32,13 +32,13 @@ class Event(Protocol):
     def set(self) -> object: ...
 
 
-class Home(Protocol):
-    """What only the leaf can do for a pool."""
+class LoopContext(Protocol):
+    """What only the backend can do for a pool."""
 
     def event(self) -> Event: ...
     async def wait(self, event: Any, timeout: float | None) -> bool: ...  # whether it was set in time
-    def now(self) -> float: ...  # the clock of deadlines, in seconds
-    def soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None: ...  # run it here, from any thread
+    def clock(self) -> float: ...  # the clock of deadlines, in seconds
+    def call_soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None: ...  # run it here, from any thread
 
 
 class Gate:
@@ -48,9 +48,9 @@ class Gate:
     that is interrupted while it wakes gives back what it already holds.
     """
 
-    def __init__(self, limit: int, home: Home) -> None:
+    def __init__(self, limit: int, context: LoopContext) -> None:
         self._limit = limit
-        self._home = home
+        self._context = context
         self._lock = threading.Lock()
         self._waiting: dict[Exchange, Event] = {}
         self.holders: set[Exchange] = set()
@@ -62,8 +62,8 @@ class Gate:
                 if len(self.holders) < self._limit and not self._waiting:
                     self.holders.add(holder)
                     return True
-                event = self._waiting[holder] = self._home.event()
-            if await self._home.wait(event, timeout):
+                event = self._waiting[holder] = self._context.event()
+            if await self._context.wait(event, timeout):
                 return True
         except BaseException:
             self.release(holder)
@@ -97,7 +97,7 @@ class Exchange:
     async def take(self, out: Outgoing) -> Wire:
         """Wait for a permit, and take a connection for this request."""
         pool = self._pool
-        left = out.deadline - pool.home.now()
+        left = out.deadline - pool.context.clock()
         patience = left if out.queue is None else min(left, out.queue)
         if left <= 0 or not await pool.gate.acquire(self, None if patience == FOREVER else patience):
             hint = "More calls are under way than max_connections allows: raise it, or send fewer at a time."
@@ -150,7 +150,7 @@ class Exchange:
     def abandon(self) -> None:
         """End it from where nothing can be awaited: a finalizer, or a coroutine that is being closed."""
         if self.wire is not None:
-            self._pool.home.soon(self.aclose)
+            self._pool.context.call_soon(self.aclose)
         else:
             self._pool.gate.release(self)
 
@@ -158,10 +158,10 @@ class Exchange:
 class Pool:
     """The open connections of one home."""
 
-    def __init__(self, home: Home, limit: int, new_wire: Callable[[], Wire]) -> None:
-        self.home = home
+    def __init__(self, context: LoopContext, limit: int, new_wire: Callable[[], Wire]) -> None:
+        self.context = context
         self._new_wire = new_wire  # a connection, not dialled yet
-        self.gate = Gate(limit, home)
+        self.gate = Gate(limit, context)
         # A stack: the last one used is the warmest, the first one the next to expire.
         self._idle: list[tuple[Wire, float]] = []
         self.closed = False
@@ -196,7 +196,7 @@ class Pool:
 
     def take(self, stale: list[Wire]) -> Wire:
         """The warmest idle connection, or a new one; those that are to be closed are added to `stale`."""
-        expired = self.home.now() - IDLE_SECONDS
+        expired = self.context.clock() - IDLE_SECONDS
         try:
             while self._idle[0][1] < expired:
                 stale.append(self._idle.pop(0)[0])
@@ -211,7 +211,7 @@ class Pool:
         if self.closed or not wire.reusable:
             return False
         exchange.wire = None
-        self._idle.append((wire, self.home.now()))
+        self._idle.append((wire, self.context.clock()))
         self.gate.release(exchange)
         return True
 

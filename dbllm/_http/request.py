@@ -14,7 +14,7 @@ _NAME, _VALUE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[\t -~\
 
 @dataclass(slots=True)  # not frozen: to make one would take three times as long
 class Outgoing:
-    """One HTTP request, ready to send. `deadline` is on the leaf's clock, the others are seconds.
+    """One HTTP request, ready to send. `deadline` is on the backend's clock, the others are seconds.
 
     Nobody changes one, nor its `headers`: what is made of those serves as long as the same object comes again.
     """

@@ -186,8 +186,8 @@ class AsyncEndpoint(AsyncDriverApp):
                 raise
 
         batches = split(requests.embedding_input(input), batch_size, batch_bytes)
-        thunks = [partial(ask, batch) for batch in batches]
-        return merged(await self._transport.leaf.gather(thunks, positive("concurrency", concurrency)))
+        calls = [partial(ask, batch) for batch in batches]
+        return merged(await self._transport.backend.run_bounded(calls, positive("concurrency", concurrency)))
 
     async def predict(
         self,

@@ -133,7 +133,7 @@ class AsyncDriverApp:
         """What the endpoint speaks; None where looking it up is forbidden. Many callers make one look-up."""
         if known := self._place.kind or self._tasks.get(self.name):
             return known
-        async with self._transport.leaf.lock(f"task {self.name}", deadline):
+        async with self._transport.backend.lock(f"task {self.name}", deadline):
             if self.name not in self._tasks:
                 path = f"{ENDPOINTS}/{paths.quoted(self.name)}"
                 try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from .._backends.backend import drive
+from .._backends.backend import run_without_loop
 from .._deadline import FOREVER
 from .._protocol.error_responses import error_frame
 from .._protocol.models import ChatCompletionChunk, CompletionChunk, Meta, ResponseEvent, Traced, Usage
@@ -134,9 +134,9 @@ class Reading(Traced, Generic[C, R]):
         if opened.exchange is None:  # a whole answer is one chunk
             self._complete = self._ended = True
             return self._read(opened.raw.body, opened)
-        leaf = self._transport.leaf
+        backend = self._transport.backend
         try:
-            more = await self._transport.more(opened, leaf.now() + self._patience)
+            more = await self._transport.more(opened, backend.clock() + self._patience)
         except APIError as error:
             raise self._broken(error.detail) from error
         if not more and not self._complete:
@@ -145,7 +145,7 @@ class Reading(Traced, Generic[C, R]):
         if event is None or event.data.strip() == b"[DONE]":
             self._complete = True
             try:  # the end that follows [DONE], so that the connection can serve the next call
-                while more and await opened.exchange.read(leaf.now() + _AFTER_DONE):
+                while more and await opened.exchange.read(backend.clock() + _AFTER_DONE):
                     pass
             except APIError:  # the answer is whole; only the connection is lost
                 pass
@@ -213,7 +213,7 @@ class Stream(Reading[C, R]):
     """A streamed answer in plain code: `with`, `for` and `final()`, as `AsyncStream` has them with `async`."""
 
     def __enter__(self) -> Stream[C, R]:
-        drive(self._open())
+        run_without_loop(self._open())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -224,15 +224,15 @@ class Stream(Reading[C, R]):
 
     def __next__(self) -> C:
         """The next chunk; raises as `AsyncStream.__anext__` does."""
-        chunk = self._at_hand() or drive(self._next())
+        chunk = self._at_hand() or run_without_loop(self._next())
         if chunk is None:
             raise StopIteration
         return chunk
 
     def final(self) -> R:
         """The whole answer; see `AsyncStream.final`."""
-        return drive(self._final())
+        return run_without_loop(self._final())
 
     def close(self) -> None:
         """Close the connection; the model behind it stops. Closing twice is harmless."""
-        drive(self._close())
+        run_without_loop(self._close())

@@ -225,18 +225,18 @@ class AsyncEndpoints(Control):
         return await self._settled(await self._look(name, deadline), deadline)
 
     async def _settled(self, endpoint: ServingEndpoint, deadline: float) -> ServingEndpoint:
-        leaf, pause = self._transport.leaf, FIRST_PAUSE
+        backend, pause = self._transport.backend, FIRST_PAUSE
         while not endpoint.is_ready:
             said, code = f"endpoint {endpoint.name!r}: {endpoint.story}", endpoint.state.config_update or ""
             if code in FAILED:
                 hint = "What it served before goes on. " if endpoint.state.ready == "READY" else ""
                 hint += "Mend the config and update it; endpoints.build_logs() and logs() may say more."
                 raise APIError(said, hint=hint, error_code=code, request_id=endpoint.request_id)
-            pause = min(pause, deadline - LAST_LOOK - leaf.now())
+            pause = min(pause, deadline - LAST_LOOK - backend.clock())
             if pause <= 0:
                 hint = "Wait longer with timeout= (seconds); endpoints.build_logs() may say what it does."
                 raise APITimeoutError(f"not ready in time: {said}", hint=hint, request_id=endpoint.request_id)
-            await leaf.sleep(pause)
+            await backend.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
             endpoint = await self._look(endpoint.name, deadline)
         return endpoint
@@ -291,7 +291,7 @@ class AsyncEndpoints(Control):
         return f"{PERMISSIONS}/{quoted((await self.get(name)).id or name)}"
 
     def _deadline(self, timeout: float | None) -> float:
-        return self._transport.leaf.now() + (Timeout(total=timeout).total or FOREVER)
+        return self._transport.backend.clock() + (Timeout(total=timeout).total or FOREVER)
 
 
 class Endpoints(Plain[AsyncEndpoints]):

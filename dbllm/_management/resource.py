@@ -26,7 +26,7 @@ class Control:
     async def _ask(
         self, method: str, path: str, body: object = None, *, accept: str = JSON, deadline: float = FOREVER
     ) -> Answer:
-        """One call, over before `deadline` on the leaf's clock."""
+        """One call, over before `deadline` on the backend's clock."""
         ends = min(deadline, self._options.deadline(self._transport))
         try:
             return await self._transport.call(self._options.call(ends, method, path, body, accept))

@@ -41,7 +41,7 @@ VERBS: dict[Kind, tuple[Verb, ...]] = {
 
 
 def kind_of(task: str | None) -> Kind:
-    """What an endpoint of this `task` speaks. Databricks leaves `task` out for custom models."""
+    """What an endpoint of this `task` speaks. Databricks backends `task` out for custom models."""
     return _KINDS.get(task or "", "custom")
 
 

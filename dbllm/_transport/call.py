@@ -19,7 +19,7 @@ EVENTS = "text/event-stream"
 
 @dataclass(slots=True)  # not frozen: see `Outgoing`
 class Call:
-    """One logical call, whatever attempts it takes; nobody changes it. `deadline` is on the leaf's clock."""
+    """One logical call, whatever attempts it takes; nobody changes it. `deadline` is on the backend's clock."""
 
     method: str
     path: str = field(repr=False)  # its query may hold what is secret

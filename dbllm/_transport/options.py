@@ -40,8 +40,8 @@ class Options:
         return Options(timeout, retry or self.retry, merged, {**self.extra_body, **(extra_body or {})})
 
     def deadline(self, transport: Transport) -> float:
-        """When what begins now is over, on the leaf's clock."""
-        return FOREVER if self.timeout.total is None else transport.leaf.now() + self.timeout.total
+        """When what begins now is over, on the backend's clock."""
+        return FOREVER if self.timeout.total is None else transport.backend.clock() + self.timeout.total
 
     def call(self, deadline: float, method: str, path: str, body: object = None, accept: str = JSON) -> Call:
         """One call with these options; several may share one deadline."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from .._auth.auth import Auth, says_expired
 from .._auth.redaction import Hidden, scrubbed
-from .._backends.backend import Leaf
+from .._backends.backend import Backend
 from .._http.request import Outgoing
 from .._protocol.error_responses import error_frame, status_error
 from ..errors import APIError, APIStatusError, Raw
@@ -28,14 +28,14 @@ Attempt = Callable[[Call, Mapping[str, str]], Awaitable[Outcome]]
 class Transport:
     """Carries calls to one workspace."""
 
-    def __init__(self, host: str, auth: Auth, leaf: Leaf) -> None:
+    def __init__(self, host: str, auth: Auth, backend: Backend) -> None:
         self.host = host
-        self.leaf = leaf
+        self.backend = backend
         self._auth = auth
         self._closed = False
         self._made: dict[object, tuple[Mapping[str, str], Mapping[str, str], Hidden]] = {}
         _fixed()  # imports something slow: here, where no event loop waits for it
-        weakref.finalize(self, leaf.forget)
+        weakref.finalize(self, backend.close_when_possible)
 
     async def call(self, call: Call) -> Answer:
         """The answer to a call, after as many attempts as it takes.
@@ -44,7 +44,7 @@ class Transport:
             APIError: the last attempt's failure.
             ConfigError: the token function did not return a token.
         """
-        began = self.leaf.now()
+        began = self.backend.clock()
         try:
             answer = await self._signed(call, self._whole)
         except APIError as error:
@@ -54,7 +54,7 @@ class Transport:
 
     async def open(self, call: Call) -> Opened:
         """A stream, open and up to its first event; until then it is tried again as `call` is, and raises the same."""
-        began = self.leaf.now()
+        began = self.backend.clock()
         try:
             opened = await self._signed(call, self._begun)
         except APIError as error:
@@ -83,26 +83,26 @@ class Transport:
     async def aclose(self) -> None:
         """Close the connections; calls after this fail."""
         self._closed = True
-        await self.leaf.aclose()
+        await self.backend.aclose()
 
     async def _signed(self, call: Call, attempt: Attempt[Outcome]) -> Outcome:
         """One attempt with the auth's headers; where the workspace says that these have expired, it is made anew."""
         if self._closed:
             raise RuntimeError("this client is closed; make a new one.")
-        sent = await self._auth.headers(self.leaf, call.deadline)
+        sent = await self._auth.headers(self.backend, call.deadline)
         try:
             return await attempt(call, sent)
         except APIStatusError as error:
-            if error.raw is None or not says_expired(error.raw) or not self._auth.refused(sent, self.leaf.now()):
+            if error.raw is None or not says_expired(error.raw) or not self._auth.refused(sent, self.backend.clock()):
                 raise
-        return await attempt(call, await self._auth.headers(self.leaf, call.deadline))
+        return await attempt(call, await self._auth.headers(self.backend, call.deadline))
 
     async def _whole(self, call: Call, sent: Mapping[str, str]) -> Answer:
-        pool = await self.leaf.pool()
+        pool = await self.backend.pool()
         return Answer(self._good(await pool.send(self._outgoing(call, sent)), call, sent))
 
     async def _begun(self, call: Call, sent: Mapping[str, str]) -> Opened:
-        pool = await self.leaf.pool()
+        pool = await self.backend.pool()
         exchange = await pool.open(self._outgoing(call, sent))
         opened = Opened(Raw(exchange.status, exchange.headers), exchange=exchange)
         kind = exchange.headers.get("content-type", "").lower()
@@ -122,16 +122,22 @@ class Transport:
     def _good(self, raw: Raw, call: Call, sent: Mapping[str, str]) -> Raw:
         if 200 <= raw.status < 300:
             return raw
-        raise status_error(scrubbed(raw, sent, call.path), wall=self.leaf.wall())
+        raise status_error(scrubbed(raw, sent, call.path), wall=self.backend.wall_clock())
 
     async def _go_on(self, call: Call, attempt: Attempt[Outcome], error: APIError, began: float) -> Outcome:
-        leaf = self.leaf
+        backend = self.backend
         try:
             outcome, attempts = await again(
-                lambda: self._signed(call, attempt), error, call.method, call.retry, call.deadline, leaf.now, leaf.sleep
+                lambda: self._signed(call, attempt),
+                error,
+                call.method,
+                call.retry,
+                call.deadline,
+                backend.clock,
+                backend.sleep,
             )
         except APIError as last:
-            seconds, kind = leaf.now() - began, type(last).__name__
+            seconds, kind = backend.clock() - began, type(last).__name__
             log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.logged, kind, seconds, last.attempts)
             raise
         outcome.attempts = attempts
@@ -139,7 +145,7 @@ class Transport:
 
     def _log(self, call: Call, outcome: Answer, began: float) -> None:
         if log.isEnabledFor(logging.INFO):
-            status, seconds, attempts = outcome.raw.status, self.leaf.now() - began, outcome.attempts
+            status, seconds, attempts = outcome.raw.status, self.backend.clock() - began, outcome.attempts
             log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.logged, status, seconds, attempts)
 
     def _outgoing(self, call: Call, sent: Mapping[str, str]) -> Outgoing:

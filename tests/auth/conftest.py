@@ -134,20 +134,20 @@ def way(request: pytest.FixtureRequest) -> Way:
     return Way(request.param)
 
 
-class FakeLeaf:
-    """A leaf without a network whose clock stands still; its lock is plain code's."""
+class FakeBackend:
+    """A backend without a network whose clock stands still; its lock is plain code's."""
 
     def __init__(self) -> None:
         self.time = 1000.0
         self.held = threading.Lock()
 
-    def now(self) -> float:
+    def clock(self) -> float:
         return self.time
 
-    def wall(self) -> float:
+    def wall_clock(self) -> float:
         return 1_700_000_000.0 + self.time
 
-    async def thread(self, function: Callable[[], Any]) -> Any:
+    async def run_in_thread(self, function: Callable[[], Any]) -> Any:
         return function()
 
     def lock(self, name: str, deadline: float, *, wait: bool = True) -> Any:
@@ -178,7 +178,7 @@ class Mint:
         self.broken = False
         self.gate: asyncio.Event | None = None
 
-    async def __call__(self, leaf: Any, deadline: float) -> Lease:
+    async def __call__(self, backend: Any, deadline: float) -> Lease:
         self.count += 1
         self.flying += 1
         self.peak = max(self.peak, self.flying)
@@ -187,14 +187,14 @@ class Mint:
                 await self.gate.wait()
             if self.broken:
                 raise APIConnectionError("broken", sent=False)
-            return Lease({"authorization": f"Bearer t{self.count}"}, leaf.now() + self.life, self.life)
+            return Lease({"authorization": f"Bearer t{self.count}"}, backend.clock() + self.life, self.life)
         finally:
             self.flying -= 1
 
 
 @pytest.fixture
-def leaf() -> FakeLeaf:
-    return FakeLeaf()
+def backend() -> FakeBackend:
+    return FakeBackend()
 
 
 @pytest.fixture

@@ -12,16 +12,16 @@ import pytest
 import dbllm
 from dbllm import ConfigError
 from dbllm._auth.auth import auth_for, bearer
-from dbllm._backends.backend import drive
-from dbllm._backends.blocking import BlockingLeaf
+from dbllm._backends.backend import run_without_loop
+from dbllm._backends.blocking import SyncBackend
 
 CANARY = "dapi-canary"
 SOON = float("inf")
 
 
 def headers(token: Any) -> dict[str, str]:
-    leaf = BlockingLeaf("https://h.com", 1, None, None, None)
-    return dict(drive(auth_for(token).headers(leaf, SOON)))
+    backend = SyncBackend("https://h.com", 1, None, None, None)
+    return dict(run_without_loop(auth_for(token).headers(backend, SOON)))
 
 
 @pytest.mark.parametrize("token", ["dapi123", "eyJ.a-b_c~d+e/f=", "!", "x" * 5000])
@@ -69,8 +69,8 @@ def test_a_client_refuses_a_bad_token_before_anything_is_sent(kind: Any, token: 
 def test_a_function_is_asked_every_time() -> None:
     tokens = iter(["one", "two"])
     auth = auth_for(lambda: next(tokens))
-    leaf = BlockingLeaf("https://h.com", 1, None, None, None)
-    assert [drive(auth.headers(leaf, SOON)) for _ in range(2)] == [
+    backend = SyncBackend("https://h.com", 1, None, None, None)
+    assert [run_without_loop(auth.headers(backend, SOON)) for _ in range(2)] == [
         {"authorization": "Bearer one"},
         {"authorization": "Bearer two"},
     ]
@@ -117,10 +117,10 @@ def test_a_function_may_fail_once_and_be_asked_again() -> None:
         return str(result)
 
     auth = auth_for(token)
-    leaf = BlockingLeaf("https://h.com", 1, None, None, None)
+    backend = SyncBackend("https://h.com", 1, None, None, None)
     with pytest.raises(PermissionError):
-        drive(auth.headers(leaf, SOON))
-    assert drive(auth.headers(leaf, SOON)) == {"authorization": "Bearer t"}
+        run_without_loop(auth.headers(backend, SOON))
+    assert run_without_loop(auth.headers(backend, SOON)) == {"authorization": "Bearer t"}
 
 
 def test_a_function_that_asks_its_own_client_is_told_so() -> None:

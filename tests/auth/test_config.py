@@ -14,8 +14,8 @@ from dbllm import ConfigError
 from dbllm._auth.config import Config, normal_host, resolve
 from dbllm._auth.profile import read_profile
 from dbllm._auth.redaction import Secret
-from dbllm._backends.backend import drive
-from dbllm._backends.blocking import BlockingLeaf
+from dbllm._backends.backend import run_without_loop
+from dbllm._backends.blocking import SyncBackend
 
 CANARY = "dapi-canary"
 
@@ -159,8 +159,8 @@ def env(host: str | None = None, token: str | None = None, profile: str | None =
 
 def sent(found: Config) -> str:
     """The token that goes over the wire."""
-    leaf = BlockingLeaf(found.host, 1, None, None, None)
-    return drive(found.auth.headers(leaf, float("inf")))["authorization"].removeprefix("Bearer ")
+    backend = SyncBackend(found.host, 1, None, None, None)
+    return run_without_loop(found.auth.headers(backend, float("inf")))["authorization"].removeprefix("Bearer ")
 
 
 NOTHING: tuple[None, None, None] = (None, None, None)
@@ -236,7 +236,7 @@ OWNERS = {"t-env": "environment", "t-default": D, "t-p": P, "t-no-host": "anywhe
 
 def test_in_every_combination_a_token_goes_only_to_its_own_host(home: Path) -> None:
     hosts = [None, A, E, P, D]
-    leaf = BlockingLeaf(A, 1, None, None, None)  # such headers ask nobody
+    backend = SyncBackend(A, 1, None, None, None)  # such headers ask nobody
     calls = 0
     for host, token, profile, env_host, env_token, env_profile in itertools.product(
         hosts,
@@ -255,7 +255,7 @@ def test_in_every_combination_a_token_goes_only_to_its_own_host(home: Path) -> N
             continue
         calls += 1
         assert host is None or found.host == host, case
-        went = drive(found.auth.headers(leaf, float("inf")))["authorization"].removeprefix("Bearer ")
+        went = run_without_loop(found.auth.headers(backend, float("inf")))["authorization"].removeprefix("Bearer ")
         assert token is None or went == token, case
         owner = OWNERS[went]
         if owner == "environment":

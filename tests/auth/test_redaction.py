@@ -169,7 +169,7 @@ BROKEN: dict[str, Callable[[], Any]] = {
 
 @dataclasses.dataclass
 class Seen:
-    """What an event leaves behind."""
+    """What an event backends behind."""
 
     client: Any = dataclasses.field(default=None, repr=False)
     error: BaseException | None = dataclasses.field(default=None, repr=False)
@@ -267,7 +267,7 @@ SINKS: dict[str, Callable[[Seen], str]] = {
 
 
 def watched(event: Callable[[Seen], Any], capsys: pytest.CaptureFixture[str]) -> Seen:
-    """What an event leaves behind, with every logger at DEBUG."""
+    """What an event backends behind, with every logger at DEBUG."""
     seen, out = Seen(), io.StringIO()
     handler = logging.StreamHandler(out)
     handler.setFormatter(logging.Formatter("%(name)s %(message)s %(args)s"))

@@ -28,15 +28,15 @@ def token(headers: Any) -> str:
 # --- the rule
 
 
-def test_a_token_is_fetched_once_and_kept_until_its_stale_window(leaf: Any, mint: Any) -> None:
+def test_a_token_is_fetched_once_and_kept_until_its_stale_window(backend: Any, mint: Any) -> None:
     async def body() -> None:
         fetch = mint(life=100.0)
         auth = Renewed(fetch)
         for at in (0, 50, 79):
-            leaf.time = 1000.0 + at
-            assert token(await auth.headers(leaf, FOREVER)) == "t1"
-        leaf.time = 1080.0
-        assert token(await auth.headers(leaf, FOREVER)) == "t2"
+            backend.time = 1000.0 + at
+            assert token(await auth.headers(backend, FOREVER)) == "t1"
+        backend.time = 1080.0
+        assert token(await auth.headers(backend, FOREVER)) == "t2"
         assert fetch.count == 2
 
     asyncio.run(body())
@@ -44,29 +44,31 @@ def test_a_token_is_fetched_once_and_kept_until_its_stale_window(leaf: Any, mint
 
 @pytest.mark.parametrize(("life", "window"), [(3600, 40), (200, 40), (100, 20), (10, 2), (2, 0.4)])
 def test_the_stale_window_is_forty_seconds_or_a_fifth_of_a_short_life(
-    leaf: Any, mint: Any, life: float, window: float
+    backend: Any, mint: Any, life: float, window: float
 ) -> None:
     async def body() -> None:
         auth = Renewed(mint(life=life))
-        await auth.headers(leaf, FOREVER)
-        leaf.time = 1000.0 + life - window - 0.001
-        assert token(await auth.headers(leaf, FOREVER)) == "t1"
-        leaf.time = 1000.0 + life - window
-        assert token(await auth.headers(leaf, FOREVER)) == "t2"
+        await auth.headers(backend, FOREVER)
+        backend.time = 1000.0 + life - window - 0.001
+        assert token(await auth.headers(backend, FOREVER)) == "t1"
+        backend.time = 1000.0 + life - window
+        assert token(await auth.headers(backend, FOREVER)) == "t2"
 
     asyncio.run(body())
 
 
-def test_in_the_stale_window_one_caller_refreshes_and_the_others_go_on_with_the_old_token(leaf: Any, mint: Any) -> None:
+def test_in_the_stale_window_one_caller_refreshes_and_the_others_go_on_with_the_old_token(
+    backend: Any, mint: Any
+) -> None:
     async def body() -> None:
         fetch = mint()
         auth = Renewed(fetch)
-        await auth.headers(leaf, FOREVER)
-        leaf.time += 90
+        await auth.headers(backend, FOREVER)
+        backend.time += 90
         fetch.gate = asyncio.Event()
-        first = asyncio.create_task(auth.headers(leaf, FOREVER))
+        first = asyncio.create_task(auth.headers(backend, FOREVER))
         await asyncio.sleep(0)
-        others = [token(await asyncio.wait_for(auth.headers(leaf, FOREVER), 1)) for _ in range(10)]
+        others = [token(await asyncio.wait_for(auth.headers(backend, FOREVER), 1)) for _ in range(10)]
         assert others == ["t1"] * 10
         assert not first.done()
         fetch.gate.set()
@@ -76,14 +78,14 @@ def test_in_the_stale_window_one_caller_refreshes_and_the_others_go_on_with_the_
     asyncio.run(body())
 
 
-def test_only_an_expired_token_makes_callers_wait_and_they_share_one_refresh(leaf: Any, mint: Any) -> None:
+def test_only_an_expired_token_makes_callers_wait_and_they_share_one_refresh(backend: Any, mint: Any) -> None:
     async def body() -> None:
         fetch = mint()
         auth = Renewed(fetch)
-        await auth.headers(leaf, FOREVER)
-        leaf.time += 100
+        await auth.headers(backend, FOREVER)
+        backend.time += 100
         fetch.gate = asyncio.Event()
-        callers = [asyncio.create_task(auth.headers(leaf, FOREVER)) for _ in range(64)]
+        callers = [asyncio.create_task(auth.headers(backend, FOREVER)) for _ in range(64)]
         await asyncio.sleep(0.01)
         assert not any(caller.done() for caller in callers)
         fetch.gate.set()
@@ -93,13 +95,13 @@ def test_only_an_expired_token_makes_callers_wait_and_they_share_one_refresh(lea
     asyncio.run(body())
 
 
-def test_a_cancelled_refresher_hands_on_to_the_next_caller(leaf: Any, mint: Any) -> None:
+def test_a_cancelled_refresher_hands_on_to_the_next_caller(backend: Any, mint: Any) -> None:
     async def body() -> None:
         fetch = mint()
         auth = Renewed(fetch)
         fetch.gate = asyncio.Event()
-        first = asyncio.create_task(auth.headers(leaf, FOREVER))
-        second = asyncio.create_task(auth.headers(leaf, FOREVER))
+        first = asyncio.create_task(auth.headers(backend, FOREVER))
+        second = asyncio.create_task(auth.headers(backend, FOREVER))
         await asyncio.sleep(0.01)
         first.cancel()
         await asyncio.wait({first})
@@ -112,40 +114,40 @@ def test_a_cancelled_refresher_hands_on_to_the_next_caller(leaf: Any, mint: Any)
 
 
 def test_a_failed_refresh_costs_nobody_a_call_while_the_old_token_serves_and_rests_before_the_next_try(
-    leaf: Any, mint: Any
+    backend: Any, mint: Any
 ) -> None:
     async def body() -> None:
         fetch = mint()
         auth = Renewed(fetch)
-        await auth.headers(leaf, FOREVER)
-        leaf.time += 85
+        await auth.headers(backend, FOREVER)
+        backend.time += 85
         fetch.broken = True
         for _ in range(5):
-            assert token(await auth.headers(leaf, FOREVER)) == "t1"
+            assert token(await auth.headers(backend, FOREVER)) == "t1"
         assert fetch.count == 2  # the other four did not even try
-        leaf.time += 4
-        assert token(await auth.headers(leaf, FOREVER)) == "t1"
+        backend.time += 4
+        assert token(await auth.headers(backend, FOREVER)) == "t1"
         assert fetch.count == 3
-        leaf.time += 11
+        backend.time += 11
         with pytest.raises(APIConnectionError):
-            await auth.headers(leaf, FOREVER)
+            await auth.headers(backend, FOREVER)
 
     asyncio.run(body())
 
 
-def test_a_refused_token_is_dropped_once_however_many_calls_it_was_refused_to(leaf: Any, mint: Any) -> None:
+def test_a_refused_token_is_dropped_once_however_many_calls_it_was_refused_to(backend: Any, mint: Any) -> None:
     async def body() -> None:
         fetch = mint()
         auth = Renewed(fetch)
-        sent = await auth.headers(leaf, FOREVER)
-        assert auth.refused(sent, leaf.now())
-        fresh = await auth.headers(leaf, FOREVER)
-        assert auth.refused(sent, leaf.now())  # a late answer to the old token
-        assert await auth.headers(leaf, FOREVER) is fresh
+        sent = await auth.headers(backend, FOREVER)
+        assert auth.refused(sent, backend.clock())
+        fresh = await auth.headers(backend, FOREVER)
+        assert auth.refused(sent, backend.clock())  # a late answer to the old token
+        assert await auth.headers(backend, FOREVER) is fresh
         assert fetch.count == 2
-        leaf.time += 30
-        assert auth.refused(sent, leaf.now())  # so late that the new one might come too late as well
-        assert token(await auth.headers(leaf, FOREVER)) == "t3"
+        backend.time += 30
+        assert auth.refused(sent, backend.clock())  # so late that the new one might come too late as well
+        assert token(await auth.headers(backend, FOREVER)) == "t3"
 
     asyncio.run(body())
 

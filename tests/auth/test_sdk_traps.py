@@ -86,7 +86,7 @@ import dbllm
 from dbllm._auth.config import normal_host, resolve
 from dbllm._auth.external_tokens import official_sdk
 from dbllm._auth.redaction import Secret
-from dbllm._backends.backend import drive
+from dbllm._backends.backend import run_without_loop
 
 A, B = "https://a.example.com", "https://b.example.com"
 ME = "/api/2.0/preview/scim/v2/Me"
@@ -394,7 +394,7 @@ def test_the_real_sdk_gets_one_places_values_and_neither_environment_nor_file(
     fetch = official_sdk("oauth-m2m", workspace.host, values, "a test")
     with warnings.catch_warnings(), dbllm.Client(workspace.host, "t") as client:
         warnings.simplefilter("ignore")  # the SDK's own
-        lease = drive(fetch(client._core._transport.leaf, float("inf")))
+        lease = run_without_loop(fetch(client._core._transport.backend, float("inf")))
     token = lease.headers["authorization"].removeprefix("Bearer ")
     assert token in workspace.oidc._ends
 

@@ -1,4 +1,4 @@
-"""The leaves and the driver: loops, threads, forks, interrupts and deadlines, on real sockets."""
+"""The backends and the driver: loops, threads, forks, interrupts and deadlines, on real sockets."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from support.modes import idle, permits, together, waited
 from support.samples import piece
 
 import dbllm
-from dbllm._backends.backend import drive
-from dbllm._backends.blocking import BlockingLeaf
+from dbllm._backends.backend import run_without_loop
+from dbllm._backends.blocking import SyncBackend
 
 ONCE = dbllm.Retry(attempts=1)
 
@@ -49,7 +49,7 @@ def test_driving_a_coroutine_that_suspends_names_the_culprit_and_runs_its_finall
             ended.append("outer")
 
     with pytest.raises(RuntimeError, match=r"waits_elsewhere.*test_backend\.py.*AsyncClient"):
-        drive(outer())
+        run_without_loop(outer())
     assert ended == ["inner", "outer"]
     gc.collect()
 
@@ -61,9 +61,9 @@ def test_driving_returns_the_value_and_passes_errors_on():
     async def error() -> None:
         raise KeyboardInterrupt
 
-    assert drive(value()) == 3
+    assert run_without_loop(value()) == 3
     with pytest.raises(KeyboardInterrupt):
-        drive(error())
+        run_without_loop(error())
 
 
 def test_what_a_suspended_coroutine_raises_on_its_way_out_is_not_hidden():
@@ -74,7 +74,7 @@ def test_what_a_suspended_coroutine_raises_on_its_way_out_is_not_hidden():
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        drive(stubborn())
+        run_without_loop(stubborn())
 
 
 def test_a_token_function_that_really_waits_is_refused_in_plain_code_and_leaves_nothing_behind(wire):
@@ -347,7 +347,7 @@ with Client(sys.argv[1], "t") as client:
         except KeyboardInterrupt:
             took = time.monotonic() - began
         assert 0.2 < took < 0.3 + 0.5, took
-        (home,) = client._core._transport.leaf._homes.values()
+        (home,) = client._core._transport.backend._homes.values()
         assert not home.pool.gate.holders
         assert client.request("GET", "/warm") == "hello"
 print("well")
@@ -535,19 +535,19 @@ def keep_predicting(peer: Peer) -> None:
 
 
 def test_an_interrupted_lock_is_free_again():
-    leaf = BlockingLeaf("http://127.0.0.1:1", limit=1)
+    backend = SyncBackend("http://127.0.0.1:1", limit=1)
 
     async def hold() -> None:
-        async with leaf.lock("name", float("inf")):
+        async with backend.lock("name", float("inf")):
             raise KeyboardInterrupt
 
     async def take() -> bool:
-        async with leaf.lock("name", leaf.now() + 1):
+        async with backend.lock("name", backend.clock() + 1):
             return True
 
     with pytest.raises(KeyboardInterrupt):
-        drive(hold())
-    assert drive(take())
+        run_without_loop(hold())
+    assert run_without_loop(take())
 
 
 def test_streams_of_one_sync_client_go_side_by_side(serve):

@@ -60,8 +60,8 @@ def over_pyreqwest(host: str, ca: str | None = None, proxy: str | None = None, *
 def on_pyreqwest(host: str, ca: str | None = None, proxy: str | None = None, **options: Any) -> Any:
     """dbllm over pyreqwest natively: a prototype of a wire of its own, put in where the pool asks for one."""
     client, rusty = ours(host, **options), rust(ca, proxy)
-    leaf = client._transport.leaf
-    leaf.new_wire = lambda: RustWire(rusty, leaf.now)
+    backend = client._transport.backend
+    backend.new_wire = lambda: RustWire(rusty, backend.clock)
     return client
 
 

@@ -13,7 +13,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 from support.loopback import STREAM_HEAD, Peer, frame, keep_answering, streaming
-from support.modes import Steps, idle, leaf_of, permits, together, waited
+from support.modes import Steps, backend_of, idle, permits, together, waited
 from support.samples import HELLO, piece, sse
 
 import dbllm
@@ -24,8 +24,8 @@ ONCE = dbllm.Retry(attempts=1)
 
 def gate_of(client: Any) -> Gate:
     """The gate of a client that has made calls in one home."""
-    (home,) = leaf_of(client)._homes.values()
-    return home.pool.gate
+    (context,) = backend_of(client)._contexts.values()
+    return context.pool.gate
 
 
 async def until(colour: str, holds: Callable[[], bool]) -> None:
@@ -245,24 +245,24 @@ async def bare_stream(client: Any) -> None:
 
 async def after_expiry(client: Any) -> None:
     """Two idle connections have expired and are closed on the way."""
-    leaf = leaf_of(client)
+    backend = backend_of(client)
     async with client.endpoint("ep").stream_chat("a") as one, client.endpoint("ep").stream_chat("b") as two:
         await one.final()
         await two.final()
-    before, leaf.now = leaf.now, lambda: before() + 5
+    before, backend.clock = backend.clock, lambda: before() + 5
     try:
         await unary(client)
     finally:
-        leaf.now = before
+        backend.clock = before
 
 
 ANYIO = tuple(int(part) for part in version("anyio").split(".")[:2])
 
 
 def spare_old_anyio(colour: str) -> None:
-    """On trio anyio dials, and before 4.16 its cancelled dial leaves the socket to the garbage collector."""
+    """On trio anyio dials, and before 4.16 its cancelled dial backends the socket to the garbage collector."""
     if colour == "trio" and ANYIO < (4, 16):
-        pytest.skip("this anyio leaves the socket of a cancelled dial to the garbage collector")
+        pytest.skip("this anyio backends the socket of a cancelled dial to the garbage collector")
 
 
 VERBS = pytest.mark.parametrize("verb", [unary, stream, bare_stream, after_expiry])
@@ -404,15 +404,15 @@ async def test_an_interrupt_while_waiting_for_a_permit_gives_the_place_back(make
     server = serve()
     async with make(server.host, max_connections=1) as client:
         await client.request("GET", "/0")
-        (home,) = leaf_of(client)._homes.values()
-        gate = home.pool.gate
+        (context,) = backend_of(client)._contexts.values()
+        gate = context.pool.gate
         holder = object()
         assert await gate.acquire(holder, 1)
 
         async def interrupted(event: Any, timeout: float | None) -> bool:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(home, "wait", interrupted)
+        monkeypatch.setattr(context, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             await client.request("GET", "/1")
         assert (gate.holders, gate._waiting) == ({holder}, {})
@@ -424,8 +424,8 @@ async def test_a_permit_that_is_handed_over_while_its_waiter_is_interrupted_is_n
     server = serve()
     async with make(server.host, max_connections=1) as client:
         await client.request("GET", "/0")
-        (home,) = leaf_of(client)._homes.values()
-        gate = home.pool.gate
+        (context,) = backend_of(client)._contexts.values()
+        gate = context.pool.gate
         first = object()
         assert await gate.acquire(first, 1)
 
@@ -433,7 +433,7 @@ async def test_a_permit_that_is_handed_over_while_its_waiter_is_interrupted_is_n
             gate.release(first)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(home, "wait", handed_then_interrupted)
+        monkeypatch.setattr(context, "wait", handed_then_interrupted)
         with pytest.raises(KeyboardInterrupt):
             await client.request("GET", "/1")
         assert gate.holders == set()

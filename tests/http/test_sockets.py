@@ -70,7 +70,7 @@ class Secured:
 
 
 def quietly(play: Callable[[Peer], None]) -> Callable[[Peer], None]:
-    """A client that leaves, or refuses the handshake, ends the script."""
+    """A client that backends, or refuses the handshake, ends the script."""
 
     def played(peer: Peer) -> None:
         try:

@@ -215,7 +215,7 @@ def test_calls_over_the_limit_wait_and_are_all_answered(engine: Engine) -> None:
 
 
 def test_who_gives_up_waiting_takes_no_turn(engine: Engine) -> None:
-    """The one turn is taken; a client that goes away while it waits leaves the turn to the next."""
+    """The one turn is taken; a client that goes away while it waits backends the turn to the next."""
     begun, go_on = asyncio.Event(), asyncio.Event()
     asked: list[str] = []
 
@@ -246,13 +246,13 @@ def test_who_gives_up_waiting_takes_no_turn(engine: Engine) -> None:
         await plane.app(scope, receive, send)  # type: ignore[arg-type]
 
     async def story() -> None:
-        never, leaves = asyncio.Event(), asyncio.Event()
+        never, backends = asyncio.Event(), asyncio.Event()
         first = asyncio.ensure_future(call("first", never))
         await begun.wait()
-        second = asyncio.ensure_future(call("second", leaves))
+        second = asyncio.ensure_future(call("second", backends))
         third = asyncio.ensure_future(call("third", never))
         await asyncio.sleep(0.05)
-        leaves.set()
+        backends.set()
         await asyncio.wait_for(second, 5)
         go_on.set()
         await asyncio.wait_for(asyncio.gather(first, third), 5)

@@ -108,20 +108,20 @@ async def waited(colour: str, blocking: Callable[..., Any], *args: Any) -> Any:
     return await anyio.to_thread.run_sync(blocking, *args)
 
 
-def leaf_of(client: Any) -> Any:
-    """The leaf of a client of either colour."""
+def backend_of(client: Any) -> Any:
+    """The backend of a client of either colour."""
     core = getattr(client, "plain", client)
-    return getattr(core, "_core", core)._transport.leaf
+    return getattr(core, "_core", core)._transport.backend
 
 
 def permits(client: Any) -> int:
     """How many connections the client's calls hold, in all its homes."""
-    return sum(len(home.pool.gate.holders) for home in leaf_of(client)._homes.values())
+    return sum(len(context.pool.gate.holders) for context in backend_of(client)._contexts.values())
 
 
 def idle(client: Any) -> int:
     """How many connections wait for a next call, in all the client's homes."""
-    return sum(len(home.pool._idle) for home in leaf_of(client)._homes.values())
+    return sum(len(context.pool._idle) for context in backend_of(client)._contexts.values())
 
 
 class Clock:
@@ -133,8 +133,12 @@ class Clock:
 
     def on(self, client: Any) -> Any:
         """Put it into a client that has made no call yet."""
-        leaf = leaf_of(client)
-        leaf.now, leaf.wall, leaf.sleep = (lambda: self.time), (lambda: 1_700_000_000.0 + self.time), self.sleep
+        backend = backend_of(client)
+        backend.clock, backend.wall_clock, backend.sleep = (
+            (lambda: self.time),
+            (lambda: 1_700_000_000.0 + self.time),
+            self.sleep,
+        )
         return client
 
     async def sleep(self, seconds: float) -> None:

@@ -21,7 +21,7 @@ from dbllm import (
     StreamInterruptedError,
     Timeout,
 )
-from dbllm._backends.backend import drive
+from dbllm._backends.backend import run_without_loop
 from dbllm._protocol import error_responses
 from dbllm._transport import retry
 from dbllm._transport.retry import again, classify, wait_before
@@ -213,7 +213,7 @@ class Script:
     def run(
         self, first: APIError, policy: Retry | None = None, method: str = "POST", deadline: float = float("inf")
     ) -> tuple[str, int]:
-        return drive(again(self.attempt, first, method, policy or Retry(), deadline, self.now, self.sleep))
+        return run_without_loop(again(self.attempt, first, method, policy or Retry(), deadline, self.now, self.sleep))
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ def test_an_interrupt_while_sleeping_passes_through() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        drive(again(script.attempt, status(500), "POST", Retry(), float("inf"), script.now, interrupted))
+        run_without_loop(again(script.attempt, status(500), "POST", Retry(), float("inf"), script.now, interrupted))
     assert script.tries == 0
 
 
