@@ -25,4 +25,4 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-parsed = lru_cache(maxsize=64)(httpx.URL)
+parse_url = lru_cache(maxsize=64)(httpx.URL)

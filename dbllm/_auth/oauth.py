@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from .._backends.backend import Backend
-from .._http.request import Outgoing
+from .._http.request import HttpRequest
 from .._protocol.error_responses import status_error
 from .._protocol.responses import content_of
 from .._urls import is_loopback, origin
@@ -103,7 +103,7 @@ def _tokens(issuer: Issuer, grant: Callable[[], Grant]) -> Fetch:
         url = endpoint = endpoint or await token_endpoint(issuer, backend, deadline)
         began = backend.clock()  # the life of a token counts from before it was made
         headers = Hidden(_OURS, {"content-type": FORM}, ours.headers)
-        out = Outgoing("POST", url, headers, urlencode(dict(ours.form)).encode(), deadline, CONNECT)
+        out = HttpRequest("POST", url, headers, urlencode(dict(ours.form)).encode(), deadline, CONNECT)
         return lease(await asked(backend, out, ours), began, backend.wall_clock(), f"the token endpoint {url}")
 
     return fetch
@@ -154,13 +154,13 @@ def metadata_service(url: str, host: str) -> Fetch:
 
     async def fetch(backend: Backend, deadline: float) -> Lease:
         began = backend.clock()
-        raw = await asked(backend, Outgoing("GET", url, asking, None, deadline, CONNECT), grant)
+        raw = await asked(backend, HttpRequest("GET", url, asking, None, deadline, CONNECT), grant)
         return lease(raw, began, backend.wall_clock(), grant.about)
 
     return fetch
 
 
-async def asked(backend: Backend, out: Outgoing, grant: Grant) -> Raw:
+async def asked(backend: Backend, out: HttpRequest, grant: Grant) -> Raw:
     """The 200 answer to a request for a token.
 
     Raises:
@@ -221,7 +221,7 @@ def _token_in(body: bytes, wall: float) -> tuple[Secret, float] | str:
 async def _json(backend: Backend, url: str, deadline: float) -> dict[str, Any]:
     """A discovery document; {} where the host has none."""
     try:
-        raw = await backend.send_unpooled(Outgoing("GET", url, Hidden(_OURS), None, deadline, CONNECT))
+        raw = await backend.send_unpooled(HttpRequest("GET", url, Hidden(_OURS), None, deadline, CONNECT))
         if raw.status in (404, 405, 501):
             return {}
         if raw.status != 200:

@@ -36,7 +36,7 @@ class _EventLoopContext:
         self._loop = loop
         self._tasks: set[Any] = set()
         self.locks: dict[str, anyio.Lock] = {}
-        self.pool = Pool(self, backend.limit, backend.new_wire)
+        self.pool = Pool(self, backend.limit, backend.new_connection)
         self.lifetime: AsyncGenerator[None, None]
 
     async def wait(self, event: Any, timeout: float | None) -> bool:

@@ -16,15 +16,15 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._deadline import FOREVER
-from .._http.factory import checked_engine, wires
+from .._http.factory import checked_engine, connection_factory
 from .._http.pool import Pool
-from .._http.request import Outgoing
-from .._http.tls import DIRECT, Network
+from .._http.request import HttpRequest
+from .._http.tls import DEFAULT_NETWORK, Network
 from .._urls import origin
 from ..errors import APITimeoutError, ConfigError, Raw
 
 if TYPE_CHECKING:
-    from .._http.factory import Wire
+    from .._http.factory import Connection
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class Backend(ABC):
         transport: Any = None,
         client: Any = None,
         engine: str | None = None,
-        network: Network = DIRECT,
+        network: Network = DEFAULT_NETWORK,
     ) -> None:
         for given, argument, needed in ((transport, "transport", self.method), (client, "http_client", self.closing)):
             if given is not None and not callable(getattr(given, needed, None)):  # duck-typed: forks of httpx fit
@@ -89,17 +89,17 @@ class Backend(ABC):
             raise ConfigError("transport= and http_client= are two ways to say the same: pass one.")
         engine = checked_engine(engine or os.environ.get("DBLLM_ENGINE") or None)
         suspends = self.closing == "aclose"
-        if network != DIRECT and (transport is not None or client is not None):
+        if network != DEFAULT_NETWORK and (transport is not None or client is not None):
             own = "transport=" if client is None else "http_client="
             raise ConfigError(f"verify=, cert=, proxy= and trust_env= are settings of your {own}: make them there.")
         self.limit = limit
 
-        def wires_to(to: str) -> Callable[[], Wire]:
+        def connections_to(to: str) -> Callable[[], Connection]:
             # `now` is looked up late, for tests put another clock in its place.
-            return wires(to, suspends, lambda: self.clock(), transport, client, network, engine)
+            return connection_factory(to, suspends, lambda: self.clock(), transport, client, network, engine)
 
-        self._wires_to = wires_to
-        self.new_wire = wires_to(base)
+        self._connections_to = connections_to
+        self.new_connection = connections_to(base)
         self._contexts: dict[Any, Any] = {}  # where each pool lives: a process, or one of its event loops
 
     clock = staticmethod(time.monotonic)
@@ -112,9 +112,9 @@ class Backend(ABC):
     async def pool(self) -> Pool:
         """The pool of where this is called."""
 
-    async def send_unpooled(self, out: Outgoing) -> Raw:
+    async def send_unpooled(self, out: HttpRequest) -> Raw:
         """One request on a connection of its own, to whatever host, outside `max_connections`: for tokens."""
-        pool = Pool((await self.pool()).context, 1, self._wires_to(origin(out.url)))
+        pool = Pool((await self.pool()).context, 1, self._connections_to(origin(out.url)))
         try:
             return await pool.send(out)
         finally:

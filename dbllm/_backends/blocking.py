@@ -19,7 +19,7 @@ class _ProcessContext:
     def __init__(self, backend: SyncBackend) -> None:
         self.clock, self.event = backend.clock, threading.Event
         self.locks: dict[str, threading.Lock] = {}
-        self.pool = Pool(self, backend.limit, backend.new_wire)
+        self.pool = Pool(self, backend.limit, backend.new_connection)
 
     async def wait(self, event: Any, timeout: float | None) -> bool:
         return bool(event.wait(timeout))

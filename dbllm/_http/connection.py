@@ -20,10 +20,10 @@ import httpx
 from .._deadline import FOREVER
 from .._urls import origin
 from ..errors import APIError, APIResponseError, ConfigError, Raw
-from .errors import NOT_DECODED, bare, broke, unreached
+from .errors import NOT_DECODED, broken_connection_error, connect_error, without_tracebacks
 from .h11_parser import H11Parser
-from .parser import Fields, Parser
-from .request import _NAME, Outgoing, _place, _sendable, plain_headers
+from .parser import Parser, RawHeaders
+from .request import _NAME, HttpRequest, _place, _sendable, decode_headers
 from .sockets import BlockingSocket, Socket, new_socket
 
 _BROKEN = (OSError, EOFError, h11.RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError)
@@ -31,18 +31,18 @@ _GZIP_OR_ZLIB = 47  # for zlib: whichever the first bytes say
 
 
 @dataclass(slots=True)
-class Way:
+class ConnectionSettings:
     """How a workspace is reached directly, and what of a request is made once for many."""
 
     suspends: bool
     now: Callable[[], float]
     context: ssl.SSLContext
-    watched: Callable[[], bool]  # whether somebody wants to see the next request elsewhere
+    is_httpx_patched: Callable[[], bool]  # whether somebody wants to see the next request elsewhere
     fast: bool
-    _known: dict[int, tuple[Mapping[str, str], Fields]] = field(default_factory=dict, init=False, repr=False)
+    _known: dict[int, tuple[Mapping[str, str], RawHeaders]] = field(default_factory=dict, init=False, repr=False)
 
-    def fields(self, out: Outgoing) -> Fields:
-        """Header fields as they go over the wire, without the length; ConfigError for one that cannot."""
+    def fields(self, out: HttpRequest) -> RawHeaders:
+        """Header fields as they go over the connection, without the length; ConfigError for one that cannot."""
         headers = out.headers
         known = self._known.get(id(headers))
         if known is None:
@@ -56,47 +56,47 @@ class Way:
             known = self._known[id(headers)] = headers, [(b"host", _place(out.url)[0]), *fields]
         return known[1]
 
-    def written(self, out: Outgoing) -> tuple[str, bytes, Fields, bytes | None]:
+    def written(self, out: HttpRequest) -> tuple[str, bytes, RawHeaders, bytes | None]:
         """Method, target, fields and body, for a parser. Never in a local variable: a traceback may show those."""
         empty = b"" if out.method in ("POST", "PUT", "PATCH") else None
         return out.method, _place(out.url)[1], self.fields(out), empty if out.body is None else out.body
 
 
-class DirectWire:
+class H1Connection:
     """One connection of our own, in either colour: over a blocking socket, its coroutines never suspend.
 
-    `done` says that all of the answer's body has been read.
+    `finished` says that all of the answer's body has been read.
     """
 
-    def __init__(self, way: Way) -> None:
-        self._way = way
+    def __init__(self, settings: ConnectionSettings) -> None:
+        self._settings = settings
         self._until = FOREVER
         self._socket: Socket | None = None
         self._parser: Parser | None = None
         self._decoder: Any = None
         self._cut = False  # what is compressed has begun and not ended
         self._flaw: BaseException | None = None  # comes after what came before it
-        self.done = False
+        self.finished = False
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
-    def cut_at(self, deadline: float) -> None:
+    def set_deadline(self, deadline: float) -> None:
         """The deadline of the next operations, where they block."""
         self._until = deadline
         if self._socket is not None:
             self._socket.until = deadline
 
-    async def send(self, out: Outgoing) -> tuple[int, Mapping[str, str]]:
+    async def send(self, out: HttpRequest) -> tuple[int, Mapping[str, str]]:
         """Send, and wait for the answer's head: its status and headers (names in lower case, no cookies).
 
         Raises:
             APIConnectionError, APITimeoutError: there was none.
             ConfigError: a header cannot be sent.
         """
-        self.status, self.done, self._cut = 0, False, False
+        self.status, self.finished, self._cut = 0, False, False
         if not _NAME.fullmatch(out.method):
             raise ConfigError(f"{out.method!r} is no HTTP method.")
-        self._way.fields(out)  # complains before anything is dialled
+        self._settings.fields(out)  # complains before anything is dialled
         kept = self._parser is not None
         parser = self._parser = self._parser or await self._dial(out)
         sock = self._socket
@@ -104,7 +104,7 @@ class DirectWire:
         came = False
         try:
             try:
-                await sock.write(memoryview(parser.request(*self._way.written(out))))
+                await sock.write(memoryview(parser.request(*self._settings.written(out))))
             except TimeoutError:
                 raise
             except _BROKEN:  # it may have been answered before it was sent whole; else reading fails as well
@@ -117,8 +117,8 @@ class DirectWire:
                 self._feed(parser, data)
         except _BROKEN as error:
             # A kept-alive connection that the server had closed meanwhile never carried the request to it.
-            raise self._ours(error, sent=came or not kept) from bare(error)
-        self.status, self.headers = parser.status, plain_headers(parser.fields)
+            raise self._ours(error, sent=came or not kept) from without_tracebacks(error)
+        self.status, self.headers = parser.status, decode_headers(parser.fields)
         coded = self.headers.get("content-encoding", "identity").lower() != "identity"
         self._decoder = zlib.decompressobj(_GZIP_OR_ZLIB) if coded else None
         return self.status, self.headers
@@ -132,13 +132,13 @@ class DirectWire:
         parser, sock = self._parser, self._socket
         try:
             while parser is not None and sock is not None:
-                piece = parser.taken()
+                piece = parser.take_body()
                 if piece and self._decoder is not None:
                     piece = self._decompressed(piece)
-                if parser.done and not piece and self._cut:
+                if parser.finished and not piece and self._cut:
                     raise zlib.error("it ends too early")
-                if piece or parser.done:
-                    self.done = parser.done and not self._cut
+                if piece or parser.finished:
+                    self.finished = parser.finished and not self._cut
                     return piece
                 if self._flaw is not None:
                     raise self._flaw
@@ -146,7 +146,7 @@ class DirectWire:
         except zlib.error as error:
             raise APIResponseError(NOT_DECODED.format(error), raw=Raw(self.status, self.headers)) from None
         except _BROKEN as error:
-            raise self._ours(error, sent=True) from bare(error)
+            raise self._ours(error, sent=True) from without_tracebacks(error)
         return b""
 
     def _decompressed(self, piece: bytes) -> bytes:
@@ -179,7 +179,12 @@ class DirectWire:
     @property
     def ready(self) -> bool:
         """Whether it may carry another request now."""
-        return self.reusable and self._socket is not None and self._socket.silent and not self._way.watched()
+        return (
+            self.reusable
+            and self._socket is not None
+            and self._socket.is_idle
+            and not self._settings.is_httpx_patched()
+        )
 
     def _feed(self, parser: Parser, data: bytes) -> None:
         try:
@@ -187,20 +192,20 @@ class DirectWire:
         except _BROKEN as flaw:
             self._flaw = flaw
 
-    async def _dial(self, out: Outgoing) -> Parser:
-        way, place = self._way, httpx.URL(origin(out.url))
-        tls = way.context if place.scheme == "https" else None
-        self._socket = sock = new_socket(way.suspends, way.now)
+    async def _dial(self, out: HttpRequest) -> Parser:
+        settings, place = self._settings, httpx.URL(origin(out.url))
+        tls = settings.context if place.scheme == "https" else None
+        self._socket = sock = new_socket(settings.suspends, settings.now)
         sock.until = self._until
         try:
             await sock.connect(place.host, place.port or (80 if tls is None else 443), tls, out.connect)
         except (*_BROKEN, UnicodeError) as error:
-            raise unreached(error, isinstance(error, TimeoutError)) from bare(error)
-        if not way.fast or not sock.in_asyncio:
+            raise connect_error(error, isinstance(error, TimeoutError)) from without_tracebacks(error)
+        if not settings.fast or not sock.in_asyncio:
             return H11Parser()
         from .llhttp_parser import LlhttpParser
 
         return LlhttpParser()
 
     def _ours(self, error: BaseException, sent: bool) -> APIError:
-        return broke(error, isinstance(error, TimeoutError), self.status, self.headers, sent)
+        return broken_connection_error(error, isinstance(error, TimeoutError), self.status, self.headers, sent)

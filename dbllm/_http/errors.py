@@ -12,22 +12,24 @@ _UNTRUSTED = "The certificate is not trusted here: pass verify= a file with its 
 NOT_DECODED = "the answer cannot be decompressed ({})"
 
 
-def unreached(error: BaseException, late: bool) -> APIError:
-    what = told(error)
+def connect_error(error: BaseException, late: bool) -> APIError:
+    what = describe_error(error)
     if late:
         return APITimeoutError("no connection in time", sent=False)
     hint = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in what else ""
     return APIConnectionError(f"no connection to the workspace ({what})", hint=hint, sent=False)
 
 
-def broke(error: BaseException, late: bool, status: int, headers: Mapping[str, str], sent: bool) -> APIError:
+def broken_connection_error(
+    error: BaseException, late: bool, status: int, headers: Mapping[str, str], sent: bool
+) -> APIError:
     raw = Raw(status, headers) if status else None
     if late:
         return APITimeoutError("the answer did not come in time", raw=raw)
-    return APIConnectionError(f"the connection broke ({told(error)})", sent=sent, raw=raw)
+    return APIConnectionError(f"the connection broke ({describe_error(error)})", sent=sent, raw=raw)
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What an error of the HTTP stack is about; trio says it only in what lies beneath."""
     link: BaseException | None = error
     while link is not None and not str(link):
@@ -35,7 +37,7 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {link}" if link is not None else type(error).__name__
 
 
-def bare(error: BaseException) -> BaseException:
+def without_tracebacks(error: BaseException) -> BaseException:
     """An error of the HTTP stack without its frames: their locals hold the bytes that were sent, the token's too."""
     link: BaseException | None = error
     seen: set[int] = set()  # an error that is raised again can stand in its own context

@@ -1,6 +1,6 @@
 """The HTTP engine: how connections are made, by which of three engines, and all that goes through httpx itself.
 
-A `DirectWire` is the rule. An `HttpxWire` is for what is httpx's: a transport or client of the user's, proxies, and
+A `H1Connection` is the rule. An `HttpxConnection` is for what is httpx's: a transport or client of the user's, proxies, and
 calls that somebody wants to see who has put himself in the place of httpx's own methods (respx, pytest-httpx, tracing).
 """
 
@@ -13,19 +13,19 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from .connection import DirectWire, Way
-from .tls import DIRECT, Network, route
+from .connection import ConnectionSettings, H1Connection
+from .tls import DEFAULT_NETWORK, Network, tls_and_proxy
 
 ENGINES = ("h11", "httptools", "httpx")
 
 
 if TYPE_CHECKING:
-    from .httpx_connection import HttpxWire
+    from .httpx_connection import HttpxConnection
 
-    Wire = DirectWire | HttpxWire
+    Connection = H1Connection | HttpxConnection
 
 
-_SEEN_AT = {  # what others replace in order to see requests: package, class, method
+PATCH_POINTS = {  # what others replace in order to see requests: package, class, method
     "httpx": {
         "AsyncClient": "_transport_for_url",
         "Client": "_transport_for_url",
@@ -41,7 +41,7 @@ _SEEN_AT = {  # what others replace in order to see requests: package, class, me
 }
 
 
-def _genuine(package: str, methods: Mapping[str, Any], name: str) -> object:
+def original_method(package: str, methods: Mapping[str, Any], name: str) -> object:
     """The package's own method, or None while another stands in its place."""
     home = str(sys.modules[package].__file__).removesuffix("__init__.py")
     found = methods[name]
@@ -51,18 +51,18 @@ def _genuine(package: str, methods: Mapping[str, Any], name: str) -> object:
 def _look() -> list[tuple[Mapping[str, Any], str, object]]:
     """The methods as they are now. httpcore is looked at once somebody has imported it: it imports trio."""
     return [
-        (methods := vars(getattr(sys.modules[package], kind)), name, _genuine(package, methods, name))
-        for package, places in _SEEN_AT.items()
+        (methods := vars(getattr(sys.modules[package], kind)), name, original_method(package, methods, name))
+        for package, places in PATCH_POINTS.items()
         if package in sys.modules
         for kind, name in places.items()
     ]
 
 
 _known = _look()
-_ALL = sum(map(len, _SEEN_AT.values()))
+_ALL = sum(map(len, PATCH_POINTS.values()))
 
 
-def watched() -> bool:
+def is_httpx_patched() -> bool:
     """Whether somebody (respx, say) has taken the place of one of httpx's methods: then every call goes there."""
     if len(_known) < _ALL and "httpcore" in sys.modules:
         _known[:] = _look()
@@ -89,15 +89,15 @@ def checked_engine(engine: str | None) -> str:
     return engine
 
 
-def wires(
+def connection_factory(
     base: str,
     suspends: bool,
     now: Callable[[], float],
     transport: Any,
     client: Any,
-    network: Network = DIRECT,
+    network: Network = DEFAULT_NETWORK,
     engine: str | None = None,
-) -> Callable[[], Wire]:
+) -> Callable[[], Connection]:
     """How connections to `base` are made: directly, or over httpx."""
 
     if client is not None or transport is not None:
@@ -106,13 +106,13 @@ def wires(
         if client is not None:
             return lambda: by_client(client, suspends, now)
         return lambda: by_transport(transport, suspends, now)
-    context, proxy = route(base, network)
+    context, proxy = tls_and_proxy(base, network)
     context.set_alpn_protocols(["http/1.1"])
-    way = Way(suspends, now, context, watched, fast=engine == "httptools")
+    settings = ConnectionSettings(suspends, now, context, is_httpx_patched, fast=engine == "httptools")
 
-    def new() -> Wire:
-        if engine != "httpx" and proxy is None and not watched():
-            return DirectWire(way)
+    def new() -> Connection:
+        if engine != "httpx" and proxy is None and not is_httpx_patched():
+            return H1Connection(settings)
         from .httpx_connection import by_httpx
 
         return by_httpx(context, proxy, suspends, now)

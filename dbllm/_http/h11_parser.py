@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import h11
 
-from .parser import MAX_HEAD, Chunks, Fields, Sized
+from .parser import MAX_HEAD, ChunkedBody, RawHeaders, SizedBody
 
 
 class H11Parser:
@@ -13,18 +13,18 @@ class H11Parser:
     def __init__(self) -> None:
         self._connection = h11.Connection(h11.CLIENT, MAX_HEAD)
         self._body: list[bytes] = []
-        self._reader: Chunks | Sized | None = None  # of our own
+        self._reader: ChunkedBody | SizedBody | None = None  # of our own
         self._bodyless = self._last = False  # no body follows; no other answer will
-        self.status, self.done = 0, False
-        self.fields: Fields = []
+        self.status, self.finished = 0, False
+        self.fields: RawHeaders = []
 
-    def request(self, method: str, target: bytes, fields: Fields, body: bytes | None) -> bytes:
+    def request(self, method: str, target: bytes, fields: RawHeaders, body: bytes | None) -> bytes:
         """The bytes to send; the fields' list is the same object as long as nothing in it changes."""
         if self._reader is not None:
             self._connection, self._reader = h11.Connection(h11.CLIENT, MAX_HEAD), None
         elif self._connection.our_state is h11.DONE:
             self._connection.start_next_cycle()
-        self.status, self.done, self._bodyless = 0, False, method == "HEAD"
+        self.status, self.finished, self._bodyless = 0, False, method == "HEAD"
         sized = fields if body is None else [*fields, (b"content-length", b"%d" % len(body))]
         head = h11.Request(method=method, target=target, headers=sized)
         events = (head, h11.Data(data=body or b""), h11.EndOfMessage())
@@ -33,13 +33,13 @@ class H11Parser:
     def feed(self, data: bytes) -> None:
         """What has arrived."""
         if self._reader is not None:
-            self.done = self._reader.feed(data, self._body)
+            self.finished = self._reader.feed(data, self._body)
             return
         if not data and not self.status:
             raise EOFError("the server closed the connection before it answered")
         h = self._connection
         h.receive_data(data)
-        while not self.done:
+        while not self.finished:
             event = h.next_event()
             if event is h11.NEED_DATA:
                 return
@@ -50,18 +50,20 @@ class H11Parser:
                 known = dict(self.fields)  # h11 has checked them: one length at most, and no coding but chunked
                 length, chunked = known.get(b"content-length"), b"transfer-encoding" in known
                 if (length is not None or chunked) and not self._bodyless and self.status not in (204, 304):
-                    self._reader = Chunks() if chunked else Sized(int(length or 0))
+                    self._reader = ChunkedBody() if chunked else SizedBody(int(length or 0))
                     # An old server, or one that says two lengths (RFC 9112, section 6.1), is not asked again.
                     self._last = event.http_version < b"1.1" or (chunked and length is not None)
                     rest = h.trailing_data[0]
-                    self.done = self._reader.feed(rest, self._body) if rest else not chunked and not int(length or 0)
+                    self.finished = (
+                        self._reader.feed(rest, self._body) if rest else not chunked and not int(length or 0)
+                    )
                     return
             elif isinstance(event, h11.EndOfMessage):
-                self.done = True
+                self.finished = True
             elif not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
                 raise EOFError("the server left without an answer")
 
-    def taken(self) -> bytes:
+    def take_body(self) -> bytes:
         """The body since the last time."""
         body = b"".join(self._body)
         self._body.clear()
@@ -75,5 +77,5 @@ class H11Parser:
             closing = self._last or any(
                 name == b"connection" and b"close" in value.lower() for name, value in self.fields
             )
-            return self.done and not self._reader.rest and not closing
+            return self.finished and not self._reader.rest and not closing
         return h.our_state is h.their_state is h11.DONE and not h.trailing_data[0]

@@ -11,7 +11,7 @@ from typing import Any
 import httpcore
 
 
-class _Cut(httpcore.NetworkStream):
+class DeadlineStream(httpcore.NetworkStream):
     """A socket of httpcore's in plain code: what is left is looked up for each operation, not once for a whole body."""
 
     def __init__(self, inner: httpcore.NetworkStream, left: Callable[[], float | None]) -> None:
@@ -25,8 +25,10 @@ class _Cut(httpcore.NetworkStream):
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> _Cut:
-        return _Cut(self._inner.start_tls(ssl_context, server_hostname, _lesser(timeout, self._left())), self._left)
+    ) -> DeadlineStream:
+        return DeadlineStream(
+            self._inner.start_tls(ssl_context, server_hostname, _lesser(timeout, self._left())), self._left
+        )
 
     def close(self) -> None:
         with suppress(OSError):  # a thread that is blocked in recv is woken by a shutdown, never by a close
@@ -37,14 +39,18 @@ class _Cut(httpcore.NetworkStream):
         return self._inner.get_extra_info(info)
 
 
-class CuttingBackend(httpcore.SyncBackend):
+class DeadlineBackend(httpcore.SyncBackend):
     """Makes such sockets."""
 
     def __init__(self, left: Callable[[], float | None]) -> None:
         self._left = left
 
-    def connect_tcp(self, host: str, port: int, timeout: float | None = None, *rest: Any, **options: Any) -> _Cut:
-        return _Cut(super().connect_tcp(host, port, _lesser(timeout, self._left()), *rest, **options), self._left)
+    def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *rest: Any, **options: Any
+    ) -> DeadlineStream:
+        return DeadlineStream(
+            super().connect_tcp(host, port, _lesser(timeout, self._left()), *rest, **options), self._left
+        )
 
 
 def _lesser(one: float | None, other: float | None) -> float | None:

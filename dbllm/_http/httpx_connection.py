@@ -18,22 +18,22 @@ import anyio.to_thread
 import httpx
 
 from .._deadline import FOREVER, seconds_left
-from .._urls import parsed
+from .._urls import parse_url
 from ..errors import APIError, APIResponseError, Raw
-from .errors import NOT_DECODED, bare, broke, told, unreached
-from .request import Outgoing, plain_headers
+from .errors import NOT_DECODED, broken_connection_error, connect_error, describe_error, without_tracebacks
+from .request import HttpRequest, decode_headers
 
 _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
 _READ_AHEAD = 20_000  # pieces in the 64 KiB that h11 may have read ahead, at the very most
 _HTTPX_BROKEN = (httpx.TransportError, httpx.DecodingError, ssl.SSLError, TimeoutError)  # a late alert comes as it is
 
 
-class HttpxWire:
-    """One connection through httpx, which may be the user's own; as `DirectWire`."""
+class HttpxConnection:
+    """One connection through httpx, which may be the user's own; as `H1Connection`."""
 
     def __init__(
         self,
-        respond: Callable[[Outgoing, float | None], Any],
+        respond: Callable[[HttpRequest, float | None], Any],
         suspends: bool,
         now: Callable[[], float],
         hang_up: Callable[[], Any] | None = None,
@@ -45,32 +45,32 @@ class HttpxWire:
         self._response: httpx.Response | None = None
         self._parts: Any = None
         self.reusable = self.ready = ready
-        self.done = False
+        self.finished = False
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
-    def cut_at(self, deadline: float) -> None:
+    def set_deadline(self, deadline: float) -> None:
         """The deadline of the next operations, where they block."""
         self._until = deadline
 
-    async def send(self, out: Outgoing) -> tuple[int, Mapping[str, str]]:
-        """As `DirectWire.send`."""
-        self.status, self.done = 0, False
+    async def send(self, out: HttpRequest) -> tuple[int, Mapping[str, str]]:
+        """As `H1Connection.send`."""
+        self.status, self.finished = 0, False
         _sending.set(True)
         try:
             with self._timely():
                 response = self._respond(out, None if self._suspends else self.left())
                 self._response = response = await response if isawaitable(response) else response
         except _HTTPX_BROKEN as error:
-            raise self._ours(error) from bare(error)
+            raise self._ours(error) from without_tracebacks(error)
         finally:
             _sending.set(False)
-        self.status, self.headers = response.status_code, plain_headers(response.headers.raw)
+        self.status, self.headers = response.status_code, decode_headers(response.headers.raw)
         self._parts = response.aiter_bytes() if self._suspends else response.iter_bytes()
         return self.status, self.headers
 
     async def read(self) -> bytes:
-        """As `DirectWire.read`."""
+        """As `H1Connection.read`."""
         try:
             while self._parts is not None:
                 with self._timely():
@@ -79,21 +79,21 @@ class HttpxWire:
                     return piece
                 if piece is None:
                     self._parts = self._response = None
-                    self.done = True
+                    self.finished = True
         except _HTTPX_BROKEN as error:
-            raise self._ours(error) from bare(error)
+            raise self._ours(error) from without_tracebacks(error)
         return b""
 
     async def close(self) -> None:
-        """As `DirectWire.close`."""
+        """As `H1Connection.close`."""
         parts, response, self._parts, self._response = self._parts, self._response, None, None
         steps: list[Any] = [] if response is None else [response.aclose if self._suspends else response.close]
         with anyio.CancelScope(shield=True) if self._suspends else nullcontext():
             for step in (*steps, *([self._hang_up] if self._hang_up else [])):
                 with suppress(Exception):  # the socket is given up; why it complains concerns nobody
-                    done = step()
-                    if isawaitable(done):
-                        await done
+                    finished = step()
+                    if isawaitable(finished):
+                        await finished
             # The socket is gone, so what was read ahead comes and then an error; thus all the generators that httpx
             # has stacked end here, not in the garbage collector (where trio warns of them).
             with suppress(Exception):
@@ -111,12 +111,14 @@ class HttpxWire:
 
     def _ours(self, error: Exception) -> APIError:
         if isinstance(error, (httpx.ConnectError, httpx.ProxyError, httpx.UnsupportedProtocol)):
-            return unreached(error, False)
+            return connect_error(error, False)
         if isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)):
-            return unreached(error, True)
+            return connect_error(error, True)
         if isinstance(error, httpx.DecodingError):
-            return APIResponseError(NOT_DECODED.format(told(error)), raw=Raw(self.status, self.headers))
-        return broke(error, isinstance(error, (httpx.TimeoutException, TimeoutError)), self.status, self.headers, True)
+            return APIResponseError(NOT_DECODED.format(describe_error(error)), raw=Raw(self.status, self.headers))
+        return broken_connection_error(
+            error, isinstance(error, (httpx.TimeoutException, TimeoutError)), self.status, self.headers, True
+        )
 
 
 class _Body(httpx.AsyncByteStream, httpx.SyncByteStream):
@@ -140,7 +142,7 @@ class _Body(httpx.AsyncByteStream, httpx.SyncByteStream):
 _sending: ContextVar[bool] = ContextVar("dbllm_sending", default=False)
 
 
-class _Discreet(logging.Filter):
+class RedactingFilter(logging.Filter):
     """httpcore logs each answer's head at DEBUG, httpx (a client of the user's) each URL: not with what is secret.
 
     Neither can be told so for one connection, and a filter is the whole process's; so it looks at no record but those
@@ -160,40 +162,42 @@ class _Discreet(logging.Filter):
 
 
 for _logger in ("httpcore.http11", "httpcore.http2", "httpx"):
-    logging.getLogger(_logger).addFilter(_Discreet())
+    logging.getLogger(_logger).addFilter(RedactingFilter())
 
 
-def _request(out: Outgoing, left: float | None) -> httpx.Request:
+def _request(out: HttpRequest, left: float | None) -> httpx.Request:
     timeout = {"connect": out.connect if left is None else min(left, out.connect or left), "pool": None}
     extensions = {"timeout": {**timeout, "read": left, "write": left}}
-    built = httpx.Request(out.method, parsed(out.url), headers=out.headers, content=out.body, extensions=extensions)
+    built = httpx.Request(out.method, parse_url(out.url), headers=out.headers, content=out.body, extensions=extensions)
     if out.body is not None:
         built.stream = _Body(out.body)
     return built
 
 
-def by_client(client: Any, suspends: bool, now: Callable[[], float]) -> HttpxWire:
+def by_client(client: Any, suspends: bool, now: Callable[[], float]) -> HttpxConnection:
     """A connection that is a client of the user's."""
 
-    def respond(out: Outgoing, left: float | None) -> Any:
+    def respond(out: HttpRequest, left: float | None) -> Any:
         timeout, headers = httpx.Timeout(left, connect=out.connect), out.headers
         built = client.build_request(out.method, out.url, headers=headers, content=out.body, timeout=timeout)
         return client.send(built, stream=True, auth=None, follow_redirects=False)
 
-    return HttpxWire(respond, suspends, now)
+    return HttpxConnection(respond, suspends, now)
 
 
-def by_transport(transport: Any, suspends: bool, now: Callable[[], float]) -> HttpxWire:
+def by_transport(transport: Any, suspends: bool, now: Callable[[], float]) -> HttpxConnection:
     """A connection that is a transport of the user's."""
     handle = transport.handle_async_request if suspends else transport.handle_request
-    return HttpxWire(lambda out, left: handle(_request(out, left)), suspends, now)
+    return HttpxConnection(lambda out, left: handle(_request(out, left)), suspends, now)
 
 
-def by_httpx(context: ssl.SSLContext, proxy: httpx.Proxy | None, suspends: bool, now: Callable[[], float]) -> HttpxWire:
+def by_httpx(
+    context: ssl.SSLContext, proxy: httpx.Proxy | None, suspends: bool, now: Callable[[], float]
+) -> HttpxConnection:
     """A connection that httpx makes, directly or through a proxy."""
     own: Any = None
 
-    async def respond(out: Outgoing, left: float | None) -> Any:
+    async def respond(out: HttpRequest, left: float | None) -> Any:
         nonlocal own
         if own is None:
             if suspends and "httpcore" not in sys.modules:  # httpx imports it now, which would hold up the loop
@@ -201,9 +205,9 @@ def by_httpx(context: ssl.SSLContext, proxy: httpx.Proxy | None, suspends: bool,
             carry: Any = httpx.AsyncHTTPTransport if suspends else httpx.HTTPTransport
             carrier = carry(verify=context, proxy=proxy, limits=_ONE, trust_env=False)
             if not suspends:  # httpx has no argument for httpcore's public `network_backend`
-                from .httpcore_backend import CuttingBackend
+                from .httpcore_backend import DeadlineBackend
 
-                carrier._pool._network_backend = CuttingBackend(wire.left)
+                carrier._pool._network_backend = DeadlineBackend(connection.left)
             kind: Any = httpx.AsyncClient if suspends else httpx.Client
             own = kind(transport=carrier, trust_env=False)  # sends what it is given, unchanged
         sent = own.send(_request(out, left), stream=True, auth=None, follow_redirects=False)
@@ -212,5 +216,5 @@ def by_httpx(context: ssl.SSLContext, proxy: httpx.Proxy | None, suspends: bool,
     def hang_up() -> Any:
         return None if own is None else own.aclose() if suspends else own.close()
 
-    wire = HttpxWire(respond, suspends, now, hang_up, proxy is not None)
-    return wire
+    connection = HttpxConnection(respond, suspends, now, hang_up, proxy is not None)
+    return connection

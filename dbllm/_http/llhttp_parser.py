@@ -6,7 +6,7 @@ import re
 
 import httptools
 
-from .parser import MAX_HEAD, Fields
+from .parser import MAX_HEAD, RawHeaders
 
 _BLANK = re.compile(rb"\n\r?\n")
 
@@ -19,16 +19,16 @@ class LlhttpParser:
         self._body: list[bytes] = []
         self._clean = True  # nothing has come that no request asked for
         self._waits = False  # for an answer
-        self._sent: Fields | None = None  # with the last request, and what they are as bytes
+        self._sent: RawHeaders | None = None  # with the last request, and what they are as bytes
         self._lines = b""
         self._start("")
 
     def _start(self, method: str) -> None:
-        self.status, self.done, self.reusable = 0, False, False
-        self.fields: Fields = []
+        self.status, self.finished, self.reusable = 0, False, False
+        self.fields: RawHeaders = []
         self._bodyless, self._framed, self._head = method == "HEAD", False, b""
 
-    def request(self, method: str, target: bytes, fields: Fields, body: bytes | None) -> bytes:
+    def request(self, method: str, target: bytes, fields: RawHeaders, body: bytes | None) -> bytes:
         """The bytes to send; the fields' list is the same object as long as nothing in it changes."""
         self._start(method)
         self._waits = True
@@ -61,11 +61,11 @@ class LlhttpParser:
         except httptools.HttpParserUpgrade:
             raise EOFError("the server changed the protocol") from None
         except httptools.HttpParserError as error:
-            if not self.done:
+            if not self.finished:
                 raise ConnectionError(f"the answer is no HTTP: {error}") from None
             self.reusable = False
 
-    def taken(self) -> bytes:
+    def take_body(self) -> bytes:
         """The body since the last time."""
         body = b"".join(self._body)
         self._body.clear()
@@ -74,7 +74,7 @@ class LlhttpParser:
     def _end(self) -> None:
         if not self.status or self._framed:
             raise EOFError("the server closed the connection before the answer's end")
-        self.done, self._waits = True, False
+        self.finished, self._waits = True, False
 
     # What httptools calls:
 
@@ -100,7 +100,7 @@ class LlhttpParser:
         self.status = status
         self._framed = coded or b"content-length" in known
         if self._bodyless:
-            self.done, self._waits = True, False
+            self.finished, self._waits = True, False
 
     def on_body(self, piece: bytes) -> None:
         if self._waits:
@@ -108,5 +108,5 @@ class LlhttpParser:
 
     def on_message_complete(self) -> None:
         if self._waits and self.status:
-            self.done, self._waits = True, False
+            self.finished, self._waits = True, False
             self.reusable = self._parser.should_keep_alive()

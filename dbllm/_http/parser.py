@@ -11,24 +11,24 @@ _CLOSED = "the server closed the connection inside the answer"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?\Z")
 
-Fields = list[tuple[bytes, bytes]]
+RawHeaders = list[tuple[bytes, bytes]]
 
 
 class Parser(Protocol):
     """The client's end of HTTP/1.1, without a socket. Raises EOFError, OSError or h11.RemoteProtocolError."""
 
     status: int
-    fields: Fields
-    done: bool  # the answer has come to its end
+    fields: RawHeaders
+    finished: bool  # the answer has come to its end
 
-    def request(self, method: str, target: bytes, fields: Fields, body: bytes | None) -> bytes: ...
+    def request(self, method: str, target: bytes, fields: RawHeaders, body: bytes | None) -> bytes: ...
     def feed(self, data: bytes) -> None: ...  # b"" at the end of the connection
-    def taken(self) -> bytes: ...  # what has come of the body since
+    def take_body(self) -> bytes: ...  # what has come of the body since
     @property
     def reusable(self) -> bool: ...  # another request may follow, and nothing came after this one's answer
 
 
-class Sized:
+class SizedBody:
     """A body whose length is known."""
 
     def __init__(self, length: int) -> None:
@@ -36,7 +36,7 @@ class Sized:
         self._left = length
 
     def feed(self, data: bytes, body: list[bytes]) -> bool:
-        """As `Chunks.feed`."""
+        """As `ChunkedBody.feed`."""
         if not data:
             raise EOFError(_CLOSED)
         body.append(data[: self._left])
@@ -45,7 +45,7 @@ class Sized:
         return not self._left
 
 
-class Chunks:
+class ChunkedBody:
     """A body in chunks (RFC 9112, section 7.1), piece by piece, in linear time."""
 
     def __init__(self) -> None:

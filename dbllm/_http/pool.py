@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .._deadline import FOREVER
 from ..errors import APIConnectionError, APIResponseError, APITimeoutError, Raw
-from .connection import DirectWire
-from .request import Outgoing
+from .connection import H1Connection
+from .request import HttpRequest
 
 if TYPE_CHECKING:
-    from .factory import Wire
+    from .factory import Connection
 
 IDLE_SECONDS = 4.0  # below the 5 s after which common servers (uvicorn, node) close an idle connection
 MAX_BODY = 256 * 2**20  # bytes after decompression; a model's answer is far below, a compression bomb is not
 
 
-class Event(Protocol):
+class Signal(Protocol):
     """What a waiter waits for."""
 
     def set(self) -> object: ...
@@ -35,13 +35,13 @@ class Event(Protocol):
 class LoopContext(Protocol):
     """What only the backend can do for a pool."""
 
-    def event(self) -> Event: ...
+    def event(self) -> Signal: ...
     async def wait(self, event: Any, timeout: float | None) -> bool: ...  # whether it was set in time
     def clock(self) -> float: ...  # the clock of deadlines, in seconds
     def call_soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None: ...  # run it here, from any thread
 
 
-class Gate:
+class ConnectionLimiter:
     """At most `limit` exchanges at once; those that wait are served in order.
 
     A permit is handed over inside `release`, before its new holder wakes: no one can slip in between, and a waiter
@@ -52,7 +52,7 @@ class Gate:
         self._limit = limit
         self._context = context
         self._lock = threading.Lock()
-        self._waiting: dict[Exchange, Event] = {}
+        self._waiting: dict[Exchange, Signal] = {}
         self.holders: set[Exchange] = set()
 
     async def acquire(self, holder: Exchange, timeout: float | None) -> bool:
@@ -86,87 +86,87 @@ class Gate:
 class Exchange:
     """One request and its answer, on a connection that is its own until the answer is read to its end."""
 
-    __slots__ = ("_pool", "headers", "status", "wire")
+    __slots__ = ("_pool", "headers", "status", "connection")
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self.wire: Wire | None = None
+        self.connection: Connection | None = None
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
-    async def take(self, out: Outgoing) -> Wire:
+    async def open(self, out: HttpRequest) -> Connection:
         """Wait for a permit, and take a connection for this request."""
         pool = self._pool
         left = out.deadline - pool.context.clock()
         patience = left if out.queue is None else min(left, out.queue)
-        if left <= 0 or not await pool.gate.acquire(self, None if patience == FOREVER else patience):
+        if left <= 0 or not await pool.limiter.acquire(self, None if patience == FOREVER else patience):
             hint = "More calls are under way than max_connections allows: raise it, or send fewer at a time."
             raise APITimeoutError(f"no free connection within {max(0.0, patience):.1f} s", hint=hint, sent=False)
         if pool.closed:
             raise APIConnectionError("the client was closed while this call waited", sent=False)
-        stale: list[Wire] = []
-        self.wire = wire = pool.take(stale)
-        wire.cut_at(out.deadline)
+        stale: list[Connection] = []
+        self.connection = connection = pool.acquire_connection(stale)
+        connection.set_deadline(out.deadline)
         for old in stale:
             await old.close()
-        return wire
+        return connection
 
     async def read(self, deadline: float) -> bytes:
         """The next piece of the body; b"" at its end, and ever after."""
-        wire = self.wire
-        if wire is None:
+        connection = self.connection
+        if connection is None:
             return b""
-        wire.cut_at(deadline)
-        piece = await wire.read()
-        if wire.done and not self._pool.keep(self, wire):
+        connection.set_deadline(deadline)
+        piece = await connection.read()
+        if connection.finished and not self._pool.release(self, connection):
             await self.aclose()
         return piece
 
-    async def rest(self, deadline: float) -> bytes:
+    async def read_all(self, deadline: float) -> bytes:
         """What is left of the body; APIResponseError when that is over 256 MiB."""
         parts: list[bytes] = []
         size = 0
-        while self.wire is not None:
+        while self.connection is not None:
             parts.append(await self.read(deadline))
             size += len(parts[-1])
             if size > MAX_BODY:
                 raise APIResponseError(f"the answer is over {MAX_BODY} bytes", raw=Raw(self.status, self.headers))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def fail(self, error: BaseException | None) -> None:
+    async def close_after(self, error: BaseException | None) -> None:
         """End it, for something that went wrong or for nothing."""
         if isinstance(error, GeneratorExit):  # nothing may be awaited any more
-            self.abandon()
+            self.close_soon()
         else:
             await self.aclose()
 
     async def aclose(self) -> None:
         """End it; a connection whose answer was not read to its end is never used again."""
-        wire, self.wire = self.wire, None
-        self._pool.gate.release(self)
-        if wire is not None:
-            await wire.close()
+        connection, self.connection = self.connection, None
+        self._pool.limiter.release(self)
+        if connection is not None:
+            await connection.close()
 
-    def abandon(self) -> None:
+    def close_soon(self) -> None:
         """End it from where nothing can be awaited: a finalizer, or a coroutine that is being closed."""
-        if self.wire is not None:
+        if self.connection is not None:
             self._pool.context.call_soon(self.aclose)
         else:
-            self._pool.gate.release(self)
+            self._pool.limiter.release(self)
 
 
 class Pool:
     """The open connections of one home."""
 
-    def __init__(self, context: LoopContext, limit: int, new_wire: Callable[[], Wire]) -> None:
+    def __init__(self, context: LoopContext, limit: int, new_connection: Callable[[], Connection]) -> None:
         self.context = context
-        self._new_wire = new_wire  # a connection, not dialled yet
-        self.gate = Gate(limit, context)
+        self._new_connection = new_connection  # a connection, not dialled yet
+        self.limiter = ConnectionLimiter(limit, context)
         # A stack: the last one used is the warmest, the first one the next to expire.
-        self._idle: list[tuple[Wire, float]] = []
+        self._idle: list[tuple[Connection, float]] = []
         self.closed = False
 
-    async def send(self, out: Outgoing) -> Raw:
+    async def send(self, out: HttpRequest) -> Raw:
         """Send a request and read the whole answer.
 
         Raises:
@@ -175,56 +175,59 @@ class Pool:
         """
         exchange = Exchange(self)
         try:  # as in `open`: no step of its own, for an answer is waited for through every coroutine that is open
-            wire = await exchange.take(out)
-            exchange.status, exchange.headers = await wire.send(out)
-            body = await exchange.rest(out.deadline)
+            connection = await exchange.open(out)
+            exchange.status, exchange.headers = await connection.send(out)
+            body = await exchange.read_all(out.deadline)
         except BaseException as error:
-            await exchange.fail(error)
+            await exchange.close_after(error)
             raise
         return Raw(exchange.status, exchange.headers, body)
 
-    async def open(self, out: Outgoing) -> Exchange:
+    async def open(self, out: HttpRequest) -> Exchange:
         """Send a request and wait for the answer's head; the caller reads and closes."""
         exchange = Exchange(self)
         try:
-            wire = await exchange.take(out)
-            exchange.status, exchange.headers = await wire.send(out)
+            connection = await exchange.open(out)
+            exchange.status, exchange.headers = await connection.send(out)
         except BaseException as error:
-            await exchange.fail(error)
+            await exchange.close_after(error)
             raise
         return exchange
 
-    def take(self, stale: list[Wire]) -> Wire:
+    def acquire_connection(self, stale: list[Connection]) -> Connection:
         """The warmest idle connection, or a new one; those that are to be closed are added to `stale`."""
         expired = self.context.clock() - IDLE_SECONDS
         try:
             while self._idle[0][1] < expired:
                 stale.append(self._idle.pop(0)[0])
-            while not (wire := self._idle.pop()[0]).ready:
-                stale.append(wire)
+            while not (connection := self._idle.pop()[0]).ready:
+                stale.append(connection)
         except IndexError:  # none is left, or another thread was quicker
-            wire = self._new_wire()
-        return wire
+            connection = self._new_connection()
+        return connection
 
-    def keep(self, exchange: Exchange, wire: Wire) -> bool:
+    def release(self, exchange: Exchange, connection: Connection) -> bool:
         """The answer was read to its end: whether its connection may serve the next call."""
-        if self.closed or not wire.reusable:
+        if self.closed or not connection.reusable:
             return False
-        exchange.wire = None
-        self._idle.append((wire, self.context.clock()))
-        self.gate.release(exchange)
+        exchange.connection = None
+        self._idle.append((connection, self.context.clock()))
+        self.limiter.release(exchange)
         return True
 
     def detach(self) -> None:
         """In a forked child: leave the parent's connections open, without a warning that they are."""
-        for wire in (*(wire for wire, _ in self._idle), *(exchange.wire for exchange in self.gate.holders)):
-            if isinstance(wire, DirectWire):
-                wire.detach()
+        for connection in (
+            *(connection for connection, _ in self._idle),
+            *(exchange.connection for exchange in self.limiter.holders),
+        ):
+            if isinstance(connection, H1Connection):
+                connection.detach()
 
     async def aclose(self) -> None:
         """Close all connections, also those in use: their calls fail, and so do those that wait for one."""
         self.closed = True
         while self._idle:
             await self._idle.pop()[0].close()
-        for exchange in tuple(self.gate.holders):
+        for exchange in tuple(self.limiter.holders):
             await exchange.aclose()

@@ -13,7 +13,7 @@ _NAME, _VALUE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[\t -~\
 
 
 @dataclass(slots=True)  # not frozen: to make one would take three times as long
-class Outgoing:
+class HttpRequest:
     """One HTTP request, ready to send. `deadline` is on the backend's clock, the others are seconds.
 
     Nobody changes one, nor its `headers`: what is made of those serves as long as the same object comes again.
@@ -38,7 +38,7 @@ def _sendable(name: str, value: str) -> bool:
     return not ours and _NAME.fullmatch(name) is not None and _VALUE.fullmatch(value) is not None
 
 
-def plain_headers(fields: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
+def decode_headers(fields: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for raw_name, raw_value in fields:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")

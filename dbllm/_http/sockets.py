@@ -1,7 +1,7 @@
 """One socket, in the three ways of waiting: asyncio's, trio's, and plain code's. All have the same methods.
 
 `connect`, `write` and `read` (b"" when the other end has closed) raise OSError or an error of anyio's; `close` gives
-the socket up at once; `silent` says that nothing has come, not even an end, and that nothing waits to be sent.
+the socket up at once; `is_idle` says that nothing has come, not even an end, and that nothing waits to be sent.
 
 asyncio's is a protocol of its own: a byte stream on top of one (its locks, its turns of the loop for each operation)
 costs more than the rest of a call.
@@ -48,8 +48,8 @@ class AsyncioSocket:
         self._held = 0
         self._ended: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._alarm: asyncio.TimerHandle | None = None  # it outlives many reads: to set one costs more than to read
-        self._rings = self._ends = FOREVER  # when it does; when the reading ends. Both on the loop's clock
+        self._timer: asyncio.TimerHandle | None = None  # it outlives many reads: to set one costs more than to read
+        self._timer_at = self._read_deadline = FOREVER  # when it does; when the reading ends. Both on the loop's clock
 
     async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
         loop = self._loop
@@ -72,8 +72,8 @@ class AsyncioSocket:
             if self._ended is None:
                 if (left := self.until - self._now()) <= 0:
                     raise TimeoutError("the deadline has passed")
-                self._ends = self._loop.time() + left
-                if self._ends < self._rings:
+                self._read_deadline = self._loop.time() + left
+                if self._read_deadline < self._timer_at:
                     self._set_alarm()
                 self._waiter = self._loop.create_future()
                 try:
@@ -93,13 +93,13 @@ class AsyncioSocket:
 
     async def close(self) -> None:
         self._end(ConnectionAbortedError("closed here"))
-        if self._alarm is not None:
-            self._alarm.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._transport is not None:
             self._transport.abort()
 
     @property
-    def silent(self) -> bool:
+    def is_idle(self) -> bool:
         return self._ended is None and not self._pieces and not self._transport.get_write_buffer_size()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -133,16 +133,16 @@ class AsyncioSocket:
             self._waiter.set_result(None)
 
     def _set_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm, self._rings = self._loop.call_at(self._ends, self._ring), self._ends
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = self._loop.call_at(self._read_deadline, self._ring), self._read_deadline
 
     def _ring(self) -> None:
-        late, self._alarm, self._rings = self._rings >= self._ends, None, FOREVER
+        late, self._timer, self._timer_at = self._timer_at >= self._read_deadline, None, FOREVER
         if self._waiter is not None and not self._waiter.done():
             if late:
                 self._waiter.set_exception(TimeoutError())
-            elif self._ends < FOREVER:
+            elif self._read_deadline < FOREVER:
                 self._set_alarm()
 
 
@@ -182,7 +182,7 @@ class TrioSocket:
                 await anyio.aclose_forcefully(self._stream)
 
     @property
-    def silent(self) -> bool:
+    def is_idle(self) -> bool:
         from anyio.streams.tls import TLSAttribute
 
         secured = self._stream.extra(TLSAttribute.ssl_object, None)
@@ -237,7 +237,7 @@ class BlockingSocket:
             self._socket.detach()
 
     @property
-    def silent(self) -> bool:
+    def is_idle(self) -> bool:
         return _unreadable(self._socket)
 
     def _dialled(self, host: str, port: int) -> socket.socket:

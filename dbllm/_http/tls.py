@@ -37,13 +37,15 @@ class Network:
     trust_env: bool = True
 
 
-DIRECT = Network()
+DEFAULT_NETWORK = Network()
 
 
 @lru_cache(maxsize=8)
-def _tls(verify: Verify, cert: Cert | None, trust_env: bool, _variables: tuple[str | None, ...]) -> ssl.SSLContext:
+def cached_context(
+    verify: Verify, cert: Cert | None, trust_env: bool, _variables: tuple[str | None, ...]
+) -> ssl.SSLContext:
     """Building a context reads the whole CA bundle (15 to 100 ms): one for the process and settings."""
-    context = _trusting(verify, trust_env)
+    context = trust_context(verify, trust_env)
     if cert is not None:
         chain, key, password = (cert, None, "") if isinstance(cert, str) else cert if len(cert) == 3 else (*cert, "")
         try:  # a password that is not given is never asked for on the terminal
@@ -53,7 +55,7 @@ def _tls(verify: Verify, cert: Cert | None, trust_env: bool, _variables: tuple[s
     return context
 
 
-def _trusting(verify: Verify, trust_env: bool) -> ssl.SSLContext:
+def trust_context(verify: Verify, trust_env: bool) -> ssl.SSLContext:
     if isinstance(verify, ssl.SSLContext):
         return verify
     if verify == "system":
@@ -72,7 +74,7 @@ def _trusting(verify: Verify, trust_env: bool) -> ssl.SSLContext:
         raise ConfigError(f"{where} is no file of CA certificates: {error.strerror or error}.") from None
 
 
-def route(base: str, network: Network) -> tuple[ssl.SSLContext, httpx.Proxy | None]:
+def tls_and_proxy(base: str, network: Network) -> tuple[ssl.SSLContext, httpx.Proxy | None]:
     """TLS context and proxy for a host.
 
     Raises:
@@ -85,7 +87,7 @@ def route(base: str, network: Network) -> tuple[ssl.SSLContext, httpx.Proxy | No
         raise ConfigError("cert= with an ssl.SSLContext as verify=: load the certificate into the context instead.")
     if parts.scheme == "https" or network.cert is not None or network.verify is not True:
         variables = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")) if network.trust_env else ()
-        context = _tls(network.verify, network.cert, network.trust_env, variables)
+        context = cached_context(network.verify, network.cert, network.trust_env, variables)
     else:  # a plain http host never uses the context, and an empty one is cheap
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if network.proxy is not None:

@@ -52,11 +52,11 @@ def split(texts: Sequence[str], size: int, most: int) -> list[Batch]:
     Raises:
         ValueError: a limit below 1.
     """
-    ends = [*_ends(texts, positive("batch_size", size), positive("batch_bytes", most)), len(texts)]
+    ends = [*_read_deadline(texts, positive("batch_size", size), positive("batch_bytes", most)), len(texts)]
     return [Batch([*texts[begin:end]], begin, len(texts)) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-def _ends(texts: Sequence[str], size: int, most: int) -> Iterator[int]:
+def _read_deadline(texts: Sequence[str], size: int, most: int) -> Iterator[int]:
     count = held = 0
     for place, text in enumerate(texts):
         length = len(text.encode("utf-8", "replace"))

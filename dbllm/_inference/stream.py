@@ -76,7 +76,7 @@ class Reading(Traced, Generic[C, R]):
     def _abandon(self) -> None:
         if self._opened is not None and self._opened.exchange is not None and not self._ended:
             self._ended = True
-            self._opened.exchange.abandon()
+            self._opened.exchange.close_soon()
 
     async def _open(self) -> Opened:
         if self._opened is None:
@@ -88,7 +88,7 @@ class Reading(Traced, Generic[C, R]):
     async def _close(self, error: BaseException | None = None) -> None:
         self._ended = True
         if self._opened is not None and self._opened.exchange is not None:
-            await self._opened.exchange.fail(error)
+            await self._opened.exchange.close_after(error)
 
     async def _next(self) -> C | None:
         """The next chunk; None at the end."""

@@ -17,7 +17,7 @@ JSON = "application/json"
 EVENTS = "text/event-stream"
 
 
-@dataclass(slots=True)  # not frozen: see `Outgoing`
+@dataclass(slots=True)  # not frozen: see `HttpRequest`
 class Call:
     """One logical call, whatever attempts it takes; nobody changes it. `deadline` is on the backend's clock."""
 

@@ -15,7 +15,7 @@ from .transport import Transport
 EXPLAIN_SECONDS = 5.0  # what a failed call may spend on finding out why
 
 Limit = float | Timeout | None
-Fields = Mapping[str, Any] | None
+ExtraFields = Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,11 @@ class Options:
     extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def but(
-        self, timeout: Limit = None, retry: Retry | None = None, headers: Fields = None, extra_body: Fields = None
+        self,
+        timeout: Limit = None,
+        retry: Retry | None = None,
+        headers: ExtraFields = None,
+        extra_body: ExtraFields = None,
     ) -> Options:
         """These options, but for what is given."""
         if retry is not None and not isinstance(retry, Retry):

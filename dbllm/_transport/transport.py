@@ -11,7 +11,7 @@ from typing import TypeVar
 from .._auth.auth import Auth, says_expired
 from .._auth.redaction import Hidden, scrubbed
 from .._backends.backend import Backend
-from .._http.request import Outgoing
+from .._http.request import HttpRequest
 from .._protocol.error_responses import error_frame, status_error
 from ..errors import APIError, APIStatusError, Raw
 from .call import EVENTS, JSON, Answer, Call, Opened
@@ -108,14 +108,14 @@ class Transport:
         kind = exchange.headers.get("content-type", "").lower()
         try:
             if not (200 <= exchange.status < 300 and kind.startswith(EVENTS)):
-                whole = Raw(exchange.status, exchange.headers, await exchange.rest(call.deadline))
+                whole = Raw(exchange.status, exchange.headers, await exchange.read_all(call.deadline))
                 return Opened(self._good(whole, call, sent))
             if not await self.more(opened, call.deadline):
                 raise opened.interrupted("the stream ended before its first event")
             if frame := error_frame(opened.events[0]):
                 raise opened.interrupted(f"the stream reported an error: {frame[1]}", frame[0])
         except BaseException as error:
-            await exchange.fail(error)
+            await exchange.close_after(error)
             raise
         return opened
 
@@ -148,10 +148,10 @@ class Transport:
             status, seconds, attempts = outcome.raw.status, self.backend.clock() - began, outcome.attempts
             log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.logged, status, seconds, attempts)
 
-    def _outgoing(self, call: Call, sent: Mapping[str, str]) -> Outgoing:
+    def _outgoing(self, call: Call, sent: Mapping[str, str]) -> HttpRequest:
         timeout, headers = call.timeout, self._headers(call, sent)
         url = self.host + call.path
-        return Outgoing(call.method, url, headers, call.body, call.deadline, timeout.connect, timeout.queue)
+        return HttpRequest(call.method, url, headers, call.body, call.deadline, timeout.connect, timeout.queue)
 
     def _headers(self, call: Call, sent: Mapping[str, str]) -> Hidden:
         """What a call is sent with; the same object again as long as neither the auth's headers nor its own change."""

@@ -114,7 +114,7 @@ class Plain:
         self.plain.close()
 
 
-class Way:
+class ConnectionSettings:
     """One of three ways to run a body that is written once."""
 
     def __init__(self, name: str) -> None:
@@ -130,8 +130,8 @@ class Way:
 
 
 @pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return Way(request.param)
+def way(request: pytest.FixtureRequest) -> ConnectionSettings:
+    return ConnectionSettings(request.param)
 
 
 class FakeBackend:
@@ -176,15 +176,15 @@ class Mint:
     def __init__(self, life: float = 100.0) -> None:
         self.life, self.count, self.flying, self.peak = life, 0, 0, 0
         self.broken = False
-        self.gate: asyncio.Event | None = None
+        self.limiter: asyncio.Event | None = None
 
     async def __call__(self, backend: Any, deadline: float) -> Lease:
         self.count += 1
         self.flying += 1
         self.peak = max(self.peak, self.flying)
         try:
-            if self.gate is not None:
-                await self.gate.wait()
+            if self.limiter is not None:
+                await self.limiter.wait()
             if self.broken:
                 raise APIConnectionError("broken", sent=False)
             return Lease({"authorization": f"Bearer t{self.count}"}, backend.clock() + self.life, self.life)

@@ -23,7 +23,7 @@ RFC8414 = "/oidc/.well-known/oauth-authorization-server"
 ME = "/api/2.0/preview/scim/v2/Me"
 
 
-class Wire:
+class Connection:
     """A transport of the user's, in both colours: it answers by path and writes down what came."""
 
     def __init__(self, **answers: Any) -> None:
@@ -55,7 +55,7 @@ class Wire:
         return [request for request in self.requests if request.url.path == path][-1]
 
 
-def ask(way: Any, wire: Wire, host: str = HOST, **options: Any) -> Any:
+def ask(way: Any, wire: Connection, host: str = HOST, **options: Any) -> Any:
     async def body() -> Any:
         options.setdefault("retry", Retry(attempts=1))
         async with way.client(host, transport=httpx.MockTransport(wire), **options) as client:
@@ -65,7 +65,7 @@ def ask(way: Any, wire: Wire, host: str = HOST, **options: Any) -> Any:
 
 
 def test_a_service_principal_is_discovered_and_sends_its_secret_by_http_basic(way: Any) -> None:
-    wire = Wire()
+    wire = Connection()
     assert ask(way, wire, **PRINCIPAL) == {"userName": "me"}
     assert wire.paths == [f"workspace.example.com{path}" for path in (METADATA, RFC8414, "/oidc/v1/token", ME)]
     request = wire.last("/oidc/v1/token")
@@ -78,14 +78,14 @@ def test_a_service_principal_is_discovered_and_sends_its_secret_by_http_basic(wa
 
 
 def test_discovery_is_asked_once_and_a_host_without_it_has_the_usual_token_endpoint(way: Any) -> None:
-    wire = Wire(**{METADATA: 404, RFC8414: 404})
+    wire = Connection(**{METADATA: 404, RFC8414: 404})
     ask(way, wire, **PRINCIPAL)
     assert wire.paths[-2:] == ["workspace.example.com/oidc/v1/token", f"workspace.example.com{ME}"]
 
 
 def test_an_accounts_discovery_gets_the_account_id(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     place = "/oidc/accounts/acc-1/.well-known/oauth-authorization-server"
-    wire = Wire(**{METADATA: {"oidc_endpoint": HOST + "/oidc/accounts/{account_id}"}})
+    wire = Connection(**{METADATA: {"oidc_endpoint": HOST + "/oidc/accounts/{account_id}"}})
     wire.answers[place] = {"token_endpoint": f"{HOST}/oidc/v1/token"}
     monkeypatch.setenv("DATABRICKS_HOST", HOST)
     monkeypatch.setenv("DATABRICKS_CLIENT_ID", "i")
@@ -97,7 +97,7 @@ def test_an_accounts_discovery_gets_the_account_id(way: Any, monkeypatch: pytest
 
 
 def test_a_token_endpoint_on_another_host_is_used_by_https_when_discovery_names_it(way: Any) -> None:
-    wire = Wire(**{RFC8414: {"token_endpoint": "https://accounts.example.com/oidc/v1/token"}})
+    wire = Connection(**{RFC8414: {"token_endpoint": "https://accounts.example.com/oidc/v1/token"}})
     ask(way, wire, **PRINCIPAL)
     assert "accounts.example.com/oidc/v1/token" in wire.paths
 
@@ -107,7 +107,7 @@ def test_a_token_endpoint_on_another_host_is_used_by_https_when_discovery_names_
     ["http://accounts.example.com/t", "http://workspace.example.com/t", "http://127.0.0.1/t", "ftp://a/t", "//x", ""],
 )
 def test_a_token_endpoint_without_https_gets_no_secret(way: Any, endpoint: str) -> None:
-    wire = Wire(**{METADATA: {"oidc_endpoint": f"{HOST}/oidc"}, RFC8414: {"token_endpoint": endpoint}})
+    wire = Connection(**{METADATA: {"oidc_endpoint": f"{HOST}/oidc"}, RFC8414: {"token_endpoint": endpoint}})
     if not endpoint:
         ask(way, wire, **PRINCIPAL)  # none is named: the usual one
         return
@@ -139,7 +139,7 @@ def test_where_a_credential_may_go(url: str, host: str, fine: bool) -> None:
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_of_a_token_request_is_followed(way: Any, status: int) -> None:
     away = httpx.Response(status, headers={"location": "https://elsewhere.example.com/token"})
-    wire = Wire(**{"/oidc/v1/token": away})
+    wire = Connection(**{"/oidc/v1/token": away})
     with pytest.raises(dbllm.APIStatusError, match="follows no redirect"):
         ask(way, wire, **PRINCIPAL)
     assert not any(request.url.host == "elsewhere.example.com" for request in wire.requests)
@@ -155,7 +155,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("status", "content"), REFUSALS)
 def test_a_refused_identity_is_an_authentication_error_that_names_it(way: Any, status: int, content: Any) -> None:
-    wire = Wire(**{"/oidc/v1/token": httpx.Response(status, json=content)})
+    wire = Connection(**{"/oidc/v1/token": httpx.Response(status, json=content)})
     with pytest.raises(dbllm.AuthenticationError) as caught:
         ask(way, wire, **PRINCIPAL)
     assert "no token for service principal the-principal from https://workspace.example.com" in str(caught.value)
@@ -166,7 +166,7 @@ def test_a_refused_identity_is_an_authentication_error_that_names_it(way: Any, s
 
 @pytest.mark.parametrize("first", [500, 502, 503, 504, 429, httpx.ConnectError("x"), httpx.ReadTimeout("x")])
 def test_a_token_request_that_fails_for_the_moment_is_tried_again_as_the_call_never_left(way: Any, first: Any) -> None:
-    wire = Wire(**{"/oidc/v1/token": [first, TOKEN]})
+    wire = Connection(**{"/oidc/v1/token": [first, TOKEN]})
 
     async def body() -> None:
         retry = Retry(attempts=2, backoff=0.0)
@@ -193,7 +193,7 @@ def test_a_token_request_that_fails_for_the_moment_is_tried_again_as_the_call_ne
 def test_an_answer_that_is_no_token_says_what_is_wrong_with_it_and_shows_none_of_it(
     way: Any, content: bytes, said: str
 ) -> None:
-    wire = Wire(**{"/oidc/v1/token": httpx.Response(200, content=content)})
+    wire = Connection(**{"/oidc/v1/token": httpx.Response(200, content=content)})
     with pytest.raises(dbllm.APIResponseError, match=said) as caught:
         ask(way, wire, **PRINCIPAL)
     assert "canary" not in str(caught.value) + repr(caught.value.raw and caught.value.raw.body)
@@ -214,7 +214,7 @@ def federated(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def test_an_oidc_token_of_the_environment_is_exchanged(way: Any, federated: Any) -> None:
     federated(DATABRICKS_OIDC_TOKEN_ENV="CI_TOKEN", CI_TOKEN="jwt-1", DATABRICKS_CLIENT_ID="the-principal")
-    wire = Wire()
+    wire = Connection()
     ask(way, wire, None)  # type: ignore[arg-type]
     request = wire.last("/oidc/v1/token")
     assert parse_qs(request.content.decode()) == {
@@ -231,7 +231,7 @@ def test_an_oidc_token_file_is_read_anew_for_each_exchange(way: Any, federated: 
     file = tmp_path / "token"
     federated(DATABRICKS_OIDC_TOKEN_FILE=str(file))
     expired = httpx.Response(403, json={"error_code": 403, "message": "Access token has expired."})
-    wire = Wire(**{ME: [expired, {"userName": "me"}]})
+    wire = Connection(**{ME: [expired, {"userName": "me"}]})
     file.write_text("jwt-1\n")
     seen: list[str] = []
     answers = wire.__call__
@@ -249,12 +249,12 @@ def test_an_oidc_token_file_is_read_anew_for_each_exchange(way: Any, federated: 
 def test_a_missing_oidc_token_file_is_told(way: Any, federated: Any, tmp_path: Any) -> None:
     federated(DATABRICKS_OIDC_TOKEN_FILEPATH=str(tmp_path / "none"))
     with pytest.raises(dbllm.ConfigError, match="none cannot be read: FileNotFoundError"):
-        ask(way, Wire(), None)  # type: ignore[arg-type]
+        ask(way, Connection(), None)  # type: ignore[arg-type]
 
 
 def test_the_metadata_service_is_asked_for_the_host_and_ends_its_token_at_a_moment(way: Any, federated: Any) -> None:
     federated(DATABRICKS_METADATA_SERVICE_URL="http://127.0.0.1:9/helper")
-    wire = Wire()
+    wire = Connection()
     wire.answers["/helper"] = {"access_token": "from-helper", "token_type": "Bearer", "expires_on": 4_000_000_000}
     ask(way, wire, None)  # type: ignore[arg-type]
     request = wire.last("/helper")
@@ -299,7 +299,7 @@ def test_the_local_workspaces_tokens_end(light: Any) -> None:
     workspace = light()
     with dbllm.Client(**workspace.principal) as client:
         client.request("GET", ME)
-    (token,) = workspace.oidc._ends
+    (token,) = workspace.oidc._read_deadline
     workspace.oidc._clock = lambda: float("inf")
     with httpx.Client(base_url=workspace.host, trust_env=False) as http:
         answer = http.get(ME, headers={"authorization": f"Bearer {token}"})

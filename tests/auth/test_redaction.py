@@ -266,7 +266,7 @@ SINKS: dict[str, Callable[[Seen], str]] = {
 }
 
 
-def watched(event: Callable[[Seen], Any], capsys: pytest.CaptureFixture[str]) -> Seen:
+def is_httpx_patched(event: Callable[[Seen], Any], capsys: pytest.CaptureFixture[str]) -> Seen:
     """What an event backends behind, with every logger at DEBUG."""
     seen, out = Seen(), io.StringIO()
     handler = logging.StreamHandler(out)
@@ -329,7 +329,7 @@ def test_no_call_shows_a_secret_however_it_ends(
     monkeypatch.setattr(os, "environ", dict(os.environ))
     for mode in MODES:
         server.mode = mode
-        seen = watched(lambda seen: call(seen, lambda: identity(kind, server.url), colour, verb), capsys)
+        seen = is_httpx_patched(lambda seen: call(seen, lambda: identity(kind, server.url), colour, verb), capsys)
         assert (seen.error is None) == (mode == "good" and verb == "request"), (mode, seen.error)
         assert_clean(seen)
 
@@ -342,7 +342,7 @@ def test_no_failing_token_request_shows_a_secret(
     monkeypatch.setattr(os, "environ", dict(os.environ))
     for mode in TOKEN_MODES:
         server.token_mode = mode
-        seen = watched(lambda seen: call(seen, lambda: identity(kind, server.url), colour, "request"), capsys)
+        seen = is_httpx_patched(lambda seen: call(seen, lambda: identity(kind, server.url), colour, "request"), capsys)
         assert isinstance(seen.error, dbllm.APIError), mode
         assert_clean(seen)
 
@@ -359,7 +359,7 @@ def test_no_refused_configuration_shows_a_secret(
         monkeypatch.setenv("DATABRICKS_HOST", host)
         monkeypatch.setenv("DATABRICKS_METADATA_SERVICE_URL", f"http://u:{PASSWORD}@127.0.0.1:9/token")
         (environment / ".databrickscfg").write_text(f"[dev]\nhost = u:{PASSWORD}@a.example.com\ntoken = {PAT}\n")
-    seen = watched(lambda _: BROKEN[name](), capsys)
+    seen = is_httpx_patched(lambda _: BROKEN[name](), capsys)
     assert isinstance(seen.error, dbllm.ConfigError)
     assert "with a password" not in name or "has a user name or password in it" in str(seen.error)
     assert_clean(seen)
@@ -383,7 +383,7 @@ def test_a_secret_among_the_params_of_a_request_is_not_shown(
 
         asyncio.run(body())
 
-    seen = watched(event, capsys)
+    seen = is_httpx_patched(event, capsys)
     assert isinstance(seen.error, dbllm.APIError)
     assert_clean(seen)
     assert mode != "echo" or "access_token=***&name=harmless-words" in str(seen.error)
@@ -400,7 +400,7 @@ def test_a_flawed_profile_file_shows_no_secret(
         f"[dev]\nhost = ftp://a\ntoken = {PAT}\n",
     ):
         (environment / ".databrickscfg").write_text(text)
-        seen = watched(lambda _: dbllm.Client(profile="dev"), capsys)
+        seen = is_httpx_patched(lambda _: dbllm.Client(profile="dev"), capsys)
         assert isinstance(seen.error, dbllm.ConfigError)
         assert_clean(seen)
 
@@ -410,7 +410,7 @@ def test_a_proxys_password_is_not_shown(colour: str, capsys: pytest.CaptureFixtu
     def options() -> dict[str, Any]:
         return {"host": "https://a.example.com", "token": PAT, "proxy": f"http://u:{PROXY}@127.0.0.1:9"}
 
-    seen = watched(lambda seen: call(seen, options, colour, "request"), capsys)
+    seen = is_httpx_patched(lambda seen: call(seen, options, colour, "request"), capsys)
     assert isinstance(seen.error, dbllm.APIConnectionError)
     assert_clean(seen)
 
@@ -425,11 +425,13 @@ def test_what_httpx_and_httpcore_log_is_discreet_about_our_requests_and_as_it_wa
         with dbllm.Client(server.url, PAT, retry=ONE, http_client=plain) as seen.client:
             seen.client.request("POST", f"/api/2.0/anything?token={QUERY}")
 
-    seen = watched(event, capsys)
+    seen = is_httpx_patched(event, capsys)
     assert isinstance(seen.error, dbllm.APIStatusError)
     assert '/api/2.0/anything "HTTP/1.' in seen.logged
     assert_clean(seen)
-    seen = watched(lambda _: plain.post(f"{server.url}/x?page=2", headers={"authorization": "mine-alone"}), capsys)
+    seen = is_httpx_patched(
+        lambda _: plain.post(f"{server.url}/x?page=2", headers={"authorization": "mine-alone"}), capsys
+    )
     assert '/x?page=2 "HTTP/1.' in seen.logged
     assert "http://elsewhere.example.com/?t=mine-alone" in seen.logged
     plain.close()

@@ -65,13 +65,13 @@ def test_in_the_stale_window_one_caller_refreshes_and_the_others_go_on_with_the_
         auth = Renewed(fetch)
         await auth.headers(backend, FOREVER)
         backend.time += 90
-        fetch.gate = asyncio.Event()
+        fetch.limiter = asyncio.Event()
         first = asyncio.create_task(auth.headers(backend, FOREVER))
         await asyncio.sleep(0)
         others = [token(await asyncio.wait_for(auth.headers(backend, FOREVER), 1)) for _ in range(10)]
         assert others == ["t1"] * 10
         assert not first.done()
-        fetch.gate.set()
+        fetch.limiter.set()
         assert token(await first) == "t2"
         assert fetch.count == 2
 
@@ -84,11 +84,11 @@ def test_only_an_expired_token_makes_callers_wait_and_they_share_one_refresh(bac
         auth = Renewed(fetch)
         await auth.headers(backend, FOREVER)
         backend.time += 100
-        fetch.gate = asyncio.Event()
+        fetch.limiter = asyncio.Event()
         callers = [asyncio.create_task(auth.headers(backend, FOREVER)) for _ in range(64)]
         await asyncio.sleep(0.01)
         assert not any(caller.done() for caller in callers)
-        fetch.gate.set()
+        fetch.limiter.set()
         assert {token(one) for one in await asyncio.gather(*callers)} == {"t2"}
         assert (fetch.count, fetch.peak) == (2, 1)
 
@@ -99,14 +99,14 @@ def test_a_cancelled_refresher_hands_on_to_the_next_caller(backend: Any, mint: A
     async def body() -> None:
         fetch = mint()
         auth = Renewed(fetch)
-        fetch.gate = asyncio.Event()
+        fetch.limiter = asyncio.Event()
         first = asyncio.create_task(auth.headers(backend, FOREVER))
         second = asyncio.create_task(auth.headers(backend, FOREVER))
         await asyncio.sleep(0.01)
         first.cancel()
         await asyncio.wait({first})
         assert first.cancelled()
-        fetch.gate.set()
+        fetch.limiter.set()
         assert token(await asyncio.wait_for(second, 1)) == "t2"
         assert fetch.peak == 1
 
@@ -179,8 +179,8 @@ def test_a_token_the_workspace_calls_expired_is_renewed_once_inside_the_call(way
     async def body() -> None:
         async with way.client(**workspace.principal) as client:
             await client.request("GET", ME)
-            for one in workspace.oidc._ends:
-                workspace.oidc._ends[one] = 0.0  # the workspace's clock is ahead of ours
+            for one in workspace.oidc._read_deadline:
+                workspace.oidc._read_deadline[one] = 0.0  # the workspace's clock is ahead of ours
             await client.request("GET", ME)
             assert workspace.tokens.count == 2
 
@@ -257,11 +257,11 @@ def _64_tasks(workspace: Any, stalls: Any, **identity: Any) -> Load:
     load = Load()
 
     async def body() -> None:
-        watched = stalls()
-        watcher = asyncio.create_task(watched.watch())
+        is_httpx_patched = stalls()
+        watcher = asyncio.create_task(is_httpx_patched.watch())
         async with dbllm.AsyncClient(workspace.host, retry=dbllm.Retry(attempts=1), **identity) as client:
             await asyncio.gather(*(client.request("GET", ME) for _ in range(64)))
-            watched.worst = 0.0  # 64 connections at once take their time, in any run
+            is_httpx_patched.worst = 0.0  # 64 connections at once take their time, in any run
             end = time.monotonic() + SECONDS
 
             async def one() -> None:
@@ -275,7 +275,7 @@ def _64_tasks(workspace: Any, stalls: Any, **identity: Any) -> Load:
 
             await asyncio.gather(*(one() for _ in range(64)))
         watcher.cancel()
-        load.stall = float(watched.worst)
+        load.stall = float(is_httpx_patched.worst)
 
     asyncio.run(body())
     return load

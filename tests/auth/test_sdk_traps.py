@@ -358,12 +358,12 @@ def test_the_sdks_credentials_do_not_hold_the_loop_up(sdk: Any, stalls: Any) -> 
     sdk.seconds = 0.3
 
     async def body() -> float:
-        watched = stalls()
-        watcher = asyncio.create_task(watched.watch())
+        is_httpx_patched = stalls()
+        watcher = asyncio.create_task(is_httpx_patched.watch())
         async with dbllm.AsyncClient(transport=httpx.MockTransport(echo)) as client:
             await client.request("GET", ME)
         watcher.cancel()
-        return float(watched.worst)
+        return float(is_httpx_patched.worst)
 
     assert min(asyncio.run(body()) for _ in range(3)) < 0.15
 
@@ -396,7 +396,7 @@ def test_the_real_sdk_gets_one_places_values_and_neither_environment_nor_file(
         warnings.simplefilter("ignore")  # the SDK's own
         lease = run_without_loop(fetch(client._core._transport.backend, float("inf")))
     token = lease.headers["authorization"].removeprefix("Bearer ")
-    assert token in workspace.oidc._ends
+    assert token in workspace.oidc._read_deadline
 
 
 def test_importing_dbllm_imports_neither_the_sdk_nor_what_is_rare() -> None:

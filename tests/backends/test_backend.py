@@ -430,14 +430,14 @@ def drip(start: bytes) -> Callable[[Peer], None]:
     return play
 
 
-def silent(peer: Peer) -> None:
+def is_idle(peer: Peer) -> None:
     peer.request()
     peer.wait_gone()
 
 
 @pytest.mark.parametrize(
     "behaviour",
-    [silent, drip(b""), drip(b"HTTP/1.1 200 OK\r\nx-slow: "), drip(head(length=100_000))],
+    [is_idle, drip(b""), drip(b"HTTP/1.1 200 OK\r\nx-slow: "), drip(head(length=100_000))],
     ids=["silent", "dripping from the first byte", "dripping headers", "dripping body"],
 )
 async def test_a_deadline_holds_against_any_server(make, serve, behaviour, colour):
@@ -456,7 +456,7 @@ async def test_a_deadline_holds_against_any_server(make, serve, behaviour, colou
 
 @pytest.mark.parametrize(
     "behaviour",
-    [silent, drip(b"HTTP/1.1 200 OK\r\nx-slow: "), drip(head(length=100_000))],
+    [is_idle, drip(b"HTTP/1.1 200 OK\r\nx-slow: "), drip(head(length=100_000))],
     ids=["silent", "dripping headers", "dripping body"],
 )
 @pytest.mark.parametrize("way", ["a proxy", "httpx"])
@@ -482,7 +482,7 @@ async def test_a_deadline_holds_for_a_stream_whose_first_event_drips(make, serve
 
 
 async def test_a_deadline_holds_for_a_tls_handshake_that_never_ends(make, serve):
-    server = serve(silent)
+    server = serve(is_idle)
     async with make(server.host.replace("http:", "https:"), timeout=0.3) as client:
         began = time.monotonic()
         with pytest.raises((dbllm.APITimeoutError, dbllm.APIConnectionError)):
@@ -492,7 +492,7 @@ async def test_a_deadline_holds_for_a_tls_handshake_that_never_ends(make, serve)
 
 
 async def test_the_connect_timeout_is_its_own(make, serve):
-    server = serve(silent)
+    server = serve(is_idle)
     patience = dbllm.Timeout(total=60, connect=0.2)
     async with make(server.host.replace("http:", "https:"), timeout=patience) as client:
         began = time.monotonic()

@@ -61,12 +61,12 @@ def on_pyreqwest(host: str, ca: str | None = None, proxy: str | None = None, **o
     """dbllm over pyreqwest natively: a prototype of a wire of its own, put in where the pool asks for one."""
     client, rusty = ours(host, **options), rust(ca, proxy)
     backend = client._transport.backend
-    backend.new_wire = lambda: RustWire(rusty, backend.clock)
+    backend.new_connection = lambda: RustWire(rusty, backend.clock)
     return client
 
 
 class RustWire:
-    """As much of a `dbllm.wire.DirectWire` as calls need; the connections, their pool and the time limit of whole calls
+    """As much of a `dbllm.wire.H1Connection` as calls need; the connections, their pool and the time limit of whole calls
     are pyreqwest's. Streams have no time limit here.
     """
 
@@ -77,7 +77,7 @@ class RustWire:
         self._opened: Any = None
         self.done = False
 
-    def cut_at(self, deadline: float) -> None:
+    def set_deadline(self, deadline: float) -> None:
         """Its request has one."""
 
     async def send(self, out: Any) -> tuple[int, dict[str, str]]:

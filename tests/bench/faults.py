@@ -30,7 +30,7 @@ calls: Counter[str] = Counter()
 gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
 
-async def silent(name: str, reader: Reader, writer: Writer) -> bool:
+async def is_idle(name: str, reader: Reader, writer: Writer) -> bool:
     """Never an answer."""
     return bool(await reader.read(1))
 
@@ -90,7 +90,7 @@ async def whole(name: str, reader: Reader, writer: Writer) -> bool:
 
 
 FAULTS: dict[str, Callable[[str, Reader, Writer], Coroutine[Any, Any, bool]]] = {  # whether the connection stays
-    play.__name__: play for play in (silent, drip, slow, gated, leaving, fickle, broken, whole)
+    play.__name__: play for play in (is_idle, drip, slow, gated, leaving, fickle, broken, whole)
 }
 
 

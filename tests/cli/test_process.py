@@ -118,13 +118,13 @@ def test_nothing_typed_is_no_secret(no_workspace: None, serve: Callable[..., Ser
 
 @pytest.mark.parametrize("how", ["--stream", "--no-stream"])
 def test_ctrl_c_ends_quietly_with_130(environ: dict[str, str], how: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(PATIENCE)
-        environ["DATABRICKS_HOST"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as is_idle:
+        is_idle.settimeout(PATIENCE)
+        environ["DATABRICKS_HOST"] = f"http://127.0.0.1:{is_idle.getsockname()[1]}"
         process = subprocess.Popen(
             [*DBLLM, "chat", "any", "hello", how], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        connection, _ = silent.accept()
+        connection, _ = is_idle.accept()
         with connection:
             assert connection.recv(100)  # the request is there, and will not be answered
             process.send_signal(signal.SIGINT)

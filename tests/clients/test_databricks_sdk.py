@@ -43,8 +43,8 @@ def does(*operations: str) -> Any:
 def w(here: Up) -> SimpleNamespace:
     """A `WorkspaceClient`, watched."""
     made = sdk.WorkspaceClient()
-    watched = {name: Watched(getattr(made, name), done) for name, done in DONE.items()}
-    return SimpleNamespace(client=made, **watched)
+    is_httpx_patched = {name: Watched(getattr(made, name), done) for name, done in DONE.items()}
+    return SimpleNamespace(client=made, **is_httpx_patched)
 
 
 def entity(name: str = "dolly", **more: Any) -> Any:

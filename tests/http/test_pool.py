@@ -17,15 +17,15 @@ from support.modes import Steps, backend_of, idle, permits, together, waited
 from support.samples import HELLO, piece, sse
 
 import dbllm
-from dbllm._http.pool import Gate
+from dbllm._http.pool import ConnectionLimiter
 
 ONCE = dbllm.Retry(attempts=1)
 
 
-def gate_of(client: Any) -> Gate:
+def gate_of(client: Any) -> ConnectionLimiter:
     """The gate of a client that has made calls in one home."""
     (context,) = backend_of(client)._contexts.values()
-    return context.pool.gate
+    return context.pool.limiter
 
 
 async def until(colour: str, holds: Callable[[], bool]) -> None:
@@ -59,10 +59,10 @@ async def test_max_connections_holds_under_two_hundred_calls_at_once(make, serve
 
 @pytest.mark.parametrize("colour", ["asyncio"])
 async def test_without_the_gate_that_limit_would_not_hold(make, serve, colour, monkeypatch):
-    async def open_to_all(self: Gate, holder: Any, timeout: float | None) -> bool:
+    async def open_to_all(self: ConnectionLimiter, holder: Any, timeout: float | None) -> bool:
         return True
 
-    monkeypatch.setattr(Gate, "acquire", open_to_all)
+    monkeypatch.setattr(ConnectionLimiter, "acquire", open_to_all)
     server = serve()
     async with make(server.host, max_connections=10) as client:
         await together(colour, [lambda: client.request("GET", "/x") for _ in range(200)])
@@ -405,7 +405,7 @@ async def test_an_interrupt_while_waiting_for_a_permit_gives_the_place_back(make
     async with make(server.host, max_connections=1) as client:
         await client.request("GET", "/0")
         (context,) = backend_of(client)._contexts.values()
-        gate = context.pool.gate
+        gate = context.pool.limiter
         holder = object()
         assert await gate.acquire(holder, 1)
 
@@ -425,7 +425,7 @@ async def test_a_permit_that_is_handed_over_while_its_waiter_is_interrupted_is_n
     async with make(server.host, max_connections=1) as client:
         await client.request("GET", "/0")
         (context,) = backend_of(client)._contexts.values()
-        gate = context.pool.gate
+        gate = context.pool.limiter
         first = object()
         assert await gate.acquire(first, 1)
 

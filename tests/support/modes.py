@@ -116,7 +116,7 @@ def backend_of(client: Any) -> Any:
 
 def permits(client: Any) -> int:
     """How many connections the client's calls hold, in all its homes."""
-    return sum(len(context.pool.gate.holders) for context in backend_of(client)._contexts.values())
+    return sum(len(context.pool.limiter.holders) for context in backend_of(client)._contexts.values())
 
 
 def idle(client: Any) -> int:
