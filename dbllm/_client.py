@@ -175,8 +175,8 @@ class AsyncClient(Workspace):
             ConfigError: no name, or no such task.
         """
         signature = Signature(params or {}, transform_input, transform_output)
-        place = paths.Place(paths.invocations_path(name, served_model), name, tasks.checked_task(task))
-        return AsyncEndpoint(self._transport, self._options, signature, place, self._tasks)
+        ref = paths.EndpointRef(paths.invocations_path(name, served_model), name, tasks.parse_task(task))
+        return AsyncEndpoint(self._transport, self._options, signature, ref, self._tasks)
 
     def driver_app(
         self,
@@ -204,8 +204,8 @@ class AsyncClient(Workspace):
                 "is found)."
             )
         signature = Signature(params or {}, transform_input, transform_output)
-        place = paths.Place(paths.app_path(port, cluster), f"{cluster}:{port}", "app")
-        return AsyncDriverApp(self._transport, self._options, signature, place, self._tasks)
+        ref = paths.EndpointRef(paths.app_path(port, cluster), f"{cluster}:{port}", "app")
+        return AsyncDriverApp(self._transport, self._options, signature, ref, self._tasks)
 
     @property
     def endpoints(self) -> AsyncEndpoints:

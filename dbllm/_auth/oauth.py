@@ -18,7 +18,7 @@ from urllib.parse import urlencode, urlsplit
 from .._backends.backend import Backend
 from .._http.request import HttpRequest
 from .._protocol.error_responses import status_error
-from .._protocol.responses import content_of
+from .._protocol.responses import json_or_none
 from .._urls import is_loopback, origin
 from ..errors import APIError, APIResponseError, APIStatusError, AuthenticationError, ConfigError, Raw
 from .auth import basic, bearer
@@ -202,7 +202,7 @@ def lease(raw: Raw, began: float, wall: float, place: str) -> Lease:
 
 def _token_in(body: bytes, wall: float) -> tuple[Secret, float] | str:
     """(token, seconds of life), or what is wrong."""
-    content = content_of(body)
+    content = json_or_none(body)
     if content is None:
         return "not with JSON"
     token = content.get("access_token") if isinstance(content, dict) else None
@@ -229,5 +229,5 @@ async def _json(backend: Backend, url: str, deadline: float) -> dict[str, Any]:
     except APIError as error:
         error.sent, error.detail = False, f"{url} was asked where tokens are to be had: {error.detail}"
         raise
-    content = content_of(raw.body)
+    content = json_or_none(raw.body)
     return content if isinstance(content, dict) else {}

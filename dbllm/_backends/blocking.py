@@ -40,7 +40,7 @@ class SyncBackend(Backend):
         pid = os.getpid()  # a forked child never touches its parent's sockets
         if (context := self._contexts.get(pid)) is None:
             context = self._contexts.setdefault(pid, _ProcessContext(self))
-        return cast("_Process", context)
+        return cast("_ProcessContext", context)
 
     async def pool(self) -> Pool:
         """The pool of this process."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .._protocol.models import Embeddings, Meta, Usage
+from .._protocol.models import CallInfo, Embeddings, Usage
 from .._transport.call import Answer
 from .._transport.replies import reply_of
 
@@ -81,5 +81,5 @@ def merged(replies: Sequence[Embeddings]) -> Embeddings:
         if any(getattr(usage, name) is not None for usage in told)
     }
     whole = first.model_copy(update={"data": items, "usage": Usage(**sums) if told else None})
-    whole._meta = Meta(first.request_id, max(reply.attempts for reply in replies), first.raw)
+    whole._meta = CallInfo(first.request_id, max(reply.attempts for reply in replies), first.raw)
     return whole

@@ -11,9 +11,9 @@ from .._protocol.models import (
     ChatCompletion,
     ChatCompletionChunk,
     Embeddings,
-    M,
     Message,
     OutputItem,
+    ParsedT,
     Predictions,
     Response,
     ResponseEvent,
@@ -48,14 +48,14 @@ class AsyncEndpoint(AsyncDriverApp):
         /,
         messages: Messages,
         *,
-        response_model: type[M] | None = None,
+        response_model: type[ParsedT] | None = None,
         stop: Sequence[str] | str | None = None,
         timeout: float | Timeout | None = None,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
-    ) -> ChatCompletion[M]:
+    ) -> ChatCompletion[ParsedT]:
         """Ask a chat endpoint (`llm/v1/chat`), or an agent that speaks messages.
 
         Args:
@@ -78,19 +78,19 @@ class AsyncEndpoint(AsyncDriverApp):
         /,
         messages: Messages,
         *,
-        response_model: type[M] | None = None,
+        response_model: type[ParsedT] | None = None,
         stop: Sequence[str] | str | None = None,
         timeout: float | Timeout | None = None,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
-    ) -> AsyncStream[ChatCompletionChunk, ChatCompletion[M]]:
+    ) -> AsyncStream[ChatCompletionChunk, ChatCompletion[ParsedT]]:
         """As `chat`, piece by piece; `final()` is the whole answer. The call is made on entering the stream."""
         body = requests.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.but(timeout, retry, headers, extra_body)
 
-        def whole(chunks: list[ChatCompletionChunk], opened: Opened) -> ChatCompletion[M]:
+        def whole(chunks: list[ChatCompletionChunk], opened: Opened) -> ChatCompletion[ParsedT]:
             return parsed(response_model, chat_whole(chunks, opened))
 
         return self._stream("chat", body, options, chat_piece, whole)
@@ -171,7 +171,7 @@ class AsyncEndpoint(AsyncDriverApp):
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed.
         """
-        wire = requests.wire_params(self._signature.params, params)
+        wire = requests.model_params(self._signature.params, params)
         options = self._options.but(timeout, retry, headers, extra_body)
         deadline = options.deadline(self._transport)
 
@@ -233,8 +233,8 @@ class AsyncEndpoint(AsyncDriverApp):
         try:
             if isinstance(error, NotFoundError):
                 listed = read_json(await self._transport.call(options.call(deadline, "GET", ENDPOINTS)))
-                error.hint = paths.which_exist(self.name, listed) or error.hint
+                error.hint = paths.not_found_hint(self.name, listed) or error.hint
             elif verb != "complete":
-                error.hint = tasks.which_verb(self.name, verb, await self._learn(options, deadline)) or error.hint
+                error.hint = tasks.wrong_verb_hint(self.name, verb, await self._learn(options, deadline)) or error.hint
         except APIError:  # no explanation is no reason to hide the error itself
             return

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from .._protocol import paths, requests, tasks
 from .._protocol.models import CompletionChunk
-from .._protocol.paths import ENDPOINTS, Place
+from .._protocol.paths import ENDPOINTS, EndpointRef
 from .._protocol.tasks import Kind, Verb
 from .._transport.call import EVENTS, JSON, Answer, Call, Opened
 from .._transport.options import Options
@@ -33,10 +33,10 @@ class AsyncDriverApp:
     _streaming: Mapping[str, Any] = {}  # the body stays the app's own schema: the header asks
 
     def __init__(
-        self, transport: Transport, options: Options, signature: Signature, place: Place, tasks: dict[str, Kind]
+        self, transport: Transport, options: Options, signature: Signature, ref: EndpointRef, tasks: dict[str, Kind]
     ) -> None:
         self._transport, self._options, self._signature = transport, options, signature
-        self._place, self.name = place, place.name
+        self._ref, self.name = ref, ref.name
         self._tasks = tasks  # what each endpoint speaks, learned once per client
 
     def __repr__(self) -> str:
@@ -114,24 +114,24 @@ class AsyncDriverApp:
         refused: list[BadRequestError] = []
         try:
             kind = await self._learn(options, ends) if verb == "complete" else "app"
-            for guess in tasks.guesses(kind, body):
+            for guess in tasks.candidate_kinds(kind, body):
                 try:
-                    whole = {**requests.envelope(guess, body, self.name), **options.extra_body}
-                    came = await send(options.call(ends, "POST", self._place.path, whole, accept))
+                    whole = {**requests.request_body(guess, body, self.name), **options.extra_body}
+                    came = await send(options.call(ends, "POST", self._ref.path, whole, accept))
                 except BadRequestError as error:
                     refused.append(error)
                 else:
                     if kind is None:
                         self._tasks[self.name] = guess  # this one worked
                     return guess, came
-            raise tasks.all_refused(refused)
+            raise tasks.all_rejected(refused)
         except APIStatusError as error:
             await self._explain(verb, error, ends)
             raise
 
     async def _learn(self, options: Options, deadline: float) -> Kind | None:
         """What the endpoint speaks; None where looking it up is forbidden. Many callers make one look-up."""
-        if known := self._place.kind or self._tasks.get(self.name):
+        if known := self._ref.kind or self._tasks.get(self.name):
             return known
         async with self._transport.backend.lock(f"task {self.name}", deadline):
             if self.name not in self._tasks:
@@ -141,7 +141,9 @@ class AsyncDriverApp:
                 except PermissionDeniedError:
                     return None
                 described = read_json(answer)
-                self._tasks[self.name] = tasks.kind_of(described.get("task") if isinstance(described, dict) else None)
+                self._tasks[self.name] = tasks.kind_of_task(
+                    described.get("task") if isinstance(described, dict) else None
+                )
             return self._tasks[self.name]
 
     async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:

@@ -31,7 +31,7 @@ class Signature:
         """
         if streaming and self.transform_output is not None:
             raise TypeError("transform_output needs the whole answer, so it cannot be combined with a stream.")
-        flat = requests.flat_request(prompt, stop, requests.wire_params(self.params, params))
+        flat = requests.prompt_request(prompt, stop, requests.model_params(self.params, params))
         changed = flat if self.transform_input is None else self.transform_input(**flat)
         if not isinstance(changed, Mapping):
             raise TypeError(f"transform_input returns the request, a dict, not {type(changed).__name__}.")

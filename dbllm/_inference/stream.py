@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from .._backends.backend import run_without_loop
 from .._deadline import FOREVER
 from .._protocol.error_responses import error_frame
-from .._protocol.models import ChatCompletionChunk, CompletionChunk, Meta, ResponseEvent, Traced, Usage
+from .._protocol.models import CallInfo, ChatCompletionChunk, CompletionChunk, HasCallInfo, ResponseEvent, Usage
 from .._transport.call import Opened
 from .._transport.transport import Transport
 from ..errors import APIError, Raw, StreamInterruptedError
@@ -26,7 +26,7 @@ Assemble = Callable[[list[C], Opened], R]
 _AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is usually there already
 
 
-class Reading(Traced, Generic[C, R]):
+class Reading(HasCallInfo, Generic[C, R]):
     """What both colours of a stream share: what has come so far, and the coroutines that get the next chunk.
 
     What came is kept as bytes: models that nobody holds are gone at once, where a thousand that live on are looked at
@@ -66,8 +66,8 @@ class Reading(Traced, Generic[C, R]):
         return next((chunk.finish_reason for chunk in reversed(self._chunks) if chunk.finish_reason), None)
 
     @property
-    def _meta(self) -> Meta:  # type: ignore[override]
-        return self._opened.meta if self._opened else Meta(attempts=0)
+    def _meta(self) -> CallInfo:  # type: ignore[override]
+        return self._opened.meta if self._opened else CallInfo(attempts=0)
 
     def __del__(self) -> None:
         if getattr(self, "_opened", None) is not None:

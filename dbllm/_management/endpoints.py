@@ -12,7 +12,7 @@ from pydantic import Field
 from .._backends.sync_facade import Plain, now
 from .._deadline import FOREVER
 from .._protocol.models import Reply, WireModel
-from .._protocol.paths import ENDPOINTS, quoted, which_exist
+from .._protocol.paths import ENDPOINTS, not_found_hint, quoted
 from .._transport.call import JSON, Answer
 from .._transport.options import EXPLAIN_SECONDS
 from .._transport.replies import read_json, reply_of
@@ -259,14 +259,14 @@ class AsyncEndpoints(Control):
         except NotFoundError as error:
             if path.startswith(f"{ENDPOINTS}/"):
                 name = unquote(path.removeprefix(f"{ENDPOINTS}/").split("/")[0])
-                error.hint = await self._which_exist(name, deadline) or error.hint
+                error.hint = await self._not_found_hint(name, deadline) or error.hint
             raise
 
-    async def _which_exist(self, name: str, deadline: float) -> str:
+    async def _not_found_hint(self, name: str, deadline: float) -> str:
         """What there is instead of an endpoint that was not found; "" where that cannot be had."""
         briefly = AsyncEndpoints(self._transport, self._options.but(EXPLAIN_SECONDS, Retry(attempts=1)))
         try:
-            return which_exist(name, read_json(await briefly._ask("GET", ENDPOINTS, deadline=deadline)))
+            return not_found_hint(name, read_json(await briefly._ask("GET", ENDPOINTS, deadline=deadline)))
         except APIError:
             return ""
 

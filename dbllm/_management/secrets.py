@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from .._backends.sync_facade import Plain, now
-from .._protocol.models import Meta, Reply, WireModel
+from .._protocol.models import CallInfo, Reply, WireModel
 from ..errors import APIError
 from .resource import Control, forget
 
@@ -141,7 +141,7 @@ class AsyncSecrets(Control):
         """Take from a principal what it was allowed in a scope."""
         await self._ask("POST", f"{SECRETS}/acls/delete", {"scope": scope, "principal": principal})
 
-    async def _value(self, scope: str, key: str) -> tuple[bytes, Meta]:
+    async def _value(self, scope: str, key: str) -> tuple[bytes, CallInfo]:
         answer = await self._reply(_Parts, "GET", _query("get", {"scope": scope, "key": key}))
         meta = answer._meta._replace(raw=None)  # what came may be the secret
         try:

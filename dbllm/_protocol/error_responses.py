@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import errors
 from ..errors import APIStatusError, Raw
-from .responses import content_of
+from .responses import json_or_none
 from .sse import Event
 
 _CLASSES: dict[int, type[APIStatusError]] = {
@@ -72,7 +72,7 @@ def request_id(headers: Mapping[str, str], detail: str = "") -> str | None:
 def read_error(body: bytes) -> tuple[str, str, list[Any]]:
     """(error code, sentence, google.rpc details) of an error body; "" and [] where there is none."""
     text = body.decode("utf-8", "replace").strip()
-    content = content_of(text)
+    content = json_or_none(text)
     if isinstance(content, dict):
         code, detail, details = _from_object(content)
         return (code or _code_in(detail))[:_CODE], detail[:_SHOWN], details
@@ -127,7 +127,7 @@ def error_frame(event: Event) -> tuple[str, str] | None:
     """
     if event.type != "error":
         # The usual chunk is told apart without parsing it twice.
-        content = content_of(event.data.decode("utf-8", "replace")) if b'"error' in event.data[:4096] else None
+        content = json_or_none(event.data.decode("utf-8", "replace")) if b'"error' in event.data[:4096] else None
         if not isinstance(content, dict):
             return None
         failed = content.get("type") in ("error", "response.failed")

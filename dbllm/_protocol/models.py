@@ -20,11 +20,11 @@ if TYPE_CHECKING:  # a default for a type variable: for type checkers, as Python
     from numpy.typing import NDArray
     from typing_extensions import TypeVar
 
-    M = TypeVar("M", default=None)
+    ParsedT = TypeVar("M", default=None)
 else:
     from typing import TypeVar
 
-    M = TypeVar("M")
+    ParsedT = TypeVar("M")
     NDArray, float32 = list, float  # as near as it gets without numpy, for who asks for the annotations
 
 
@@ -35,7 +35,7 @@ class WireModel(BaseModel):
     model_config = ConfigDict(extra="allow", defer_build=True, protected_namespaces=(), coerce_numbers_to_str=True)
 
 
-class Meta(NamedTuple):
+class CallInfo(NamedTuple):
     """What is known of the call behind an answer."""
 
     request_id: str | None = None
@@ -47,10 +47,12 @@ class Meta(NamedTuple):
         return APIResponseError(detail, hint=hint, request_id=self.request_id, attempts=self.attempts, raw=self.raw)
 
 
-class Traced:
+class HasCallInfo:
     """What came, and the call that brought it."""
 
-    _meta: Meta = Meta()  # no private attribute of a model: pydantic takes as long for one as for a small answer
+    _meta: CallInfo = (
+        CallInfo()
+    )  # no private attribute of a model: pydantic takes as long for one as for a small answer
 
     @property
     def request_id(self) -> str | None:
@@ -68,7 +70,7 @@ class Traced:
         return self._meta.raw
 
 
-class Reply(WireModel, Traced):
+class Reply(WireModel, HasCallInfo):
     """An answer and the call that brought it."""
 
 
@@ -127,7 +129,7 @@ def content_text(content: object) -> str:
     return "".join(str(item.get("text") or "") for item in texts)
 
 
-class _Said(WireModel):
+class _TextContent(WireModel):
     content: Content = None
     tool_calls: list[ToolCall] | None = None
 
@@ -137,13 +139,13 @@ class _Said(WireModel):
         return content_text(self.content)
 
 
-class Delta(_Said):
+class Delta(_TextContent):
     """What a chunk adds to a message."""
 
     role: str | None = None
 
 
-class Message(_Said):
+class Message(_TextContent):
     """One message of a chat; `content` is text, null (a pure tool call) or a list of content items."""
 
     role: str = "assistant"
@@ -188,7 +190,7 @@ class CompletionChoice(WireModel):
     finish_reason: str | None = None
 
 
-class Head(WireModel):
+class _CompletionFields(WireModel):
     """What chat and completions answers, and their chunks, have in common; any of it may be missing.
 
     `model` is the provider's model, not the endpoint's name. `created` is in epoch seconds.
@@ -218,13 +220,13 @@ class Head(WireModel):
 PARSED = "_parsed"  # where an answer keeps what its text was read as: beside its fields
 
 
-class ChatCompletion(Head, Reply, Generic[M]):
+class ChatCompletion(_CompletionFields, Reply, Generic[ParsedT]):
     """Answer of `llm/v1/chat`."""
 
     choices: list[Choice] = Field(min_length=1)
 
     @property
-    def parsed(self) -> M:
+    def parsed(self) -> ParsedT:
         """The text as the `response_model` it was asked for; None without one, or where a tool is called instead."""
         return self.__dict__.get(PARSED)  # type: ignore[return-value]
 
@@ -234,19 +236,19 @@ class ChatCompletion(Head, Reply, Generic[M]):
         return self.choices[0].message
 
 
-class Completion(Head, Reply):
+class Completion(_CompletionFields, Reply):
     """Answer of `llm/v1/completions`."""
 
     choices: list[CompletionChoice] = Field(min_length=1)
 
 
-class ChatCompletionChunk(Head):
+class ChatCompletionChunk(_CompletionFields):
     """One piece of a streamed chat. `choices` may be empty; `usage`, where it comes, is cumulative: never add it up."""
 
     choices: list[ChunkChoice] = []
 
 
-class CompletionChunk(Head):
+class CompletionChunk(_CompletionFields):
     """One piece of streamed text: of `llm/v1/completions`, or of any other endpoint through `stream_complete`."""
 
     choices: list[CompletionChoice] = []

@@ -11,7 +11,7 @@ from .tasks import Kind
 ENDPOINTS = "/api/2.0/serving-endpoints"
 
 
-def which_exist(name: str, listed: Any) -> str:
+def not_found_hint(name: str, listed: Any) -> str:
     """The hint for an endpoint that was not found, from the workspace's list of them."""
     from difflib import get_close_matches  # here and in `_meant`: rarely wanted, and slow to import
 
@@ -38,7 +38,7 @@ def quoted(name: object, what: str = "an endpoint") -> str:
     raise ConfigError(f"{what} needs a name, not {name!r}.")
 
 
-class Place(NamedTuple):
+class EndpointRef(NamedTuple):
     """Where a handle's calls go: a path, the name that messages use, and what is spoken there, where that is known."""
 
     path: str

@@ -11,7 +11,7 @@ from .models import Message, OutputItem
 from .tasks import ENVELOPE_KEYS, Kind, Verb
 
 
-def flat_request(prompt: object, stop: object, params: Mapping[str, Any]) -> dict[str, Any]:
+def prompt_request(prompt: object, stop: object, params: Mapping[str, Any]) -> dict[str, Any]:
     """The prompt/stop signature, before any envelope. An empty `stop` is not sent.
 
     Raises:
@@ -24,10 +24,10 @@ def flat_request(prompt: object, stop: object, params: Mapping[str, Any]) -> dic
         raise TypeError(f"complete() takes one prompt, a str, not {type(prompt).__name__}.{more}")
     if isinstance(n := params.get("n"), int) and n > 1:
         raise ValueError(f"complete() returns one text, so n={n} would lose answers: use chat(..., n={n}).")
-    return {"prompt": prompt, **checked_stop(stop), **params}
+    return {"prompt": prompt, **normalize_stop(stop), **params}
 
 
-def checked_stop(stop: object) -> dict[str, list[str]]:
+def normalize_stop(stop: object) -> dict[str, list[str]]:
     """The field `stop`, a list of str; one str stands for a list of it. Nothing where there is none.
 
     Raises:
@@ -39,7 +39,7 @@ def checked_stop(stop: object) -> dict[str, list[str]]:
     return {"stop": list(stops)} if stops else {}
 
 
-def envelope(kind: Kind, flat: Mapping[str, Any], name: str) -> dict[str, Any]:
+def request_body(kind: Kind, flat: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The body for a flat request on an endpoint of this kind.
 
     Raises:
@@ -97,12 +97,12 @@ def _message(item: object, place: int, told_by: tuple[str, ...]) -> object:
 def response_body(items: object, custom_inputs: object, *params: Mapping[str, Any]) -> dict[str, Any]:
     """The body for an agent (`agent/v1/responses`): its `input` is always a list of items."""
     own = {} if custom_inputs is None else {"custom_inputs": custom_inputs}
-    return {"input": chat_messages(items, "respond", ("role", "type")), **own, **wire_params(*params)}
+    return {"input": chat_messages(items, "respond", ("role", "type")), **own, **model_params(*params)}
 
 
 def chat_body(messages: object, stop: object, *params: Mapping[str, Any]) -> dict[str, Any]:
     """The body of a chat; later parameters win."""
-    return {"messages": chat_messages(messages), **checked_stop(stop), **wire_params(*params)}
+    return {"messages": chat_messages(messages), **normalize_stop(stop), **model_params(*params)}
 
 
 def embedding_input(texts: object) -> list[str]:
@@ -144,7 +144,7 @@ _ELSEWHERE = {
 }
 
 
-def wire_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
+def model_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
     """The parameters that go to the wire: later layers win, None means "not sent".
 
     Raises:

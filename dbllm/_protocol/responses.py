@@ -21,7 +21,7 @@ from .models import (
 ModelT = TypeVar("ModelT", bound=WireModel)
 
 
-def content_of(data: bytes | str) -> Any:
+def json_or_none(data: bytes | str) -> Any:
     """What a JSON text holds; None where it is no JSON, as where it holds nothing (`null`)."""
     try:
         return json.loads(data)
@@ -97,7 +97,7 @@ def parse(model: type[ModelT], data: bytes) -> ModelT:
     try:
         return model.model_validate_json(data)
     except ValidationError:
-        if (content := content_of(data)) is None:
+        if (content := json_or_none(data)) is None:
             raise
         if isinstance(content, dict) and isinstance(messages := content.get("messages"), list) and messages:
             choice = {"message": messages[-1], "finish_reason": content.get("finish_reason", "stop")}
@@ -111,7 +111,7 @@ def _without_nulls(content: Any) -> Any:
     return [_without_nulls(item) for item in content] if isinstance(content, list) else content
 
 
-def first_flaw(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
     """Where and why a JSON text is not the schema, in one sentence without the values themselves."""
     flaw = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in flaw["loc"])
@@ -126,7 +126,7 @@ def assemble_chat(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
         piece = chunk.model_dump(exclude_unset=True)
         for choice in piece.pop("choices", None) or ():
             place = choice.setdefault("index", 0)
-            choices[place] = _grown(choices.get(place, {}), choice)
+            choices[place] = merge_delta(choices.get(place, {}), choice)
         head.update({key: value for key, value in piece.items() if value is not None})
     whole = []
     for _, choice in sorted(choices.items()):
@@ -141,13 +141,13 @@ def assemble_chat(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
 _WHOLE = frozenset({"role", "type", "id", "name", "finish_reason", "signature"})
 
 
-def _grown(known: Any, piece: Any, key: str = "") -> Any:
+def merge_delta(known: Any, piece: Any, key: str = "") -> Any:
     """What is known of a value, and the next piece of it."""
     if piece is None or (key in _WHOLE and known and not piece):
         return known
     if isinstance(known, dict) and isinstance(piece, dict):
         for name, value in piece.items():
-            known[name] = _grown(known.get(name), value, name)
+            known[name] = merge_delta(known.get(name), value, name)
         return known
     if isinstance(known, list) or isinstance(piece, list):
         known = _items(known)
@@ -157,7 +157,7 @@ def _grown(known: Any, piece: Any, key: str = "") -> Any:
             if index is None or (old := next(same, None)) is None:
                 known.append(item)
             else:
-                _grown(old, item)
+                merge_delta(old, item)
         return known
     return known + piece if isinstance(known, str) and isinstance(piece, str) and key not in _WHOLE else piece
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from .models import PARSED, ChatCompletion, M
-from .responses import first_flaw
+from .models import PARSED, ChatCompletion, ParsedT
+from .responses import first_error
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -63,7 +63,7 @@ def _strict(schema: Any) -> Any:
     return whole
 
 
-def parsed(model: type[M] | None, reply: ChatCompletion[Any]) -> ChatCompletion[M]:
+def parsed(model: type[ParsedT] | None, reply: ChatCompletion[Any]) -> ChatCompletion[ParsedT]:
     """The answer with its first choice's text read as the model; without one where the model calls a tool instead.
 
     Raises:
@@ -77,7 +77,7 @@ def parsed(model: type[M] | None, reply: ChatCompletion[Any]) -> ChatCompletion[
     try:
         vars(reply)[PARSED] = _described(described)[0].validate_json(reply.text)
     except ValidationError as error:
-        why = f"{first_flaw(error)}; it begins with {reply.text[:_SHOWN]!r}" if reply.text else "there is none"
+        why = f"{first_error(error)}; it begins with {reply.text[:_SHOWN]!r}" if reply.text else "there is none"
         cut = reply.finish_reason == "length"
         hint = "The answer was cut at the limit of tokens (finish_reason length): allow more with max_tokens=."
         raise reply._meta.unexpected(f"the text is no {model.__name__}: {why}", hint if cut else "") from error

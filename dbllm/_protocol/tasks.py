@@ -40,12 +40,12 @@ VERBS: dict[Kind, tuple[Verb, ...]] = {
 }
 
 
-def kind_of(task: str | None) -> Kind:
+def kind_of_task(task: str | None) -> Kind:
     """What an endpoint of this `task` speaks. Databricks backends `task` out for custom models."""
     return _KINDS.get(task or "", "custom")
 
 
-def checked_task(task: str | None) -> Kind | None:
+def parse_task(task: str | None) -> Kind | None:
     """The kind for a user's `task=`.
 
     Raises:
@@ -56,7 +56,7 @@ def checked_task(task: str | None) -> Kind | None:
     return _KINDS[task] if task is not None else None
 
 
-def guesses(kind: Kind | None, flat: Mapping[str, Any]) -> tuple[Kind, ...]:
+def candidate_kinds(kind: Kind | None, flat: Mapping[str, Any]) -> tuple[Kind, ...]:
     """What to try on an endpoint: what it is, or in turn where that is unknown (unless the body is whole already)."""
     if kind is not None:
         return (kind,)
@@ -65,7 +65,7 @@ def guesses(kind: Kind | None, flat: Mapping[str, Any]) -> tuple[Kind, ...]:
     return ("chat",) if "messages" in flat else ("responses",) if "input" in flat else ("custom",)
 
 
-def all_refused(errors: list[BadRequestError]) -> BadRequestError:
+def all_rejected(errors: list[BadRequestError]) -> BadRequestError:
     """The error of a call whose every envelope was refused."""
     *before, last = errors
     if before:
@@ -77,7 +77,7 @@ def all_refused(errors: list[BadRequestError]) -> BadRequestError:
     return last
 
 
-def which_verb(name: str, verb: Verb, kind: Kind | None) -> str:
+def wrong_verb_hint(name: str, verb: Verb, kind: Kind | None) -> str:
     """The hint for a verb that the endpoint does not do; "" where it does, or nobody knows."""
     if kind is None or verb in VERBS[kind]:
         return ""

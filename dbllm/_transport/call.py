@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from .._http.pool import Exchange
 from .._protocol.error_responses import request_id
-from .._protocol.models import Meta
+from .._protocol.models import CallInfo
 from .._protocol.sse import Decoder, Event
 from ..errors import Raw, StreamInterruptedError
 from .retry import Retry, Timeout
@@ -44,9 +44,9 @@ class Answer:
     attempts: int = 1
 
     @property
-    def meta(self) -> Meta:
+    def meta(self) -> CallInfo:
         """What replies and errors tell of the call."""
-        return Meta(request_id(self.raw.headers), self.attempts, self.raw)
+        return CallInfo(request_id(self.raw.headers), self.attempts, self.raw)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from .._protocol.models import Reply
-from .._protocol.responses import first_flaw, parse
+from .._protocol.responses import first_error, parse
 from .call import Answer
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ def _promised(what: str, answer: Answer, read: Callable[[], T]) -> T:
     try:
         return read()
     except ValidationError as error:
-        raise answer.meta.unexpected(f"{what} ({first_flaw(error)})") from error
+        raise answer.meta.unexpected(f"{what} ({first_error(error)})") from error
     except (ValueError, RecursionError):
         raise answer.meta.unexpected(f"{what} (it is not JSON)") from None
 

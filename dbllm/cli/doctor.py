@@ -121,11 +121,11 @@ def _advice(check: str, host: str) -> str:
 
 
 def _checks(client: Client, endpoint: str | None) -> Iterator[tuple[str, Callable[[], str]]]:
-    from dbllm._http.tls import DIRECT, route
+    from dbllm._http.tls import DEFAULT_NETWORK, tls_and_proxy
 
     parts = urlsplit(client.host)
     name, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-    context, proxy = route(client.host, client.config.network(DIRECT))
+    context, proxy = tls_and_proxy(client.host, client.config.network(DEFAULT_NETWORK))
     if proxy is not None:  # the name is then the proxy's to look up
         via = f"through the proxy {proxy.url.host}:{proxy.url.port or ''}"
         yield "proxy", lambda: via

@@ -26,8 +26,8 @@ from dbllm import (
     Usage,
 )
 from dbllm._protocol import models
-from dbllm._protocol.models import Meta
-from dbllm._protocol.responses import answer_text, assemble_chat, first_flaw, parse, text_chunk
+from dbllm._protocol.models import CallInfo
+from dbllm._protocol.responses import answer_text, assemble_chat, first_error, parse, text_chunk
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CHAT: dict[str, Any] = {
@@ -149,7 +149,7 @@ def test_a_large_integer_is_not_rounded() -> None:
     assert Predictions.model_validate_json(json.dumps(body)).predictions == body["predictions"]
 
 
-META = Meta("req-1", 3, Raw(200, {"x-request-id": "req-1"}, b"{}"))
+META = CallInfo("req-1", 3, Raw(200, {"x-request-id": "req-1"}, b"{}"))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_prompt_request_is_strict_and_keeps_its_parameters() -> None:
 def test_a_flaw_is_told_with_its_place_and_without_the_value() -> None:
     with pytest.raises(ValidationError) as caught:
         ChatCompletion.model_validate({"choices": [{"message": {"role": "assistant", "content": {"x": "canary"}}}]})
-    flaw = first_flaw(caught.value)
+    flaw = first_error(caught.value)
     assert flaw.startswith("choices.0.message.content")
     assert "canary" not in flaw
 

@@ -117,20 +117,20 @@ def test_an_endless_port_is_refused_like_any_other(port: str) -> None:
     ],
 )
 def test_the_task_says_what_an_endpoint_speaks(task: str | None, kind: str) -> None:
-    assert tasks.kind_of(task) == kind
+    assert tasks.kind_of_task(task) == kind
 
 
 def test_the_task_of_a_user_is_one_that_exists() -> None:
-    assert tasks.checked_task(None) is None
-    assert tasks.checked_task("chat") == "chat"
-    assert tasks.checked_task("llm/v1/completions") == "completions"
+    assert tasks.parse_task(None) is None
+    assert tasks.parse_task("chat") == "chat"
+    assert tasks.parse_task("llm/v1/completions") == "completions"
     with pytest.raises(ConfigError, match=r"task='chatt' is not one of .*llm/v1/chat"):
-        tasks.checked_task("chatt")
+        tasks.parse_task("chatt")
 
 
 def test_every_kind_has_verbs() -> None:
     for task in (None, *tasks._KINDS):
-        assert tasks.VERBS[tasks.kind_of(task)]
+        assert tasks.VERBS[tasks.kind_of_task(task)]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_every_kind_has_verbs() -> None:
     ],
 )
 def test_what_is_unknown_is_tried_in_turn(kind: Any, flat: dict[str, Any], expected: tuple[str, ...]) -> None:
-    assert tasks.guesses(kind, flat) == expected
+    assert tasks.candidate_kinds(kind, flat) == expected
 
 
 # --- the prompt/stop signature ----------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ REST = {"stop": ["."], "temperature": 0.1}
 )
 def test_each_kind_has_its_envelope(kind: Any, body: dict[str, Any]) -> None:
     flat = dict(FLAT)
-    assert requests.envelope(kind, flat, "e") == body
+    assert requests.request_body(kind, flat, "e") == body
     assert flat == FLAT  # and the request itself is not changed
 
 
@@ -177,7 +177,7 @@ def test_each_kind_has_its_envelope(kind: Any, body: dict[str, Any]) -> None:
 @pytest.mark.parametrize("key", sorted(tasks.ENVELOPE_KEYS))
 def test_a_whole_body_is_left_alone(kind: Any, key: str) -> None:
     body = {key: [1], "temperature": 0.1}
-    assert requests.envelope(kind, body, "e") == body
+    assert requests.request_body(kind, body, "e") == body
 
 
 def test_the_envelope_keys_are_those_of_the_scoring_protocol_and_of_chat() -> None:
@@ -186,59 +186,59 @@ def test_the_envelope_keys_are_those_of_the_scoring_protocol_and_of_chat() -> No
 
 def test_an_embeddings_endpoint_completes_nothing() -> None:
     with pytest.raises(ConfigError, match=r"'bge' makes embeddings: use embed\(\)"):
-        requests.envelope("embeddings", FLAT, "bge")
+        requests.request_body("embeddings", FLAT, "bge")
 
 
 @pytest.mark.parametrize("kind", ["chat", "agent", "responses", "completions"])
 @pytest.mark.parametrize("flat", [{}, {"stop": ["."]}, {"prompt": None}, {"prompt": ["a"]}, {"prompt": 5}])
 def test_a_transform_that_loses_the_prompt_is_told(kind: Any, flat: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="transform_input returned neither 'prompt'"):
-        requests.envelope(kind, flat, "e")
+        requests.request_body(kind, flat, "e")
 
 
 def test_a_custom_model_and_an_app_may_do_without_a_prompt() -> None:
-    assert requests.envelope("custom", {"text": "x"}, "e") == {"dataframe_records": [{"text": "x"}]}
-    assert requests.envelope("app", {"text": "x"}, "e") == {"text": "x"}
+    assert requests.request_body("custom", {"text": "x"}, "e") == {"dataframe_records": [{"text": "x"}]}
+    assert requests.request_body("app", {"text": "x"}, "e") == {"text": "x"}
 
 
 def test_the_flat_request_has_prompt_stop_and_parameters() -> None:
-    assert requests.flat_request("hi", ["."], {"temperature": 0.1}) == FLAT
-    assert list(requests.flat_request("hi", ["."], {"a": 1})) == ["prompt", "stop", "a"]
-    assert requests.flat_request("", None, {}) == {"prompt": ""}
+    assert requests.prompt_request("hi", ["."], {"temperature": 0.1}) == FLAT
+    assert list(requests.prompt_request("hi", ["."], {"a": 1})) == ["prompt", "stop", "a"]
+    assert requests.prompt_request("", None, {}) == {"prompt": ""}
 
 
 @pytest.mark.parametrize("stop", [None, [], ()])
 def test_an_empty_stop_is_not_sent(stop: Any) -> None:
-    assert requests.flat_request("hi", stop, {}) == {"prompt": "hi"}
+    assert requests.prompt_request("hi", stop, {}) == {"prompt": "hi"}
 
 
 @pytest.mark.parametrize(("stop", "sent"), [(".", ["."]), (["a", "b"], ["a", "b"]), (("a",), ["a"]), ("ab", ["ab"])])
 def test_stop_is_a_text_or_a_list_of_them(stop: Any, sent: list[str]) -> None:
-    assert requests.flat_request("hi", stop, {})["stop"] == sent
+    assert requests.prompt_request("hi", stop, {})["stop"] == sent
 
 
 @pytest.mark.parametrize("stop", [5, [1], ["a", None], {"a"}, {"a": 1}, b"x", True])
 def test_a_stop_of_another_kind_is_refused(stop: Any) -> None:
     with pytest.raises(TypeError, match="stop is a str or a list of str"):
-        requests.flat_request("hi", stop, {})
+        requests.prompt_request("hi", stop, {})
 
 
 @pytest.mark.parametrize("prompt", [["a"], ("a", "b")])
 def test_several_prompts_are_for_bulk(prompt: Any) -> None:
     with pytest.raises(TypeError, match=r"one prompt, a str, not (list|tuple).*bulk.*chat\(\)"):
-        requests.flat_request(prompt, None, {})
+        requests.prompt_request(prompt, None, {})
 
 
 @pytest.mark.parametrize("prompt", [None, 5, b"x", {"role": "user"}])
 def test_a_prompt_is_a_text(prompt: Any) -> None:
     with pytest.raises(TypeError, match="one prompt, a str, not"):
-        requests.flat_request(prompt, None, {})
+        requests.prompt_request(prompt, None, {})
 
 
 def test_several_answers_are_for_chat() -> None:
     with pytest.raises(ValueError, match=r"n=2 would lose answers: use chat\(\.\.\., n=2\)"):
-        requests.flat_request("hi", None, {"n": 2})
-    assert requests.flat_request("hi", None, {"n": 1}) == {"prompt": "hi", "n": 1}
+        requests.prompt_request("hi", None, {"n": 2})
+    assert requests.prompt_request("hi", None, {"n": 1}) == {"prompt": "hi", "n": 1}
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ WIRE_PARAMETERS = """
 
 @pytest.mark.parametrize("name", WIRE_PARAMETERS)
 def test_a_parameter_of_the_wire_passes(name: str) -> None:
-    assert requests.wire_params({name: 1}) == {name: 1}
+    assert requests.model_params({name: 1}) == {name: 1}
 
 
 @pytest.mark.parametrize(
@@ -286,18 +286,18 @@ def test_a_parameter_of_the_wire_passes(name: str) -> None:
 )
 def test_a_near_miss_of_an_option_never_goes_to_the_wire(name: str, meant: str) -> None:
     with pytest.raises(TypeError) as caught:
-        requests.wire_params({"temperature": 0.1}, {name: 1})
+        requests.model_params({"temperature": 0.1}, {name: 1})
     assert repr(name) in str(caught.value)
     assert meant in str(caught.value)
 
 
 def test_a_misspelt_option_is_refused_even_when_it_is_none() -> None:
     with pytest.raises(TypeError, match="timeout"):
-        requests.wire_params({"time_out": None})
+        requests.model_params({"time_out": None})
 
 
 def test_later_layers_win_and_none_is_not_sent() -> None:
-    assert requests.wire_params({"a": 1, "b": 2}, None, {}, {"b": None, "c": 0, "d": False, "e": ""}) == {
+    assert requests.model_params({"a": 1, "b": 2}, None, {}, {"b": None, "c": 0, "d": False, "e": ""}) == {
         "a": 1,
         "c": 0,
         "d": False,
@@ -307,7 +307,7 @@ def test_later_layers_win_and_none_is_not_sent() -> None:
 
 def test_the_layers_themselves_are_not_changed() -> None:
     first, second = {"a": 1}, {"a": 2}
-    requests.wire_params(first, second)
+    requests.model_params(first, second)
     assert (first, second) == ({"a": 1}, {"a": 2})
 
 
