@@ -17,7 +17,7 @@ from ._backends.blocking import SyncBackend
 from ._http.tls import Cert, Network, ProxyLike, Verify
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.handle import AsyncDriverApp
-from ._inference.prompt import Signature
+from ._inference.prompt import PromptSignature
 from ._protocol import paths, tasks
 from ._protocol.tasks import Kind
 from ._transport.options import Options
@@ -76,7 +76,7 @@ class Workspace:
         backend = self._backend(config.host, max_connections, transport, http_client, engine, config.network(network))
         self._config = config
         self._transport = Transport(config.host, config.auth, backend)
-        self._options = Options().but(timeout, retry, headers)
+        self._options = Options().merged_with(timeout, retry, headers)
         self._tasks: dict[str, Kind] = {}  # what each endpoint speaks, as far as it is known
         self._owns = True
 
@@ -103,7 +103,7 @@ class Workspace:
     ) -> ClientT:
         """The same client with other defaults. It shares the connections, and closing it closes nothing."""
         other = as_a(type(self), self)
-        other._options = self._options.but(timeout, retry, headers)
+        other._options = self._options.merged_with(timeout, retry, headers)
         other._owns = False
         return other
 
@@ -174,7 +174,7 @@ class AsyncClient(Workspace):
         Raises:
             ConfigError: no name, or no such task.
         """
-        signature = Signature(params or {}, transform_input, transform_output)
+        signature = PromptSignature(params or {}, transform_input, transform_output)
         ref = paths.EndpointRef(paths.invocations_path(name, served_model), name, tasks.parse_task(task))
         return AsyncEndpoint(self._transport, self._options, signature, ref, self._tasks)
 
@@ -203,7 +203,7 @@ class AsyncClient(Workspace):
                 "no cluster is known: pass cluster_id=, or set DATABRICKS_CLUSTER_ID (in a notebook on the cluster it "
                 "is found)."
             )
-        signature = Signature(params or {}, transform_input, transform_output)
+        signature = PromptSignature(params or {}, transform_input, transform_output)
         ref = paths.EndpointRef(paths.app_path(port, cluster), f"{cluster}:{port}", "app")
         return AsyncDriverApp(self._transport, self._options, signature, ref, self._tasks)
 
@@ -252,7 +252,7 @@ class AsyncClient(Workspace):
             raise ConfigError(
                 f"path {path.split('?')[0]!r} begins with '/': the host is the client's own, {self.host}."
             )
-        options = self._options.but(timeout, retry, headers)
+        options = self._options.merged_with(timeout, retry, headers)
         whole = path + (("&" if "?" in path else "?") + query if (query := _query(params)) else "")
         call = options.call(options.deadline(self._transport), method.upper(), whole, json)
         del path, params, json, headers, whole, query  # what may be secret, no traceback with locals shall show

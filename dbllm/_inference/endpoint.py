@@ -27,7 +27,7 @@ from .._transport.replies import read_json, reply_of
 from .._transport.retry import Retry, Timeout
 from ..errors import APIError, APIStatusError, BadRequestError, NotFoundError
 from .batching import Batch, merged, positive, split
-from .chunks import chat_piece, chat_whole, response_of, response_piece, response_whole
+from .chunks import chat_chunk, chat_whole, response_chunk, response_of, response_whole
 from .handle import AsyncDriverApp
 from .stream import AsyncStream
 
@@ -69,7 +69,7 @@ class AsyncEndpoint(AsyncDriverApp):
             APIError: the call failed; an `APIResponseError` where the text does not fit the `response_model`.
         """
         body = requests.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
-        options = self._options.but(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body)
         _, answer = await self._ask("chat", body, options, self._transport.call)
         return parsed(response_model, reply_of(ChatCompletion, answer))
 
@@ -88,12 +88,12 @@ class AsyncEndpoint(AsyncDriverApp):
     ) -> AsyncStream[ChatCompletionChunk, ChatCompletion[ParsedT]]:
         """As `chat`, piece by piece; `final()` is the whole answer. The call is made on entering the stream."""
         body = requests.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
-        options = self._options.but(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body)
 
         def whole(chunks: list[ChatCompletionChunk], opened: Opened) -> ChatCompletion[ParsedT]:
             return parsed(response_model, chat_whole(chunks, opened))
 
-        return self._stream("chat", body, options, chat_piece, whole)
+        return self._stream("chat", body, options, chat_chunk, whole)
 
     async def respond(
         self,
@@ -119,7 +119,7 @@ class AsyncEndpoint(AsyncDriverApp):
             APIError: the call failed.
         """
         body = requests.response_body(input, custom_inputs, self._signature.params, params)
-        options = self._options.but(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body)
         return response_of((await self._ask("respond", body, options, self._transport.call))[1])
 
     def stream_respond(
@@ -136,8 +136,8 @@ class AsyncEndpoint(AsyncDriverApp):
     ) -> AsyncStream[ResponseEvent, Response]:
         """As `respond`, event by event; `final()` is the whole answer. The call is made on entering the stream."""
         body = requests.response_body(input, custom_inputs, self._signature.params, params)
-        options = self._options.but(timeout, retry, headers, extra_body)
-        return self._stream("respond", body, options, response_piece, response_whole)
+        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        return self._stream("respond", body, options, response_chunk, response_whole)
 
     async def embed(
         self,
@@ -172,7 +172,7 @@ class AsyncEndpoint(AsyncDriverApp):
             APIError: the call failed.
         """
         wire = requests.model_params(self._signature.params, params)
-        options = self._options.but(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body)
         deadline = options.deadline(self._transport)
 
         async def ask(batch: Batch) -> Embeddings:
@@ -219,7 +219,7 @@ class AsyncEndpoint(AsyncDriverApp):
         forms = {"dataframe_records": dataframe_records, "dataframe_split": dataframe_split}
         forms |= {"inputs": inputs, "instances": instances}
         body = requests.prediction_body(forms, {**self._signature.params, **(params or {})})
-        options = self._options.but(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body)
         _, answer = await self._ask("predict", body, options, self._transport.call)
         return reply_of(Predictions, answer)
 
@@ -228,7 +228,7 @@ class AsyncEndpoint(AsyncDriverApp):
             return
         if "unknown field" in error.detail:
             self._tasks.pop(self.name, None)  # the endpoint seems to have changed: look again next time
-        options = self._options.but(EXPLAIN_SECONDS, Retry(attempts=1))
+        options = self._options.merged_with(EXPLAIN_SECONDS, Retry(attempts=1))
         deadline = min(deadline, options.deadline(self._transport))
         try:
             if isinstance(error, NotFoundError):

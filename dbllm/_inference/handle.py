@@ -15,12 +15,12 @@ from .._transport.replies import read_json
 from .._transport.retry import Retry, Timeout
 from .._transport.transport import Transport
 from ..errors import APIStatusError, BadRequestError, PermissionDeniedError
-from .chunks import joined, text_piece
-from .prompt import Signature
+from .chunks import completion_chunk, join_text
+from .prompt import PromptSignature
 from .stream import Assemble, AsyncStream, C, Parse, R
 
-Came = TypeVar("Came", bound=Answer)
-Send = Callable[[Call], Awaitable[Came]]
+AnswerT = TypeVar("Came", bound=Answer)
+Send = Callable[[Call], Awaitable[AnswerT]]
 
 
 class AsyncDriverApp:
@@ -33,7 +33,12 @@ class AsyncDriverApp:
     _streaming: Mapping[str, Any] = {}  # the body stays the app's own schema: the header asks
 
     def __init__(
-        self, transport: Transport, options: Options, signature: Signature, ref: EndpointRef, tasks: dict[str, Kind]
+        self,
+        transport: Transport,
+        options: Options,
+        signature: PromptSignature,
+        ref: EndpointRef,
+        tasks: dict[str, Kind],
     ) -> None:
         self._transport, self._options, self._signature = transport, options, signature
         self._ref, self.name = ref, ref.name
@@ -70,7 +75,7 @@ class AsyncDriverApp:
             APIError: the call failed; see the tree in `dbllm.errors`.
         """
         flat = self._signature.request(prompt, stop, params)
-        options = self._options.but(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body)
         return self._signature.text(*await self._ask("complete", flat, options, self._transport.call))
 
     def stream_complete(
@@ -87,13 +92,13 @@ class AsyncDriverApp:
     ) -> AsyncStream[CompletionChunk, str]:
         """As `complete`, piece by piece; `final()` is the whole text. The call is made on entering the stream."""
         flat = self._signature.request(prompt, stop, params, streaming=True)
-        options = self._options.but(timeout, retry, headers, extra_body)
-        return self._stream("complete", flat, options, text_piece, joined)
+        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        return self._stream("complete", flat, options, completion_chunk, join_text)
 
     def _stream(
         self, verb: Verb, body: Mapping[str, Any], options: Options, parse: Parse[C], assemble: Assemble[C, R]
     ) -> AsyncStream[C, R]:
-        asking = options.but(extra_body=self._streaming)
+        asking = options.merged_with(extra_body=self._streaming)
 
         async def start() -> Opened:
             return (await self._ask(verb, body, asking, self._transport.open, EVENTS))[1]
@@ -105,10 +110,10 @@ class AsyncDriverApp:
         verb: Verb,
         body: Mapping[str, Any],
         options: Options,
-        send: Send[Came],
+        send: Send[AnswerT],
         accept: str = JSON,
         deadline: float | None = None,
-    ) -> tuple[Kind, Came]:
+    ) -> tuple[Kind, AnswerT]:
         """Send a request in the right envelope (only `complete`'s has none yet): what it went to, and what came."""
         ends = options.deadline(self._transport) if deadline is None else deadline
         refused: list[BadRequestError] = []
@@ -117,13 +122,13 @@ class AsyncDriverApp:
             for guess in tasks.candidate_kinds(kind, body):
                 try:
                     whole = {**requests.request_body(guess, body, self.name), **options.extra_body}
-                    came = await send(options.call(ends, "POST", self._ref.path, whole, accept))
+                    answer = await send(options.call(ends, "POST", self._ref.path, whole, accept))
                 except BadRequestError as error:
                     refused.append(error)
                 else:
                     if kind is None:
                         self._tasks[self.name] = guess  # this one worked
-                    return guess, came
+                    return guess, answer
             raise tasks.all_rejected(refused)
         except APIStatusError as error:
             await self._explain(verb, error, ends)

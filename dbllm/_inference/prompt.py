@@ -15,7 +15,7 @@ from .._transport.replies import read_json, reply_of
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class PromptSignature:
     """The prompt/stop signature of a handle: default parameters and the user's transforms."""
 
     params: Mapping[str, Any] = field(default_factory=dict)

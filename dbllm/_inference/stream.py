@@ -26,7 +26,7 @@ Assemble = Callable[[list[C], Opened], R]
 _AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is usually there already
 
 
-class Reading(HasCallInfo, Generic[C, R]):
+class StreamState(HasCallInfo, Generic[C, R]):
     """What both colours of a stream share: what has come so far, and the coroutines that get the next chunk.
 
     What came is kept as bytes: models that nobody holds are gone at once, where a thousand that live on are looked at
@@ -39,15 +39,15 @@ class Reading(HasCallInfo, Generic[C, R]):
         self._transport, self._start, self._parse, self._assemble = transport, start, parse, assemble
         self._patience = FOREVER if patience is None else patience  # seconds from one event to the next
         self._opened: Opened | None = None
-        self._came: list[bytes] = []
+        self._received: list[bytes] = []
         self._made: list[C] = []  # of the first of them
         self._complete = False  # [DONE], a finish_reason or a whole answer has come
         self._ended = self._busy = False
 
     @property
     def _chunks(self) -> list[C]:
-        while self._opened is not None and len(self._made) < len(self._came):
-            self._made.append(self._parse(self._came[len(self._made)], self._opened))
+        while self._opened is not None and len(self._made) < len(self._received):
+            self._made.append(self._parse(self._received[len(self._made)], self._opened))
         return self._made
 
     @property
@@ -100,7 +100,7 @@ class Reading(HasCallInfo, Generic[C, R]):
             return None
         self._busy = True
         try:
-            chunk = await self._advance(await self._open())
+            chunk = await self._next_event(await self._open())
         except BaseException as error:
             await self._close(error)
             raise
@@ -108,7 +108,7 @@ class Reading(HasCallInfo, Generic[C, R]):
             self._busy = False
         return chunk
 
-    def _at_hand(self) -> C | None:
+    def _next_buffered(self) -> C | None:
         """The next chunk where it has come already and is plain: it need not be waited for."""
         opened = self._opened
         if opened is None or opened.exchange is None or not opened.events or self._busy or self._ended:
@@ -125,12 +125,12 @@ class Reading(HasCallInfo, Generic[C, R]):
 
     def _read(self, data: bytes, opened: Opened) -> C:
         chunk = self._parse(data, opened)
-        self._came.append(data)
+        self._received.append(data)
         if chunk.finish_reason:
             self._complete = True
         return chunk
 
-    async def _advance(self, opened: Opened) -> C | None:
+    async def _next_event(self, opened: Opened) -> C | None:
         if opened.exchange is None:  # a whole answer is one chunk
             self._complete = self._ended = True
             return self._read(opened.raw.body, opened)
@@ -166,7 +166,7 @@ class Reading(HasCallInfo, Generic[C, R]):
         return (self._opened or Opened(Raw(0))).interrupted(detail, code, self.text, self.usage)
 
 
-class AsyncStream(Reading[C, R]):
+class AsyncStream(StreamState[C, R]):
     """A streamed answer.
 
     Use it in `async with`, so that leaving the block closes the connection and the model stops; `async for` gives the
@@ -191,7 +191,7 @@ class AsyncStream(Reading[C, R]):
             APIResponseError: a chunk is not what was promised.
             RuntimeError: another task is waiting for a chunk of this stream.
         """
-        chunk = self._at_hand() or await self._next()
+        chunk = self._next_buffered() or await self._next()
         if chunk is None:
             raise StopAsyncIteration
         return chunk
@@ -209,7 +209,7 @@ class AsyncStream(Reading[C, R]):
         await self._close()
 
 
-class Stream(Reading[C, R]):
+class Stream(StreamState[C, R]):
     """A streamed answer in plain code: `with`, `for` and `final()`, as `AsyncStream` has them with `async`."""
 
     def __enter__(self) -> Stream[C, R]:
@@ -224,7 +224,7 @@ class Stream(Reading[C, R]):
 
     def __next__(self) -> C:
         """The next chunk; raises as `AsyncStream.__anext__` does."""
-        chunk = self._at_hand() or run_without_loop(self._next())
+        chunk = self._next_buffered() or run_without_loop(self._next())
         if chunk is None:
             raise StopIteration
         return chunk

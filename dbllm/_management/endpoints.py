@@ -264,7 +264,7 @@ class AsyncEndpoints(Control):
 
     async def _not_found_hint(self, name: str, deadline: float) -> str:
         """What there is instead of an endpoint that was not found; "" where that cannot be had."""
-        briefly = AsyncEndpoints(self._transport, self._options.but(EXPLAIN_SECONDS, Retry(attempts=1)))
+        briefly = AsyncEndpoints(self._transport, self._options.merged_with(EXPLAIN_SECONDS, Retry(attempts=1)))
         try:
             return not_found_hint(name, read_json(await briefly._ask("GET", ENDPOINTS, deadline=deadline)))
         except APIError:

@@ -27,7 +27,7 @@ class Options:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
-    def but(
+    def merged_with(
         self,
         timeout: Limit = None,
         retry: Retry | None = None,

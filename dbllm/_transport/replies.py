@@ -16,7 +16,7 @@ T = TypeVar("T")
 ReplyT = TypeVar("ReplyT", bound=Reply)
 
 
-def _promised(what: str, answer: Answer, read: Callable[[], T]) -> T:
+def decode_or_raise(what: str, answer: Answer, read: Callable[[], T]) -> T:
     """What `read` makes of an answer; APIResponseError where the answer is no such thing."""
     try:
         return read()
@@ -28,11 +28,11 @@ def _promised(what: str, answer: Answer, read: Callable[[], T]) -> T:
 
 def read_json(answer: Answer) -> Any:
     """The answer's JSON; APIResponseError where it is none."""
-    return _promised("the answer cannot be read", answer, lambda: json.loads(answer.raw.body))
+    return decode_or_raise("the answer cannot be read", answer, lambda: json.loads(answer.raw.body))
 
 
 def reply_of(model: type[ReplyT], answer: Answer) -> ReplyT:
     """The answer as a model; APIResponseError where it is none."""
-    reply = _promised(f"the answer is no {model.__name__}", answer, lambda: parse(model, answer.raw.body))
+    reply = decode_or_raise(f"the answer is no {model.__name__}", answer, lambda: parse(model, answer.raw.body))
     vars(reply)["_meta"] = answer.meta  # past pydantic, which would look for a field of that name first
     return reply

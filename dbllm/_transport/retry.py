@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
 T = TypeVar("T")
-Class = Literal["never sent", "throttled", "transient", "ambiguous", "final"]
+FailureClass = Literal["never sent", "throttled", "transient", "ambiguous", "final"]
 
 _THROTTLED = frozenset({429, 503, 529})
 _TRANSIENT = frozenset({408, 500, 502})
@@ -97,7 +97,7 @@ class Timeout:
         return value if isinstance(value, Timeout) else cls(total=value)
 
 
-def classify(error: BaseException, method: str) -> Class:
+def classify(error: BaseException, method: str) -> FailureClass:
     """The class of a failed attempt."""
     if isinstance(error, StreamInterruptedError):  # before the first chunk, or it would not come here
         return "throttled" if error.error_code in _THROTTLED_CODES else "ambiguous"
@@ -121,7 +121,7 @@ def classify(error: BaseException, method: str) -> Class:
     return "final"
 
 
-def wait_before(
+def retry_delay(
     error: BaseException, *, failures: int, method: str, retry: Retry, draw: Callable[[], float] = random.random
 ) -> float | None:
     """Seconds to wait before the next attempt, or None: this failure is the last.
@@ -146,13 +146,13 @@ def wait_before(
     return float(draw() * min(retry.max_backoff, scale * 2.0 ** min(failures - 1, 60)))
 
 
-async def again(
+async def retry_call(
     attempt: Callable[[], Awaitable[T]],
     first: APIError,
     method: str,
     retry: Retry,
     deadline: float,
-    now: Callable[[], float],
+    clock: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]],
 ) -> tuple[T, int]:
     """Go on after a first attempt has failed: (the answer, attempts made).
@@ -179,8 +179,8 @@ async def again(
         if not isinstance(error, APIError):  # an interrupt, a cancellation, a bug: never ours to repeat
             return False
         failed.append(error)
-        pause = wait_before(error, failures=len(failed), method=method, retry=policy)
-        if pause is None or now() + pause >= deadline:
+        pause = retry_delay(error, failures=len(failed), method=method, retry=policy)
+        if pause is None or clock() + pause >= deadline:
             return False
         pauses.append(pause)
         return True

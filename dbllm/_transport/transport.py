@@ -15,7 +15,7 @@ from .._http.request import HttpRequest
 from .._protocol.error_responses import error_frame, status_error
 from ..errors import APIError, APIStatusError, Raw
 from .call import EVENTS, JSON, Answer, Call, Opened
-from .retry import again
+from .retry import retry_call
 
 log = logging.getLogger("dbllm")
 
@@ -46,9 +46,9 @@ class Transport:
         """
         began = self.backend.clock()
         try:
-            answer = await self._signed(call, self._whole)
+            answer = await self._send_authenticated(call, self._send_once)
         except APIError as error:
-            answer = await self._go_on(call, self._whole, error, began)
+            answer = await self._retry(call, self._send_once, error, began)
         self._log(call, answer, began)
         return answer
 
@@ -56,9 +56,9 @@ class Transport:
         """A stream, open and up to its first event; until then it is tried again as `call` is, and raises the same."""
         began = self.backend.clock()
         try:
-            opened = await self._signed(call, self._begun)
+            opened = await self._send_authenticated(call, self._open_once)
         except APIError as error:
-            opened = await self._go_on(call, self._begun, error, began)
+            opened = await self._retry(call, self._open_once, error, began)
         self._log(call, opened, began)
         return opened
 
@@ -85,7 +85,7 @@ class Transport:
         self._closed = True
         await self.backend.aclose()
 
-    async def _signed(self, call: Call, attempt: Attempt[Outcome]) -> Outcome:
+    async def _send_authenticated(self, call: Call, attempt: Attempt[Outcome]) -> Outcome:
         """One attempt with the auth's headers; where the workspace says that these have expired, it is made anew."""
         if self._closed:
             raise RuntimeError("this client is closed; make a new one.")
@@ -97,11 +97,11 @@ class Transport:
                 raise
         return await attempt(call, await self._auth.headers(self.backend, call.deadline))
 
-    async def _whole(self, call: Call, sent: Mapping[str, str]) -> Answer:
+    async def _send_once(self, call: Call, sent: Mapping[str, str]) -> Answer:
         pool = await self.backend.pool()
-        return Answer(self._good(await pool.send(self._outgoing(call, sent)), call, sent))
+        return Answer(self._raise_for_status(await pool.send(self._outgoing(call, sent)), call, sent))
 
-    async def _begun(self, call: Call, sent: Mapping[str, str]) -> Opened:
+    async def _open_once(self, call: Call, sent: Mapping[str, str]) -> Opened:
         pool = await self.backend.pool()
         exchange = await pool.open(self._outgoing(call, sent))
         opened = Opened(Raw(exchange.status, exchange.headers), exchange=exchange)
@@ -109,7 +109,7 @@ class Transport:
         try:
             if not (200 <= exchange.status < 300 and kind.startswith(EVENTS)):
                 whole = Raw(exchange.status, exchange.headers, await exchange.read_all(call.deadline))
-                return Opened(self._good(whole, call, sent))
+                return Opened(self._raise_for_status(whole, call, sent))
             if not await self.more(opened, call.deadline):
                 raise opened.interrupted("the stream ended before its first event")
             if frame := error_frame(opened.events[0]):
@@ -119,16 +119,16 @@ class Transport:
             raise
         return opened
 
-    def _good(self, raw: Raw, call: Call, sent: Mapping[str, str]) -> Raw:
+    def _raise_for_status(self, raw: Raw, call: Call, sent: Mapping[str, str]) -> Raw:
         if 200 <= raw.status < 300:
             return raw
         raise status_error(scrubbed(raw, sent, call.path), wall=self.backend.wall_clock())
 
-    async def _go_on(self, call: Call, attempt: Attempt[Outcome], error: APIError, began: float) -> Outcome:
+    async def _retry(self, call: Call, attempt: Attempt[Outcome], error: APIError, began: float) -> Outcome:
         backend = self.backend
         try:
-            outcome, attempts = await again(
-                lambda: self._signed(call, attempt),
+            outcome, attempts = await retry_call(
+                lambda: self._send_authenticated(call, attempt),
                 error,
                 call.method,
                 call.retry,

@@ -24,7 +24,7 @@ from dbllm import (
 from dbllm._backends.backend import run_without_loop
 from dbllm._protocol import error_responses
 from dbllm._transport import retry
-from dbllm._transport.retry import again, classify, wait_before
+from dbllm._transport.retry import classify, retry_call, retry_delay
 
 HEAD = Raw(200, {})
 
@@ -87,17 +87,17 @@ def test_whether_to_go_on_follows_from_the_class(
     policy = Retry(attempts=3, retry_ambiguous=ambiguous)
     goes_on = kind in ("never sent", "throttled", "transient") or (kind == "ambiguous" and ambiguous)
     for failures in (1, 2):
-        wait = wait_before(error, failures=failures, method=method, retry=policy, draw=lambda: 0.5)
+        wait = retry_delay(error, failures=failures, method=method, retry=policy, draw=lambda: 0.5)
         assert (wait is not None) is goes_on
     for failures in (3, 4, 100):
-        assert wait_before(error, failures=failures, method=method, retry=policy) is None
-    assert wait_before(error, failures=1, method=method, retry=Retry(attempts=1)) is None
+        assert retry_delay(error, failures=failures, method=method, retry=policy) is None
+    assert retry_delay(error, failures=1, method=method, retry=Retry(attempts=1)) is None
 
 
 def waits(error: APIError, draw: float, policy: Retry | None = None, count: int = 12) -> list[float | None]:
     policy = policy or Retry(attempts=100)
     return [
-        wait_before(error, failures=failures, method="POST", retry=policy, draw=lambda: draw)
+        retry_delay(error, failures=failures, method="POST", retry=policy, draw=lambda: draw)
         for failures in range(1, count + 1)
     ]
 
@@ -124,7 +124,7 @@ def test_the_policy_sets_base_and_cap() -> None:
 
 def test_a_very_patient_policy_never_overflows() -> None:
     for failures in (100, 1024, 1025, 5000, 10**6):
-        wait = wait_before(status(500), failures=failures, method="POST", retry=Retry(attempts=10**9), draw=lambda: 1.0)
+        wait = retry_delay(status(500), failures=failures, method="POST", retry=Retry(attempts=10**9), draw=lambda: 1.0)
         assert wait == 8.0
 
 
@@ -143,7 +143,7 @@ def test_a_hint_above_the_bound_ends_the_call() -> None:
 
 
 def test_the_default_draw_is_random_and_within_its_bounds() -> None:
-    drawn = {wait_before(status(500), failures=3, method="POST", retry=Retry()) for _ in range(200)}
+    drawn = {retry_delay(status(500), failures=3, method="POST", retry=Retry()) for _ in range(200)}
     assert len(drawn) > 150
     assert all(wait is not None and 0 <= wait <= 1 for wait in drawn)
 
@@ -213,12 +213,14 @@ class Script:
     def run(
         self, first: APIError, policy: Retry | None = None, method: str = "POST", deadline: float = float("inf")
     ) -> tuple[str, int]:
-        return run_without_loop(again(self.attempt, first, method, policy or Retry(), deadline, self.now, self.sleep))
+        return run_without_loop(
+            retry_call(self.attempt, first, method, policy or Retry(), deadline, self.now, self.sleep)
+        )
 
 
 @pytest.fixture
 def highest_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = wait_before
+    real = retry_delay
 
     def always(*args: Any, **options: Any) -> float | None:
         return real(*args, **{**options, "draw": lambda: 1.0})
@@ -330,7 +332,9 @@ def test_an_interrupt_while_sleeping_passes_through() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_without_loop(again(script.attempt, status(500), "POST", Retry(), float("inf"), script.now, interrupted))
+        run_without_loop(
+            retry_call(script.attempt, status(500), "POST", Retry(), float("inf"), script.now, interrupted)
+        )
     assert script.tries == 0
 
 
