@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from ._auth.auth import Token
 from ._auth.config import Config, resolve
-from ._auth.redaction import hide
+from ._auth.redaction import hide_arguments
 from ._backends.aio import AsyncBackend
 from ._backends.blocking import SyncBackend
 from ._http.tls import Cert, Network, ProxyLike, Verify
@@ -68,7 +68,7 @@ class Workspace:
         proxy: ProxyLike | None = None,
         trust_env: bool = True,
     ) -> None:
-        host, token, client_secret = hide(host, token, client_secret)  # from here on no traceback shows them
+        host, token, client_secret = hide_arguments(host, token, client_secret)  # from here on no traceback shows them
         network, proxy = Network(verify, cert, proxy, trust_env), None
         config = resolve(
             host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type

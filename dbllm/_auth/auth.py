@@ -10,7 +10,7 @@ from typing import Protocol
 
 from .._backends.backend import Backend
 from ..errors import ConfigError, Raw
-from .redaction import Hidden, Secret
+from .redaction import RedactedMapping, Secret
 
 Token = str | Callable[[], "str | Awaitable[str]"]
 """A token, or a function (sync or async) that returns the one to use now; it is called for every attempt."""
@@ -24,12 +24,12 @@ class Auth(Protocol):
         """The headers to send now, names in lower case; had before `deadline`, on the backend's clock."""
         ...
 
-    def refused(self, sent: Mapping[str, str], now: float) -> bool:
+    def on_rejected(self, sent: Mapping[str, str], now: float) -> bool:
         """The workspace says that these headers have expired: whether asking again may bring others."""
         return False
 
 
-def says_expired(raw: Raw) -> bool:
+def is_expired_response(raw: Raw) -> bool:
     """Whether an answer refuses the credential for its age.
 
     Databricks has no one wording: "Token is expiring within 30 seconds", "Access token expired"; RFC 6750 says
@@ -42,10 +42,10 @@ def says_expired(raw: Raw) -> bool:
 
 def auth_for(token: Token | Secret) -> Auth:
     """The auth of a token or a token function."""
-    return _Asked(token) if callable(token) else fixed(bearer(token))
+    return TokenFunctionAuth(token) if callable(token) else static_auth(bearer(token))
 
 
-def bearer(token: object) -> Hidden:
+def bearer(token: object) -> RedactedMapping:
     """`Authorization: Bearer …`, for a personal access token and an OAuth token alike.
 
     Raises:
@@ -60,20 +60,22 @@ def bearer(token: object) -> Hidden:
             "the token is empty or has a space, a line break or a character outside ASCII in it: it was probably "
             "pasted with something around it."
         )
-    return Hidden({"authorization": f"Bearer {text()}"})
+    return RedactedMapping({"authorization": f"Bearer {text()}"})
 
 
-def basic(name: str, password: Secret) -> Hidden:
+def basic(name: str, password: Secret) -> RedactedMapping:
     """`Authorization: Basic …`: of a user, or of a service principal at the token endpoint (RFC 7617)."""
-    return Hidden({"authorization": f"Basic {base64.b64encode(f'{name}:{password.reveal()}'.encode()).decode()}"})
+    return RedactedMapping(
+        {"authorization": f"Basic {base64.b64encode(f'{name}:{password.reveal()}'.encode()).decode()}"}
+    )
 
 
-def fixed(headers: Mapping[str, str]) -> Auth:
+def static_auth(headers: Mapping[str, str]) -> Auth:
     """The same headers on every request."""
-    return Told(lambda: headers)
+    return CallbackAuth(lambda: headers)
 
 
-class Told(Auth):
+class CallbackAuth(Auth):
     """Headers that something of this process has at hand (a notebook's context), asked for every attempt."""
 
     def __init__(self, ask: Callable[[], Mapping[str, str]]) -> None:
@@ -87,7 +89,7 @@ class Told(Auth):
 _running: ContextVar[tuple[object, ...]] = ContextVar("dbllm_token_functions", default=())
 
 
-class _Asked(Auth):
+class TokenFunctionAuth(Auth):
     """A user's function, asked before every attempt: it caches, if it wants to."""
 
     def __init__(self, function: Callable[[], str | Awaitable[str]]) -> None:

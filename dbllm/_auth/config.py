@@ -20,11 +20,11 @@ from .._http.tls import Network
 from .._urls import is_loopback
 from ..errors import ConfigError
 from . import sources
-from .auth import Auth, Token, Told, auth_for, basic, fixed
-from .profile import truth
-from .redaction import Hidden, Secret, hide
-from .refresh import Fetch, Renewed
-from .sources import ASKED_FOR, Place
+from .auth import Auth, CallbackAuth, Token, auth_for, basic, static_auth
+from .profile import parse_bool
+from .redaction import RedactedMapping, Secret, hide_arguments
+from .refresh import Fetch, RefreshingAuth
+from .sources import ASKED_FOR, CredentialSource
 
 _NAME = re.compile(r"[\w.-]+")
 _AZURE = (".azuredatabricks.net", ".databricks.azure.us", ".databricks.azure.cn")
@@ -114,8 +114,8 @@ def resolve(
     Raises:
         ConfigError: something is missing, unreadable, or would mix a credential with a foreign host.
     """
-    host, token, client_secret = hide(host, token, client_secret)  # from here on no traceback shows them
-    env = Hidden(env)
+    host, token, client_secret = hide_arguments(host, token, client_secret)  # from here on no traceback shows them
+    env = RedactedMapping(env)
     given = {"host": host, "token": token, "client_id": client_id, "client_secret": client_secret}
     given |= {"profile": profile, "auth_type": auth_type}
     for name, value in given.items():
@@ -126,28 +126,30 @@ def resolve(
         raise ConfigError("pass either token=, or client_id= and client_secret= together.")
     if there and auth_type not in (None, "pat" if "token" in there else "oauth-m2m"):
         raise ConfigError(f"auth_type={auth_type!r} does not go with {' and '.join(sorted(there))}=: leave it out.")
-    explicit = Place("the arguments", given, {name: f"the argument {name}=" for name in given})
-    return _Search(explicit, env, home or Path.home()).config()
+    explicit = CredentialSource("the arguments", given, {name: f"the argument {name}=" for name in given})
+    return _Resolver(explicit, env, home or Path.home()).config()
 
 
-class _Search:
+class _Resolver:
     """One look through the places."""
 
-    def __init__(self, explicit: Place, env: Mapping[str, str], home: Path) -> None:
+    def __init__(self, explicit: CredentialSource, env: Mapping[str, str], home: Path) -> None:
         self._explicit, self._env, self._context = explicit, env, home
         self._profile = explicit.text("profile")
         # A profile that is named in the call stands before the environment; one that only lies there comes after it.
-        self._around = Place("the environment") if self._profile else sources.environment(env)
+        self._around = CredentialSource("the environment") if self._profile else sources.from_environment(env)
         asking = explicit if explicit.text("auth_type") else self._around
-        self._asked, self._asked_in = asking.text("auth_type"), asking.called("auth_type")
-        self._foreign: list[str] = []
-        self._saved = Place("")  # a profile is read only once it is needed
+        self._auth_type, self._auth_type_from = asking.text("auth_type"), asking.called("auth_type")
+        self._rejected: list[str] = []
+        self._saved = CredentialSource("")  # a profile is read only once it is needed
 
     def config(self) -> Config:
         """The first host and the first credentials that belong to it."""
-        if self._asked and self._asked not in sources.KNOWN:
+        if self._auth_type and self._auth_type not in sources.KNOWN:
             there = ", ".join(sources.KNOWN)
-            raise ConfigError(f"auth_type {self._asked!r} (from {self._asked_in}) is not known. There are: {there}.")
+            raise ConfigError(
+                f"auth_type {self._auth_type!r} (from {self._auth_type_from}) is not known. There are: {there}."
+            )
         if self._profile:
             self._profile_place()  # one that was named is there, or that is the error
         where = next((place for place in self._places() if place.text("host")), None)
@@ -157,7 +159,7 @@ class _Search:
                 "~/.databrickscfg. Without an account, `dbllm up` starts a workspace on this machine."
             )
         target = self._target(where)
-        found = next(self._found(target), None) or self._last_resort(target)
+        found = next(self._found(target), None) or self._cli_login(target)
         if found is None:
             raise ConfigError(self._nothing(target, where))
         place, kind = found
@@ -176,37 +178,37 @@ class _Search:
             self._around.text("cluster_id") or self._env.get("DATABRICKS_CLUSTER_ID") or saved.text("cluster_id"),
             where.called("host"),
             place.called(sources.KINDS.get(kind, (kind,))[0]),
-            not (_known(saved.text("host")) == target and truth(skip, f"skip_verify of {saved.name}")),
-            (*self._foreign, *beside),
+            not (_known(saved.text("host")) == target and parse_bool(skip, f"skip_verify of {saved.name}")),
+            (*self._rejected, *beside),
         )
 
-    def _target(self, where: Place) -> str:
+    def _target(self, where: CredentialSource) -> str:
         try:
             return normal_host(where.text("host") or "")
         except ConfigError as error:
             flaw = str(error) if where is self._explicit else f"{error} It is that of {where.called('host')}."
         raise ConfigError(flaw)
 
-    def _places(self) -> Iterator[Place]:
+    def _places(self) -> Iterator[CredentialSource]:
         """In their order; what comes later is not even read while what is before it suffices."""
         yield self._explicit
         if not self._profile:
             yield self._around
         yield self._profile_place()
         if not self._profile:
-            yield from filter(None, (sources.notebook(self._env), sources.serving(self._env)))
+            yield from filter(None, (sources.from_notebook(self._env), sources.from_model_serving(self._env)))
 
-    def _profile_place(self) -> Place:
+    def _profile_place(self) -> CredentialSource:
         if not self._saved.name:
             file = self._env.get("DATABRICKS_CONFIG_FILE") or str(self._context / ".databrickscfg")
             name = self._profile or self._env.get("DATABRICKS_CONFIG_PROFILE") or None
-            self._saved = sources.saved(Path(file).expanduser(), name, self._context)
+            self._saved = sources.from_profile(Path(file).expanduser(), name, self._context)
         return self._saved
 
-    def _found(self, target: str) -> Iterator[tuple[Place, str]]:
+    def _found(self, target: str) -> Iterator[tuple[CredentialSource, str]]:
         """Credentials that may go to `target`; what may not is written down."""
         for place in self._places():
-            asked = self._asked or place.text("auth_type")
+            asked = self._auth_type or place.text("auth_type")
             kinds = place.kinds()
             if place is not self._explicit and asked:  # what the caller gave needs no name
                 login = place is self._saved and asked in ASKED_FOR and asked == place.text("auth_type")
@@ -220,31 +222,31 @@ class _Search:
                 yield place, kinds[0]
             else:
                 whose = _known(owner) or ("another host" if owner else "no host (none is set beside them)")
-                self._foreign.append(f"The credentials of {place.name} ({kinds[0]}) belong to {whose}")
+                self._rejected.append(f"The credentials of {place.name} ({kinds[0]}) belong to {whose}")
 
-    def _last_resort(self, target: str) -> tuple[Place, str] | None:
+    def _cli_login(self, target: str) -> tuple[CredentialSource, str] | None:
         """A login that was asked for; else the CLI's, unless credentials for another host lie around."""
-        if self._asked in ASKED_FOR:
+        if self._auth_type in ASKED_FOR:
             beside = next((place for place in self._places() if _known(place.text("host")) == target), self._around)
-            return Place(self._asked_in, beside.values), self._asked
-        if self._asked or self._foreign:
+            return CredentialSource(self._auth_type_from, beside.values), self._auth_type
+        if self._auth_type or self._rejected:
             return None
         path = self._around.text("databricks_cli_path") or self._saved.text("databricks_cli_path")
-        if sources.program("databricks", path, self._env):
-            return Place("the databricks command", {"databricks_cli_path": path}), "databricks-cli"
-        if target.endswith(_AZURE) and sources.program("az", None, self._env):
+        if sources.find_program("databricks", path, self._env):
+            return CredentialSource("the databricks command", {"databricks_cli_path": path}), "databricks-cli"
+        if target.endswith(_AZURE) and sources.find_program("az", None, self._env):
             from . import external_tokens
 
-            if external_tokens.sdk_there():
-                return Place("the az command"), "azure-cli"
+            if external_tokens.is_sdk_installed():
+                return CredentialSource("the az command"), "azure-cli"
         return None
 
-    def _nothing(self, target: str, where: Place) -> str:
-        foreign = "".join(f" {one}, and go nowhere else." for one in self._foreign)
-        halves = "".join(half for place in (self._around, self._saved) for half in place.halves())
-        asked = f" of the kind {self._asked} (from {self._asked_in})" if self._asked else ""
+    def _nothing(self, target: str, where: CredentialSource) -> str:
+        foreign = "".join(f" {one}, and go nowhere else." for one in self._rejected)
+        missing_halves = "".join(half for place in (self._around, self._saved) for half in place.missing_halves())
+        asked = f" of the kind {self._auth_type} (from {self._auth_type_from})" if self._auth_type else ""
         return (
-            f"no credentials{asked} are configured for {target} (from {where.called('host')}).{foreign}{halves} Pass "
+            f"no credentials{asked} are configured for {target} (from {where.called('host')}).{foreign}{missing_halves} Pass "
             "token=, set DATABRICKS_TOKEN together with DATABRICKS_HOST, or name a profile= that has both."
         )
 
@@ -257,19 +259,19 @@ def _known(owner: str | None) -> str | None:
         return None
 
 
-def _auth(place: Place, kind: str, host: str, env: Mapping[str, str]) -> Auth:
+def _auth(place: CredentialSource, kind: str, host: str, env: Mapping[str, str]) -> Auth:
     """The auth of one kind from one place."""
     values: Mapping[str, Any] = place.values
     if kind == "pat":
         return auth_for(values["token"])
     if kind == "basic":
-        return fixed(basic(values["username"], values["password"]))
+        return static_auth(basic(values["username"], values["password"]))
     if place.ask is not None:
-        return Told(place.ask)
-    return Renewed(_fetch(place, kind, host, env))
+        return CallbackAuth(place.ask)
+    return RefreshingAuth(_fetch(place, kind, host, env))
 
 
-def _fetch(place: Place, kind: str, host: str, env: Mapping[str, str]) -> Fetch:
+def _fetch(place: CredentialSource, kind: str, host: str, env: Mapping[str, str]) -> Fetch:
     from . import external_tokens, oauth  # here: most clients have a token, and need neither
 
     values, text = place.values, place.text
@@ -287,7 +289,7 @@ def _fetch(place: Place, kind: str, host: str, env: Mapping[str, str]) -> Fetch:
     if place.file is not None:
         return external_tokens.serving_file(place.file)
     if kind == "databricks-cli":
-        found = sources.program("databricks", text("databricks_cli_path"), env)
+        found = sources.find_program("databricks", text("databricks_cli_path"), env)
         if found is None:
             raise ConfigError(f"{place.name} says databricks-cli, and there is no `databricks` command on the PATH.")
         return external_tokens.cli_login(found, host, text("profile"))

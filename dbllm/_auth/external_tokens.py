@@ -18,8 +18,8 @@ from typing import Any
 from .._backends.backend import Backend
 from ..errors import APIError, APITimeoutError, AuthenticationError, ConfigError
 from .auth import bearer
-from .redaction import Hidden, Secret
-from .refresh import Fetch, Lease
+from .redaction import RedactedMapping, Secret
+from .refresh import ExpiringHeaders, Fetch
 
 FILE_LIFE = 300.0  # seconds; databricks-sdk reads the file again after as long
 SDK_LIFE = 20.0  # seconds; the SDK hands out nothing that ends within 40 s, and is asked again well before
@@ -30,12 +30,12 @@ def cli_login(program: str, host: str, profile: str | None) -> Fetch:
     """The login of `databricks auth login`. No secret is in the arguments of the program."""
     chosen = ["--profile", profile] if profile else ["--host", host]
 
-    async def fetch(backend: Backend, deadline: float) -> Lease:
+    async def fetch(backend: Backend, deadline: float) -> ExpiringHeaders:
         began, wall = backend.clock(), backend.wall_clock()
         got = await backend.run_in_thread(lambda: _cli_token(program, chosen, max(0.1, deadline - began), wall))
         if isinstance(got, APIError):
             raise got
-        return Lease(bearer(got[0]), began + got[1], got[1])
+        return ExpiringHeaders(bearer(got[0]), began + got[1], got[1])
 
     return fetch
 
@@ -75,12 +75,12 @@ def serving_file(path: Path) -> Fetch:
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
-    async def fetch(backend: Backend, deadline: float) -> Lease:
+    async def fetch(backend: Backend, deadline: float) -> ExpiringHeaders:
         began = backend.clock()
         token = await backend.run_in_thread(read)
         if token is None:
             raise ConfigError(f"{path}, the token file of model serving, cannot be read or has no token in it.")
-        return Lease(bearer(token), began + FILE_LIFE, FILE_LIFE)
+        return ExpiringHeaders(bearer(token), began + FILE_LIFE, FILE_LIFE)
 
     return fetch
 
@@ -91,36 +91,36 @@ def official_sdk(kind: str, host: str, values: Mapping[str, Any], place: str) ->
     Raises:
         ConfigError: it is not installed.
     """
-    if not sdk_there():
+    if not is_sdk_installed():
         raise ConfigError(
             f"{kind} (from {place}) needs Databricks' official SDK: pip install 'dbllm[sdk]'. "
             "A token, a service principal or a CLI login works without it."
         )
     config: Any = None
 
-    def ask() -> Hidden | str:
+    def ask() -> RedactedMapping | str:
         nonlocal config
         try:
             if config is None:
                 config = _sdk_config(kind, host, values)
-            return Hidden({name.lower(): value for name, value in config.authenticate().items()})
+            return RedactedMapping({name.lower(): value for name, value in config.authenticate().items()})
         except Exception as error:  # noqa: BLE001 - whatever it is, it is why there is no token
             said = f"{type(error).__name__}: {error}"
             for value in values.values():
                 said = said.replace(value.reveal(), "***") if isinstance(value, Secret) else said
             return said[:1000]
 
-    async def fetch(backend: Backend, deadline: float) -> Lease:
+    async def fetch(backend: Backend, deadline: float) -> ExpiringHeaders:
         headers = await backend.run_in_thread(ask)
         if isinstance(headers, str):
             hint = f"This is {kind} of Databricks' SDK, configured in {place}."
             raise AuthenticationError(f"no token from Databricks' SDK ({headers})", hint=hint, sent=False)
-        return Lease(headers, backend.clock() + SDK_LIFE, SDK_LIFE)
+        return ExpiringHeaders(headers, backend.clock() + SDK_LIFE, SDK_LIFE)
 
     return fetch
 
 
-def sdk_there() -> bool:
+def is_sdk_installed() -> bool:
     """Whether the official SDK is installed; it is not imported."""
     return find_spec("databricks") is not None and find_spec("databricks.sdk") is not None
 

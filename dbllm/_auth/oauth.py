@@ -22,8 +22,8 @@ from .._protocol.responses import json_or_none
 from .._urls import is_loopback, origin
 from ..errors import APIError, APIResponseError, APIStatusError, AuthenticationError, ConfigError, Raw
 from .auth import basic, bearer
-from .redaction import Hidden, Secret, scrubbed
-from .refresh import Fetch, Lease
+from .redaction import RedactedMapping, Secret, redact
+from .refresh import ExpiringHeaders, Fetch
 
 CONNECT = 10.0
 SCOPE = "all-apis"
@@ -56,7 +56,7 @@ class Grant:
     form: Mapping[str, str] = field(repr=False)
     about: str
     hint: str
-    headers: Mapping[str, str] = field(default_factory=Hidden, repr=False)
+    headers: Mapping[str, str] = field(default_factory=RedactedMapping, repr=False)
     secret: Secret | None = None
 
 
@@ -82,7 +82,9 @@ def federation(issuer: Issuer, place: str, read: Callable[[], str | None], clien
             raise ConfigError(f"{place} has no OIDC token in it.")
         form = {"grant_type": EXCHANGE, "subject_token_type": JWT, "scope": SCOPE}
         form.update({"client_id": client_id} if client_id else {})
-        return Grant(Hidden(form, {"subject_token": subject.reveal()}), "the federated identity", hint, secret=subject)
+        return Grant(
+            RedactedMapping(form, {"subject_token": subject.reveal()}), "the federated identity", hint, secret=subject
+        )
 
     return _tokens(issuer, grant)
 
@@ -97,14 +99,16 @@ def _tokens(issuer: Issuer, grant: Callable[[], Grant]) -> Fetch:
     """
     endpoint: str | None = None
 
-    async def fetch(backend: Backend, deadline: float) -> Lease:
+    async def fetch(backend: Backend, deadline: float) -> ExpiringHeaders:
         nonlocal endpoint
         ours = await backend.run_in_thread(grant)
         url = endpoint = endpoint or await token_endpoint(issuer, backend, deadline)
         began = backend.clock()  # the life of a token counts from before it was made
-        headers = Hidden(_OURS, {"content-type": FORM}, ours.headers)
+        headers = RedactedMapping(_OURS, {"content-type": FORM}, ours.headers)
         out = HttpRequest("POST", url, headers, urlencode(dict(ours.form)).encode(), deadline, CONNECT)
-        return lease(await asked(backend, out, ours), began, backend.wall_clock(), f"the token endpoint {url}")
+        return parse_token(
+            await request_token(backend, out, ours), began, backend.wall_clock(), f"the token endpoint {url}"
+        )
 
     return fetch
 
@@ -125,12 +129,12 @@ async def token_endpoint(issuer: Issuer, backend: Backend, deadline: float) -> s
                 raise ConfigError(f"{issuer.host} is an account's host: set DATABRICKS_ACCOUNT_ID.")
             base = base.replace("{account_id}", issuer.account_id)
         document = f"{base}/.well-known/oauth-authorization-server"
-    allowed(document, issuer.host)
+    require_trusted_url(document, issuer.host)
     found = (await _json(backend, document, deadline)).get("token_endpoint")
-    return allowed(str(found or f"{issuer.host}/oidc/v1/token"), issuer.host)
+    return require_trusted_url(str(found or f"{issuer.host}/oidc/v1/token"), issuer.host)
 
 
-def allowed(url: str, host: str) -> str:
+def require_trusted_url(url: str, host: str) -> str:
     """`url`, if a credential for `host` may be sent there: the host itself, or somewhere by https.
 
     Raises:
@@ -148,19 +152,19 @@ def allowed(url: str, host: str) -> str:
 
 def metadata_service(url: str, host: str) -> Fetch:
     """The token that a helper on this machine hands out (Databricks' VS Code extension does)."""
-    allowed(url, "http://localhost")
-    asking = Hidden(_OURS, {"x-databricks-metadata-version": "1", "x-databricks-host": host})
+    require_trusted_url(url, "http://localhost")
+    asking = RedactedMapping(_OURS, {"x-databricks-metadata-version": "1", "x-databricks-host": host})
     grant = Grant({}, f"the metadata service {origin(url)}", "Check that it is running and logged in to this host.")
 
-    async def fetch(backend: Backend, deadline: float) -> Lease:
+    async def fetch(backend: Backend, deadline: float) -> ExpiringHeaders:
         began = backend.clock()
-        raw = await asked(backend, HttpRequest("GET", url, asking, None, deadline, CONNECT), grant)
-        return lease(raw, began, backend.wall_clock(), grant.about)
+        raw = await request_token(backend, HttpRequest("GET", url, asking, None, deadline, CONNECT), grant)
+        return parse_token(raw, began, backend.wall_clock(), grant.about)
 
     return fetch
 
 
-async def asked(backend: Backend, out: HttpRequest, grant: Grant) -> Raw:
+async def request_token(backend: Backend, out: HttpRequest, grant: Grant) -> Raw:
     """The 200 answer to a request for a token.
 
     Raises:
@@ -171,8 +175,8 @@ async def asked(backend: Backend, out: HttpRequest, grant: Grant) -> Raw:
         raw = await backend.send_unpooled(out)
         if raw.status == 200:
             return raw
-        secret = Hidden(grant.headers, {"": grant.secret.reveal()} if grant.secret else {})
-        answered = scrubbed(raw, secret)
+        secret = RedactedMapping(grant.headers, {"": grant.secret.reveal()} if grant.secret else {})
+        answered = redact(raw, secret)
         error: APIError = status_error(answered, wall=backend.wall_clock())
         if error.error_code in _CLIENT_FLAWS or raw.status in (401, 403):
             error = AuthenticationError(error.detail, error_code=error.error_code, raw=answered)
@@ -185,7 +189,7 @@ async def asked(backend: Backend, out: HttpRequest, grant: Grant) -> Raw:
     raise error
 
 
-def lease(raw: Raw, began: float, wall: float, place: str) -> Lease:
+def parse_token(raw: Raw, began: float, wall: float, place: str) -> ExpiringHeaders:
     """The token in an answer.
 
     Raises:
@@ -197,7 +201,7 @@ def lease(raw: Raw, began: float, wall: float, place: str) -> Lease:
         error.sent, error.hint = False, "Ask who runs it; its answer should have access_token and expires_in."
         raise error
     token, life = read
-    return Lease(bearer(token), began + life, life)
+    return ExpiringHeaders(bearer(token), began + life, life)
 
 
 def _token_in(body: bytes, wall: float) -> tuple[Secret, float] | str:
@@ -221,7 +225,7 @@ def _token_in(body: bytes, wall: float) -> tuple[Secret, float] | str:
 async def _json(backend: Backend, url: str, deadline: float) -> dict[str, Any]:
     """A discovery document; {} where the host has none."""
     try:
-        raw = await backend.send_unpooled(HttpRequest("GET", url, Hidden(_OURS), None, deadline, CONNECT))
+        raw = await backend.send_unpooled(HttpRequest("GET", url, RedactedMapping(_OURS), None, deadline, CONNECT))
         if raw.status in (404, 405, 501):
             return {}
         if raw.status != 200:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .redaction import SECRETS, Secret, kept
+from .redaction import SECRETS, Secret, wrap_secret
 
 if TYPE_CHECKING:
     import configparser
@@ -23,7 +23,7 @@ _FREE = frozenset({"password", "google_credentials"})  # these may have anything
 _warned: set[Path] = set()
 
 
-def truth(value: str, place: str) -> bool:
+def parse_bool(value: str, place: str) -> bool:
     """A boolean as people write it.
 
     Raises:
@@ -55,7 +55,7 @@ def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str | 
         known = ", ".join(section for section in parser.sections() if section != _SETTINGS) or "none"
         asked = "" if name else f", which [{_SETTINGS}] calls default_profile"
         raise ConfigError(f"{path} has no profile {chosen!r}{asked}; it has: {known}.")
-    values = {key: kept(key, value) for key, value in parser.items(chosen) if value}
+    values = {key: wrap_secret(key, value) for key, value in parser.items(chosen) if value}
     for key, value in values.items():
         if key not in _FREE and _COMMENT.search(value.reveal() if isinstance(value, Secret) else value):
             line = _line(text, chosen, key)

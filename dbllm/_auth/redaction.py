@@ -15,7 +15,7 @@ _SHORTEST = 8  # characters; shorter header values are no secrets, and would be 
 _TELLING = re.compile(r"token|secret|passw|api_?key|signature|credential|assertion|^(sig|code)$", re.IGNORECASE)
 
 
-class _Unseen:
+class _Redacted:
     """Not in a repr, not in a traceback with locals, not in a pickle; a copy is the thing itself."""
 
     __slots__ = ()
@@ -25,14 +25,14 @@ class _Unseen:
             "dbllm's credentials are not pickled: make the client where it is used, from the environment or a profile."
         )
 
-    def __copy__(self) -> _Unseen:
+    def __copy__(self) -> _Redacted:
         return self
 
-    def __deepcopy__(self, memo: object) -> _Unseen:
+    def __deepcopy__(self, memo: object) -> _Redacted:
         return self
 
 
-class Secret(_Unseen):
+class Secret(_Redacted):
     """A text that only `reveal` shows."""
 
     __slots__ = ("_text",)
@@ -51,18 +51,18 @@ class Secret(_Unseen):
         return "Secret(***)"
 
 
-def hide(host: Any, token: Any, client_secret: Any) -> tuple[Any, Any, Any]:
+def hide_arguments(host: Any, token: Any, client_secret: Any) -> tuple[Any, Any, Any]:
     """A client's arguments with their secrets as `Secret`, also a host with a password in it, which is then refused."""
-    return kept("host", host), kept("token", token), kept("client_secret", client_secret)
+    return wrap_secret("host", host), wrap_secret("token", token), wrap_secret("client_secret", client_secret)
 
 
-def kept(attribute: str, value: Any) -> Any:
+def wrap_secret(attribute: str, value: Any) -> Any:
     """A configured value, as a `Secret` where it is or holds one: `user:password@` in an address."""
     secret = attribute in SECRETS or (attribute in ADDRESSES and "@" in str(value))
     return Secret(value) if secret and isinstance(value, str) else value
 
 
-class Hidden(_Unseen, Mapping[str, str]):
+class RedactedMapping(_Redacted, Mapping[str, str]):
     """A mapping whose repr shows names only: headers, the environment. No dict, for rich shows what is in any dict."""
 
     __slots__ = ("_items",)
@@ -83,7 +83,7 @@ class Hidden(_Unseen, Mapping[str, str]):
         return f"Hidden({', '.join(self._items)})"
 
 
-def scrubbed(raw: Raw, sent: Mapping[str, str], path: str = "") -> Raw:
+def redact(raw: Raw, sent: Mapping[str, str], path: str = "") -> Raw:
     """An answer without the credential that was sent, in case the server repeats it, nor one in the path's query."""
     values = {piece for value in sent.values() for piece in (value, value.rpartition(" ")[2])}
     for name, _, value in (pair.partition("=") for pair in path.partition("?")[2].split("&")):

@@ -10,11 +10,11 @@ from ..errors import DbllmError
 from .auth import Auth
 
 TOKEN_SECONDS = 20.0  # what one token request may take at most, within its call's deadline
-REST = 10.0  # seconds without another try after a refresh failed while the old token still served
+RETRY_REFRESH_AFTER = 10.0  # seconds without another try after a refresh failed while the old token still served
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
+class ExpiringHeaders:
     """Headers, and until when they are good (on the backend's clock); `life` is how long they are good in all."""
 
     headers: Mapping[str, str] = field(repr=False)
@@ -27,11 +27,11 @@ class Lease:
         return self.ends - min(40.0, 0.2 * self.life)
 
 
-Fetch = Callable[[Backend, float], Awaitable[Lease]]
+Fetch = Callable[[Backend, float], Awaitable[ExpiringHeaders]]
 """Gets a new lease before a deadline."""
 
 
-class Renewed(Auth):
+class RefreshingAuth(Auth):
     """Headers that end and are fetched again; at most one fetch at a time.
 
     The first caller in the stale window fetches inside its own call, while the others go on with what there is; only
@@ -41,7 +41,7 @@ class Renewed(Auth):
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._lease: Lease | None = None
+        self._lease: ExpiringHeaders | None = None
         self._resting = float("-inf")  # no new try before
 
     async def headers(self, backend: Backend, deadline: float) -> Mapping[str, str]:
@@ -60,12 +60,12 @@ class Renewed(Auth):
             except DbllmError:
                 if lease is None or backend.clock() >= lease.ends or self._lease is None:
                     raise
-                self._resting = backend.clock() + min(REST, (lease.ends - backend.clock()) / 4)
+                self._resting = backend.clock() + min(RETRY_REFRESH_AFTER, (lease.ends - backend.clock()) / 4)
                 return lease.headers
             self._lease = fresh
             return fresh.headers
 
-    def refused(self, sent: Mapping[str, str], now: float) -> bool:
+    def on_rejected(self, sent: Mapping[str, str], now: float) -> bool:
         lease = self._lease
         # What somebody has fetched meanwhile serves if it is young: this call has just shown how long it takes to
         # arrive, and it is made again only once.

@@ -13,8 +13,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from .auth import bearer
-from .profile import read_profile, truth
-from .redaction import ADDRESSES, Hidden, Secret, kept
+from .profile import parse_bool, read_profile
+from .redaction import ADDRESSES, RedactedMapping, Secret, wrap_secret
 
 # Variable: the attribute that it sets; of two for one attribute the first that is set wins (databricks-sdk: Config).
 _NAMED_ALIKE = (
@@ -64,7 +64,7 @@ _OIDC_TOKEN = "DATABRICKS_OIDC_TOKEN"  # noqa: S105 - a variable's name
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CredentialSource:
     """One place and what is configured there; credentials of one place are never used with another's host.
 
     Attributes:
@@ -105,7 +105,7 @@ class Place:
             return ["runtime" if self.ask is not None else "model-serving"]
         return [kind for kind, needed in KINDS.items() if all(self.values.get(one) for one in needed)]
 
-    def halves(self) -> Iterator[str]:
+    def missing_halves(self) -> Iterator[str]:
         """What is missing to a kind that is begun here."""
         for needed in (KINDS["oauth-m2m"], KINDS["basic"]):
             for one, other in (needed, needed[::-1]):
@@ -113,26 +113,26 @@ class Place:
                     yield f" {self.called(one)} is there, but no {other} beside it."
 
 
-def environment(env: Mapping[str, str]) -> Place:
+def from_environment(env: Mapping[str, str]) -> CredentialSource:
     """What the environment has."""
     names: dict[str, str] = {}
     for variable, attribute in VARIABLES.items():
         if env.get(variable, "").strip():
             names.setdefault(attribute, variable)
-    values = {attribute: kept(attribute, env[variable].strip()) for attribute, variable in names.items()}
+    values = {attribute: wrap_secret(attribute, env[variable].strip()) for attribute, variable in names.items()}
     if "oidc_token_env" not in values and env.get(_OIDC_TOKEN):
         values["oidc_token_env"] = names["oidc_token_env"] = _OIDC_TOKEN
-    return Place("the environment", values, names)
+    return CredentialSource("the environment", values, names)
 
 
-def saved(path: Path, name: str | None, home: Path) -> Place:
+def from_profile(path: Path, name: str | None, home: Path) -> CredentialSource:
     """What a profile has; empty where there is no file and none was asked for."""
     section, values = read_profile(path, name)
     shown = f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
-    return Place(f"profile [{section}] of {shown}", {**values, "profile": section} if values else {})
+    return CredentialSource(f"profile [{section}] of {shown}", {**values, "profile": section} if values else {})
 
 
-def notebook(env: Mapping[str, str]) -> Place | None:
+def from_notebook(env: Mapping[str, str]) -> CredentialSource | None:
     """The notebook this runs in; its token is read again for every request.
 
     In the order of the official SDK: the runtime's own credentials, the REPL's context, the context of dbutils.
@@ -145,13 +145,13 @@ def notebook(env: Mapping[str, str]) -> Place | None:
         except Exception:  # noqa: BLE001, S112 - what a runtime of another year throws means: not here
             continue
         if host:
-            return Place("the notebook", {"host": str(host)}, ask=ask)
+            return CredentialSource("the notebook", {"host": str(host)}, ask=ask)
     return None
 
 
 def _native() -> tuple[Any, Callable[[], Mapping[str, str]]]:
     host, inner = import_module("dbruntime.sdk_credential_provider").init_runtime_native_auth()
-    return host, lambda: Hidden({name.lower(): value for name, value in inner().items()})
+    return host, lambda: RedactedMapping({name.lower(): value for name, value in inner().items()})
 
 
 def _repl() -> tuple[Any, Callable[[], Mapping[str, str]]]:
@@ -170,18 +170,18 @@ def _dbutils() -> tuple[Any, Callable[[], Mapping[str, str]]]:
     return context().apiUrl().get(), lambda: bearer(context().apiToken().get())
 
 
-def serving(env: Mapping[str, str]) -> Place | None:
+def from_model_serving(env: Mapping[str, str]) -> CredentialSource | None:
     """The container of a served model: a file that the platform keeps fresh."""
     flags = ("IS_IN_DB_MODEL_SERVING_ENV", "IS_IN_DATABRICKS_MODEL_SERVING_ENV")
-    if not any(truth(env.get(flag, ""), flag) for flag in flags):
+    if not any(parse_bool(env.get(flag, ""), flag) for flag in flags):
         return None
     folder = env.get("SERVING_CREDENTIALS_DIR") or "/var/credentials-secret"
     file = Path(folder) / "model-dependencies-oauth-token"
     host = env.get("DATABRICKS_MODEL_SERVING_HOST_URL") or env.get("DB_MODEL_SERVING_HOST_URL")
-    return Place("model serving", {"host": host}, file=file) if file.is_file() and host else None
+    return CredentialSource("model serving", {"host": host}, file=file) if file.is_file() and host else None
 
 
-def program(name: str, path: str | None, env: Mapping[str, str]) -> str | None:
+def find_program(name: str, path: str | None, env: Mapping[str, str]) -> str | None:
     """Where a program lies, or None."""
     found = shutil.which(path or name, path=env.get("PATH", os.defpath))
     if path and not found:

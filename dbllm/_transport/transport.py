@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import TypeVar
 
-from .._auth.auth import Auth, says_expired
-from .._auth.redaction import Hidden, scrubbed
+from .._auth.auth import Auth, is_expired_response
+from .._auth.redaction import RedactedMapping, redact
 from .._backends.backend import Backend
 from .._http.request import HttpRequest
 from .._protocol.error_responses import error_frame, status_error
@@ -33,7 +33,7 @@ class Transport:
         self.backend = backend
         self._auth = auth
         self._closed = False
-        self._made: dict[object, tuple[Mapping[str, str], Mapping[str, str], Hidden]] = {}
+        self._made: dict[object, tuple[Mapping[str, str], Mapping[str, str], RedactedMapping]] = {}
         _fixed()  # imports something slow: here, where no event loop waits for it
         weakref.finalize(self, backend.close_when_possible)
 
@@ -93,7 +93,11 @@ class Transport:
         try:
             return await attempt(call, sent)
         except APIStatusError as error:
-            if error.raw is None or not says_expired(error.raw) or not self._auth.refused(sent, self.backend.clock()):
+            if (
+                error.raw is None
+                or not is_expired_response(error.raw)
+                or not self._auth.on_rejected(sent, self.backend.clock())
+            ):
                 raise
         return await attempt(call, await self._auth.headers(self.backend, call.deadline))
 
@@ -122,7 +126,7 @@ class Transport:
     def _raise_for_status(self, raw: Raw, call: Call, sent: Mapping[str, str]) -> Raw:
         if 200 <= raw.status < 300:
             return raw
-        raise status_error(scrubbed(raw, sent, call.path), wall=self.backend.wall_clock())
+        raise status_error(redact(raw, sent, call.path), wall=self.backend.wall_clock())
 
     async def _retry(self, call: Call, attempt: Attempt[Outcome], error: APIError, began: float) -> Outcome:
         backend = self.backend
@@ -153,13 +157,13 @@ class Transport:
         url = self.host + call.path
         return HttpRequest(call.method, url, headers, call.body, call.deadline, timeout.connect, timeout.queue)
 
-    def _headers(self, call: Call, sent: Mapping[str, str]) -> Hidden:
+    def _headers(self, call: Call, sent: Mapping[str, str]) -> RedactedMapping:
         """What a call is sent with; the same object again as long as neither the auth's headers nor its own change."""
         kind = call.accept, call.body is None
         made = self._made.get(kind)
         if made is None or made[0] is not sent or made[1] != call.headers:
             own = {"accept": call.accept} if call.body is None else {"accept": call.accept, "content-type": JSON}
-            made = self._made[kind] = sent, call.headers, Hidden(_fixed(), own, sent, call.headers)
+            made = self._made[kind] = sent, call.headers, RedactedMapping(_fixed(), own, sent, call.headers)
         return made[2]
 
 

@@ -19,7 +19,7 @@ from support.light import PRINCIPAL, SECRET, Light
 from support.modes import run
 
 import dbllm
-from dbllm._auth.refresh import Lease
+from dbllm._auth.refresh import ExpiringHeaders
 from dbllm.errors import APIConnectionError
 
 ME = "/api/2.0/preview/scim/v2/Me"
@@ -178,7 +178,7 @@ class Mint:
         self.broken = False
         self.limiter: asyncio.Event | None = None
 
-    async def __call__(self, backend: Any, deadline: float) -> Lease:
+    async def __call__(self, backend: Any, deadline: float) -> ExpiringHeaders:
         self.count += 1
         self.flying += 1
         self.peak = max(self.peak, self.flying)
@@ -187,7 +187,7 @@ class Mint:
                 await self.limiter.wait()
             if self.broken:
                 raise APIConnectionError("broken", sent=False)
-            return Lease({"authorization": f"Bearer t{self.count}"}, backend.clock() + self.life, self.life)
+            return ExpiringHeaders({"authorization": f"Bearer t{self.count}"}, backend.clock() + self.life, self.life)
         finally:
             self.flying -= 1
 

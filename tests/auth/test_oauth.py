@@ -13,7 +13,7 @@ import pytest
 
 import dbllm
 from dbllm import Retry
-from dbllm._auth.oauth import allowed
+from dbllm._auth.oauth import require_trusted_url
 
 HOST = "https://workspace.example.com"
 PRINCIPAL = {"client_id": "the-principal", "client_secret": "dose-secret"}
@@ -130,10 +130,10 @@ def test_a_token_endpoint_without_https_gets_no_secret(way: Any, endpoint: str) 
 )
 def test_where_a_credential_may_go(url: str, host: str, fine: bool) -> None:
     if fine:
-        assert allowed(url, host) == url
+        assert require_trusted_url(url, host) == url
     else:
         with pytest.raises(dbllm.ConfigError):
-            allowed(url, host)
+            require_trusted_url(url, host)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

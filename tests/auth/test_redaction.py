@@ -27,7 +27,7 @@ import rich.traceback
 
 import dbllm
 from dbllm import Retry
-from dbllm._auth.redaction import Hidden, Secret
+from dbllm._auth.redaction import RedactedMapping, Secret
 
 PAT = "dapi-canary-personal-0001"
 CLIENT_SECRET = "dose-canary-client-0002"
@@ -474,7 +474,7 @@ def test_the_scanner_knows_each_secret_in_each_form(secret: str) -> None:
         assert hits(f"before{form}after") == [secret]
 
 
-@pytest.mark.parametrize("thing", [Secret(PAT), Hidden({"authorization": PAT})])
+@pytest.mark.parametrize("thing", [Secret(PAT), RedactedMapping({"authorization": PAT})])
 def test_what_holds_a_secret_refuses_to_be_pickled_and_says_what_to_do(thing: object) -> None:
     with pytest.raises(TypeError, match="not pickled: make the client where it is used"):
         pickle.dumps(thing)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import dbllm
-from dbllm._auth.auth import says_expired
-from dbllm._auth.refresh import Renewed
+from dbllm._auth.auth import is_expired_response
+from dbllm._auth.refresh import RefreshingAuth
 from dbllm.errors import APIConnectionError, ConfigError, Raw
 
 ME = "/api/2.0/preview/scim/v2/Me"
@@ -31,7 +31,7 @@ def token(headers: Any) -> str:
 def test_a_token_is_fetched_once_and_kept_until_its_stale_window(backend: Any, mint: Any) -> None:
     async def body() -> None:
         fetch = mint(life=100.0)
-        auth = Renewed(fetch)
+        auth = RefreshingAuth(fetch)
         for at in (0, 50, 79):
             backend.time = 1000.0 + at
             assert token(await auth.headers(backend, FOREVER)) == "t1"
@@ -47,7 +47,7 @@ def test_the_stale_window_is_forty_seconds_or_a_fifth_of_a_short_life(
     backend: Any, mint: Any, life: float, window: float
 ) -> None:
     async def body() -> None:
-        auth = Renewed(mint(life=life))
+        auth = RefreshingAuth(mint(life=life))
         await auth.headers(backend, FOREVER)
         backend.time = 1000.0 + life - window - 0.001
         assert token(await auth.headers(backend, FOREVER)) == "t1"
@@ -62,7 +62,7 @@ def test_in_the_stale_window_one_caller_refreshes_and_the_others_go_on_with_the_
 ) -> None:
     async def body() -> None:
         fetch = mint()
-        auth = Renewed(fetch)
+        auth = RefreshingAuth(fetch)
         await auth.headers(backend, FOREVER)
         backend.time += 90
         fetch.limiter = asyncio.Event()
@@ -81,7 +81,7 @@ def test_in_the_stale_window_one_caller_refreshes_and_the_others_go_on_with_the_
 def test_only_an_expired_token_makes_callers_wait_and_they_share_one_refresh(backend: Any, mint: Any) -> None:
     async def body() -> None:
         fetch = mint()
-        auth = Renewed(fetch)
+        auth = RefreshingAuth(fetch)
         await auth.headers(backend, FOREVER)
         backend.time += 100
         fetch.limiter = asyncio.Event()
@@ -98,7 +98,7 @@ def test_only_an_expired_token_makes_callers_wait_and_they_share_one_refresh(bac
 def test_a_cancelled_refresher_hands_on_to_the_next_caller(backend: Any, mint: Any) -> None:
     async def body() -> None:
         fetch = mint()
-        auth = Renewed(fetch)
+        auth = RefreshingAuth(fetch)
         fetch.limiter = asyncio.Event()
         first = asyncio.create_task(auth.headers(backend, FOREVER))
         second = asyncio.create_task(auth.headers(backend, FOREVER))
@@ -118,7 +118,7 @@ def test_a_failed_refresh_costs_nobody_a_call_while_the_old_token_serves_and_res
 ) -> None:
     async def body() -> None:
         fetch = mint()
-        auth = Renewed(fetch)
+        auth = RefreshingAuth(fetch)
         await auth.headers(backend, FOREVER)
         backend.time += 85
         fetch.broken = True
@@ -138,15 +138,15 @@ def test_a_failed_refresh_costs_nobody_a_call_while_the_old_token_serves_and_res
 def test_a_refused_token_is_dropped_once_however_many_calls_it_was_refused_to(backend: Any, mint: Any) -> None:
     async def body() -> None:
         fetch = mint()
-        auth = Renewed(fetch)
+        auth = RefreshingAuth(fetch)
         sent = await auth.headers(backend, FOREVER)
-        assert auth.refused(sent, backend.clock())
+        assert auth.on_rejected(sent, backend.clock())
         fresh = await auth.headers(backend, FOREVER)
-        assert auth.refused(sent, backend.clock())  # a late answer to the old token
+        assert auth.on_rejected(sent, backend.clock())  # a late answer to the old token
         assert await auth.headers(backend, FOREVER) is fresh
         assert fetch.count == 2
         backend.time += 30
-        assert auth.refused(sent, backend.clock())  # so late that the new one might come too late as well
+        assert auth.on_rejected(sent, backend.clock())  # so late that the new one might come too late as well
         assert token(await auth.headers(backend, FOREVER)) == "t3"
 
     asyncio.run(body())
@@ -167,7 +167,7 @@ def test_a_refused_token_is_dropped_once_however_many_calls_it_was_refused_to(ba
 def test_only_a_401_or_403_that_says_expired_forces_a_refresh(
     status: int, body: str, headers: dict[str, str], expired: bool
 ) -> None:
-    assert says_expired(Raw(status, headers, body.encode())) is expired
+    assert is_expired_response(Raw(status, headers, body.encode())) is expired
 
 
 # --- in a client

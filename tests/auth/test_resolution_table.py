@@ -213,7 +213,7 @@ def kind_cases(saved: tuple[str | None, str | None]) -> Iterator[KindCase]:
 def test_every_kind_in_every_place_has_the_outcome_of_the_rule(
     saved: tuple[str | None, str | None], profiles: Any, in_notebook: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("dbllm._auth.external_tokens.sdk_there", lambda: True)
+    monkeypatch.setattr("dbllm._auth.external_tokens.is_sdk_installed", lambda: True)
     in_notebook(B)
     (tmp_path / "model-dependencies-oauth-token").write_text("{}")
     _fake_cli(tmp_path / "bin", "exit 1")
@@ -594,7 +594,7 @@ def test_a_user_name_and_password_become_http_basic(profiles: Any) -> None:
 
 
 def test_what_needs_the_official_sdk_says_so_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dbllm._auth.external_tokens.sdk_there", lambda: False)
+    monkeypatch.setattr("dbllm._auth.external_tokens.is_sdk_installed", lambda: False)
     env = {"ARM_CLIENT_ID": "i", "ARM_CLIENT_SECRET": "s", "ARM_TENANT_ID": "t"}
     with pytest.raises(ConfigError, match=r"azure-client-secret \(from the environment\).*pip install 'dbllm\[sdk\]'"):
         resolve(A, None, None, env=env)

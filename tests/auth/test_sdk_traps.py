@@ -321,7 +321,7 @@ def sdk(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     core = ModuleType("databricks.sdk.core")
     core.Config = Config  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "databricks.sdk.core", core)
-    monkeypatch.setattr("dbllm._auth.external_tokens.sdk_there", lambda: True)
+    monkeypatch.setattr("dbllm._auth.external_tokens.is_sdk_installed", lambda: True)
     variables = {"DATABRICKS_HOST": A, "ARM_CLIENT_ID": "i", "ARM_CLIENT_SECRET": "canary", "ARM_TENANT_ID": "t"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
