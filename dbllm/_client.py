@@ -42,7 +42,7 @@ def as_a(kind: type[T], other: object) -> T:
     return made
 
 
-class Workspace:
+class ClientCore:
     """What a client is, in either colour: a configuration, a transport and the defaults of its calls."""
 
     _backend: ClassVar[type[AsyncBackend] | type[SyncBackend]]
@@ -78,7 +78,7 @@ class Workspace:
         self._transport = Transport(config.host, config.auth, backend)
         self._options = Options().merged_with(timeout, retry, headers)
         self._tasks: dict[str, Kind] = {}  # what each endpoint speaks, as far as it is known
-        self._owns = True
+        self._owns_connections = True
 
     @property
     def host(self) -> str:
@@ -104,11 +104,11 @@ class Workspace:
         """The same client with other defaults. It shares the connections, and closing it closes nothing."""
         other = as_a(type(self), self)
         other._options = self._options.merged_with(timeout, retry, headers)
-        other._owns = False
+        other._owns_connections = False
         return other
 
 
-class AsyncClient(Workspace):
+class AsyncClient(ClientCore):
     """Calls the models of one Databricks workspace; for asyncio and trio.
 
     Making one sends nothing. It may be used from several event loops, one after another too: each has its own
@@ -264,7 +264,7 @@ class AsyncClient(Workspace):
 
     async def aclose(self) -> None:
         """Close the connections. Calls after this raise RuntimeError."""
-        if self._owns:
+        if self._owns_connections:
             await self._transport.aclose()
 
     async def __aenter__(self) -> AsyncClient:

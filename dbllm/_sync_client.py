@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from ._backends.blocking import SyncBackend
-from ._backends.sync_facade import Plain, made, now
-from ._client import AsyncClient, Workspace, as_a
+from ._backends.sync_facade import SyncFacade, sync_factory, sync_method
+from ._client import AsyncClient, ClientCore, as_a
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.handle import AsyncDriverApp
 from ._inference.stream import AsyncStream, C, R, Stream
@@ -23,7 +23,7 @@ def _stream(core: AsyncStream[C, R]) -> Stream[C, R]:
     return as_a(Stream, core)
 
 
-class _Handle(Plain[Handle]):
+class _Handle(SyncFacade[Handle]):
     def __init__(self, core: Handle) -> None:
         super().__init__(core)
         self.name = core.name
@@ -32,24 +32,24 @@ class _Handle(Plain[Handle]):
 class DriverApp(_Handle[AsyncDriverApp]):
     """A driver proxy app in plain code; see `AsyncDriverApp`."""
 
-    complete = now(AsyncDriverApp.complete)
-    stream_complete = made(AsyncDriverApp.stream_complete, _stream)
+    complete = sync_method(AsyncDriverApp.complete)
+    stream_complete = sync_factory(AsyncDriverApp.stream_complete, _stream)
 
 
 class Endpoint(_Handle[AsyncEndpoint]):
     """A serving endpoint in plain code; see `AsyncEndpoint`."""
 
-    complete = now(AsyncEndpoint.complete)
-    stream_complete = made(AsyncEndpoint.stream_complete, _stream)
-    chat = now(AsyncEndpoint.chat)
-    stream_chat = made(AsyncEndpoint.stream_chat, _stream)
-    respond = now(AsyncEndpoint.respond)
-    stream_respond = made(AsyncEndpoint.stream_respond, _stream)
-    embed = now(AsyncEndpoint.embed)
-    predict = now(AsyncEndpoint.predict)
+    complete = sync_method(AsyncEndpoint.complete)
+    stream_complete = sync_factory(AsyncEndpoint.stream_complete, _stream)
+    chat = sync_method(AsyncEndpoint.chat)
+    stream_chat = sync_factory(AsyncEndpoint.stream_chat, _stream)
+    respond = sync_method(AsyncEndpoint.respond)
+    stream_respond = sync_factory(AsyncEndpoint.stream_respond, _stream)
+    embed = sync_method(AsyncEndpoint.embed)
+    predict = sync_method(AsyncEndpoint.predict)
 
 
-class Client(Workspace):
+class Client(ClientCore):
     """Calls the models of one Databricks workspace from plain code: scripts, notebooks, threads.
 
     The same names and arguments as `AsyncClient`, without await; `transport` and `http_client` are httpx's sync kinds.
@@ -77,10 +77,10 @@ class Client(Workspace):
 
         return Secrets(self._core.secrets)
 
-    endpoint = made(AsyncClient.endpoint, Endpoint)
-    driver_app = made(AsyncClient.driver_app, DriverApp)
-    request = now(AsyncClient.request)
-    close = now(AsyncClient.aclose)
+    endpoint = sync_factory(AsyncClient.endpoint, Endpoint)
+    driver_app = sync_factory(AsyncClient.driver_app, DriverApp)
+    request = sync_method(AsyncClient.request)
+    close = sync_method(AsyncClient.aclose)
 
     def __enter__(self) -> Client:
         return self

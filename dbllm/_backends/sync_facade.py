@@ -23,7 +23,7 @@ class _Drives(Protocol[Core_co]):
     def _core(self) -> Core_co: ...
 
 
-class Plain(Generic[Core_co]):
+class SyncFacade(Generic[Core_co]):
     """An object of the core, in plain code."""
 
     def __init__(self, core: Core_co) -> None:
@@ -33,7 +33,9 @@ class Plain(Generic[Core_co]):
         return repr(self._core).removeprefix("Async")
 
 
-def now(verb: Callable[Concatenate[Core, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[_Drives[Core], P], T]:
+def sync_method(
+    verb: Callable[Concatenate[Core, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[_Drives[Core], P], T]:
     """A verb of the core without await: same arguments, same result, same errors."""
 
     @wraps(verb)
@@ -45,7 +47,7 @@ def now(verb: Callable[Concatenate[Core, P], Coroutine[Any, Any, T]]) -> Callabl
     return plain
 
 
-def made(
+def sync_factory(
     verb: Callable[Concatenate[Core, P], Made], into: Callable[[Made], Out]
 ) -> Callable[Concatenate[_Drives[Core], P], Out]:
     """A method of the core that makes an object, made into the one for plain code."""

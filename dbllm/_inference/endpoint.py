@@ -70,7 +70,7 @@ class AsyncEndpoint(AsyncDriverApp):
         """
         body = requests.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        _, answer = await self._ask("chat", body, options, self._transport.call)
+        _, answer = await self._invoke("chat", body, options, self._transport.call)
         return parsed(response_model, reply_of(ChatCompletion, answer))
 
     def stream_chat(
@@ -120,7 +120,7 @@ class AsyncEndpoint(AsyncDriverApp):
         """
         body = requests.response_body(input, custom_inputs, self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        return response_of((await self._ask("respond", body, options, self._transport.call))[1])
+        return response_of((await self._invoke("respond", body, options, self._transport.call))[1])
 
     def stream_respond(
         self,
@@ -179,7 +179,7 @@ class AsyncEndpoint(AsyncDriverApp):
             body = {"input": batch.texts, **wire}
             try:
                 return batch.reply(
-                    (await self._ask("embed", body, options, self._transport.call, deadline=deadline))[1]
+                    (await self._invoke("embed", body, options, self._transport.call, deadline=deadline))[1]
                 )
             except APIError as error:
                 error.hint = batch.hint(error.hint)
@@ -220,10 +220,10 @@ class AsyncEndpoint(AsyncDriverApp):
         forms |= {"inputs": inputs, "instances": instances}
         body = requests.prediction_body(forms, {**self._signature.params, **(params or {})})
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        _, answer = await self._ask("predict", body, options, self._transport.call)
+        _, answer = await self._invoke("predict", body, options, self._transport.call)
         return reply_of(Predictions, answer)
 
-    async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
+    async def _add_hint(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         if not isinstance(error, (NotFoundError, BadRequestError)):
             return
         if "unknown field" in error.detail:
@@ -235,6 +235,8 @@ class AsyncEndpoint(AsyncDriverApp):
                 listed = read_json(await self._transport.call(options.call(deadline, "GET", ENDPOINTS)))
                 error.hint = paths.not_found_hint(self.name, listed) or error.hint
             elif verb != "complete":
-                error.hint = tasks.wrong_verb_hint(self.name, verb, await self._learn(options, deadline)) or error.hint
+                error.hint = (
+                    tasks.wrong_verb_hint(self.name, verb, await self._lookup_task(options, deadline)) or error.hint
+                )
         except APIError:  # no explanation is no reason to hide the error itself
             return

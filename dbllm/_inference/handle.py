@@ -76,7 +76,7 @@ class AsyncDriverApp:
         """
         flat = self._signature.request(prompt, stop, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        return self._signature.text(*await self._ask("complete", flat, options, self._transport.call))
+        return self._signature.text(*await self._invoke("complete", flat, options, self._transport.call))
 
     def stream_complete(
         self,
@@ -101,11 +101,11 @@ class AsyncDriverApp:
         asking = options.merged_with(extra_body=self._streaming)
 
         async def start() -> Opened:
-            return (await self._ask(verb, body, asking, self._transport.open, EVENTS))[1]
+            return (await self._invoke(verb, body, asking, self._transport.open, EVENTS))[1]
 
         return AsyncStream(self._transport, start, parse, assemble, options.timeout.read)
 
-    async def _ask(
+    async def _invoke(
         self,
         verb: Verb,
         body: Mapping[str, Any],
@@ -118,7 +118,7 @@ class AsyncDriverApp:
         ends = options.deadline(self._transport) if deadline is None else deadline
         refused: list[BadRequestError] = []
         try:
-            kind = await self._learn(options, ends) if verb == "complete" else "app"
+            kind = await self._lookup_task(options, ends) if verb == "complete" else "app"
             for guess in tasks.candidate_kinds(kind, body):
                 try:
                     whole = {**requests.request_body(guess, body, self.name), **options.extra_body}
@@ -131,10 +131,10 @@ class AsyncDriverApp:
                     return guess, answer
             raise tasks.all_rejected(refused)
         except APIStatusError as error:
-            await self._explain(verb, error, ends)
+            await self._add_hint(verb, error, ends)
             raise
 
-    async def _learn(self, options: Options, deadline: float) -> Kind | None:
+    async def _lookup_task(self, options: Options, deadline: float) -> Kind | None:
         """What the endpoint speaks; None where looking it up is forbidden. Many callers make one look-up."""
         if known := self._ref.kind or self._tasks.get(self.name):
             return known
@@ -151,7 +151,7 @@ class AsyncDriverApp:
                 )
             return self._tasks[self.name]
 
-    async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
+    async def _add_hint(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         """Find out what would have been right, and say so in the error's hint."""
         if error.status == 502:  # the driver proxy's own word for it
             error.hint = f"Is the app {self.name} (cluster:port) running, and listening on 0.0.0.0?"

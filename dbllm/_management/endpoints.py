@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from pydantic import Field
 
-from .._backends.sync_facade import Plain, now
+from .._backends.sync_facade import SyncFacade, sync_method
 from .._deadline import FOREVER
 from .._protocol.models import Reply, WireModel
 from .._protocol.paths import ENDPOINTS, not_found_hint, quoted
@@ -18,7 +18,7 @@ from .._transport.options import EXPLAIN_SECONDS
 from .._transport.replies import read_json, reply_of
 from .._transport.retry import Retry, Timeout
 from ..errors import APIError, APITimeoutError, ConfigError, NotFoundError
-from .resource import Control, forget
+from .resource import Resource, redact_error
 
 PERMISSIONS = "/api/2.0/permissions/serving-endpoints"
 
@@ -72,7 +72,7 @@ class ServingEndpoint(Reply):
         return [entity for entities in found for entity in entities]
 
     @property
-    def story(self) -> str:
+    def state_summary(self) -> str:
         """Where it stands, and what the served entities that are not ready say; one line."""
         said = [f"{self.state.ready or 'of unknown state'}/{self.state.config_update or 'NOT_UPDATING'}"]
         for entity in self.entities:
@@ -94,7 +94,7 @@ class _Parts(Reply):
     logs: str = ""
 
 
-class AsyncEndpoints(Control):
+class AsyncEndpoints(Resource):
     """The serving endpoints of a workspace. Every verb raises an APIError where the workspace refuses or is silent."""
 
     async def create(
@@ -134,7 +134,7 @@ class AsyncEndpoints(Control):
 
     async def get(self, name: str) -> ServingEndpoint:
         """An endpoint."""
-        return await self._look(name, FOREVER)
+        return await self._get(name, FOREVER)
 
     async def list(self) -> builtins.list[ServingEndpoint]:
         """All endpoints that the caller may see."""
@@ -199,15 +199,17 @@ class AsyncEndpoints(Control):
 
     async def metrics(self, name: str) -> str:
         """Requests, latencies and load, as Prometheus text."""
-        return (await self._ask("GET", f"{_path(name)}/metrics", accept="text/plain")).raw.text
+        return (await self._invoke("GET", f"{_path(name)}/metrics", accept="text/plain")).raw.text
 
     async def openapi(self, name: str) -> dict[str, Any]:
         """The OpenAPI document of what the endpoint takes and answers."""
-        return reply_of(Reply, await self._ask("GET", f"{_path(name)}/openapi", accept="text/plain")).model_extra or {}
+        return (
+            reply_of(Reply, await self._invoke("GET", f"{_path(name)}/openapi", accept="text/plain")).model_extra or {}
+        )
 
     async def delete(self, name: str) -> None:
         """Delete an endpoint."""
-        await self._ask("DELETE", _path(name))
+        await self._invoke("DELETE", _path(name))
 
     async def wait_until_ready(self, name: str, *, timeout: float = READY_SECONDS) -> ServingEndpoint:
         """Wait until an endpoint can be queried and no update is under way.
@@ -222,12 +224,12 @@ class AsyncEndpoints(Control):
                 why); or a look at it failed.
         """
         deadline = self._deadline(timeout)
-        return await self._settled(await self._look(name, deadline), deadline)
+        return await self._wait_until_ready(await self._get(name, deadline), deadline)
 
-    async def _settled(self, endpoint: ServingEndpoint, deadline: float) -> ServingEndpoint:
+    async def _wait_until_ready(self, endpoint: ServingEndpoint, deadline: float) -> ServingEndpoint:
         backend, pause = self._transport.backend, FIRST_PAUSE
         while not endpoint.is_ready:
-            said, code = f"endpoint {endpoint.name!r}: {endpoint.story}", endpoint.state.config_update or ""
+            said, code = f"endpoint {endpoint.name!r}: {endpoint.state_summary}", endpoint.state.config_update or ""
             if code in FAILED:
                 hint = "What it served before goes on. " if endpoint.state.ready == "READY" else ""
                 hint += "Mend the config and update it; endpoints.build_logs() and logs() may say more."
@@ -238,7 +240,7 @@ class AsyncEndpoints(Control):
                 raise APITimeoutError(f"not ready in time: {said}", hint=hint, request_id=endpoint.request_id)
             await backend.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-            endpoint = await self._look(endpoint.name, deadline)
+            endpoint = await self._get(endpoint.name, deadline)
         return endpoint
 
     async def _change(self, method: str, path: str, body: object, wait: bool, timeout: float | None) -> ServingEndpoint:
@@ -247,15 +249,15 @@ class AsyncEndpoints(Control):
             endpoint = await self._reply(ServingEndpoint, method, path, body, deadline=deadline)
         except APIError as error:
             if plain := [*_plain_keys(body)]:
-                forget(error, plain)
+                redact_error(error, plain)
             raise
-        return await self._settled(endpoint, deadline) if wait else endpoint
+        return await self._wait_until_ready(endpoint, deadline) if wait else endpoint
 
-    async def _ask(
+    async def _invoke(
         self, method: str, path: str, body: object = None, *, accept: str = JSON, deadline: float = FOREVER
     ) -> Answer:
         try:
-            return await super()._ask(method, path, body, accept=accept, deadline=deadline)
+            return await super()._invoke(method, path, body, accept=accept, deadline=deadline)
         except NotFoundError as error:
             if path.startswith(f"{ENDPOINTS}/"):
                 name = unquote(path.removeprefix(f"{ENDPOINTS}/").split("/")[0])
@@ -266,11 +268,11 @@ class AsyncEndpoints(Control):
         """What there is instead of an endpoint that was not found; "" where that cannot be had."""
         briefly = AsyncEndpoints(self._transport, self._options.merged_with(EXPLAIN_SECONDS, Retry(attempts=1)))
         try:
-            return not_found_hint(name, read_json(await briefly._ask("GET", ENDPOINTS, deadline=deadline)))
+            return not_found_hint(name, read_json(await briefly._invoke("GET", ENDPOINTS, deadline=deadline)))
         except APIError:
             return ""
 
-    async def _look(self, name: str, deadline: float) -> ServingEndpoint:
+    async def _get(self, name: str, deadline: float) -> ServingEndpoint:
         return await self._reply(ServingEndpoint, "GET", _path(name), deadline=deadline)
 
     async def _logs(self, name: str, served_entity: str | None, which: str) -> str:
@@ -294,26 +296,26 @@ class AsyncEndpoints(Control):
         return self._transport.backend.clock() + (Timeout(total=timeout).total or FOREVER)
 
 
-class Endpoints(Plain[AsyncEndpoints]):
+class Endpoints(SyncFacade[AsyncEndpoints]):
     """The serving endpoints of a workspace in plain code; see `AsyncEndpoints`."""
 
-    create = now(AsyncEndpoints.create)
-    get = now(AsyncEndpoints.get)
-    list = now(AsyncEndpoints.list)
-    update_config = now(AsyncEndpoints.update_config)
-    update_tags = now(AsyncEndpoints.update_tags)
-    set_rate_limits = now(AsyncEndpoints.set_rate_limits)
-    set_ai_gateway = now(AsyncEndpoints.set_ai_gateway)
-    permissions = now(AsyncEndpoints.permissions)
-    set_permissions = now(AsyncEndpoints.set_permissions)
-    update_permissions = now(AsyncEndpoints.update_permissions)
-    permission_levels = now(AsyncEndpoints.permission_levels)
-    logs = now(AsyncEndpoints.logs)
-    build_logs = now(AsyncEndpoints.build_logs)
-    metrics = now(AsyncEndpoints.metrics)
-    openapi = now(AsyncEndpoints.openapi)
-    delete = now(AsyncEndpoints.delete)
-    wait_until_ready = now(AsyncEndpoints.wait_until_ready)
+    create = sync_method(AsyncEndpoints.create)
+    get = sync_method(AsyncEndpoints.get)
+    list = sync_method(AsyncEndpoints.list)
+    update_config = sync_method(AsyncEndpoints.update_config)
+    update_tags = sync_method(AsyncEndpoints.update_tags)
+    set_rate_limits = sync_method(AsyncEndpoints.set_rate_limits)
+    set_ai_gateway = sync_method(AsyncEndpoints.set_ai_gateway)
+    permissions = sync_method(AsyncEndpoints.permissions)
+    set_permissions = sync_method(AsyncEndpoints.set_permissions)
+    update_permissions = sync_method(AsyncEndpoints.update_permissions)
+    permission_levels = sync_method(AsyncEndpoints.permission_levels)
+    logs = sync_method(AsyncEndpoints.logs)
+    build_logs = sync_method(AsyncEndpoints.build_logs)
+    metrics = sync_method(AsyncEndpoints.metrics)
+    openapi = sync_method(AsyncEndpoints.openapi)
+    delete = sync_method(AsyncEndpoints.delete)
+    wait_until_ready = sync_method(AsyncEndpoints.wait_until_ready)
 
 
 def _path(name: str) -> str:

@@ -13,7 +13,7 @@ from .._transport.transport import Transport
 from ..errors import APIError, APIStatusError, BadRequestError, ConflictError, Raw
 
 
-class Control:
+class Resource:
     """One area of the workspace's REST interface. Making one sends nothing; its calls have the client's options."""
 
     def __init__(self, transport: Transport, options: Options) -> None:
@@ -23,7 +23,7 @@ class Control:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._transport.host!r})"
 
-    async def _ask(
+    async def _invoke(
         self, method: str, path: str, body: object = None, *, accept: str = JSON, deadline: float = FOREVER
     ) -> Answer:
         """One call, over before `deadline` on the backend's clock."""
@@ -39,7 +39,7 @@ class Control:
         self, model: type[ReplyT], method: str, path: str, body: object = None, *, deadline: float = FOREVER
     ) -> ReplyT:
         """What one call is answered with, as a model."""
-        return reply_of(model, await self._ask(method, path, body, deadline=deadline))
+        return reply_of(model, await self._invoke(method, path, body, deadline=deadline))
 
 
 def _is_there(error: APIStatusError) -> bool:
@@ -51,7 +51,7 @@ def _may_have_run(error: APIError) -> bool:
     return error.sent and (error.status is None or error.status >= 500)
 
 
-def forget(error: APIError, secrets: Iterable[str]) -> None:
+def redact_error(error: APIError, secrets: Iterable[str]) -> None:
     """Drop what a workspace that repeats what it refuses may have repeated."""
     runs = [run for secret in secrets for run in (*re.findall(r"\w{6,}", secret, re.ASCII), secret) if len(run) > 3]
     for refusal in (error, *error.previous):

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from .._backends.sync_facade import Plain, now
+from .._backends.sync_facade import SyncFacade, sync_method
 from .._protocol.models import CallInfo, Reply, WireModel
 from ..errors import APIError
-from .resource import Control, forget
+from .resource import Resource, redact_error
 
 SECRETS = "/api/2.0/secrets"
 
@@ -46,7 +46,7 @@ class _Parts(Reply):
     value: Any = None
 
 
-class AsyncSecrets(Control):
+class AsyncSecrets(Resource):
     """The secrets of a workspace. Every verb raises an APIError where the workspace refuses or does not answer.
 
     Databricks allows names of 1 to 128 characters (letters, digits, `_ . -`), 128 KB a value and 1,000 secrets a scope.
@@ -71,7 +71,7 @@ class AsyncSecrets(Control):
             body["initial_manage_principal"] = initial_manage_principal
         if azure_keyvault is not None:
             body |= {"scope_backend_type": "AZURE_KEYVAULT", "backend_azure_keyvault": azure_keyvault}
-        await self._ask("POST", f"{SECRETS}/scopes/create", body)
+        await self._invoke("POST", f"{SECRETS}/scopes/create", body)
 
     async def list_scopes(self) -> builtins.list[SecretScope]:
         """The scopes that the caller may see."""
@@ -79,7 +79,7 @@ class AsyncSecrets(Control):
 
     async def delete_scope(self, scope: str) -> None:
         """Delete a scope with all that is in it."""
-        await self._ask("POST", f"{SECRETS}/scopes/delete", {"scope": scope})
+        await self._invoke("POST", f"{SECRETS}/scopes/delete", {"scope": scope})
 
     async def put(self, scope: str, key: str, value: str | bytes) -> None:
         """Write a secret; one that is there is replaced.
@@ -94,9 +94,9 @@ class AsyncSecrets(Control):
         else:
             raise TypeError(f"a secret is a str or bytes, not {type(value).__name__}.")
         try:
-            await self._ask("POST", f"{SECRETS}/put", {"scope": scope, "key": key, **held})
+            await self._invoke("POST", f"{SECRETS}/put", {"scope": scope, "key": key, **held})
         except APIError as error:
-            forget(error, held.values())
+            redact_error(error, held.values())
             raise
 
     async def get(self, scope: str, key: str) -> str:
@@ -122,12 +122,12 @@ class AsyncSecrets(Control):
 
     async def delete(self, scope: str, key: str) -> None:
         """Delete a secret."""
-        await self._ask("POST", f"{SECRETS}/delete", {"scope": scope, "key": key})
+        await self._invoke("POST", f"{SECRETS}/delete", {"scope": scope, "key": key})
 
     async def put_acl(self, scope: str, principal: str, permission: str) -> None:
         """Let a principal READ, WRITE or MANAGE a scope; what it was allowed before is replaced."""
         body = {"scope": scope, "principal": principal, "permission": permission}
-        await self._ask("POST", f"{SECRETS}/acls/put", body)
+        await self._invoke("POST", f"{SECRETS}/acls/put", body)
 
     async def get_acl(self, scope: str, principal: str) -> SecretAcl:
         """What a principal may do in a scope."""
@@ -139,7 +139,7 @@ class AsyncSecrets(Control):
 
     async def delete_acl(self, scope: str, principal: str) -> None:
         """Take from a principal what it was allowed in a scope."""
-        await self._ask("POST", f"{SECRETS}/acls/delete", {"scope": scope, "principal": principal})
+        await self._invoke("POST", f"{SECRETS}/acls/delete", {"scope": scope, "principal": principal})
 
     async def _value(self, scope: str, key: str) -> tuple[bytes, CallInfo]:
         answer = await self._reply(_Parts, "GET", _query("get", {"scope": scope, "key": key}))
@@ -155,18 +155,18 @@ def _query(path: str, query: Mapping[str, str]) -> str:
     return f"{SECRETS}/{path}?{urlencode(query)}"
 
 
-class Secrets(Plain[AsyncSecrets]):
+class Secrets(SyncFacade[AsyncSecrets]):
     """The secrets of a workspace in plain code; see `AsyncSecrets`."""
 
-    create_scope = now(AsyncSecrets.create_scope)
-    list_scopes = now(AsyncSecrets.list_scopes)
-    delete_scope = now(AsyncSecrets.delete_scope)
-    put = now(AsyncSecrets.put)
-    get = now(AsyncSecrets.get)
-    get_bytes = now(AsyncSecrets.get_bytes)
-    list = now(AsyncSecrets.list)
-    delete = now(AsyncSecrets.delete)
-    put_acl = now(AsyncSecrets.put_acl)
-    get_acl = now(AsyncSecrets.get_acl)
-    list_acls = now(AsyncSecrets.list_acls)
-    delete_acl = now(AsyncSecrets.delete_acl)
+    create_scope = sync_method(AsyncSecrets.create_scope)
+    list_scopes = sync_method(AsyncSecrets.list_scopes)
+    delete_scope = sync_method(AsyncSecrets.delete_scope)
+    put = sync_method(AsyncSecrets.put)
+    get = sync_method(AsyncSecrets.get)
+    get_bytes = sync_method(AsyncSecrets.get_bytes)
+    list = sync_method(AsyncSecrets.list)
+    delete = sync_method(AsyncSecrets.delete)
+    put_acl = sync_method(AsyncSecrets.put_acl)
+    get_acl = sync_method(AsyncSecrets.get_acl)
+    list_acls = sync_method(AsyncSecrets.list_acls)
+    delete_acl = sync_method(AsyncSecrets.delete_acl)

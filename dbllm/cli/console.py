@@ -16,7 +16,7 @@ import typer
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def complain(error: object) -> None:
+def print_error(error: object) -> None:
     """One line on the standard error, red on a terminal (unless NO_COLOR is set)."""
     line = f"dbllm: {' '.join(str(error).split())}"
     typer.secho(line, err=True, fg=None if os.environ.get("NO_COLOR") else typer.colors.RED)
@@ -33,7 +33,7 @@ def failures() -> Iterator[None]:
     try:
         yield
     except (DbllmError, TypeError, ValueError) as error:
-        complain(error)
+        print_error(error)
         raise typer.Exit(1) from error
 
 
@@ -64,7 +64,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     Console().print(shown)
 
 
-def moment(milliseconds: float | None) -> str:
+def format_time(milliseconds: float | None) -> str:
     """A time of the wire, in epoch milliseconds, for people: UTC."""
     if milliseconds is None:
         return ""
@@ -81,7 +81,7 @@ def read_stdin() -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def told(words: str) -> str:
+def read_argument(words: str) -> str:
     """An argument's text; "-" stands for the standard input."""
     return read_stdin() if words == "-" else words
 

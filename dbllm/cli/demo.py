@@ -130,7 +130,7 @@ def run() -> None:
         _show_all(stage)
     except Exception as error:  # whoever tries this out for the first time gets a sentence, whatever it was
         reason = error if isinstance(error, DbllmError) else f"{type(error).__name__}: {error}"
-        console.complain(f"the demo stopped. {reason}")
+        console.print_error(f"the demo stopped. {reason}")
         raise typer.Exit(1) from error
 
 

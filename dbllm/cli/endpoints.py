@@ -261,7 +261,7 @@ def read_json(text: str) -> dict[str, Any]:
         ValueError: it is something else, or the file cannot be read. The message does not show it: it may hold a key.
     """
     try:
-        found = json.loads(Path(text[1:]).read_text("utf-8") if text.startswith("@") else console.told(text))
+        found = json.loads(Path(text[1:]).read_text("utf-8") if text.startswith("@") else console.read_argument(text))
     except OSError as error:
         raise ValueError(f"{text[1:]} cannot be read: {error.strerror}.") from None
     except ValueError as error:

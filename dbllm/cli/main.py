@@ -33,7 +33,7 @@ def main() -> None:
     try:
         app()
     except DbllmError as error:
-        console.complain(error)
+        console.print_error(error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -75,7 +75,7 @@ def complete(
             target: Endpoint | DriverApp = client.endpoint(endpoint)
         else:
             target = client.driver_app(driver_app, cluster)
-        _complete(target, console.told(prompt), stop, params, stream=bool(stream), as_json=as_json)
+        _complete(target, console.read_argument(prompt), stop, params, stream=bool(stream), as_json=as_json)
 
 
 def _endpoint_and_prompt(first: str, second: str | None, driver_app: int | None) -> tuple[str, str]:
@@ -149,7 +149,7 @@ def chat(
         if message is None:
             converse(talk)
         else:
-            talk.say(console.told(message))
+            talk.say(console.read_argument(message))
 
 
 class Conversation:
@@ -200,7 +200,7 @@ def converse(talk: Conversation) -> None:
             try:
                 talk.say(words)
             except APIError as error:
-                console.complain(error)
+                console.print_error(error)
 
 
 def embed(
@@ -242,7 +242,7 @@ def predict(
     "params" may stand beside it. Prints the answer as JSON.
     """
     with connected(host, profile, timeout) as client:
-        request = read_object(console.told(body))
+        request = read_object(console.read_argument(body))
         known = ("dataframe_records", "dataframe_split", "inputs", "instances", "params")
         forms = {key: request.pop(key) for key in known if key in request}
         reply = client.endpoint(name).predict(**forms, extra_body=request)

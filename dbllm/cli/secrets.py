@@ -126,7 +126,7 @@ def list_secrets(
     if as_json:
         console.write_json([secret.model_dump(exclude_unset=True) for secret in found])
     else:
-        rows = [(secret.key, console.moment(secret.last_updated_timestamp)) for secret in found]
+        rows = [(secret.key, console.format_time(secret.last_updated_timestamp)) for secret in found]
         console.table(["Key", "Last updated"], rows)
 
 
