@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ._management.endpoints import AsyncEndpoints
     from ._management.secrets import AsyncSecrets
 
-ClientT = TypeVar("ClientT", bound="Workspace")
+ClientT = TypeVar("ClientT", bound="ClientCore")
 T = TypeVar("T")
 
 MAX_CONNECTIONS = 1000

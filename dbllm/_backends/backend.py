@@ -1,7 +1,7 @@
 """The two backends, and the driver that runs the core without a loop. Only here, and in the engine, is waited.
 
-The core is written once, as coroutines that wait only through their backend. `AsyncBackend` waits with anyio (asyncio and
-trio). `SyncBackend` has the same methods, and they block instead of suspending; so one `send(None)` runs such a
+The core is written once, as coroutines that wait only through their backend. `AsyncBackend` waits with anyio (asyncio
+and trio). `SyncBackend` has the same methods, and they block instead of suspending; so one `send(None)` runs such a
 coroutine to its end. No thread, no hidden loop: it works inside a running loop, from many threads, after a fork.
 """
 

@@ -1,7 +1,7 @@
-"""The HTTP engine: how connections are made, by which of three engines, and all that goes through httpx itself.
+"""Which connection a request gets: one of our own, or one of httpx's.
 
-A `H1Connection` is the rule. An `HttpxConnection` is for what is httpx's: a transport or client of the user's, proxies, and
-calls that somebody wants to see who has put himself in the place of httpx's own methods (respx, pytest-httpx, tracing).
+An `H1Connection` is the rule. An `HttpxConnection` is for what only httpx has: a transport or client of the user's,
+proxies, and calls that somebody wants to see who has replaced httpx's own methods (respx, pytest-httpx, tracing).
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class ConnectionLimiter:
 class Exchange:
     """One request and its answer, on a connection that is its own until the answer is read to its end."""
 
-    __slots__ = ("_pool", "headers", "status", "connection")
+    __slots__ = ("_pool", "connection", "headers", "status")
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

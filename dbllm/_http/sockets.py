@@ -6,7 +6,7 @@ the socket up at once; `is_idle` says that nothing has come, not even an end, an
 asyncio's is a protocol of its own: a byte stream on top of one (its locks, its turns of the loop for each operation)
 costs more than the rest of a call.
 
-Each operation ends at the deadline `until`, on the backend's clock, by TimeoutError; so a dripping server is cut off too.
+Each operation ends at the deadline `until`, on the backend's clock, by TimeoutError: a dripping server is cut off too.
 """
 
 from __future__ import annotations

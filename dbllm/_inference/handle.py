@@ -19,7 +19,7 @@ from .chunks import completion_chunk, join_text
 from .prompt import PromptSignature
 from .stream import Assemble, AsyncStream, C, Parse, R
 
-AnswerT = TypeVar("Came", bound=Answer)
+AnswerT = TypeVar("AnswerT", bound=Answer)
 Send = Callable[[Call], Awaitable[AnswerT]]
 
 

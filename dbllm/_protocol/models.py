@@ -20,11 +20,11 @@ if TYPE_CHECKING:  # a default for a type variable: for type checkers, as Python
     from numpy.typing import NDArray
     from typing_extensions import TypeVar
 
-    ParsedT = TypeVar("M", default=None)
+    ParsedT = TypeVar("ParsedT", default=None)
 else:
     from typing import TypeVar
 
-    ParsedT = TypeVar("M")
+    ParsedT = TypeVar("ParsedT")
     NDArray, float32 = list, float  # as near as it gets without numpy, for who asks for the annotations
 
 

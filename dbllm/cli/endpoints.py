@@ -41,7 +41,7 @@ def list_all(as_json: AsJson = False, host: Host = None, profile: Profile = None
     if as_json:
         console.write_json([endpoint.model_dump(exclude_unset=True) for endpoint in found])
     else:
-        rows = [(each.name, each.story, each.task or "custom", each.creator or "") for each in found]
+        rows = [(each.name, each.state_summary, each.task or "custom", each.creator or "") for each in found]
         console.table(["Name", "State", "Task", "Creator"], rows)
 
 
@@ -226,7 +226,7 @@ def show(endpoint: Any, *, as_json: bool) -> None:
     if as_json:
         console.write_json(endpoint.model_dump(exclude_unset=True))
         return
-    facts = [("name", endpoint.name), ("state", endpoint.story), ("task", endpoint.task or "custom")]
+    facts = [("name", endpoint.name), ("state", endpoint.state_summary), ("task", endpoint.task or "custom")]
     facts += [("creator", endpoint.creator)] if endpoint.creator else []
     facts += [("tags", ", ".join(f"{tag.get('key')}={tag.get('value', '')}" for tag in endpoint.tags or ()))]
     facts += [("serves", served(entity)) for entity in endpoint.entities]

@@ -66,7 +66,7 @@ def on_pyreqwest(host: str, ca: str | None = None, proxy: str | None = None, **o
 
 
 class RustWire:
-    """As much of a `dbllm.wire.H1Connection` as calls need; the connections, their pool and the time limit of whole calls
+    """As much of a `H1Connection` as calls need; the connections, their pool and the time limit of whole calls
     are pyreqwest's. Streams have no time limit here.
     """
 
