@@ -26,20 +26,20 @@ from dbllm.local.gateway.own_upstream import PATH as UPSTREAM
 from dbllm.local.gateway.own_upstream import Upstream
 from dbllm.local.http import operations
 from dbllm.local.http.asgi import decode_json, read_body
-from dbllm.local.http.middleware import Gate
+from dbllm.local.http.middleware import AuthMiddleware
 from dbllm.local.http.operations import OBJECT, TEXT, Operation
 from dbllm.local.invocation.callables import Answerer
 from dbllm.local.invocation.custom_models import Customs
 from dbllm.local.invocation.dispatch import AT_ONCE, Dispatch
 from dbllm.local.invocation.faults import Fault, Faults
-from dbllm.local.invocation.own_models import CUSTOM_LIMIT, FOUNDATION_LIMIT, Models
+from dbllm.local.invocation.own_models import CUSTOM_LIMIT, FOUNDATION_LIMIT, LocalModels
 from dbllm.local.management import catalog, endpoint_config, endpoint_record
 from dbllm.local.management.endpoint_record import Record
-from dbllm.local.management.endpoints import DEPLOY_SECONDS, Endpoints, Outside, no_such_served
+from dbllm.local.management.endpoints import DEPLOY_SECONDS, Endpoints, ManagementHooks, no_such_served
 from dbllm.local.management.metrics import Metrics
 from dbllm.local.management.rate_limits import Rates
 from dbllm.local.management.secrets import Scopes
-from dbllm.local.management.served_entity import Answers, Passes
+from dbllm.local.management.served_entity import Answers, ExternalModels
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine
 from dbllm.local.storage.identity import Identity
@@ -111,11 +111,11 @@ def create_app(
     if customs is None:
         customs = Customs(options.customs)
         customs.load()
-    workspace = _Workspace(Models(engine, vectors), identity, drivers, customs, store or Store(), options)
+    workspace = _Workspace(LocalModels(engine, vectors), identity, drivers, customs, store or Store(), options)
     oidc.also(workspace.principals.service)
     # A bare router: Starlette's own middleware would answer errors in its own way.
     app = Router([*oidc.routes(), *workspace.routes()], redirect_slashes=False, lifespan=workspace.lifespan)
-    return Gate(
+    return AuthMiddleware(
         app,
         callers=lambda token: workspace.principals.caller(token) or oidc.caller(token),
         workspace_id=identity.workspace_id,
@@ -128,7 +128,7 @@ class _Workspace:
 
     def __init__(
         self,
-        models: Models,
+        models: LocalModels,
         identity: Identity,
         drivers: Iterable[int],
         customs: Answers,
@@ -148,11 +148,11 @@ class _Workspace:
         ready = [catalog.ready_record(one, name, identity.created_ms) for name, one in own.items()]
         for name in filter(endpoint_config.NAME.fullmatch, options.customs):
             ready.append(catalog.ready_record(catalog.custom_endpoint(name), name, identity.created_ms))
-        self._gateway: Passes = Gateway(scopes.value, options.upstreams)
+        self._gateway: ExternalModels = Gateway(scopes.value, options.upstreams)
         self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
         self._customs: Answers = customs
         self._faults = Faults(options.faults)
-        outside = Outside(
+        outside = ManagementHooks(
             may_read=scopes.may_read,
             check_external=providers.check,
             custom=frozenset(options.customs),

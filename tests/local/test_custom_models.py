@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from support.providers import Provider
 
 from dbllm.local import LocalError
-from dbllm.local.http.middleware import Guard
+from dbllm.local.http.middleware import ErrorMiddleware
 from dbllm.local.http.server import listen
 from dbllm.local.invocation.callables import Answerer, RefusedError
 from dbllm.local.invocation.custom_models import Customs, scoring_url
@@ -42,7 +42,7 @@ def run(target: str | Answerer, ask: Callable[[httpx.AsyncClient], Awaitable[Any
     async def main() -> Any:
         customs = Customs({"model": target})
         customs.load()
-        transport = httpx.ASGITransport(app=Guard(Application(customs)))
+        transport = httpx.ASGITransport(app=ErrorMiddleware(Application(customs)))
         async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
             try:
                 return await ask(client)
@@ -253,7 +253,7 @@ def test_a_model_that_nothing_stands_behind_is_a_404_that_says_how_to_start_one(
         return await client.post("/", json={"prompt": "x"})
 
     async def main() -> httpx.Response:
-        transport = httpx.ASGITransport(app=Guard(Application(Customs())))
+        transport = httpx.ASGITransport(app=ErrorMiddleware(Application(Customs())))
         async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
             return await ask(client)
 

@@ -18,9 +18,9 @@ from starlette.types import Receive, Scope, Send
 
 from dbllm.local import LocalError
 from dbllm.local.http.asgi import EventStream
-from dbllm.local.http.middleware import Guard
+from dbllm.local.http.middleware import ErrorMiddleware
 from dbllm.local.http.server import WebServer, listen
-from dbllm.local.invocation.faults import MOST_EVENTS, Fault, Faults, parse, plan, read
+from dbllm.local.invocation.faults import MAX_EVENTS, Fault, Faults, parse, plan, read
 
 
 class Workspace:
@@ -58,7 +58,7 @@ class Workspace:
 def app() -> Iterator[Workspace]:
     made = Workspace()
     sock = listen("127.0.0.1", 0, hint="")
-    server = WebServer(Guard(made), sock)
+    server = WebServer(ErrorMiddleware(made), sock)
     server.start()
     made.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     yield made
@@ -142,7 +142,7 @@ def test_a_cut_stream_ends_after_some_events_and_its_model_is_stopped(app: Works
         seen: list[str] = []
         with pytest.raises(httpx.RemoteProtocolError), http.stream("POST", "/stream") as answer:
             seen.extend(line for line in answer.iter_lines() if line)
-        assert 1 <= len(seen) <= MOST_EVENTS
+        assert 1 <= len(seen) <= MAX_EVENTS
         assert seen == [f"data: {number}" for number in range(len(seen))]
         assert app.ended.wait(10), "the stream's maker was not stopped"
     app.length = 10

@@ -20,9 +20,9 @@ from support.providers import CLAUDE, CLAUDE_CALLS, CLAUDE_STREAM, COMMAND, COMM
 
 from dbllm.local.gateway.gateway import Gateway
 from dbllm.local.gateway.own_upstream import PATH, Upstream
-from dbllm.local.http.middleware import Guard
+from dbllm.local.http.middleware import ErrorMiddleware
 from dbllm.local.http.server import WebServer, listen
-from dbllm.local.invocation.own_models import Models
+from dbllm.local.invocation.own_models import LocalModels
 from dbllm.local.management.served_entity import Entity, Kind
 from dbllm.local.model.embeddings import Vectors
 
@@ -47,7 +47,7 @@ class Front:
         sock = listen("127.0.0.1", 0, hint="")
         self.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
         router = Router([Route("/", self)], lifespan=self._lifespan)
-        self._server = WebServer(Guard(router), sock)
+        self._server = WebServer(ErrorMiddleware(router), sock)
         self._server.start()
         self.http = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
 
@@ -507,7 +507,7 @@ def test_coheres_embeddings_say_what_they_are_for(front: Front, provider: Provid
 def upstream(workspace: SimpleNamespace) -> Iterator[str]:
     """The workspace's own OpenAI-wire upstream; its base URL."""
     sock = listen("127.0.0.1", 0, hint="")
-    server = WebServer(Guard(Router(Upstream(Models(workspace.engine, Vectors()), KEY).routes())), sock)
+    server = WebServer(ErrorMiddleware(Router(Upstream(LocalModels(workspace.engine, Vectors()), KEY).routes())), sock)
     server.start()
     yield f"http://127.0.0.1:{sock.getsockname()[1]}{PATH}"
     server.stop()

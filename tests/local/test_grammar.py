@@ -13,7 +13,7 @@ from dbllm.local.errors import Problem
 from dbllm.local.invocation.requests import GUIDED
 from dbllm.local.model.grammar import MAX_LENGTH, bounded, json_grammar, marked, read_format
 from dbllm.local.model.llama import Engine, Job
-from dbllm.local.model.tool_choice import Chooser
+from dbllm.local.model.tool_choice import ToolChooser
 
 
 class Colour(Enum):
@@ -65,7 +65,7 @@ def written(
     request = {"messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens, **sampling}
 
     async def collect() -> str:
-        await Chooser(engine).check(grammar)
+        await ToolChooser(engine).check(grammar)
         async with engine.generate([Job("chat", {**request, "grammar": grammar})]) as pieces:
             return "".join([piece.text async for piece in pieces])
 

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from dbllm.local.access.permissions import Caller
-from dbllm.local.http.middleware import Gate
+from dbllm.local.http.middleware import AuthMiddleware
 
 OWNER = Caller("me", admin=True)
 
@@ -23,7 +23,7 @@ async def broken_in_the_middle(_scope: Scope, _receive: Receive, send: Send) -> 
     raise RuntimeError("secret detail")
 
 
-async def ask(app: Gate) -> httpx.Response:
+async def ask(app: AuthMiddleware) -> httpx.Response:
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://workspace") as client:
         return await client.get("/", headers={"authorization": "Bearer t"})
@@ -33,7 +33,7 @@ def test_a_bug_is_a_500_in_the_shape_of_databricks_and_its_traceback_stays_in_th
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.ERROR, "dbllm.local"):
-        answer = asyncio.run(ask(Gate(broken, callers=lambda _token: OWNER, workspace_id="1")))
+        answer = asyncio.run(ask(AuthMiddleware(broken, callers=lambda _token: OWNER, workspace_id="1")))
     assert answer.status_code == 500
     assert answer.json() == {
         "error_code": "INTERNAL_ERROR",
@@ -45,4 +45,4 @@ def test_a_bug_is_a_500_in_the_shape_of_databricks_and_its_traceback_stays_in_th
 
 def test_an_answer_that_broke_in_the_middle_is_cut_instead_of_looking_whole() -> None:
     with pytest.raises(RuntimeError):
-        asyncio.run(ask(Gate(broken_in_the_middle, callers=lambda _token: OWNER, workspace_id="1")))
+        asyncio.run(ask(AuthMiddleware(broken_in_the_middle, callers=lambda _token: OWNER, workspace_id="1")))

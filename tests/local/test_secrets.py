@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dbllm.local.management.secrets import MOST_BYTES
+from dbllm.local.management.secrets import MAX_BYTES
 from dbllm.local.model.llama import Engine
 from dbllm.local.storage.store import opened
 
@@ -68,7 +68,7 @@ def test_what_is_missing_is_named(plane: Plane) -> None:
         ({"string_value": "a", "bytes_value": "YQ=="}, "MALFORMED_REQUEST"),
         ({"bytes_value": "no base64!"}, "MALFORMED_REQUEST"),
         ({"string_value": 7}, "MALFORMED_REQUEST"),
-        ({"string_value": "x" * (MOST_BYTES + 1)}, "INVALID_PARAMETER_VALUE"),
+        ({"string_value": "x" * (MAX_BYTES + 1)}, "INVALID_PARAMETER_VALUE"),
         ({"string_value": "a", "key": "with space"}, "INVALID_PARAMETER_VALUE"),
         ({"string_value": "a", "key": "x" * 129}, "INVALID_PARAMETER_VALUE"),
         ({"string_value": "a", "scope": "a/b"}, "INVALID_PARAMETER_VALUE"),
@@ -79,8 +79,8 @@ def test_what_cannot_be_kept_is_refused(plane: Plane, value: dict[str, Any], cod
 
 
 def test_the_largest_value_is_kept(plane: Plane) -> None:
-    put(plane, string_value="x" * MOST_BYTES)
-    assert len(get(plane)) == MOST_BYTES
+    put(plane, string_value="x" * MAX_BYTES)
+    assert len(get(plane)) == MAX_BYTES
 
 
 def test_a_scope_has_at_most_a_thousand_secrets_but_they_can_be_changed(plane: Plane) -> None:

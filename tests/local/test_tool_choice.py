@@ -8,8 +8,8 @@ import pytest
 from dbllm.local.errors import Problem
 from dbllm.local.model.grammar import as_grammar, json_grammar
 from dbllm.local.model.llama import Engine
-from dbllm.local.model.tool_choice import Chooser
-from dbllm.local.model.tools import Offer, Tool
+from dbllm.local.model.tool_choice import ToolChooser
+from dbllm.local.model.tools import Tool, ToolOffer
 
 TOOLS = {
     name: Tool(name, description, (), as_grammar({"type": "object"}))
@@ -47,12 +47,12 @@ NOT_MEANT = (
 
 
 @pytest.fixture(scope="module")
-def chooser(engine: Engine) -> Chooser:
-    return Chooser(engine)
+def chooser(engine: Engine) -> ToolChooser:
+    return ToolChooser(engine)
 
 
-def choose(chooser: Chooser, message: str, tools: Sequence[Tool], *, required: bool = False) -> str | None:
-    tool = asyncio.run(chooser.choose(Offer(tuple(tools), required), message))
+def choose(chooser: ToolChooser, message: str, tools: Sequence[Tool], *, required: bool = False) -> str | None:
+    tool = asyncio.run(chooser.choose(ToolOffer(tuple(tools), required), message))
     return tool.name if tool else None
 
 
@@ -63,7 +63,7 @@ def some_tools(number: int, wanted: str | None = None) -> list[Tool]:
     return [TOOLS[name] for name in ([two[0], wanted] if wanted else two)]
 
 
-def test_of_two_tools_the_meant_one_is_mostly_called_and_small_talk_mostly_calls_none(chooser: Chooser) -> None:
+def test_of_two_tools_the_meant_one_is_mostly_called_and_small_talk_mostly_calls_none(chooser: ToolChooser) -> None:
     called = [choose(chooser, text, some_tools(n, name)) for n, (text, name) in enumerate(MEANT.items())]
     right = sum(name == wanted for name, wanted in zip(called, MEANT.values(), strict=True))
     quiet = sum(choose(chooser, text, some_tools(n)) is None for n, text in enumerate(NOT_MEANT))
@@ -71,15 +71,15 @@ def test_of_two_tools_the_meant_one_is_mostly_called_and_small_talk_mostly_calls
     assert min(right, quiet) >= 5, (called, quiet)
 
 
-def test_one_tool_that_is_required_is_called_whatever_the_message_says(chooser: Chooser) -> None:
+def test_one_tool_that_is_required_is_called_whatever_the_message_says(chooser: ToolChooser) -> None:
     assert choose(chooser, "Thanks, bye.", [TOOLS["rent_car"]], required=True) == "rent_car"
 
 
-def test_of_several_required_tools_one_is_called_whatever_the_message_says(chooser: Chooser) -> None:
+def test_of_several_required_tools_one_is_called_whatever_the_message_says(chooser: ToolChooser) -> None:
     assert choose(chooser, "Thanks, bye.", some_tools(0), required=True) in TOOLS
 
 
-def test_the_choice_goes_by_what_a_tool_does_not_by_its_name(chooser: Chooser) -> None:
+def test_the_choice_goes_by_what_a_tool_does_not_by_its_name(chooser: ToolChooser) -> None:
     renamed = [Tool(name, TOOLS[of].description, (), "") for name, of in (("a", "rent_car"), ("b", "find_recipe"))]
     assert choose(chooser, "How do I cook lasagne?", renamed, required=True) == "b"
     assert choose(chooser, "I need a car in Lisbon next week.", renamed, required=True) == "a"
@@ -90,7 +90,7 @@ def test_without_a_description_the_name_has_to_say_it() -> None:
     assert Tool("x", "Find a recipe. It knows 300 of them.", (), "").purpose == "Find a recipe."
 
 
-def test_a_grammar_that_llama_cpp_would_silently_drop_is_refused(chooser: Chooser) -> None:
+def test_a_grammar_that_llama_cpp_would_silently_drop_is_refused(chooser: ToolChooser) -> None:
     asyncio.run(chooser.check(json_grammar({"type": "string", "pattern": "^a+$"}, "x")))
     for schema in ({"type": "string", "pattern": "(?<=a)b"}, {"type": "string", "maxLength": 2, "pattern": "^aaaa$"}):
         with pytest.raises(Problem, match="cannot be enforced"):

@@ -4,7 +4,7 @@ import pytest
 
 from dbllm.local.errors import Problem
 from dbllm.local.invocation.requests import read_chat
-from dbllm.local.model.tools import MOST_TOOLS
+from dbllm.local.model.tools import MAX_TOOLS
 
 HELLO = [{"role": "user", "content": "hello"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -61,7 +61,7 @@ def test_after_the_result_of_a_tool_only_a_required_call_follows() -> None:
     [
         ({"tools": {}}, "'tools' must be a list"),
         ({"tools": [tool("a")] * 2}, "two functions with the name 'a'"),
-        ({"tools": [tool(str(n)) for n in range(MOST_TOOLS + 1)]}, f"{MOST_TOOLS} are the most"),
+        ({"tools": [tool(str(n)) for n in range(MAX_TOOLS + 1)]}, f"{MAX_TOOLS} are the most"),
         ({"tools": [tool("no spaces")]}, "'tools[0].function.name' must be 1 to 64 letters"),
         ({"tools": [tool(description=1)]}, "'tools[0].function.description' must be a string"),
         ({"tools": [tool(parameters=None)]}, "'tools[0].function.parameters' must be a JSON schema"),

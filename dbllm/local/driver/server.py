@@ -38,7 +38,7 @@ try:
 
     from dbllm.local.driver.proxy import PORTS
     from dbllm.local.http.asgi import MEGABYTE, EventStream, decode_json, read_body, until_gone
-    from dbllm.local.http.middleware import Guard
+    from dbllm.local.http.middleware import ErrorMiddleware
     from dbllm.local.http.server import Service, WebServer, listen
     from dbllm.local.invocation import callables, requests
     from dbllm.local.invocation.callables import (
@@ -178,7 +178,7 @@ def create_app(answerer: Answerer, *, max_body: int = MAX_BODY) -> ASGIApp:
         Route("/health", health),
         Route("/{rest:path}", nothing_here, methods=every_method),
     ]
-    return Guard(Router(routes, redirect_slashes=False))
+    return ErrorMiddleware(Router(routes, redirect_slashes=False))
 
 
 def read_prompt(body: object) -> Prompt:

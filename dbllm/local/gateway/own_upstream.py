@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from dbllm.local.errors import Problem
 from dbllm.local.http.asgi import read_body
-from dbllm.local.invocation.own_models import FOUNDATION_LIMIT, Models, invoke
+from dbllm.local.invocation.own_models import FOUNDATION_LIMIT, LocalModels, invoke
 from dbllm.local.management.catalog import FOUNDATION, Endpoint
 from dbllm.local.model.embeddings import NAME as VECTORS
 
@@ -35,7 +35,7 @@ class Upstream:
         key: the API key that opens it.
     """
 
-    def __init__(self, models: Models, key: str) -> None:
+    def __init__(self, models: LocalModels, key: str) -> None:
         self._key = key.encode()
         self._models = models
 

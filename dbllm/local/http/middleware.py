@@ -25,7 +25,7 @@ HEADER_BYTES = 32 * 1024
 """Of all headers of a request, and its path and query."""
 
 
-class Guard:
+class ErrorMiddleware:
     """ASGI middleware: whatever goes wrong behind it becomes an answer, never a traceback."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -59,7 +59,7 @@ class Guard:
             await _answer(send, Problem(500, "INTERNAL_ERROR", f"Internal error. [ReqId: {request_id}]"))
 
 
-class Gate:
+class AuthMiddleware:
     """ASGI middleware around the whole workspace: admits by token, and stamps every answer with its ids.
 
     Args:
@@ -78,7 +78,7 @@ class Gate:
         open_paths: tuple[str, ...] = (),
     ) -> None:
         self._app = app
-        self._guarded = Guard(self._admit)
+        self._guarded = ErrorMiddleware(self._admit)
         self._callers = callers
         self._workspace_id = workspace_id
         self._open_paths = open_paths

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from dbllm.local.errors import Problem, bad_request, unknown_field
 from dbllm.local.invocation.requests import TextRequest, read_chat
-from dbllm.local.invocation.responses import Head, Json, Tally
+from dbllm.local.invocation.responses import Accumulator, Head, Json
 from dbllm.local.invocation.scoring import kind_of
 from dbllm.local.model.llama import Piece
 
@@ -177,7 +177,7 @@ def _format(value: object) -> object:
 
 
 @dataclass
-class Telling:
+class ResponseEvents:
     """One response as it grows: fed with the pieces, it tells the events of a stream, and in the end the whole.
 
     Args:
@@ -187,7 +187,7 @@ class Telling:
 
     head: Head
     ask: Ask
-    _tally: Tally = field(default_factory=lambda: Tally(1))
+    _tally: Accumulator = field(default_factory=lambda: Accumulator(1))
     _told: int = 0
 
     def begin(self) -> list[Json]:

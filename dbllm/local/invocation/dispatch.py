@@ -15,12 +15,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dbllm.local.errors import Problem
 from dbllm.local.http.asgi import until_gone
-from dbllm.local.invocation.own_models import Models, invoke
+from dbllm.local.invocation.own_models import LocalModels, invoke
 from dbllm.local.management import endpoint_record, rate_limits
 from dbllm.local.management.catalog import Endpoint
 from dbllm.local.management.endpoint_record import Record
 from dbllm.local.management.metrics import Metrics
-from dbllm.local.management.served_entity import Answers, Entity, Kind, Passes, order
+from dbllm.local.management.served_entity import Answers, Entity, ExternalModels, Kind, order
 
 AT_ONCE = 256
 """Invocations that are worked on at the same time. Further ones wait."""
@@ -43,9 +43,9 @@ class Dispatch:
 
     def __init__(
         self,
-        models: Models,
+        models: LocalModels,
         own: Mapping[str, Endpoint],
-        gateway: Passes,
+        gateway: ExternalModels,
         customs: Answers,
         metrics: Metrics,
         spend: Callable[[Sequence[str], int], None],

@@ -38,7 +38,7 @@ CODES = {
     503: "TEMPORARILY_UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
-MOST_EVENTS = 4
+MAX_EVENTS = 4
 """A stream breaks off after one to so many events."""
 
 
@@ -110,7 +110,7 @@ def plan(fault: Fault, draw: random.Random) -> Plan:
             break
         refusal -= share
     end = "cut" if ending < fault.cut else "error" if ending < fault.cut + fault.error_frame else None
-    return Plan(fault.latency + late * fault.jitter, status, end, draw.randint(1, MOST_EVENTS))
+    return Plan(fault.latency + late * fault.jitter, status, end, draw.randint(1, MAX_EVENTS))
 
 
 class Faults:

@@ -17,7 +17,7 @@ from dbllm.local.invocation import agent, requests, responses, scoring
 from dbllm.local.management.catalog import Endpoint
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine, EngineRefused, EngineStopped, Job
-from dbllm.local.model.tool_choice import Chooser
+from dbllm.local.model.tool_choice import ToolChooser
 
 FOUNDATION_LIMIT = 4 * MEGABYTE
 CUSTOM_LIMIT = 16 * MEGABYTE
@@ -26,16 +26,16 @@ CUSTOM_LIMIT = 16 * MEGABYTE
 Emit = Callable[[object], Awaitable[None]]
 
 
-class Models:
+class LocalModels:
     """The models that answer for all endpoints: one for text, one for embeddings."""
 
     def __init__(self, engine: Engine, vectors: Vectors) -> None:
         self.engine = engine
         self.vectors = vectors
-        self.chooser = Chooser(engine)
+        self.chooser = ToolChooser(engine)
 
 
-async def invoke(request: Request, endpoint: Endpoint, models: Models, body: bytes) -> Response:
+async def invoke(request: Request, endpoint: Endpoint, models: LocalModels, body: bytes) -> Response:
     """Answer one invocation of `endpoint`, whose body has been read.
 
     Raises:
@@ -70,8 +70,8 @@ async def read_limited(request: Request, endpoint: Endpoint) -> bytes:
     return await read_body(request, CUSTOM_LIMIT if endpoint.task is None else FOUNDATION_LIMIT)
 
 
-async def _tally(engine: Engine, jobs: Sequence[Job], choices_per_prompt: int = 1) -> responses.Tally:
-    tally = responses.Tally(len(jobs), choices_per_prompt)
+async def _tally(engine: Engine, jobs: Sequence[Job], choices_per_prompt: int = 1) -> responses.Accumulator:
+    tally = responses.Accumulator(len(jobs), choices_per_prompt)
     try:
         async with engine.generate(jobs) as pieces:
             async for piece in pieces:
@@ -81,13 +81,13 @@ async def _tally(engine: Engine, jobs: Sequence[Job], choices_per_prompt: int = 
     return tally
 
 
-async def _whole_text(models: Models, head: responses.Head, wanted: requests.TextRequest) -> responses.Json:
+async def _whole_text(models: LocalModels, head: responses.Head, wanted: requests.TextRequest) -> responses.Json:
     head, wanted = await _decided(models, head, wanted)
     return responses.whole(head, await _tally(models.engine, wanted.jobs, wanted.choices_per_prompt))
 
 
 async def _decided(
-    models: Models, head: responses.Head, wanted: requests.TextRequest
+    models: LocalModels, head: responses.Head, wanted: requests.TextRequest
 ) -> tuple[responses.Head, requests.TextRequest]:
     """The request once it is settled whether a tool is called, and which."""
     try:
@@ -102,9 +102,9 @@ async def _decided(
     return replace(head, tool=tool.name), wanted.calling(tool)
 
 
-async def _stream_text(models: Models, head: responses.Head, wanted: requests.TextRequest, emit: Emit) -> None:
+async def _stream_text(models: LocalModels, head: responses.Head, wanted: requests.TextRequest, emit: Emit) -> None:
     head, wanted = await _decided(models, head, wanted)
-    tally = responses.Tally(len(wanted.jobs), wanted.choices_per_prompt)
+    tally = responses.Accumulator(len(wanted.jobs), wanted.choices_per_prompt)
     try:
         async with models.engine.generate(wanted.jobs) as pieces:
             async for piece in pieces:
@@ -119,7 +119,7 @@ async def _stream_text(models: Models, head: responses.Head, wanted: requests.Te
 
 
 async def _respond(
-    request: Request, ask: agent.Ask, endpoint: Endpoint, models: Models, headers: dict[str, str]
+    request: Request, ask: agent.Ask, endpoint: Endpoint, models: LocalModels, headers: dict[str, str]
 ) -> Response:
     head = responses.Head(f"resp_{uuid.uuid4().hex}", int(time.time()), endpoint.model, "llm/v1/chat")
     if ask.wanted.stream:
@@ -132,9 +132,11 @@ async def _drop(_frame: object) -> None:
     """An `emit` for whoever wants the whole answer only."""
 
 
-async def _stream_response(models: Models, head: responses.Head, ask: agent.Ask, emit: Emit) -> agent.Telling:
+async def _stream_response(
+    models: LocalModels, head: responses.Head, ask: agent.Ask, emit: Emit
+) -> agent.ResponseEvents:
     head, wanted = await _decided(models, head, ask.wanted)
-    telling = agent.Telling(head, ask)
+    telling = agent.ResponseEvents(head, ask)
     try:
         async with models.engine.generate(wanted.jobs) as pieces:
             begun = False
@@ -160,7 +162,11 @@ async def _stream_row(engine: Engine, job: Job, emit: Emit) -> None:
 
 
 async def _embed(
-    request: Request, wanted: requests.EmbeddingsRequest, endpoint: Endpoint, models: Models, headers: dict[str, str]
+    request: Request,
+    wanted: requests.EmbeddingsRequest,
+    endpoint: Endpoint,
+    models: LocalModels,
+    headers: dict[str, str],
 ) -> Response:
     work = asyncio.to_thread(models.vectors.embed, wanted.texts)
     vectors, tokens = await until_gone(request.receive, work)
@@ -168,7 +174,7 @@ async def _embed(
     return JSONResponse(answer, headers=headers)
 
 
-async def _score(request: Request, wanted: scoring.Scoring, models: Models, headers: dict[str, str]) -> Response:
+async def _score(request: Request, wanted: scoring.Scoring, models: LocalModels, headers: dict[str, str]) -> Response:
     jobs = [row_job(row) for row in wanted.rows]
     if wanted.stream:
         if len(jobs) != 1:

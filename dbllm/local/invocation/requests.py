@@ -48,7 +48,7 @@ class TextRequest:
     choices_per_prompt: int
     stream: bool
     usage_apart: bool = False
-    offer: tools.Offer | None = None
+    offer: tools.ToolOffer | None = None
     question: str = ""
     alternatives: int = 0
 

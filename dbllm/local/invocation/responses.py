@@ -41,7 +41,7 @@ class Head:
 
 
 @dataclass
-class Tally:
+class Accumulator:
     """Tokens and texts of all choices so far; fed with the pieces in the order they come."""
 
     jobs: int
@@ -82,7 +82,7 @@ class Tally:
         }
 
 
-def whole(head: Head, tally: Tally) -> Json:
+def whole(head: Head, tally: Accumulator) -> Json:
     """The whole answer of a text endpoint."""
     chat = head.task == "llm/v1/chat"
     return {

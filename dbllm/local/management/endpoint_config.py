@@ -14,8 +14,8 @@ Json = dict[str, object]
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
 REFERENCE = re.compile(r"\{\{secrets/([^/{}]+)/([^/{}]+)\}\}")
-MOST_ENTITIES = 10
-MOST_VARIABLES = 30
+MAX_ENTITIES = 10
+MAX_VARIABLES = 30
 WORKLOAD_SIZES = ("Small", "Medium", "Large")
 WORKLOAD_TYPES = (
     "CPU", "CPU_MEDIUM", "CPU_LARGE", "GPU_SMALL", "GPU_MEDIUM", "GPU_LARGE", "GPU_XLARGE", "GPU_XLARGE_8",
@@ -62,8 +62,8 @@ def _read_entities(config: Json) -> list[Json]:
     if listed is None:
         raise invalid("config.served_entities is missing")
     entities = [_read_entity(one) for one in _list(listed, "served_entities")]
-    if not 1 <= len(entities) <= MOST_ENTITIES:
-        raise invalid(f"An endpoint has 1 to {MOST_ENTITIES} served entities, not {len(entities)}")
+    if not 1 <= len(entities) <= MAX_ENTITIES:
+        raise invalid(f"An endpoint has 1 to {MAX_ENTITIES} served entities, not {len(entities)}")
     names = [entity["name"] for entity in entities]
     if len(set(names)) < len(names):
         raise invalid("The names of the served entities must differ")
@@ -137,8 +137,8 @@ def _read_model(given: Json) -> Json:
 
 def _read_variables(raw: object) -> Json:
     variables = read_object(raw, "environment_vars")
-    if len(variables) > MOST_VARIABLES:
-        raise invalid(f"A served entity has at most {MOST_VARIABLES} environment variables")
+    if len(variables) > MAX_VARIABLES:
+        raise invalid(f"A served entity has at most {MAX_VARIABLES} environment variables")
     if not all(isinstance(value, str) for value in variables.values()):
         raise invalid("The values of environment_vars must be text")
     return variables

@@ -21,14 +21,14 @@ from dbllm.local.storage.store import Change, Store
 
 Json = dict[str, object]
 
-MOST_ENDPOINTS = 1000
+MAX_ENDPOINTS = 1000
 API = "/api/2.0/serving-endpoints"
 PERMISSIONS = "/api/2.0/permissions/serving-endpoints/{endpoint_id}"
 DEPLOY_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class ManagementHooks:
     """What the control plane asks of other rooms.
 
     Attributes:
@@ -65,7 +65,7 @@ class Endpoints:
         store: Store,
         ready: Iterable[Record],
         models: Mapping[str, Endpoint],
-        outside: Outside,
+        outside: ManagementHooks,
         now: Callable[[], float],
         deploy_seconds: float = DEPLOY_SECONDS,
     ) -> None:
@@ -146,8 +146,8 @@ class Endpoints:
         name = endpoint_config.read_name(call.body.get("name"))
         if name in self._records:
             raise taken(f"Endpoint with name '{name}' already exists")
-        if len(self._records) >= MOST_ENDPOINTS:
-            raise Problem(400, "RESOURCE_LIMIT_EXCEEDED", f"A workspace has at most {MOST_ENDPOINTS} endpoints.")
+        if len(self._records) >= MAX_ENDPOINTS:
+            raise Problem(400, "RESOURCE_LIMIT_EXCEEDED", f"A workspace has at most {MAX_ENDPOINTS} endpoints.")
         if call.body.get("config") is None:
             raise invalid("config is missing")
         if call.body.get("route_optimized"):

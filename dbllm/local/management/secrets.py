@@ -21,9 +21,9 @@ Json = dict[str, object]
 
 API = "/api/2.0/secrets"
 NAME = re.compile(r"[A-Za-z0-9_.@-]{1,128}", re.ASCII)
-MOST_BYTES = 128 * 1024
-MOST_SECRETS = 1000
-MOST_SCOPES = 1000
+MAX_BYTES = 128 * 1024
+MAX_SECRETS = 1000
+MAX_SCOPES = 1000
 
 
 class Scopes:
@@ -97,8 +97,8 @@ class Scopes:
             raise invalid("initial_manage_principal must be users, or left out")
         if scope in self._acls:
             raise taken(f"Scope {scope} already exists", 400)
-        if len(self._acls) >= MOST_SCOPES:
-            raise _limit(f"A workspace has at most {MOST_SCOPES} scopes")
+        if len(self._acls) >= MAX_SCOPES:
+            raise _limit(f"A workspace has at most {MAX_SCOPES} scopes")
         acl = {initial if isinstance(initial, str) and initial else call.caller.name: "MANAGE"}
         self._store.commit(Change("scope", scope, acl))
         self._acls[scope] = acl
@@ -123,8 +123,8 @@ class Scopes:
         self._permitted(scope, call.caller, "WRITE")
         value = _value(call.body)
         held = self._secrets[scope]
-        if key not in held and len(held) >= MOST_SECRETS:
-            raise _limit(f"A scope has at most {MOST_SECRETS} secrets")
+        if key not in held and len(held) >= MAX_SECRETS:
+            raise _limit(f"A scope has at most {MAX_SECRETS} secrets")
         kept = (base64.b64encode(value).decode(), int(self._now() * 1000))
         self._store.commit(Change("secret", f"{scope}/{key}", kept))
         held[key] = kept
@@ -222,8 +222,8 @@ def _value(given: Mapping[str, object]) -> bytes:
             raise malformed("string_value is text, bytes_value is text in base64")
     except (binascii.Error, ValueError):
         raise malformed("The value is not base64, or not text in UTF-8") from None
-    if len(value) > MOST_BYTES:
-        raise invalid(f"A secret has at most {MOST_BYTES} bytes, not {len(value)}")
+    if len(value) > MAX_BYTES:
+        raise invalid(f"A secret has at most {MAX_BYTES} bytes, not {len(value)}")
     return value
 
 

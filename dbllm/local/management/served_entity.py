@@ -66,7 +66,7 @@ class Answers(Protocol):
         ...
 
 
-class Passes(Protocol):
+class ExternalModels(Protocol):
     """The gateway to external models."""
 
     async def call(self, request: Request, entity: Entity, task: str, body: bytes) -> Response:

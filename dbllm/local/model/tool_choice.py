@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dbllm.local.errors import bad_request
 from dbllm.local.model.grammar import MARK, marked, text_grammar
 from dbllm.local.model.llama import Engine, Job
-from dbllm.local.model.tools import Offer, Tool
+from dbllm.local.model.tools import Tool, ToolOffer
 
 THRESHOLD = 0.15
 """Nats per token by which the message must raise a purpose for `tool_choice: auto` to call it."""
@@ -26,13 +26,13 @@ SMALL_TALK = (
     "I had a good day.",
 )
 """Messages that want no tool: a purpose has to be likelier than after any of these."""
-MOST_ASKED = 600
+MAX_ASKED = 600
 """Characters of the message's end that are looked at."""
 KEPT = 512
 """Purposes whose likelihood after small talk is remembered, and grammars that are known to be enforced."""
 
 
-class Chooser:
+class ToolChooser:
     """Chooses tools with one engine."""
 
     def __init__(self, engine: Engine) -> None:
@@ -40,7 +40,7 @@ class Chooser:
         self._unprompted: OrderedDict[str, float] = OrderedDict()
         self._checked: OrderedDict[str, bool] = OrderedDict()
 
-    async def choose(self, offer: Offer, message: str) -> Tool | None:
+    async def choose(self, offer: ToolOffer, message: str) -> Tool | None:
         """The tool that the message calls for, or None for an answer in text.
 
         Raises:
@@ -77,7 +77,7 @@ class Chooser:
         purposes = [tool.purpose for tool in tools]
         new = [purpose for purpose in dict.fromkeys(purposes) if purpose not in self._unprompted]
         base = {purpose: self._unprompted[purpose] for purpose in purposes if purpose not in new}
-        after = await self._likelihoods([(message[-MOST_ASKED:], purpose) for purpose in purposes])
+        after = await self._likelihoods([(message[-MAX_ASKED:], purpose) for purpose in purposes])
         before = await self._likelihoods([(talk, purpose) for purpose in new for talk in SMALL_TALK])
         for number, purpose in enumerate(new):
             base[purpose] = max(before[number * len(SMALL_TALK) :][: len(SMALL_TALK)])

@@ -16,7 +16,7 @@ from dbllm.local.errors import bad_request
 from dbllm.local.invocation.scoring import kind_of
 from dbllm.local.model.grammar import json_grammar
 
-MOST_TOOLS = 32
+MAX_TOOLS = 32
 """Tools of one request (Databricks docs: function calling)."""
 
 Message = dict[str, str]
@@ -57,7 +57,7 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ToolOffer:
     """The tools of a request, and whether one of them must be called."""
 
     tools: tuple[Tool, ...]
@@ -72,8 +72,8 @@ def read_tools(value: object) -> tuple[Tool, ...]:
     """
     if not isinstance(value, list):
         raise bad_request(f"field 'tools' must be a list, got {kind_of(value)}")
-    if len(value) > MOST_TOOLS:
-        raise bad_request(f"field 'tools' has {len(value)} tools, {MOST_TOOLS} are the most")
+    if len(value) > MAX_TOOLS:
+        raise bad_request(f"field 'tools' has {len(value)} tools, {MAX_TOOLS} are the most")
     tools = tuple(_tool(f"tools[{number}]", one) for number, one in enumerate(value))
     names = [tool.name for tool in tools]
     for name in names:
@@ -113,7 +113,7 @@ def function_tool(where: str, function: Mapping[str, object]) -> Tool:
     return Tool(name, description, arguments, grammar)
 
 
-def read_offer(tools: Sequence[Tool], choice: object) -> Offer | None:
+def read_offer(tools: Sequence[Tool], choice: object) -> ToolOffer | None:
     """What `tool_choice` makes of the tools: auto, none, required, or a function by its name.
 
     Raises:
@@ -122,11 +122,11 @@ def read_offer(tools: Sequence[Tool], choice: object) -> Offer | None:
     if choice == "none":
         return None
     if choice is None or choice == "auto":
-        return Offer(tuple(tools), required=False) if tools else None
+        return ToolOffer(tuple(tools), required=False) if tools else None
     if not tools:
         raise bad_request("field 'tool_choice' is only allowed with 'tools'")
     if choice == "required":
-        return Offer(tuple(tools), required=True)
+        return ToolOffer(tuple(tools), required=True)
     function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str):
@@ -137,7 +137,7 @@ def read_offer(tools: Sequence[Tool], choice: object) -> Offer | None:
     named = tuple(tool for tool in tools if tool.name == name)
     if not named:
         raise bad_request(f"field 'tool_choice' names '{name}', which is not among the tools")
-    return Offer(named, required=True)
+    return ToolOffer(named, required=True)
 
 
 @dataclass(frozen=True, slots=True)
