@@ -39,7 +39,7 @@ from dbllm.local.management.endpoints import DEPLOY_SECONDS, Endpoints, Manageme
 from dbllm.local.management.metrics import Metrics
 from dbllm.local.management.rate_limits import Rates
 from dbllm.local.management.secrets import Scopes
-from dbllm.local.management.served_entity import Answers, ExternalModels
+from dbllm.local.management.served_entity import CustomModels, ExternalModels
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine
 from dbllm.local.storage.identity import Identity
@@ -131,7 +131,7 @@ class _Workspace:
         models: LocalModels,
         identity: Identity,
         drivers: Iterable[int],
-        customs: Answers,
+        customs: CustomModels,
         store: Store,
         options: Options,
     ) -> None:
@@ -150,7 +150,7 @@ class _Workspace:
             ready.append(catalog.ready_record(catalog.custom_endpoint(name), name, identity.created_ms))
         self._gateway: ExternalModels = Gateway(scopes.value, options.upstreams)
         self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
-        self._customs: Answers = customs
+        self._customs: CustomModels = customs
         self._faults = Faults(options.faults)
         outside = ManagementHooks(
             may_read=scopes.may_read,

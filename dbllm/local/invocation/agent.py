@@ -36,7 +36,7 @@ TEXTS = ("input_text", "output_text", "text")
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class AgentRequest:
     """A request to an agent: what it asks of the chat model, and what its answer repeats."""
 
     wanted: TextRequest
@@ -44,7 +44,7 @@ class Ask:
     custom_inputs: object
 
 
-def read_response(body: object) -> Ask:
+def read_response(body: object) -> AgentRequest:
     """An agent's request: `input` is a text or a list of items.
 
     Raises:
@@ -82,7 +82,7 @@ def read_response(body: object) -> Ask:
         wanted = read_chat(chat)
     except Problem as problem:
         raise bad_request(_in_our_words(problem.message, len(ahead))) from problem
-    return Ask(wanted, {name: fields[name] for name in ECHOED if name in fields}, custom)
+    return AgentRequest(wanted, {name: fields[name] for name in ECHOED if name in fields}, custom)
 
 
 def _in_our_words(message: str, ahead: int) -> str:
@@ -186,7 +186,7 @@ class ResponseEvents:
     """
 
     head: Head
-    ask: Ask
+    ask: AgentRequest
     _tally: Accumulator = field(default_factory=lambda: Accumulator(1))
     _told: int = 0
 

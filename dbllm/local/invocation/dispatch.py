@@ -20,7 +20,7 @@ from dbllm.local.management import endpoint_record, rate_limits
 from dbllm.local.management.catalog import Endpoint
 from dbllm.local.management.endpoint_record import Record
 from dbllm.local.management.metrics import Metrics
-from dbllm.local.management.served_entity import Answers, Entity, ExternalModels, Kind, order
+from dbllm.local.management.served_entity import CustomModels, Entity, ExternalModels, Kind, order
 
 AT_ONCE = 256
 """Invocations that are worked on at the same time. Further ones wait."""
@@ -46,7 +46,7 @@ class Dispatch:
         models: LocalModels,
         own: Mapping[str, Endpoint],
         gateway: ExternalModels,
-        customs: Answers,
+        customs: CustomModels,
         metrics: Metrics,
         spend: Callable[[Sequence[str], int], None],
         remember: Callable[[Sequence[str]], Awaitable[None]],
@@ -82,9 +82,9 @@ class Dispatch:
             fallback = (record.settings.ai_gateway or {}).get("fallback_config")
             falls_back = isinstance(fallback, dict) and fallback.get("enabled") is True
             asked = order(entities, self._draw, fallback=falls_back)
-        return _Invocation(self, Ask(request, record, tuple(asked), body, tuple(counters)))
+        return _Invocation(self, Invocation(request, record, tuple(asked), body, tuple(counters)))
 
-    async def ask(self, asked: Ask, entity: Entity) -> Response:
+    async def ask(self, asked: Invocation, entity: Entity) -> Response:
         """The answer of one served entity.
 
         Raises:
@@ -100,7 +100,7 @@ class Dispatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Invocation:
     """What is asked of whom, in this order."""
 
     request: Request
@@ -113,7 +113,7 @@ class Ask:
 class _Invocation(Response):
     """An answer that is made while it is sent, so that another entity can be asked until its first byte is out."""
 
-    def __init__(self, dispatch: Dispatch, asked: Ask) -> None:
+    def __init__(self, dispatch: Dispatch, asked: Invocation) -> None:
         super().__init__()
         self._dispatch = dispatch
         self._asked = asked

@@ -119,7 +119,7 @@ async def _stream_text(models: LocalModels, head: responses.Head, wanted: reques
 
 
 async def _respond(
-    request: Request, ask: agent.Ask, endpoint: Endpoint, models: LocalModels, headers: dict[str, str]
+    request: Request, ask: agent.AgentRequest, endpoint: Endpoint, models: LocalModels, headers: dict[str, str]
 ) -> Response:
     head = responses.Head(f"resp_{uuid.uuid4().hex}", int(time.time()), endpoint.model, "llm/v1/chat")
     if ask.wanted.stream:
@@ -133,7 +133,7 @@ async def _drop(_frame: object) -> None:
 
 
 async def _stream_response(
-    models: LocalModels, head: responses.Head, ask: agent.Ask, emit: Emit
+    models: LocalModels, head: responses.Head, ask: agent.AgentRequest, emit: Emit
 ) -> agent.ResponseEvents:
     head, wanted = await _decided(models, head, ask.wanted)
     telling = agent.ResponseEvents(head, ask)

@@ -117,7 +117,7 @@ _READERS = {"dataframe_records": _records, "dataframe_split": _split, "inputs": 
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class PromptRow:
     """One row for a model of the signature prompt/stop, with the parameters it knows."""
 
     prompt: str
@@ -125,7 +125,7 @@ class Ask:
     params: Mapping[str, object]
 
 
-def read_row(row: Row, known: Sequence[str]) -> Ask:
+def read_row(row: Row, known: Sequence[str]) -> PromptRow:
     """A row by the model's signature: `prompt` string, `stop` optional list of strings, and the `known` params.
 
     Columns outside the signature are ignored and a null is a value that was not given, as in MLflow.
@@ -144,7 +144,7 @@ def read_row(row: Row, known: Sequence[str]) -> Ask:
     if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
         raise _schema("Incompatible input types for column stop. It must be a list of strings that are not empty.")
     params = {name: row[name] for name in known if row.get(name) is not None}
-    return Ask(prompt, tuple(stop), params)
+    return PromptRow(prompt, tuple(stop), params)
 
 
 def kind_of(value: object) -> str:

@@ -50,7 +50,7 @@ class Entity:
     traffic: int = 100
 
 
-class Answers(Protocol):
+class CustomModels(Protocol):
     """Custom models: answers one invocation whose body has been read."""
 
     async def call(self, request: Request, entity: Entity, body: bytes) -> Response:
