@@ -229,16 +229,16 @@ async def test_an_error_in_a_token_function_is_passed_on_as_it_is_and_not_repeat
 
 async def test_a_token_function_that_calls_its_own_client_gets_an_error_instead_of_a_deadlock(make, wire, colour):
     wire.get("/token").respond(json="t")
-    wrap_secret: list[Any] = []
+    clients: list[Any] = []
 
     def plain_token() -> str:
-        return wrap_secret[0].plain.request("GET", "/token")
+        return clients[0].plain.request("GET", "/token")
 
     async def token() -> str:
-        return await wrap_secret[0].request("GET", "/token")
+        return await clients[0].request("GET", "/token")
 
     async with make(token=plain_token if colour == "sync" else token) as client:
-        wrap_secret.append(client)
+        clients.append(client)
         with pytest.raises(dbllm.ConfigError, match="another client"):
             await client.request("GET", "/x")
 

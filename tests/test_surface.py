@@ -142,7 +142,7 @@ def test_every_public_function_is_annotated_in_full(name: str) -> None:
     parameters = list(inspect.signature(function).parameters.values())
     for parameter in parameters[1:]:
         assert parameter.annotation is not parameter.empty, f"{name}({parameter.name})"
-    assert inspect.signature(function).return_annotation is not inspect.PromptSignature.empty, name
+    assert inspect.signature(function).return_annotation is not inspect.Signature.empty, name
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -246,8 +246,8 @@ class _Resolver:
         missing_halves = "".join(half for place in (self._around, self._saved) for half in place.missing_halves())
         asked = f" of the kind {self._auth_type} (from {self._auth_type_from})" if self._auth_type else ""
         return (
-            f"no credentials{asked} are configured for {target} (from {where.called('host')}).{foreign}{missing_halves} "
-            "Pass token=, set DATABRICKS_TOKEN together with DATABRICKS_HOST, or name a profile= that has both."
+            f"no credentials{asked} are configured for {target} (from {where.called('host')}).{foreign}{missing_halves}"
+            " Pass token=, set DATABRICKS_TOKEN together with DATABRICKS_HOST, or name a profile= that has both."
         )
 
 

@@ -299,7 +299,7 @@ def test_the_local_workspaces_tokens_end(light: Any) -> None:
     workspace = light()
     with dbllm.Client(**workspace.principal) as client:
         client.request("GET", ME)
-    (token,) = workspace.oidc._read_deadline
+    (token,) = workspace.oidc._ends
     workspace.oidc._clock = lambda: float("inf")
     with httpx.Client(base_url=workspace.host, trust_env=False) as http:
         answer = http.get(ME, headers={"authorization": f"Bearer {token}"})

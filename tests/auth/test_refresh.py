@@ -179,8 +179,8 @@ def test_a_token_the_workspace_calls_expired_is_renewed_once_inside_the_call(way
     async def body() -> None:
         async with way.client(**workspace.principal) as client:
             await client.request("GET", ME)
-            for one in workspace.oidc._read_deadline:
-                workspace.oidc._read_deadline[one] = 0.0  # the workspace's clock is ahead of ours
+            for one in workspace.oidc._ends:
+                workspace.oidc._ends[one] = 0.0  # the workspace's clock is ahead of ours
             await client.request("GET", ME)
             assert workspace.tokens.count == 2
 

@@ -396,7 +396,7 @@ def test_the_real_sdk_gets_one_places_values_and_neither_environment_nor_file(
         warnings.simplefilter("ignore")  # the SDK's own
         lease = run_without_loop(fetch(client._core._transport.backend, float("inf")))
     token = lease.headers["authorization"].removeprefix("Bearer ")
-    assert token in workspace.oidc._read_deadline
+    assert token in workspace.oidc._ends
 
 
 def test_importing_dbllm_imports_neither_the_sdk_nor_what_is_rare() -> None:

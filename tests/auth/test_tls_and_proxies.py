@@ -16,7 +16,7 @@ import pytest
 
 import dbllm
 from dbllm import Retry
-from dbllm._http.tls import Network, route
+from dbllm._http.tls import Network, tls_and_proxy
 
 OPENSSL = shutil.which("openssl")
 needs_openssl = pytest.mark.skipif(OPENSSL is None, reason="openssl makes the certificates")
@@ -131,12 +131,12 @@ def test_the_environments_proxy_is_used_for_others_unless_no_proxy_or_trust_env_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://proxy.example.com:3128")
-    _, proxy = route("https://a.example.com", Network())
+    _, proxy = tls_and_proxy("https://a.example.com", Network())
     assert proxy is not None
     assert proxy.url.host == "proxy.example.com"
-    assert route("https://a.example.com", Network(trust_env=False))[1] is None
+    assert tls_and_proxy("https://a.example.com", Network(trust_env=False))[1] is None
     monkeypatch.setenv("no_proxy", ".example.com")
-    assert route("https://a.example.com", Network())[1] is None
+    assert tls_and_proxy("https://a.example.com", Network())[1] is None
 
 
 @pytest.mark.parametrize(
@@ -166,17 +166,17 @@ def test_a_proxy_variable_that_is_no_url_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 def test_200_clients_share_one_tls_context() -> None:
-    contexts = {id(route("https://a.example.com", Network())[0]) for _ in range(200)}
+    contexts = {id(tls_and_proxy("https://a.example.com", Network())[0]) for _ in range(200)}
     assert len(contexts) == 1
 
 
 def test_the_systems_trust_store_is_an_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     truststore = pytest.importorskip("truststore")
-    context, _ = route("https://a.example.com", Network("system"))
+    context, _ = tls_and_proxy("https://a.example.com", Network("system"))
     assert isinstance(context, truststore.SSLContext)
     monkeypatch.setitem(__import__("sys").modules, "truststore", None)
     with pytest.raises(dbllm.ConfigError, match=r"pip install 'dbllm\[truststore\]'"):
-        route("https://a.example.com", Network("system", trust_env=False))
+        tls_and_proxy("https://a.example.com", Network("system", trust_env=False))
 
 
 def test_a_profile_that_skips_verification_does_so_for_its_own_host_only(environment: Path) -> None:

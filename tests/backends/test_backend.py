@@ -347,8 +347,8 @@ with Client(sys.argv[1], "t") as client:
         except KeyboardInterrupt:
             took = time.monotonic() - began
         assert 0.2 < took < 0.3 + 0.5, took
-        (home,) = client._core._transport.backend._homes.values()
-        assert not home.pool.gate.holders
+        (context,) = client._core._transport.backend._contexts.values()
+        assert not context.pool.limiter.holders
         assert client.request("GET", "/warm") == "hello"
 print("well")
 """

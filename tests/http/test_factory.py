@@ -212,7 +212,7 @@ def test_an_answer_after_an_interim_one_may_be_cut_anywhere(parser, at):
     for part in (whole[0] + whole[1][:at], whole[1][at:], whole[2]):
         if part:
             parser.feed(part)
-    assert (parser.status, parser.taken(), parser.done, parser.reusable) == (200, b"ab", True, True)
+    assert (parser.status, parser.take_body(), parser.finished, parser.reusable) == (200, b"ab", True, True)
 
 
 @pytest.mark.parametrize(

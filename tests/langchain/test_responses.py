@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from recorded import answering
 
 from dbllm.langchain import ChatDatabricks
-from dbllm.langchain.responses import model_params, wire_items
+from dbllm.langchain.responses import wire_params, wire_items
 
 THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "A cat."}]}
 SAID = {
@@ -171,9 +171,9 @@ def test_pictures_and_files_have_the_form_of_responses() -> None:
 
 def test_what_an_agent_has_no_form_for_is_refused() -> None:
     with pytest.raises(ValueError, match="stop"):
-        model_params({}, ["."])
+        wire_params({}, ["."])
     with pytest.raises(ValueError, match="n=2"):
-        model_params({"n": 2}, None)
+        wire_params({"n": 2}, None)
     with pytest.raises(ValueError, match="RemoveMessage"):
         wire_items([RemoveMessage(id="1")])
     with pytest.raises(ValueError, match="stop"):

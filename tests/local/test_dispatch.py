@@ -14,7 +14,7 @@ import pytest
 from dbllm.local.model.llama import Engine
 from dbllm.local.storage.store import opened
 
-from .plane import ENDPOINTS, Plane, config, external, own
+from support.plane import ENDPOINTS, Plane, config, external, own
 
 PATH = "/serving-endpoints/mine/invocations"
 ROW = {"dataframe_records": [{"prompt": "hi"}]}

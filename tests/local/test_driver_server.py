@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from dbllm.local import LocalError
-from dbllm.local.driver import server
+from dbllm.local.driver import server as module
 from dbllm.local.driver.server import (
     Answerer,
     DriverServer,
@@ -281,11 +281,11 @@ def test_a_taken_port_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_listens_on_loopback_and_on_a_cluster_on_all_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     with environment(monkeypatch, None):
-        sock = server.open_port(0)
+        sock = module.open_port(0)
         assert sock.getsockname()[0] == "127.0.0.1"
         sock.close()
         monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "15.4")
-        sock = server.open_port(0)
+        sock = module.open_port(0)
         assert sock.getsockname()[0] == "0.0.0.0"  # noqa: S104
         sock.close()
 
@@ -302,7 +302,7 @@ def test_a_function_is_found_by_name_in_the_working_folder(tmp_path: Path, monke
         ("my_model_module:number", "is not a function"),
     ]:
         with pytest.raises(LocalError, match=reason):
-            server.load_callable(name)
+            module.load_callable(name)
 
 
 def test_the_repr_tells_the_port_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +376,7 @@ def test_a_module_that_fails_to_import_is_a_sentence(tmp_path: Path, monkeypatch
     (tmp_path / "failing_module.py").write_text("raise RuntimeError('no GPU')\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LocalError, match=r"its module raised RuntimeError: no GPU"):
-        server.load_callable("failing_module:answer")
+        module.load_callable("failing_module:answer")
 
 
 def test_a_server_that_runs_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from dbllm.local.model.llama import Engine
 from dbllm.local.storage.store import opened
 
-from .plane import ENDPOINTS, SECRETS, Plane, config, external, own
+from support.plane import ENDPOINTS, SECRETS, Plane, config, external, own
 
 CREATE = {"name": "mine", "config": config(own())}
 

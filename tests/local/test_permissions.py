@@ -8,7 +8,7 @@ import pytest
 
 from dbllm.local.model.llama import Engine
 
-from .plane import ENDPOINTS, Plane, config, own
+from support.plane import ENDPOINTS, Plane, config, own
 
 PRINCIPALS = "/api/local/principals"
 TOKENS = "/api/local/tokens"

@@ -12,7 +12,7 @@ from dbllm.local.management.secrets import MAX_BYTES
 from dbllm.local.model.llama import Engine
 from dbllm.local.storage.store import opened
 
-from .plane import SECRETS, Plane
+from support.plane import SECRETS, Plane
 
 
 @pytest.fixture

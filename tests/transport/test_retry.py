@@ -225,7 +225,7 @@ def highest_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     def always(*args: Any, **options: Any) -> float | None:
         return real(*args, **{**options, "draw": lambda: 1.0})
 
-    monkeypatch.setattr(retry, "wait_before", always)
+    monkeypatch.setattr(retry, "retry_delay", always)
 
 
 @pytest.mark.usefixtures("highest_draw")
