@@ -7,53 +7,39 @@ import importlib as _importlib
 import typing as _typing
 
 if _typing.TYPE_CHECKING:
+    # fmt: off
+    # isort: off
     from ._client import AsyncClient as AsyncClient
+    from ._inference.driver_app import AsyncDriverApp as AsyncDriverApp
     from ._inference.endpoint import AsyncEndpoint as AsyncEndpoint
-    from ._inference.handle import AsyncDriverApp as AsyncDriverApp
-    from ._inference.stream import AsyncStream as AsyncStream
-    from ._inference.stream import Stream as Stream
-    from ._management.endpoints import AsyncEndpoints as AsyncEndpoints
-    from ._management.endpoints import Endpoints as Endpoints
-    from ._management.endpoints import ServingEndpoint as ServingEndpoint
-    from ._management.secrets import AsyncSecrets as AsyncSecrets
-    from ._management.secrets import SecretAcl as SecretAcl
-    from ._management.secrets import SecretMetadata as SecretMetadata
-    from ._management.secrets import Secrets as Secrets
-    from ._management.secrets import SecretScope as SecretScope
-    from ._protocol.models import ChatCompletion as ChatCompletion
-    from ._protocol.models import ChatCompletionChunk as ChatCompletionChunk
-    from ._protocol.models import Completion as Completion
-    from ._protocol.models import CompletionChunk as CompletionChunk
-    from ._protocol.models import Embeddings as Embeddings
-    from ._protocol.models import Message as Message
-    from ._protocol.models import OutputItem as OutputItem
-    from ._protocol.models import Predictions as Predictions
-    from ._protocol.models import PromptRequest as PromptRequest
-    from ._protocol.models import Response as Response
-    from ._protocol.models import ResponseEvent as ResponseEvent
-    from ._protocol.models import Usage as Usage
-    from ._sync_client import Client as Client
-    from ._sync_client import DriverApp as DriverApp
-    from ._sync_client import Endpoint as Endpoint
-    from ._transport.retry import Retry as Retry
-    from ._transport.retry import Timeout as Timeout
-    from .errors import APIConnectionError as APIConnectionError
-    from .errors import APIError as APIError
-    from .errors import APIResponseError as APIResponseError
-    from .errors import APIStatusError as APIStatusError
-    from .errors import APITimeoutError as APITimeoutError
-    from .errors import AuthenticationError as AuthenticationError
-    from .errors import BadRequestError as BadRequestError
-    from .errors import ConfigError as ConfigError
-    from .errors import ConflictError as ConflictError
-    from .errors import DbllmError as DbllmError
-    from .errors import InternalServerError as InternalServerError
-    from .errors import NotFoundError as NotFoundError
-    from .errors import PermissionDeniedError as PermissionDeniedError
-    from .errors import RateLimitError as RateLimitError
-    from .errors import Raw as Raw
-    from .errors import RequestTooLargeError as RequestTooLargeError
-    from .errors import StreamInterruptedError as StreamInterruptedError
+    from ._inference.stream import AsyncStream as AsyncStream, Stream as Stream
+    from ._management.endpoints import (
+        AsyncEndpoints as AsyncEndpoints, Endpoints as Endpoints, ServingEndpoint as ServingEndpoint,
+    )
+    from ._management.secrets import (
+        AsyncSecrets as AsyncSecrets, SecretAcl as SecretAcl, SecretMetadata as SecretMetadata, Secrets as Secrets,
+        SecretScope as SecretScope,
+    )
+    from ._protocol.models import (
+        ChatCompletion as ChatCompletion, ChatCompletionChunk as ChatCompletionChunk, Completion as Completion,
+        CompletionChunk as CompletionChunk, Embeddings as Embeddings, Message as Message, OutputItem as OutputItem,
+        Predictions as Predictions, PromptRequest as PromptRequest, Response as Response,
+        ResponseEvent as ResponseEvent, Usage as Usage,
+    )
+    from ._sync_client import Client as Client, DriverApp as DriverApp, Endpoint as Endpoint
+    from ._transport.call import Attempt as Attempt
+    from ._transport.retry import Retry as Retry, Timeout as Timeout
+    from .errors import (
+        APIConnectionError as APIConnectionError, APIError as APIError, APIResponseError as APIResponseError,
+        APIStatusError as APIStatusError, APITimeoutError as APITimeoutError,
+        AuthenticationError as AuthenticationError, BadRequestError as BadRequestError, ConfigError as ConfigError,
+        ConflictError as ConflictError, DbllmError as DbllmError, InternalServerError as InternalServerError,
+        NotFoundError as NotFoundError, PermissionDeniedError as PermissionDeniedError,
+        RateLimitError as RateLimitError, Raw as Raw, RequestTooLargeError as RequestTooLargeError,
+        StreamInterruptedError as StreamInterruptedError,
+    )
+    # isort: on
+    # fmt: on
 
 _NAMES = {  # where each public name is defined
     "errors": "APIConnectionError APIError APIResponseError APIStatusError APITimeoutError AuthenticationError "
@@ -62,12 +48,13 @@ _NAMES = {  # where each public name is defined
     "_client": "AsyncClient",
     "_sync_client": "Client DriverApp Endpoint",
     "_inference.endpoint": "AsyncEndpoint",
-    "_inference.handle": "AsyncDriverApp",
+    "_inference.driver_app": "AsyncDriverApp",
     "_inference.stream": "AsyncStream Stream",
     "_management.endpoints": "AsyncEndpoints Endpoints ServingEndpoint",
     "_management.secrets": "AsyncSecrets SecretAcl SecretMetadata SecretScope Secrets",
     "_protocol.models": "ChatCompletion ChatCompletionChunk Completion CompletionChunk Embeddings Message OutputItem "
     "Predictions PromptRequest Response ResponseEvent Usage",
+    "_transport.call": "Attempt",
     "_transport.retry": "Retry Timeout",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import os
 from collections.abc import Callable, Mapping
+from copy import copy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import urlencode
@@ -15,100 +16,26 @@ from ._auth.redaction import hide_arguments
 from ._backends.aio import AsyncBackend
 from ._backends.blocking import SyncBackend
 from ._http.tls import Cert, Network, ProxyLike, Verify
+from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
-from ._inference.handle import AsyncDriverApp
 from ._inference.prompt import PromptSignature
-from ._protocol import paths, tasks
-from ._protocol.tasks import Kind
+from ._protocol.paths import app_path, invocations_path
+from ._protocol.tasks import EndpointRef, Kind, parse_task
 from ._transport.options import Options
 from ._transport.retry import Retry, Timeout
-from ._transport.transport import Transport
+from ._transport.transport import OnAttempt, Transport
 from .errors import ConfigError
 
 if TYPE_CHECKING:
     from ._management.endpoints import AsyncEndpoints
     from ._management.secrets import AsyncSecrets
 
-ClientT = TypeVar("ClientT", bound="ClientCore")
-T = TypeVar("T")
+ClientT = TypeVar("ClientT", bound="AsyncClient")
 
 MAX_CONNECTIONS = 1000
 
 
-def as_a(kind: type[T], other: object) -> T:
-    """What `other` is, in another shape: its state under the methods of `kind`."""
-    made = kind.__new__(kind)
-    made.__dict__.update(other.__dict__)
-    return made
-
-
-class ClientCore:
-    """What a client is, in either colour: a configuration, a transport and the defaults of its calls."""
-
-    _backend: ClassVar[type[AsyncBackend] | type[SyncBackend]]
-
-    def __init__(
-        self,
-        host: str | None = None,
-        token: Token | None = None,
-        *,
-        profile: str | None = None,
-        client_id: str | None = None,
-        client_secret: str | None = None,
-        auth_type: str | None = None,
-        retry: Retry | None = None,
-        timeout: float | Timeout | None = None,
-        max_connections: int = MAX_CONNECTIONS,
-        transport: Any = None,
-        http_client: Any = None,
-        engine: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        verify: Verify = True,
-        cert: Cert | None = None,
-        proxy: ProxyLike | None = None,
-        trust_env: bool = True,
-    ) -> None:
-        host, token, client_secret = hide_arguments(host, token, client_secret)  # from here on no traceback shows them
-        network, proxy = Network(verify, cert, proxy, trust_env), None
-        config = resolve(
-            host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
-        )
-        backend = self._backend(config.host, max_connections, transport, http_client, engine, config.network(network))
-        self._config = config
-        self._transport = Transport(config.host, config.auth, backend)
-        self._options = Options().merged_with(timeout, retry, headers)
-        self._tasks: dict[str, Kind] = {}  # what each endpoint speaks, as far as it is known
-        self._owns_connections = True
-
-    @property
-    def host(self) -> str:
-        """The workspace, as scheme://name[:port]."""
-        return self._config.host
-
-    @property
-    def config(self) -> Config:
-        """What was found and where, without secrets: str() of it is a sentence."""
-        return self._config
-
-    def __repr__(self) -> str:
-        config: Config | None = self.__dict__.get("_config")  # missing in the traceback of an `__init__` that failed
-        return f"{type(self).__name__}(host={config.host if config else None!r})"
-
-    def with_options(
-        self: ClientT,
-        *,
-        timeout: float | Timeout | None = None,
-        retry: Retry | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> ClientT:
-        """The same client with other defaults. It shares the connections, and closing it closes nothing."""
-        other = as_a(type(self), self)
-        other._options = self._options.merged_with(timeout, retry, headers)
-        other._owns_connections = False
-        return other
-
-
-class AsyncClient(ClientCore):
+class AsyncClient:
     """Calls the models of one Databricks workspace; for asyncio and trio.
 
     Making one sends nothing. It may be used from several event loops, one after another too: each has its own
@@ -138,6 +65,8 @@ class AsyncClient(ClientCore):
         cert: a client certificate: a file, (certificate, key) or (certificate, key, password).
         proxy: a proxy's URL; default: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say.
         trust_env: False: no proxy and no CA bundle from the environment.
+        on_attempt: a function, sync or async, that is told of each attempt of each call (an `Attempt`); what it raises
+            is logged and breaks no call.
 
     Where nothing is given, credentials are looked for in the environment, in the profile, in the notebook or model
     serving container this runs in, and in the login of the Databricks CLI, in this order; `config` says what was found.
@@ -146,7 +75,68 @@ class AsyncClient(ClientCore):
         ConfigError: no host, no token, or something that cannot be used.
     """
 
-    _backend = AsyncBackend
+    _backend: ClassVar[type[AsyncBackend] | type[SyncBackend]] = AsyncBackend
+
+    def __init__(
+        self,
+        host: str | None = None,
+        token: Token | None = None,
+        *,
+        profile: str | None = None,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        auth_type: str | None = None,
+        retry: Retry | None = None,
+        timeout: float | Timeout | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        transport: Any = None,
+        http_client: Any = None,
+        engine: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        verify: Verify = True,
+        cert: Cert | None = None,
+        proxy: ProxyLike | None = None,
+        trust_env: bool = True,
+        on_attempt: OnAttempt | None = None,
+    ) -> None:
+        host, token, client_secret = hide_arguments(host, token, client_secret)  # from here on no traceback shows them
+        network, proxy = Network(verify, cert, proxy, trust_env), None
+        config = resolve(
+            host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
+        )
+        backend = self._backend(config.host, max_connections, transport, http_client, engine, config.network(network))
+        self._config = config
+        self._transport = Transport(config.host, config.auth, backend, on_attempt)
+        self._options = Options().merged_with(timeout, retry, headers)
+        self._tasks: dict[str, Kind] = {}  # what each endpoint speaks, as far as it is known
+        self._owns_connections = True
+
+    @property
+    def host(self) -> str:
+        """The workspace, as scheme://name[:port]."""
+        return self._config.host
+
+    @property
+    def config(self) -> Config:
+        """What was found and where, without secrets: str() of it is a sentence."""
+        return self._config
+
+    def __repr__(self) -> str:
+        config: Config | None = self.__dict__.get("_config")  # missing in the traceback of an `__init__` that failed
+        return f"{type(self).__name__}(host={config.host if config else None!r})"
+
+    def with_options(
+        self: ClientT,
+        *,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ClientT:
+        """The same client with other defaults. It shares the connections, and closing it closes nothing."""
+        other = copy(self)
+        other._options = self._options.merged_with(timeout, retry, headers)
+        other._owns_connections = False
+        return other
 
     def endpoint(
         self,
@@ -175,7 +165,7 @@ class AsyncClient(ClientCore):
             ConfigError: no name, or no such task.
         """
         signature = PromptSignature(params or {}, transform_input, transform_output)
-        ref = paths.EndpointRef(paths.invocations_path(name, served_model), name, tasks.parse_task(task))
+        ref = EndpointRef(invocations_path(name, served_model), name, parse_task(task))
         return AsyncEndpoint(self._transport, self._options, signature, ref, self._tasks)
 
     def driver_app(
@@ -204,7 +194,7 @@ class AsyncClient(ClientCore):
                 "is found)."
             )
         signature = PromptSignature(params or {}, transform_input, transform_output)
-        ref = paths.EndpointRef(paths.app_path(port, cluster), f"{cluster}:{port}", "app")
+        ref = EndpointRef(app_path(port, cluster), f"{cluster}:{port}", "app")
         return AsyncDriverApp(self._transport, self._options, signature, ref, self._tasks)
 
     @property
@@ -254,7 +244,8 @@ class AsyncClient(ClientCore):
             )
         options = self._options.merged_with(timeout, retry, headers)
         whole = path + (("&" if "?" in path else "?") + query if (query := _query(params)) else "")
-        call = options.call(options.deadline(self._transport), method.upper(), whole, json)
+        deadline = options.deadline(self._transport.backend.clock)
+        call = options.call(deadline, whole, json, method=method.upper())
         del path, params, json, headers, whole, query  # what may be secret, no traceback with locals shall show
         answer = await self._transport.call(call)
         try:

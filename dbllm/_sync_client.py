@@ -1,67 +1,89 @@
-"""`Client` for plain code: the same verbs, one line each. The core's coroutines are driven over a blocking backend."""
+"""`Client` for plain code: the same verbs, one line each. The core's coroutines run over a blocking backend."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping
+from copy import copy
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from ._auth.auth import Token
+from ._auth.config import Config
+from ._auth.redaction import RedactedMapping
 from ._backends.blocking import SyncBackend
-from ._backends.sync_facade import SyncFacade, sync_factory, sync_method
-from ._client import AsyncClient, ClientCore, as_a
+from ._backends.sync_facade import SyncFacade, same_signature, sync_factory, sync_method
+from ._client import AsyncClient
+from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
-from ._inference.handle import AsyncDriverApp
-from ._inference.stream import AsyncStream, C, R, Stream
+from ._inference.handle import ModelHandle
+from ._inference.stream import Stream
+from ._transport.retry import Retry, Timeout
 
 if TYPE_CHECKING:
     from ._management.endpoints import Endpoints
     from ._management.secrets import Secrets
 
-Handle = TypeVar("Handle", bound=AsyncDriverApp, covariant=True)
+
+HandleT = TypeVar("HandleT", bound=ModelHandle)
+ClientT = TypeVar("ClientT", bound="Client")
 
 
-def _stream(core: AsyncStream[C, R]) -> Stream[C, R]:
-    """The same stream, not opened yet, to read with `for`."""
-    return as_a(Stream, core)
-
-
-class _Handle(SyncFacade[Handle]):
-    def __init__(self, core: Handle) -> None:
-        super().__init__(core)
-        self.name = core.name
+class _Handle(SyncFacade[HandleT]):
+    @property
+    def name(self) -> str:
+        """The endpoint's name, or the app's cluster and port."""
+        return self._core.name
 
 
 class DriverApp(_Handle[AsyncDriverApp]):
     """A driver proxy app in plain code; see `AsyncDriverApp`."""
 
     complete = sync_method(AsyncDriverApp.complete)
-    stream_complete = sync_factory(AsyncDriverApp.stream_complete, _stream)
+    generate = sync_method(AsyncDriverApp.generate)
+    stream_complete = sync_factory(AsyncDriverApp.stream_complete, Stream)
 
 
 class Endpoint(_Handle[AsyncEndpoint]):
     """A serving endpoint in plain code; see `AsyncEndpoint`."""
 
     complete = sync_method(AsyncEndpoint.complete)
-    stream_complete = sync_factory(AsyncEndpoint.stream_complete, _stream)
+    generate = sync_method(AsyncEndpoint.generate)
+    stream_complete = sync_factory(AsyncEndpoint.stream_complete, Stream)
     chat = sync_method(AsyncEndpoint.chat)
-    stream_chat = sync_factory(AsyncEndpoint.stream_chat, _stream)
+    stream_chat = sync_factory(AsyncEndpoint.stream_chat, Stream)
     respond = sync_method(AsyncEndpoint.respond)
-    stream_respond = sync_factory(AsyncEndpoint.stream_respond, _stream)
+    stream_respond = sync_factory(AsyncEndpoint.stream_respond, Stream)
     embed = sync_method(AsyncEndpoint.embed)
     predict = sync_method(AsyncEndpoint.predict)
 
 
-class Client(ClientCore):
+class _BlockingClient(AsyncClient):
+    """What a `Client` runs: the same coroutines over a blocking backend."""
+
+    _backend = SyncBackend
+
+
+class Client(SyncFacade[AsyncClient]):
     """Calls the models of one Databricks workspace from plain code: scripts, notebooks, threads.
 
     The same names and arguments as `AsyncClient`, without await; `transport` and `http_client` are httpx's sync kinds.
     It may be shared by threads, and works inside a running event loop (which waits meanwhile) and in a forked child.
     """
 
-    _backend = SyncBackend
+    @same_signature(_BlockingClient, AsyncClient.__init__)
+    def __init__(self, host: str | None = None, token: Token | None = None, **options: Any) -> None:
+        arguments = RedactedMapping(options, {"host": host, "token": token})  # type: ignore[dict-item]
+        del host, token, options  # no traceback with locals shows them
+        super().__init__(_BlockingClient(**arguments))  # type: ignore[arg-type]
 
     @property
-    def _core(self) -> AsyncClient:
-        """The same workspace, with the coroutines that are driven here."""
-        return as_a(AsyncClient, self)
+    def host(self) -> str:
+        """The workspace, as scheme://name[:port]."""
+        return self._core.host
+
+    @property
+    def config(self) -> Config:
+        """What was found and where, without secrets: str() of it is a sentence."""
+        return self._core.config
 
     @property
     def endpoints(self) -> Endpoints:
@@ -76,6 +98,18 @@ class Client(ClientCore):
         from ._management.secrets import Secrets
 
         return Secrets(self._core.secrets)
+
+    def with_options(
+        self: ClientT,
+        *,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> ClientT:
+        """The same client with other defaults. It shares the connections, and closing it closes nothing."""
+        other = copy(self)
+        other._core = self._core.with_options(timeout=timeout, retry=retry, headers=headers)
+        return other
 
     endpoint = sync_factory(AsyncClient.endpoint, Endpoint)
     driver_app = sync_factory(AsyncClient.driver_app, DriverApp)

@@ -25,7 +25,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from importlib import import_module
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,30 @@ class Raw:
     def text(self) -> str:
         """The body as text; bytes that are not UTF-8 are replaced."""
         return self.body.decode("utf-8", "replace")
+
+    @property
+    def request_id(self) -> str | None:
+        """The workspace's id of the request: header `x-request-id`, else `x-databricks-request-id`."""
+        return self.headers.get("x-request-id") or self.headers.get("x-databricks-request-id")
+
+
+class PublicPickle:
+    """Pickles of an exported class name it by its public path, `dbllm.<name>`: private modules may move."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        name = type(self).__name__
+        if getattr(import_module("dbllm"), name, None) is type(self):
+            return unpickled, (name,), self.__getstate__()
+        return super().__reduce_ex__(protocol)
+
+
+def unpickled(name: str) -> object:
+    """An exported object, still without its state."""
+    kind = getattr(import_module("dbllm"), name)
+    made: object = kind.__new__(kind)
+    return made
 
 
 class DbllmError(Exception):

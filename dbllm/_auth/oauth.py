@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from .._backends.backend import Backend
-from .._http.request import HttpRequest
+from .._http.request import HttpRequest, RequestHeaders
 from .._protocol.error_responses import status_error
 from .._protocol.responses import json_or_none
 from .._urls import is_loopback, origin
@@ -104,7 +104,7 @@ def _tokens(issuer: Issuer, grant: Callable[[], Grant]) -> Fetch:
         ours = await backend.run_in_thread(grant)
         url = endpoint = endpoint or await token_endpoint(issuer, backend, deadline)
         began = backend.clock()  # the life of a token counts from before it was made
-        headers = RedactedMapping(_OURS, {"content-type": FORM}, ours.headers)
+        headers = RequestHeaders(url, _OURS, {"content-type": FORM}, ours.headers)
         out = HttpRequest("POST", url, headers, urlencode(dict(ours.form)).encode(), deadline, CONNECT)
         return parse_token(
             await request_token(backend, out, ours), began, backend.wall_clock(), f"the token endpoint {url}"
@@ -153,7 +153,7 @@ def require_trusted_url(url: str, host: str) -> str:
 def metadata_service(url: str, host: str) -> Fetch:
     """The token that a helper on this machine hands out (Databricks' VS Code extension does)."""
     require_trusted_url(url, "http://localhost")
-    asking = RedactedMapping(_OURS, {"x-databricks-metadata-version": "1", "x-databricks-host": host})
+    asking = RequestHeaders(url, _OURS, {"x-databricks-metadata-version": "1", "x-databricks-host": host})
     grant = Grant({}, f"the metadata service {origin(url)}", "Check that it is running and logged in to this host.")
 
     async def fetch(backend: Backend, deadline: float) -> ExpiringHeaders:
@@ -225,7 +225,7 @@ def _token_in(body: bytes, wall: float) -> tuple[Secret, float] | str:
 async def _json(backend: Backend, url: str, deadline: float) -> dict[str, Any]:
     """A discovery document; {} where the host has none."""
     try:
-        raw = await backend.send_unpooled(HttpRequest("GET", url, RedactedMapping(_OURS), None, deadline, CONNECT))
+        raw = await backend.send_unpooled(HttpRequest("GET", url, RequestHeaders(url, _OURS), None, deadline, CONNECT))
         if raw.status in (404, 405, 501):
             return {}
         if raw.status != 200:

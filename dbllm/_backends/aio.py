@@ -6,14 +6,14 @@ import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
 from .._http.pool import Pool
-from .backend import Backend, T, _left, _of_parent_processes, _too_late
+from .backend import Backend, Context, T, _left, _of_parent_processes, _too_late
 from .concurrency import run_bounded
 
 
@@ -28,15 +28,13 @@ def _current_loop() -> Any:
     return loop
 
 
-class _EventLoopContext:
-    """Where the pool of one event loop lives; see `pool.LoopContext`."""
+class _EventLoopContext(Context):
+    """Where the pools of one event loop live."""
 
     def __init__(self, backend: AsyncBackend, loop: Any) -> None:
-        self.clock, self.event = backend.clock, anyio.Event
+        super().__init__(backend, anyio.Event)
         self._loop = loop
         self._tasks: set[Any] = set()
-        self.locks: dict[str, anyio.Lock] = {}
-        self.pool = Pool(self, backend.limit, backend.new_connection)
         self.lifetime: AsyncGenerator[None, None]
 
     async def wait(self, event: Any, timeout: float | None) -> bool:
@@ -87,7 +85,7 @@ class AsyncBackend(Backend):
                 _of_parent_processes.extend([self._contexts.pop(old)] if old[0] != key[0] else [])
                 self._contexts.pop(old, None)
         context = self._contexts[key] = _EventLoopContext(self, key[1])
-        context.lifetime = self._lifetime(key, context.pool)
+        context.lifetime = self._lifetime(key, context)
         await anext(context.lifetime)
         await anyio.lowlevel.checkpoint()  # anyio was loaded just now: the loop gets its turn before the call goes on
         return context
@@ -98,18 +96,18 @@ class AsyncBackend(Backend):
             if pid == os.getpid() and not context.ended:
                 context.call_soon(context.end)
 
-    async def _lifetime(self, key: tuple[int, object], pool: Pool) -> AsyncGenerator[None, None]:
+    async def _lifetime(self, key: tuple[int, object], context: Context) -> AsyncGenerator[None, None]:
         """Advanced once, this is closed by the loop itself when it shuts down, and closes the pool there."""
         try:
             yield
         finally:
             self._contexts.pop(key, None)
-            await pool.aclose()
+            await context.aclose()
 
-    async def pool(self) -> Pool:
-        """The pool of this event loop."""
-        context = self._contexts.get((os.getpid(), _current_loop()))
-        return cast("Pool", (context or await self._context()).pool)
+    async def pool(self, origin: str) -> Pool:
+        """The connections of this event loop to an origin."""
+        context: Context | None = self._contexts.get((os.getpid(), _current_loop()))
+        return (context or await self._context()).pool(origin)
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""

@@ -13,11 +13,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._deadline import FOREVER
 from .._http.factory import checked_engine, connection_factory
-from .._http.pool import Pool
+from .._http.pool import ConnectionLimiter, Pool
 from .._http.request import HttpRequest
 from .._http.tls import DEFAULT_NETWORK, Network
 from .._urls import origin
@@ -64,6 +65,36 @@ def _waiting_in(coroutine: Any) -> str:
     return name
 
 
+class Context:
+    """Where pools live: a process, or one of its event loops; see `pool.LoopContext`."""
+
+    def __init__(self, backend: Backend, event: Callable[[], Any]) -> None:
+        self.clock, self.event = backend.clock, event
+        self.locks: dict[str, Any] = {}
+        self.limiter = ConnectionLimiter(backend.limit, self)
+        self.pools: dict[str, Pool] = {}
+        self._connections_to = backend.connections_to
+
+    async def wait(self, event: Any, timeout: float | None) -> bool:
+        """Whether the event was set in time."""
+        raise NotImplementedError
+
+    def call_soon(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run it here, from any thread."""
+        raise NotImplementedError
+
+    def pool(self, origin: str) -> Pool:
+        """The connections to an origin; those to all origins share one limit."""
+        if (pool := self.pools.get(origin)) is None:
+            pool = self.pools.setdefault(origin, Pool(self, self.limiter, self._connections_to(origin)))
+        return pool
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for pool in tuple(self.pools.values()):
+            await pool.aclose()
+
+
 class Backend(ABC):
     """All that the core waits with, in one colour; the clocks are here for tests to put others in their place."""
 
@@ -98,8 +129,8 @@ class Backend(ABC):
             # `now` is looked up late, for tests put another clock in its place.
             return connection_factory(to, suspends, lambda: self.clock(), transport, client, network, engine)
 
-        self._connections_to = connections_to
-        self.new_connection = connections_to(base)
+        self.connections_to = lru_cache(maxsize=64)(connections_to)
+        connections_to(base)  # settings that cannot be used are an error now, and not in the first call
         self._contexts: dict[Any, Any] = {}  # where each pool lives: a process, or one of its event loops
 
     clock = staticmethod(time.monotonic)
@@ -109,12 +140,14 @@ class Backend(ABC):
     """Epoch seconds."""
 
     @abstractmethod
-    async def pool(self) -> Pool:
-        """The pool of where this is called."""
+    async def pool(self, origin: str) -> Pool:
+        """The connections to an origin, of where this is called."""
 
     async def send_unpooled(self, out: HttpRequest) -> Raw:
         """One request on a connection of its own, to whatever host, outside `max_connections`: for tokens."""
-        pool = Pool((await self.pool()).context, 1, self._connections_to(origin(out.url)))
+        base = origin(out.url)
+        context = (await self.pool(base)).context
+        pool = Pool(context, ConnectionLimiter(1, context), self.connections_to(base))
         try:
             return await pool.send(out)
         finally:
@@ -158,6 +191,5 @@ def _too_late() -> APITimeoutError:
     return APITimeoutError("another call of this client, which this one waits for, did not end in time", sent=False)
 
 
-_of_parent_processes: list[
-    object
-] = []  # homes of other processes: to close or collect their sockets would disturb the parent
+# Kept alive after a fork on purpose: closing the parent's sockets here would break them there.
+_of_parent_processes: list[object] = []

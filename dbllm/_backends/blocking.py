@@ -10,16 +10,14 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from .._http.pool import Pool
-from .backend import Backend, T, _left, _of_parent_processes, _too_late, run_without_loop
+from .backend import Backend, Context, T, _left, _of_parent_processes, _too_late, run_without_loop
 
 
-class _ProcessContext:
-    """Where the blocking pool of one process lives; see `pool.LoopContext`."""
+class _ProcessContext(Context):
+    """Where the pools of one process live."""
 
     def __init__(self, backend: SyncBackend) -> None:
-        self.clock, self.event = backend.clock, threading.Event
-        self.locks: dict[str, threading.Lock] = {}
-        self.pool = Pool(self, backend.limit, backend.new_connection)
+        super().__init__(backend, threading.Event)
 
     async def wait(self, event: Any, timeout: float | None) -> bool:
         return bool(event.wait(timeout))
@@ -42,9 +40,9 @@ class SyncBackend(Backend):
             context = self._contexts.setdefault(pid, _ProcessContext(self))
         return cast("_ProcessContext", context)
 
-    async def pool(self) -> Pool:
-        """The pool of this process."""
-        return self._context().pool
+    async def pool(self, origin: str) -> Pool:
+        """The connections of this process to an origin."""
+        return self._context().pool(origin)
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
@@ -77,10 +75,11 @@ class SyncBackend(Backend):
         """Nobody uses it any more, and nobody closed it."""
         run_without_loop(self.aclose())
         for context in self._contexts.values():  # of a parent process
-            context.pool.detach()
+            for pool in context.pools.values():
+                pool.detach()
             _of_parent_processes.append(context)
 
     async def aclose(self) -> None:
         """Close all connections of this process."""
         if (context := self._contexts.pop(os.getpid(), None)) is not None:
-            await context.pool.aclose()
+            await context.aclose()

@@ -1,23 +1,27 @@
-"""How an object of the core becomes one for plain code: a blocking backend drives its coroutines to their end."""
+"""How an object of the core becomes one for plain code: its coroutines run to their end over a blocking backend."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
 from functools import wraps
+from types import FunctionType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from .backend import run_without_loop
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 Out = TypeVar("Out")
 Core = TypeVar("Core")
 Core_co = TypeVar("Core_co", covariant=True)
 
+_ASYNC = re.compile(r"\bAsync(?=[A-Z])")
 
-class _Drives(Protocol[Core_co]):
-    """What drives an object of the core."""
+
+class _HasCore(Protocol[Core_co]):
+    """What runs an object of the core."""
 
     @property
     def _core(self) -> Core_co: ...
@@ -29,17 +33,35 @@ class SyncFacade(Generic[Core_co]):
     def __init__(self, core: Core_co) -> None:
         self._core = core
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, member in vars(cls).items():
+            if isinstance(verb := getattr(member, "__wrapped__", None), FunctionType):  # errors and help() show these
+                member.__qualname__ = verb.__qualname__ = f"{cls.__qualname__}.{name}"
+                member.__name__, member.__module__ = name, cls.__module__
+
     def __repr__(self) -> str:
-        return repr(self._core).removeprefix("Async")
+        core = getattr(self, "_core", None)  # missing in the traceback of an `__init__` that failed
+        return re.sub(r"^\w+", type(self).__name__, repr(core))
+
+
+def _renamed(verb: Callable[..., Any], qualname: str = "", **returns: Any) -> Any:
+    """The same function under a name of its own, with annotations that name the classes of plain code."""
+    copy = FunctionType(verb.__code__, verb.__globals__, verb.__name__, verb.__defaults__, verb.__closure__)
+    copy.__kwdefaults__, copy.__doc__ = verb.__kwdefaults__, verb.__doc__
+    copy.__annotations__ = {name: _ASYNC.sub("", str(kind)) for name, kind in verb.__annotations__.items()} | returns
+    copy.__qualname__ = qualname or verb.__qualname__
+    return copy
 
 
 def sync_method(
     verb: Callable[Concatenate[Core, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[_Drives[Core], P], T]:
-    """A verb of the core without await: same arguments, same result, same errors."""
+) -> Callable[Concatenate[_HasCore[Core], P], T]:
+    """A coroutine method of the core without await: same arguments, same result, same errors."""
+    verb = _renamed(verb)
 
     @wraps(verb)
-    def plain(self: _Drives[Core], /, *args: P.args, **options: P.kwargs) -> T:
+    def plain(self: _HasCore[Core], /, *args: P.args, **options: P.kwargs) -> T:
         coroutine = verb(self._core, *args, **options)
         del args, options  # the verb knows what of them may be shown in a traceback with locals
         return run_without_loop(coroutine)
@@ -48,12 +70,27 @@ def sync_method(
 
 
 def sync_factory(
-    verb: Callable[Concatenate[Core, P], Made], into: Callable[[Made], Out]
-) -> Callable[Concatenate[_Drives[Core], P], Out]:
-    """A method of the core that makes an object, made into the one for plain code."""
+    verb: Callable[Concatenate[Core, P], Result], into: Callable[[Result], Out]
+) -> Callable[Concatenate[_HasCore[Core], P], Out]:
+    """A method of the core that makes an object, which `into` makes one for plain code."""
+    known = not isinstance(into, type) or into.__name__ in verb.__globals__
+    returns: dict[str, Any] = {} if known else {"return": into}
+    verb = _renamed(verb, **returns)
 
     @wraps(verb)
-    def plain(self: _Drives[Core], /, *args: P.args, **options: P.kwargs) -> Out:
+    def plain(self: _HasCore[Core], /, *args: P.args, **options: P.kwargs) -> Out:
         return into(verb(self._core, *args, **options))
 
     return plain
+
+
+def same_signature(
+    core: type, init: Callable[Concatenate[Core, P], None]
+) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
+    """For an `__init__` that hands on what it gets to `core`'s: type checkers, `help()` and errors do not show that."""
+
+    def decorate(own: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
+        core.__init__ = own.__wrapped__ = _renamed(init, own.__qualname__)  # type: ignore
+        return own
+
+    return decorate

@@ -10,7 +10,7 @@ import ssl
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -22,8 +22,8 @@ from .._urls import origin
 from ..errors import APIError, APIResponseError, ConfigError, Raw
 from .errors import NOT_DECODED, broken_connection_error, connect_error, without_tracebacks
 from .h11_parser import H11Parser
-from .parser import Parser, RawHeaders
-from .request import _NAME, HttpRequest, _place, _sendable, decode_headers
+from .parser import Parser
+from .request import TOKEN, HttpRequest, RequestHeaders, decode_headers, request_target
 from .sockets import BlockingSocket, Socket, new_socket
 
 _BROKEN = (OSError, EOFError, h11.RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError)
@@ -35,31 +35,10 @@ class ConnectionSettings:
     """How a workspace is reached directly, and what of a request is made once for many."""
 
     suspends: bool
-    now: Callable[[], float]
+    clock: Callable[[], float]
     context: ssl.SSLContext
     is_httpx_patched: Callable[[], bool]  # whether somebody wants to see the next request elsewhere
     fast: bool
-    _known: dict[int, tuple[Mapping[str, str], RawHeaders]] = field(default_factory=dict, init=False, repr=False)
-
-    def fields(self, out: HttpRequest) -> RawHeaders:
-        """Header fields as they go over the connection, without the length; ConfigError for one that cannot."""
-        headers = out.headers
-        known = self._known.get(id(headers))
-        if known is None:
-            if len(self._known) >= 8:  # a token function brings new ones every time
-                self._known.clear()
-            if (unfit := next((name for name in headers if not _sendable(name, headers[name])), None)) is not None:
-                raise ConfigError(
-                    f"the header {unfit!r} cannot be sent: dbllm writes it itself, or HTTP has no form for it."
-                )
-            fields = [(name.encode(), value.strip().encode("latin-1")) for name, value in headers.items()]
-            known = self._known[id(headers)] = headers, [(b"host", _place(out.url)[0]), *fields]
-        return known[1]
-
-    def written(self, out: HttpRequest) -> tuple[str, bytes, RawHeaders, bytes | None]:
-        """Method, target, fields and body, for a parser. Never in a local variable: a traceback may show those."""
-        empty = b"" if out.method in ("POST", "PUT", "PATCH") else None
-        return out.method, _place(out.url)[1], self.fields(out), empty if out.body is None else out.body
 
 
 class H1Connection:
@@ -94,9 +73,9 @@ class H1Connection:
             ConfigError: a header cannot be sent.
         """
         self.status, self.finished, self._cut = 0, False, False
-        if not _NAME.fullmatch(out.method):
+        if not TOKEN.fullmatch(out.method):
             raise ConfigError(f"{out.method!r} is no HTTP method.")
-        self._settings.fields(out)  # complains before anything is dialled
+        out.headers.fields  # noqa: B018 - it complains before anything is dialled
         kept = self._parser is not None
         parser = self._parser = self._parser or await self._dial(out)
         sock = self._socket
@@ -104,7 +83,7 @@ class H1Connection:
         came = False
         try:
             try:
-                await sock.write(memoryview(parser.request(*self._settings.written(out))))
+                await sock.write(memoryview(parser.request(*_written(out))))
             except TimeoutError:
                 raise
             except _BROKEN:  # it may have been answered before it was sent whole; else reading fails as well
@@ -195,7 +174,7 @@ class H1Connection:
     async def _dial(self, out: HttpRequest) -> Parser:
         settings, place = self._settings, httpx.URL(origin(out.url))
         tls = settings.context if place.scheme == "https" else None
-        self._socket = sock = new_socket(settings.suspends, settings.now)
+        self._socket = sock = new_socket(settings.suspends, settings.clock)
         sock.until = self._until
         try:
             await sock.connect(place.host, place.port or (80 if tls is None else 443), tls, out.connect)
@@ -209,3 +188,9 @@ class H1Connection:
 
     def _ours(self, error: BaseException, sent: bool) -> APIError:
         return broken_connection_error(error, isinstance(error, TimeoutError), self.status, self.headers, sent)
+
+
+def _written(out: HttpRequest) -> tuple[str, bytes, RequestHeaders, bytes | None]:
+    """Method, target, headers and body, for a parser. Never in a local variable: a traceback may show those."""
+    empty = b"" if out.method in ("POST", "PUT", "PATCH") else None
+    return out.method, request_target(out.url)[1], out.headers, empty if out.body is None else out.body

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import h11
 
-from .parser import MAX_HEAD, ChunkedBody, RawHeaders, SizedBody
+from .parser import MAX_HEAD, ChunkedBody, SizedBody
+from .request import RawHeaders, RequestHeaders
 
 
 class H11Parser:
@@ -18,14 +19,14 @@ class H11Parser:
         self.status, self.finished = 0, False
         self.fields: RawHeaders = []
 
-    def request(self, method: str, target: bytes, fields: RawHeaders, body: bytes | None) -> bytes:
-        """The bytes to send; the fields' list is the same object as long as nothing in it changes."""
+    def request(self, method: str, target: bytes, headers: RequestHeaders, body: bytes | None) -> bytes:
+        """The bytes to send."""
         if self._reader is not None:
             self._connection, self._reader = h11.Connection(h11.CLIENT, MAX_HEAD), None
         elif self._connection.our_state is h11.DONE:
             self._connection.start_next_cycle()
         self.status, self.finished, self._bodyless = 0, False, method == "HEAD"
-        sized = fields if body is None else [*fields, (b"content-length", b"%d" % len(body))]
+        sized = headers.fields if body is None else [*headers.fields, (b"content-length", b"%d" % len(body))]
         head = h11.Request(method=method, target=target, headers=sized)
         events = (head, h11.Data(data=body or b""), h11.EndOfMessage())
         return b"".join(self._connection.send(event) or b"" for event in events)

@@ -6,7 +6,8 @@ import re
 
 import httptools
 
-from .parser import MAX_HEAD, RawHeaders
+from .parser import MAX_HEAD
+from .request import RawHeaders, RequestHeaders
 
 _BLANK = re.compile(rb"\n\r?\n")
 
@@ -19,8 +20,6 @@ class LlhttpParser:
         self._body: list[bytes] = []
         self._clean = True  # nothing has come that no request asked for
         self._waits = False  # for an answer
-        self._sent: RawHeaders | None = None  # with the last request, and what they are as bytes
-        self._lines = b""
         self._start("")
 
     def _start(self, method: str) -> None:
@@ -28,14 +27,12 @@ class LlhttpParser:
         self.fields: RawHeaders = []
         self._bodyless, self._framed, self._head = method == "HEAD", False, b""
 
-    def request(self, method: str, target: bytes, fields: RawHeaders, body: bytes | None) -> bytes:
-        """The bytes to send; the fields' list is the same object as long as nothing in it changes."""
+    def request(self, method: str, target: bytes, headers: RequestHeaders, body: bytes | None) -> bytes:
+        """The bytes to send."""
         self._start(method)
         self._waits = True
-        if fields is not self._sent:
-            self._sent, self._lines = fields, b"".join([b"%s: %s\r\n" % item for item in fields])
         length = b"" if body is None else b"content-length: %d\r\n" % len(body)
-        return b"%s %s HTTP/1.1\r\n%s%s\r\n%s" % (method.encode(), target, self._lines, length, body or b"")
+        return b"%s %s HTTP/1.1\r\n%s%s\r\n%s" % (method.encode(), target, headers.lines, length, body or b"")
 
     def feed(self, data: bytes) -> None:
         """What has arrived."""

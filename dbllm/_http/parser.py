@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
+from .request import RawHeaders, RequestHeaders
+
 MAX_HEAD = 100 * 1024  # bytes of an answer's head
 MAX_LINE = 4096  # bytes of a chunk's first line
 _CLOSED = "the server closed the connection inside the answer"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?\Z")
-
-RawHeaders = list[tuple[bytes, bytes]]
 
 
 class Parser(Protocol):
@@ -21,7 +21,7 @@ class Parser(Protocol):
     fields: RawHeaders
     finished: bool  # the answer has come to its end
 
-    def request(self, method: str, target: bytes, fields: RawHeaders, body: bytes | None) -> bytes: ...
+    def request(self, method: str, target: bytes, headers: RequestHeaders, body: bytes | None) -> bytes: ...
     def feed(self, data: bytes) -> None: ...  # b"" at the end of the connection
     def take_body(self) -> bytes: ...  # what has come of the body since
     @property

@@ -158,10 +158,11 @@ class Exchange:
 class Pool:
     """The open connections of one home."""
 
-    def __init__(self, context: LoopContext, limit: int, new_connection: Callable[[], Connection]) -> None:
-        self.context = context
+    def __init__(
+        self, context: LoopContext, limiter: ConnectionLimiter, new_connection: Callable[[], Connection]
+    ) -> None:
+        self.context, self.limiter = context, limiter
         self._new_connection = new_connection  # a connection, not dialled yet
-        self.limiter = ConnectionLimiter(limit, context)
         # A stack: the last one used is the warmest, the first one the next to expire.
         self._idle: list[tuple[Connection, float]] = []
         self.closed = False

@@ -3,25 +3,79 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NoReturn
 
 import httpx
 
-_NAME, _VALUE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[\t -~\x80-\xff]*")
+from ..errors import ConfigError
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+TOKEN, _VALUE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[\t -~\x80-\xff]*")
+
+
+class RequestHeaders(Mapping[str, str]):
+    """The header fields of a request, also in the forms in which they are sent. Immutable; its repr shows names only.
+
+    A value serves many requests: what is made of it is made once.
+    """
+
+    __slots__ = ("_fields", "_items", "_lines")
+
+    def __init__(self, url: str, *parts: Mapping[str, str]) -> None:
+        """`url` is that of the request or its origin: field `host` is its name and port."""
+        self._items = {"host": request_target(url)[0].decode()}
+        self._items.update((name, value) for part in parts for name, value in part.items())
+        self._fields: RawHeaders | None = None
+        self._lines = b""
+
+    def __getitem__(self, name: str) -> str:
+        return self._items[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return f"RequestHeaders({', '.join(self._items)})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("dbllm's credentials are not pickled.")
+
+    @property
+    def fields(self) -> RawHeaders:
+        """The fields as bytes, without the body's length.
+
+        Raises:
+            ConfigError: one that cannot be sent.
+        """
+        if self._fields is None:
+            if (unfit := next((name for name in self if not _is_sendable(name, self[name])), None)) is not None:
+                raise ConfigError(
+                    f"the header {unfit!r} cannot be sent: dbllm writes it itself, or HTTP has no form for it."
+                )
+            self._fields = [(name.encode(), value.strip().encode("latin-1")) for name, value in self._items.items()]
+            self._lines = b"".join([b"%s: %s\r\n" % field for field in self._fields])
+        return self._fields
+
+    @property
+    def lines(self) -> bytes:
+        """The fields as lines of HTTP/1.1; raises as `fields` does."""
+        return self._lines if self.fields else b""
 
 
 @dataclass(slots=True)  # not frozen: to make one would take three times as long
 class HttpRequest:
-    """One HTTP request, ready to send. `deadline` is on the backend's clock, the others are seconds.
-
-    Nobody changes one, nor its `headers`: what is made of those serves as long as the same object comes again.
-    """
+    """One HTTP request, ready to send. `deadline` is on the backend's clock, the others are seconds."""
 
     method: str
     url: str = field(repr=False)  # its query may hold what is secret
-    headers: Mapping[str, str] = field(repr=False)
+    headers: RequestHeaders = field(repr=False)
     body: bytes | None = field(repr=False)
     deadline: float
     connect: float | None = None
@@ -29,13 +83,14 @@ class HttpRequest:
 
 
 @lru_cache(maxsize=64)
-def _place(url: str) -> tuple[bytes, bytes]:
+def request_target(url: str) -> tuple[bytes, bytes]:
+    """The value of field `host`, and the target of the request's first line."""
     return httpx.URL(url).netloc, httpx.URL(url).raw_path
 
 
-def _sendable(name: str, value: str) -> bool:
+def _is_sendable(name: str, value: str) -> bool:
     ours = name in ("content-length", "transfer-encoding")
-    return not ours and _NAME.fullmatch(name) is not None and _VALUE.fullmatch(value) is not None
+    return not ours and TOKEN.fullmatch(name) is not None and _VALUE.fullmatch(value) is not None
 
 
 def decode_headers(fields: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .._protocol.models import CallInfo, Embeddings, Usage
-from .._transport.call import Answer
 from .._transport.replies import reply_of
 
 
@@ -18,15 +17,15 @@ class Batch:
     begin: int
     of: int
 
-    def reply(self, answer: Answer) -> Embeddings:
+    def reply(self, info: CallInfo) -> Embeddings:
         """The answer, one vector for each text.
 
         Raises:
             APIResponseError: it is no such answer, or has another number of vectors.
         """
-        reply = reply_of(Embeddings, answer)
+        reply = reply_of(Embeddings, info)
         if len(reply.data) != len(self.texts):
-            raise answer.meta.unexpected(f"{len(self.texts)} texts were sent and {len(reply.data)} vectors came back")
+            raise info.unexpected(f"{len(self.texts)} texts were sent and {len(reply.data)} vectors came back")
         return reply
 
     def hint(self, hint: str) -> str:
@@ -81,5 +80,5 @@ def merged(replies: Sequence[Embeddings]) -> Embeddings:
         if any(getattr(usage, name) is not None for usage in told)
     }
     whole = first.model_copy(update={"data": items, "usage": Usage(**sums) if told else None})
-    whole._meta = CallInfo(first.request_id, max(reply.attempts for reply in replies), first.raw)
+    whole._call = CallInfo(first._call.raw, max(reply.attempts for reply in replies))
     return whole

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from .._protocol import paths, requests, tasks
 from .._protocol.models import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -18,18 +17,18 @@ from .._protocol.models import (
     Response,
     ResponseEvent,
 )
-from .._protocol.paths import ENDPOINTS
+from .._protocol.paths import ENDPOINTS, not_found_hint
+from .._protocol.requests import chat_body, embedding_input, model_params, prediction_body, response_body
 from .._protocol.structured_output import parsed, response_format
-from .._protocol.tasks import Verb
-from .._transport.call import Opened
+from .._protocol.tasks import Verb, wrong_verb_hint
 from .._transport.options import EXPLAIN_SECONDS
 from .._transport.replies import read_json, reply_of
 from .._transport.retry import Retry, Timeout
 from ..errors import APIError, APIStatusError, BadRequestError, NotFoundError
 from .batching import Batch, merged, positive, split
-from .chunks import chat_chunk, chat_whole, response_chunk, response_of, response_whole
-from .handle import AsyncDriverApp
-from .stream import AsyncStream
+from .chunks import ChatWire, ResponsesWire, response_of
+from .handle import ModelHandle
+from .stream import AsyncStream, Stream  # noqa: F401 - Stream: the sync verbs' annotations name it
 
 Messages = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
 """What `chat` takes: one user message as a str, a message, or a list of messages."""
@@ -38,7 +37,7 @@ Items = str | Message | OutputItem | Mapping[str, Any] | Sequence[Message | Outp
 """What `respond` takes: one user message as a str, or items: messages, and outputs of earlier responses."""
 
 
-class AsyncEndpoint(AsyncDriverApp):
+class AsyncEndpoint(ModelHandle):
     """A serving endpoint: a handle that holds no connection. Making one sends nothing."""
 
     _streaming = {"stream": True}
@@ -68,10 +67,9 @@ class AsyncEndpoint(AsyncDriverApp):
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed; an `APIResponseError` where the text does not fit the `response_model`.
         """
-        body = requests.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
+        body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        _, answer = await self._invoke("chat", body, options, self._transport.call)
-        return parsed(response_model, reply_of(ChatCompletion, answer))
+        return parsed(response_model, reply_of(ChatCompletion, await self._invoke("chat", body, options)))
 
     def stream_chat(
         self,
@@ -87,13 +85,9 @@ class AsyncEndpoint(AsyncDriverApp):
         **params: Any,
     ) -> AsyncStream[ChatCompletionChunk, ChatCompletion[ParsedT]]:
         """As `chat`, piece by piece; `final()` is the whole answer. The call is made on entering the stream."""
-        body = requests.chat_body(messages, stop, response_format(response_model), self._signature.params, params)
+        body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-
-        def whole(chunks: list[ChatCompletionChunk], opened: Opened) -> ChatCompletion[ParsedT]:
-            return parsed(response_model, chat_whole(chunks, opened))
-
-        return self._stream("chat", body, options, chat_chunk, whole)
+        return self._stream("chat", body, options, ChatWire(response_model))
 
     async def respond(
         self,
@@ -118,9 +112,9 @@ class AsyncEndpoint(AsyncDriverApp):
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed.
         """
-        body = requests.response_body(input, custom_inputs, self._signature.params, params)
+        body = response_body(input, custom_inputs, self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        return response_of((await self._invoke("respond", body, options, self._transport.call))[1])
+        return response_of(await self._invoke("respond", body, options))
 
     def stream_respond(
         self,
@@ -135,9 +129,9 @@ class AsyncEndpoint(AsyncDriverApp):
         **params: Any,
     ) -> AsyncStream[ResponseEvent, Response]:
         """As `respond`, event by event; `final()` is the whole answer. The call is made on entering the stream."""
-        body = requests.response_body(input, custom_inputs, self._signature.params, params)
+        body = response_body(input, custom_inputs, self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        return self._stream("respond", body, options, response_chunk, response_whole)
+        return self._stream("respond", body, options, ResponsesWire())
 
     async def embed(
         self,
@@ -171,21 +165,19 @@ class AsyncEndpoint(AsyncDriverApp):
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed.
         """
-        wire = requests.model_params(self._signature.params, params)
+        wire = model_params(self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        deadline = options.deadline(self._transport)
+        deadline = options.deadline(self._transport.backend.clock)
 
         async def ask(batch: Batch) -> Embeddings:
             body = {"input": batch.texts, **wire}
             try:
-                return batch.reply(
-                    (await self._invoke("embed", body, options, self._transport.call, deadline=deadline))[1]
-                )
+                return batch.reply(await self._invoke("embed", body, options, deadline=deadline))
             except APIError as error:
                 error.hint = batch.hint(error.hint)
                 raise
 
-        batches = split(requests.embedding_input(input), batch_size, batch_bytes)
+        batches = split(embedding_input(input), batch_size, batch_bytes)
         calls = [partial(ask, batch) for batch in batches]
         return merged(await self._transport.backend.run_bounded(calls, positive("concurrency", concurrency)))
 
@@ -218,10 +210,9 @@ class AsyncEndpoint(AsyncDriverApp):
         """
         forms = {"dataframe_records": dataframe_records, "dataframe_split": dataframe_split}
         forms |= {"inputs": inputs, "instances": instances}
-        body = requests.prediction_body(forms, {**self._signature.params, **(params or {})})
+        body = prediction_body(forms, {**self._signature.params, **(params or {})})
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        _, answer = await self._invoke("predict", body, options, self._transport.call)
-        return reply_of(Predictions, answer)
+        return reply_of(Predictions, await self._invoke("predict", body, options))
 
     async def _add_hint(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         if not isinstance(error, (NotFoundError, BadRequestError)):
@@ -229,14 +220,12 @@ class AsyncEndpoint(AsyncDriverApp):
         if "unknown field" in error.detail:
             self._tasks.pop(self.name, None)  # the endpoint seems to have changed: look again next time
         options = self._options.merged_with(EXPLAIN_SECONDS, Retry(attempts=1))
-        deadline = min(deadline, options.deadline(self._transport))
+        deadline = min(deadline, options.deadline(self._transport.backend.clock))
         try:
             if isinstance(error, NotFoundError):
-                listed = read_json(await self._transport.call(options.call(deadline, "GET", ENDPOINTS)))
-                error.hint = paths.not_found_hint(self.name, listed) or error.hint
+                listed = read_json(await self._transport.call(options.call(deadline, ENDPOINTS)))
+                error.hint = not_found_hint(self.name, listed) or error.hint
             elif verb != "complete":
-                error.hint = (
-                    tasks.wrong_verb_hint(self.name, verb, await self._lookup_task(options, deadline)) or error.hint
-                )
+                error.hint = wrong_verb_hint(self.name, verb, await self._lookup_task(options, deadline)) or error.hint
         except APIError:  # no explanation is no reason to hide the error itself
             return

@@ -1,36 +1,32 @@
-"""Driver proxy apps: `complete`, and what every verb goes through on its way to the wire."""
+"""What calls a model: `complete`, `generate`, and what every verb goes through on its way to the wire."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from .._protocol import paths, requests, tasks
-from .._protocol.models import CompletionChunk
-from .._protocol.paths import ENDPOINTS, EndpointRef
-from .._protocol.tasks import Kind, Verb
-from .._transport.call import EVENTS, JSON, Answer, Call, Opened
+from .._protocol.models import CallInfo, Completion, CompletionChunk
+from .._protocol.paths import ENDPOINTS, quoted
+from .._protocol.requests import request_body
+from .._protocol.tasks import EndpointRef, Kind, Verb, all_rejected, candidate_kinds, kind_of_task
+from .._transport.call import EVENTS, JSON, Call, OpenStream
 from .._transport.options import Options
 from .._transport.replies import read_json
 from .._transport.retry import Retry, Timeout
 from .._transport.transport import Transport
 from ..errors import APIStatusError, BadRequestError, PermissionDeniedError
-from .chunks import completion_chunk, join_text
+from .chunks import TextWire
 from .prompt import PromptSignature
-from .stream import Assemble, AsyncStream, C, Parse, R
+from .stream import AsyncStream, C, R, Stream, Wire  # noqa: F401 - Stream: the sync verbs' annotations name it
 
-AnswerT = TypeVar("AnswerT", bound=Answer)
-Send = Callable[[Call], Awaitable[AnswerT]]
+InfoT = TypeVar("InfoT", bound=CallInfo)
+Send = Callable[[Call], Awaitable[InfoT]]
 
 
-class AsyncDriverApp:
-    """A driver proxy app: a small HTTP server on a cluster's driver node. Making a handle sends nothing.
+class ModelHandle:
+    """A model that can be called: an endpoint or a driver app. It holds no connection; making one sends nothing."""
 
-    Its contract: POST / with `{"prompt": str, "stop"?: [str], ...}`, answered by a JSON string; asked for it by
-    `Accept: text/event-stream`, it may answer piece by piece.
-    """
-
-    _streaming: Mapping[str, Any] = {}  # the body stays the app's own schema: the header asks
+    _streaming: Mapping[str, Any] = {}  # what the body of a streamed call has beside the request
 
     def __init__(
         self,
@@ -41,8 +37,12 @@ class AsyncDriverApp:
         tasks: dict[str, Kind],
     ) -> None:
         self._transport, self._options, self._signature = transport, options, signature
-        self._ref, self.name = ref, ref.name
-        self._tasks = tasks  # what each endpoint speaks, learned once per client
+        self._ref, self._tasks = ref, tasks  # what each endpoint speaks, learned once per client
+
+    @property
+    def name(self) -> str:
+        """The endpoint's name, or the app's cluster and port."""
+        return self._ref.name
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -76,7 +76,27 @@ class AsyncDriverApp:
         """
         flat = self._signature.request(prompt, stop, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        return self._signature.text(*await self._invoke("complete", flat, options, self._transport.call))
+        return self._signature.text(*await self._complete(flat, options, self._transport.call))
+
+    async def generate(
+        self,
+        /,
+        prompt: str,
+        *,
+        stop: Sequence[str] | str | None = None,
+        timeout: float | Timeout | None = None,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        **params: Any,
+    ) -> Completion:
+        """As `complete`, with what is known of the text: `usage`, `finish_reason`, `request_id`, `served_model`.
+
+        It is the same `Completion` on every kind of endpoint; what the endpoint does not tell is None.
+        """
+        flat = self._signature.request(prompt, stop, params)
+        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        return self._signature.completion(*await self._complete(flat, options, self._transport.call))
 
     def stream_complete(
         self,
@@ -93,65 +113,76 @@ class AsyncDriverApp:
         """As `complete`, piece by piece; `final()` is the whole text. The call is made on entering the stream."""
         flat = self._signature.request(prompt, stop, params, streaming=True)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        return self._stream("complete", flat, options, completion_chunk, join_text)
+        streaming = options.merged_with(extra_body=self._streaming)
 
-    def _stream(
-        self, verb: Verb, body: Mapping[str, Any], options: Options, parse: Parse[C], assemble: Assemble[C, R]
-    ) -> AsyncStream[C, R]:
-        asking = options.merged_with(extra_body=self._streaming)
+        async def start() -> OpenStream:
+            return (await self._complete(flat, streaming, self._transport.open, EVENTS))[1]
 
-        async def start() -> Opened:
-            return (await self._invoke(verb, body, asking, self._transport.open, EVENTS))[1]
+        return AsyncStream(self._transport.backend.clock, start, TextWire(), options.timeout.read)
 
-        return AsyncStream(self._transport, start, parse, assemble, options.timeout.read)
+    def _stream(self, verb: Verb, body: Mapping[str, Any], options: Options, wire: Wire[C, R]) -> AsyncStream[C, R]:
+        """A stream of a verb whose body is whole."""
+        options = options.merged_with(extra_body=self._streaming)
+        clock = self._transport.backend.clock
+
+        async def start() -> OpenStream:
+            ends = options.deadline(clock)
+            try:
+                return await self._transport.open(options.call(ends, self._ref.path, body, EVENTS))
+            except APIStatusError as error:
+                await self._add_hint(verb, error, ends)
+                raise
+
+        return AsyncStream(clock, start, wire, options.timeout.read)
 
     async def _invoke(
-        self,
-        verb: Verb,
-        body: Mapping[str, Any],
-        options: Options,
-        send: Send[AnswerT],
-        accept: str = JSON,
-        deadline: float | None = None,
-    ) -> tuple[Kind, AnswerT]:
-        """Send a request in the right envelope (only `complete`'s has none yet): what it went to, and what came."""
-        ends = options.deadline(self._transport) if deadline is None else deadline
-        refused: list[BadRequestError] = []
+        self, verb: Verb, body: Mapping[str, Any], options: Options, *, deadline: float | None = None
+    ) -> CallInfo:
+        """Send a body that is whole."""
+        ends = options.deadline(self._transport.backend.clock) if deadline is None else deadline
         try:
-            kind = await self._lookup_task(options, ends) if verb == "complete" else "app"
-            for guess in tasks.candidate_kinds(kind, body):
-                try:
-                    whole = {**requests.request_body(guess, body, self.name), **options.extra_body}
-                    answer = await send(options.call(ends, "POST", self._ref.path, whole, accept))
-                except BadRequestError as error:
-                    refused.append(error)
-                else:
-                    if kind is None:
-                        self._tasks[self.name] = guess  # this one worked
-                    return guess, answer
-            raise tasks.all_rejected(refused)
+            return await self._transport.call(options.call(ends, self._ref.path, body))
         except APIStatusError as error:
             await self._add_hint(verb, error, ends)
             raise
 
+    async def _complete(
+        self, flat: Mapping[str, Any], options: Options, send: Send[InfoT], accept: str = JSON
+    ) -> tuple[Kind, InfoT]:
+        """Send a prompt in the envelope of the endpoint's kind; the kind that took it, and what came."""
+        ends = options.deadline(self._transport.backend.clock)
+        rejected: list[BadRequestError] = []
+        try:
+            known = await self._lookup_task(options, ends)
+            for kind in candidate_kinds(known, flat):
+                try:
+                    body = request_body(kind, flat, self.name)
+                    info = await send(options.call(ends, self._ref.path, body, accept))
+                except BadRequestError as error:
+                    rejected.append(error)
+                else:
+                    if known is None:
+                        self._tasks[self.name] = kind  # this one worked
+                    return kind, info
+            raise all_rejected(rejected)
+        except APIStatusError as error:
+            await self._add_hint("complete", error, ends)
+            raise
+
     async def _lookup_task(self, options: Options, deadline: float) -> Kind | None:
-        """What the endpoint speaks; None where looking it up is forbidden. Many callers make one look-up."""
+        """What is spoken there; None where looking it up is forbidden. Many callers make one look-up."""
         if known := self._ref.kind or self._tasks.get(self.name):
             return known
         async with self._transport.backend.lock(f"task {self.name}", deadline):
             if self.name not in self._tasks:
-                path = f"{ENDPOINTS}/{paths.quoted(self.name)}"
+                path = f"{ENDPOINTS}/{quoted(self.name)}"
                 try:
-                    answer = await self._transport.call(options.call(deadline, "GET", path))
+                    described = read_json(await self._transport.call(options.call(deadline, path)))
                 except PermissionDeniedError:
                     return None
-                described = read_json(answer)
-                self._tasks[self.name] = tasks.kind_of_task(
-                    described.get("task") if isinstance(described, dict) else None
-                )
+                task = described.get("task") if isinstance(described, dict) else None
+                self._tasks[self.name] = kind_of_task(task)
             return self._tasks[self.name]
 
     async def _add_hint(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         """Find out what would have been right, and say so in the error's hint."""
-        if error.status == 502:  # the driver proxy's own word for it
-            error.hint = f"Is the app {self.name} (cluster:port) running, and listening on 0.0.0.0?"

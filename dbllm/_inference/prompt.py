@@ -1,4 +1,4 @@
-"""What the verbs share: options, the prompt/stop signature with its transforms, and the reading of answers."""
+"""The prompt/stop signature: from a prompt to the request before any envelope, and from a response to its text."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._protocol import requests
-from .._protocol.models import Predictions
-from .._protocol.responses import answer_text
+from .._protocol.models import CallInfo, Completion, Predictions
+from .._protocol.requests import model_params, prompt_request
+from .._protocol.responses import answer_text, text_chunk
 from .._protocol.tasks import Kind
-from .._transport.call import Answer
 from .._transport.replies import read_json, reply_of
+
+_FINISHED = {"completed": "stop", "incomplete": "length"}  # the Responses wire's words for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +32,40 @@ class PromptSignature:
         """
         if streaming and self.transform_output is not None:
             raise TypeError("transform_output needs the whole answer, so it cannot be combined with a stream.")
-        flat = requests.prompt_request(prompt, stop, requests.model_params(self.params, params))
+        flat = prompt_request(prompt, stop, model_params(self.params, params))
         changed = flat if self.transform_input is None else self.transform_input(**flat)
         if not isinstance(changed, Mapping):
             raise TypeError(f"transform_input returns the request, a dict, not {type(changed).__name__}.")
         return changed
 
-    def text(self, kind: Kind, answer: Answer) -> str:
-        """The text of an answer, transformed.
+    def text(self, kind: Kind, info: CallInfo) -> str:
+        """The text of a response, transformed.
 
         Raises:
-            APIResponseError: the answer is not JSON, or has no one place for a text.
+            APIResponseError: the response is not JSON, or has no one place for a text.
             TypeError: `transform_output` returned something else than a str.
         """
-        content = reply_of(Predictions, answer).first if kind == "custom" else read_json(answer)
+        return self._text(_content(kind, info), info)
+
+    def completion(self, kind: Kind, info: CallInfo) -> Completion:
+        """The response of any kind of endpoint as a `Completion`; raises as `text` does."""
+        content = _content(kind, info)
+        text, chunk = self._text(content, info), text_chunk(content)
+        said = content if isinstance(content, Mapping) else {}
+        choice = {"text": text, "finish_reason": chunk.finish_reason or _FINISHED.get(str(said.get("status")))}
+        head = {name: said[name] for name in ("id", "model", "created", "usage") if said.get(name) is not None}
+        completion = Completion.model_validate({**head, "object": "text_completion", "choices": [choice]})
+        completion._call = info
+        return completion
+
+    def _text(self, content: Any, info: CallInfo) -> str:
         text = (self.transform_output or answer_text)(content)
         if isinstance(text, str):
             return text
         if self.transform_output is None:
-            raise answer.meta.unexpected("the answer holds no text", "Say where the text is with transform_output=.")
+            raise info.unexpected("the answer holds no text", "Say where the text is with transform_output=.")
         raise TypeError(f"transform_output returns the text, a str, not {type(text).__name__}.")
+
+
+def _content(kind: Kind, info: CallInfo) -> Any:
+    return reply_of(Predictions, info).first if kind == "custom" else read_json(info)

@@ -1,4 +1,4 @@
-"""A streamed answer, chunk by chunk, in both colours.
+"""A streamed answer, chunk by chunk, in both modes.
 
 Classes with `__anext__` and `__next__`, never generators: they may be closed from anywhere and at any time, and no
 cancel scope is open while the caller holds a chunk.
@@ -7,47 +7,89 @@ cancel scope is open while the caller holds a chunk.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from .._backends.backend import run_without_loop
+from .._backends.sync_facade import SyncFacade
 from .._deadline import FOREVER
 from .._protocol.error_responses import error_frame
 from .._protocol.models import CallInfo, ChatCompletionChunk, CompletionChunk, HasCallInfo, ResponseEvent, Usage
-from .._transport.call import Opened
-from .._transport.transport import Transport
-from ..errors import APIError, Raw, StreamInterruptedError
+from .._transport.call import OpenStream
+from ..errors import APIError, StreamInterruptedError
 
 C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk | ResponseEvent)
 R = TypeVar("R")
-Start = Callable[[], Awaitable[Opened]]
-Parse = Callable[[bytes, Opened], C]
-Assemble = Callable[[list[C], Opened], R]
+R_co = TypeVar("R_co", covariant=True)
+Start = Callable[[], Awaitable[OpenStream]]
 
 _AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is usually there already
 
 
-class StreamState(HasCallInfo, Generic[C, R]):
-    """What both colours of a stream share: what has come so far, and the coroutines that get the next chunk.
+class Wire(Protocol[C, R_co]):
+    """The format of a stream: its bytes as chunks, and its chunks as the whole answer."""
 
-    What came is kept as bytes: models that nobody holds are gone at once, where a thousand that live on are looked at
-    by the garbage collector again and again. They are made anew for who asks for the text or the whole answer.
+    def chunk(self, data: bytes, stream: OpenStream, /) -> C: ...
+    def whole(self, chunks: list[C], stream: OpenStream, /) -> R_co: ...
+
+
+class AsyncStream(HasCallInfo, Generic[C, R]):
+    """A streamed answer.
+
+    Use it in `async with`, so that leaving the block closes the connection and the model stops; `async for` gives the
+    chunks, and `final()` the whole answer, also after some or all chunks have been taken.
     """
 
-    def __init__(
-        self, transport: Transport, start: Start, parse: Parse[C], assemble: Assemble[C, R], patience: float | None
-    ) -> None:
-        self._transport, self._start, self._parse, self._assemble = transport, start, parse, assemble
+    # What came is kept as bytes: models that nobody holds are gone at once, where a thousand that live on are walked
+    # by the garbage collector again and again. They are made anew for who asks for the text or the whole answer.
+
+    def __init__(self, clock: Callable[[], float], start: Start, wire: Wire[C, R], patience: float | None) -> None:
+        self._clock, self._start, self._wire = clock, start, wire
         self._patience = FOREVER if patience is None else patience  # seconds from one event to the next
-        self._opened: Opened | None = None
+        self._opened: OpenStream | None = None
         self._received: list[bytes] = []
         self._made: list[C] = []  # of the first of them
         self._complete = False  # [DONE], a finish_reason or a whole answer has come
         self._ended = self._busy = False
 
+    async def __aenter__(self) -> AsyncStream[C, R]:
+        await self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    def __aiter__(self) -> AsyncStream[C, R]:
+        return self
+
+    async def __anext__(self) -> C:
+        """The next chunk.
+
+        Raises:
+            StreamInterruptedError: the stream broke, stalled, reported an error or ended too early.
+            APIResponseError: a chunk is not what was promised.
+            RuntimeError: another task is waiting for a chunk of this stream.
+        """
+        chunk = self._next_buffered() or await self._next()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
+
+    async def final(self) -> R:
+        """The whole answer, of the type the verb without `stream_` returns; reads what has not been read yet.
+
+        Raises:
+            StreamInterruptedError: the stream broke, or was closed before its end.
+        """
+        return await self._final()
+
+    async def aclose(self) -> None:
+        """Close the connection; the model behind it stops. Closing twice is harmless."""
+        await self._close()
+
     @property
     def _chunks(self) -> list[C]:
         while self._opened is not None and len(self._made) < len(self._received):
-            self._made.append(self._parse(self._received[len(self._made)], self._opened))
+            self._made.append(self._wire.chunk(self._received[len(self._made)], self._opened))
         return self._made
 
     @property
@@ -66,19 +108,16 @@ class StreamState(HasCallInfo, Generic[C, R]):
         return next((chunk.finish_reason for chunk in reversed(self._chunks) if chunk.finish_reason), None)
 
     @property
-    def _meta(self) -> CallInfo:  # type: ignore[override]
-        return self._opened.meta if self._opened else CallInfo(attempts=0)
+    def _call(self) -> CallInfo:  # type: ignore[override]
+        return self._opened or CallInfo(attempts=0)
 
     def __del__(self) -> None:
-        if getattr(self, "_opened", None) is not None:
-            self._abandon()
-
-    def _abandon(self) -> None:
-        if self._opened is not None and self._opened.exchange is not None and not self._ended:
+        opened = getattr(self, "_opened", None)  # missing where `__init__` failed
+        if opened is not None and opened.exchange is not None and not self._ended:
             self._ended = True
-            self._opened.exchange.close_soon()
+            opened.exchange.close_soon()
 
-    async def _open(self) -> Opened:
+    async def _open(self) -> OpenStream:
         if self._opened is None:
             if self._ended:
                 raise RuntimeError("this stream is closed; call the verb again for a new one.")
@@ -123,20 +162,20 @@ class StreamState(HasCallInfo, Generic[C, R]):
         opened.events.popleft()
         return chunk
 
-    def _read(self, data: bytes, opened: Opened) -> C:
-        chunk = self._parse(data, opened)
+    def _read(self, data: bytes, opened: OpenStream) -> C:
+        chunk = self._wire.chunk(data, opened)
         self._received.append(data)
         if chunk.finish_reason:
             self._complete = True
         return chunk
 
-    async def _next_event(self, opened: Opened) -> C | None:
+    async def _next_event(self, opened: OpenStream) -> C | None:
         if opened.exchange is None:  # a whole answer is one chunk
             self._complete = self._ended = True
             return self._read(opened.raw.body, opened)
-        backend = self._transport.backend
+        clock = self._clock
         try:
-            more = await self._transport.more(opened, backend.clock() + self._patience)
+            more = await opened.read_event(clock() + self._patience)
         except APIError as error:
             raise self._broken(error.detail) from error
         if not more and not self._complete:
@@ -145,7 +184,7 @@ class StreamState(HasCallInfo, Generic[C, R]):
         if event is None or event.data.strip() == b"[DONE]":
             self._complete = True
             try:  # the end that follows [DONE], so that the connection can serve the next call
-                while more and await opened.exchange.read(backend.clock() + _AFTER_DONE):
+                while more and await opened.exchange.read(clock() + _AFTER_DONE):
                     pass
             except APIError:  # the answer is whole; only the connection is lost
                 pass
@@ -160,60 +199,36 @@ class StreamState(HasCallInfo, Generic[C, R]):
             pass
         if self._opened is None or not self._complete:
             raise self._broken("the stream was closed before its end")
-        return self._assemble(self._chunks, self._opened)
+        return self._wire.whole(self._chunks, self._opened)
 
     def _broken(self, detail: str, code: str = "") -> StreamInterruptedError:
-        return (self._opened or Opened(Raw(0))).interrupted(detail, code, self.text, self.usage)
+        return (self._opened or OpenStream()).interrupted(detail, code, self.text, self.usage)
 
 
-class AsyncStream(StreamState[C, R]):
-    """A streamed answer.
-
-    Use it in `async with`, so that leaving the block closes the connection and the model stops; `async for` gives the
-    chunks, and `final()` the whole answer, also after some or all chunks have been taken.
-    """
-
-    async def __aenter__(self) -> AsyncStream[C, R]:
-        await self._open()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._close()
-
-    def __aiter__(self) -> AsyncStream[C, R]:
-        return self
-
-    async def __anext__(self) -> C:
-        """The next chunk.
-
-        Raises:
-            StreamInterruptedError: the stream broke, stalled, reported an error or ended too early.
-            APIResponseError: a chunk is not what was promised.
-            RuntimeError: another task is waiting for a chunk of this stream.
-        """
-        chunk = self._next_buffered() or await self._next()
-        if chunk is None:
-            raise StopAsyncIteration
-        return chunk
-
-    async def final(self) -> R:
-        """The whole answer, of the type the verb without `stream_` returns; reads what has not been read yet.
-
-        Raises:
-            StreamInterruptedError: the stream broke, or was closed before its end.
-        """
-        return await self._final()
-
-    async def aclose(self) -> None:
-        """Close the connection; the model behind it stops. Closing twice is harmless."""
-        await self._close()
-
-
-class Stream(StreamState[C, R]):
+class Stream(SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
     """A streamed answer in plain code: `with`, `for` and `final()`, as `AsyncStream` has them with `async`."""
 
+    @property
+    def text(self) -> str:
+        """The text that has arrived so far."""
+        return self._core.text
+
+    @property
+    def usage(self) -> Usage | None:
+        """The last usage that has arrived."""
+        return self._core.usage
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended, once that is known."""
+        return self._core.finish_reason
+
+    @property
+    def _call(self) -> CallInfo:  # type: ignore[override]
+        return self._core._call
+
     def __enter__(self) -> Stream[C, R]:
-        run_without_loop(self._open())
+        run_without_loop(self._core._open())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -224,15 +239,16 @@ class Stream(StreamState[C, R]):
 
     def __next__(self) -> C:
         """The next chunk; raises as `AsyncStream.__anext__` does."""
-        chunk = self._next_buffered() or run_without_loop(self._next())
+        core = self._core
+        chunk = core._next_buffered() or run_without_loop(core._next())
         if chunk is None:
             raise StopIteration
         return chunk
 
     def final(self) -> R:
         """The whole answer; see `AsyncStream.final`."""
-        return run_without_loop(self._final())
+        return run_without_loop(self._core._final())
 
     def close(self) -> None:
         """Close the connection; the model behind it stops. Closing twice is harmless."""
-        run_without_loop(self._close())
+        run_without_loop(self._core._close())

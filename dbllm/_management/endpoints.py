@@ -11,9 +11,9 @@ from pydantic import Field
 
 from .._backends.sync_facade import SyncFacade, sync_method
 from .._deadline import FOREVER
-from .._protocol.models import Reply, WireModel
+from .._protocol.models import CallInfo, Reply, WireModel
 from .._protocol.paths import ENDPOINTS, not_found_hint, quoted
-from .._transport.call import JSON, Answer
+from .._transport.call import JSON
 from .._transport.options import EXPLAIN_SECONDS
 from .._transport.replies import read_json, reply_of
 from .._transport.retry import Retry, Timeout
@@ -255,7 +255,7 @@ class AsyncEndpoints(Resource):
 
     async def _invoke(
         self, method: str, path: str, body: object = None, *, accept: str = JSON, deadline: float = FOREVER
-    ) -> Answer:
+    ) -> CallInfo:
         try:
             return await super()._invoke(method, path, body, accept=accept, deadline=deadline)
         except NotFoundError as error:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 
 from .._deadline import FOREVER
-from .._transport.call import JSON, Answer
+from .._protocol.models import CallInfo
+from .._transport.call import JSON
 from .._transport.options import Options
 from .._transport.replies import ReplyT, reply_of
 from .._transport.transport import Transport
@@ -25,11 +26,11 @@ class Resource:
 
     async def _invoke(
         self, method: str, path: str, body: object = None, *, accept: str = JSON, deadline: float = FOREVER
-    ) -> Answer:
+    ) -> CallInfo:
         """One call, over before `deadline` on the backend's clock."""
-        ends = min(deadline, self._options.deadline(self._transport))
+        ends = min(deadline, self._options.deadline(self._transport.backend.clock))
         try:
-            return await self._transport.call(self._options.call(ends, method, path, body, accept))
+            return await self._transport.call(self._options.call(ends, path, body, accept, method=method))
         except (ConflictError, BadRequestError) as error:
             if method == "POST" and _is_there(error) and any(_may_have_run(earlier) for earlier in error.previous):
                 error.hint = "An earlier attempt of this call, whose answer was lost, may have made it: look at it."

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from .._backends.sync_facade import SyncFacade, sync_method
 from .._protocol.models import CallInfo, Reply, WireModel
-from ..errors import APIError
+from ..errors import APIError, Raw
 from .resource import Resource, redact_error
 
 SECRETS = "/api/2.0/secrets"
@@ -105,12 +105,12 @@ class AsyncSecrets(Resource):
         Raises:
             APIResponseError: it is not UTF-8.
         """
-        value, meta = await self._value(scope, key)
+        value, info = await self._value(scope, key)
         try:
             return value.decode()
         except UnicodeDecodeError:
             pass  # raised out here, for the context of an error is shown, and this one's holds the secret
-        raise meta.unexpected(f"the secret {key!r} in {scope!r} is not text in UTF-8", "Read it with get_bytes().")
+        raise info.unexpected(f"the secret {key!r} in {scope!r} is not text in UTF-8", "Read it with get_bytes().")
 
     async def get_bytes(self, scope: str, key: str) -> bytes:
         """The value of a secret, as bytes. The workspace sends it in base64, however it was written."""
@@ -143,12 +143,13 @@ class AsyncSecrets(Resource):
 
     async def _value(self, scope: str, key: str) -> tuple[bytes, CallInfo]:
         answer = await self._reply(_Parts, "GET", _query("get", {"scope": scope, "key": key}))
-        meta = answer._meta._replace(raw=None)  # what came may be the secret
+        raw = answer._call.raw
+        info = CallInfo(Raw(raw.status, raw.headers), answer.attempts)  # without the body, which may be the secret
         try:
-            return base64.b64decode(answer.value, validate=True), meta
+            return base64.b64decode(answer.value, validate=True), info
         except (TypeError, ValueError):
             pass
-        raise meta.unexpected(f"what came for the secret {key!r} in {scope!r} is not base64")
+        raise info.unexpected(f"what came for the secret {key!r} in {scope!r} is not base64")
 
 
 def _query(path: str, query: Mapping[str, str]) -> str:

@@ -64,9 +64,9 @@ def status_error(raw: Raw, *, wall: float) -> APIStatusError:
 
 
 def request_id(headers: Mapping[str, str], detail: str = "") -> str | None:
-    """The request's id: header `x-request-id`, else the `[ReqId: …]` that Databricks writes into messages."""
+    """The request's id: of the headers, else the `[ReqId: …]` that Databricks writes into messages."""
     written = _REQUEST_ID.search(detail)
-    return headers.get("x-request-id") or headers.get("x-databricks-request-id") or (written and written.group(1))
+    return Raw(0, headers).request_id or (written and written.group(1))
 
 
 def read_error(body: bytes) -> tuple[str, str, list[Any]]:

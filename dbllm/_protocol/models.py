@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, model_validator
 
-from ..errors import APIResponseError, Raw
+from ..errors import APIResponseError, PublicPickle, Raw
 
 if TYPE_CHECKING:  # a default for a type variable: for type checkers, as Python itself has it from 3.13 on only
     from numpy import float32
@@ -28,46 +29,62 @@ else:
     NDArray, float32 = list, float  # as near as it gets without numpy, for who asks for the annotations
 
 
-class WireModel(BaseModel):
+class WireModel(PublicPickle, BaseModel):
     """A JSON object as it goes over the wire; fields that have no name here are kept."""
 
     # Built at first use: a program that only embeds never pays for the chat models.
     model_config = ConfigDict(extra="allow", defer_build=True, protected_namespaces=(), coerce_numbers_to_str=True)
 
 
-class CallInfo(NamedTuple):
-    """What is known of the call behind an answer."""
+_NO_RESPONSE = Raw(0)
 
-    request_id: str | None = None
+
+@dataclass(slots=True)  # not frozen: to make one would take three times as long
+class CallInfo:
+    """A 2xx response and how often the call was sent until it came; of a stream, its head."""
+
+    raw: Raw = _NO_RESPONSE
     attempts: int = 1
-    raw: Raw | None = None
+
+    @property
+    def request_id(self) -> str | None:
+        """The workspace's id of the request."""
+        return self.raw.request_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CallInfo, (self.raw, self.attempts)
 
     def unexpected(self, detail: str, hint: str = "") -> APIResponseError:
         """The error for an answer that is not what was promised; it keeps the whole answer."""
-        return APIResponseError(detail, hint=hint, request_id=self.request_id, attempts=self.attempts, raw=self.raw)
+        raw = self.raw if self.raw.status else None
+        return APIResponseError(detail, hint=hint, request_id=self.request_id, attempts=self.attempts, raw=raw)
 
 
 class HasCallInfo:
-    """What came, and the call that brought it."""
+    """A reply that knows the call behind it."""
 
-    _meta: CallInfo = (
-        CallInfo()
-    )  # no private attribute of a model: pydantic takes as long for one as for a small answer
+    # No private attribute of a model: pydantic takes as long for one as for a small answer.
+    _call: CallInfo = CallInfo()
 
     @property
     def request_id(self) -> str | None:
         """The workspace's id of the request (header `x-request-id`); of a stream, once it is open."""
-        return self._meta.request_id
+        return self._call.request_id
 
     @property
     def attempts(self) -> int:
         """How often the call was sent until the answer came; 0 for a stream that is not open yet."""
-        return self._meta.attempts
+        return self._call.attempts
 
     @property
     def raw(self) -> Raw | None:
         """Status, headers and body as they came (no body for a stream)."""
-        return self._meta.raw
+        return self._call.raw if self._call.raw.status else None
+
+    @property
+    def served_model(self) -> str | None:
+        """The served entity that answered (header `served-model-name`), where the workspace names it."""
+        return self._call.raw.headers.get("served-model-name")
 
 
 class Reply(WireModel, HasCallInfo):
@@ -325,7 +342,7 @@ class Predictions(Reply):
             APIResponseError: the list is empty.
         """
         if self.predictions == []:
-            raise self._meta.unexpected("the answer has no predictions")
+            raise self._call.unexpected("the answer has no predictions")
         return self.predictions[0] if isinstance(self.predictions, list) else self.predictions
 
 

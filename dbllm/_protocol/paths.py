@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from ..errors import ConfigError
-from .tasks import Kind
 
 ENDPOINTS = "/api/2.0/serving-endpoints"
 
@@ -36,14 +35,6 @@ def quoted(name: object, what: str = "an endpoint") -> str:
     except UnicodeEncodeError:
         pass
     raise ConfigError(f"{what} needs a name, not {name!r}.")
-
-
-class EndpointRef(NamedTuple):
-    """Where a handle's calls go: a path, the name that messages use, and what is spoken there, where that is known."""
-
-    path: str
-    name: str
-    kind: Kind | None
 
 
 def invocations_path(name: str, served_model: str | None = None) -> str:

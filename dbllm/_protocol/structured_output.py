@@ -73,12 +73,12 @@ def parsed(model: type[ParsedT] | None, reply: ChatCompletion[Any]) -> ChatCompl
         return reply
     described: Any = model
     if refusal := (reply.message.model_extra or {}).get("refusal"):
-        raise reply._meta.unexpected(f"the model refused: {refusal}", "Ask for something else.")
+        raise reply._call.unexpected(f"the model refused: {refusal}", "Ask for something else.")
     try:
         vars(reply)[PARSED] = _described(described)[0].validate_json(reply.text)
     except ValidationError as error:
         why = f"{first_error(error)}; it begins with {reply.text[:_SHOWN]!r}" if reply.text else "there is none"
         cut = reply.finish_reason == "length"
         hint = "The answer was cut at the limit of tokens (finish_reason length): allow more with max_tokens=."
-        raise reply._meta.unexpected(f"the text is no {model.__name__}: {why}", hint if cut else "") from error
+        raise reply._call.unexpected(f"the text is no {model.__name__}: {why}", hint if cut else "") from error
     return reply

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from ..errors import BadRequestError, ConfigError
 
@@ -38,6 +38,14 @@ VERBS: dict[Kind, tuple[Verb, ...]] = {
     "custom": ("complete", "predict"),
     "app": ("complete",),
 }
+
+
+class EndpointRef(NamedTuple):
+    """Where a handle's calls go: a path, the name that messages use, and what is spoken there, where that is known."""
+
+    path: str
+    name: str
+    kind: Kind | None
 
 
 def kind_of_task(task: str | None) -> Kind:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .._deadline import FOREVER
-from .._protocol import json_encoder
+from .._protocol.json_encoder import encode
 from .call import JSON, Call
 from .retry import Retry, Timeout
-from .transport import Transport
 
 EXPLAIN_SECONDS = 5.0  # what a failed call may spend on finding out why
 
@@ -43,11 +42,17 @@ class Options:
         timeout = self.timeout if timeout is None else Timeout.of(timeout)
         return Options(timeout, retry or self.retry, merged, {**self.extra_body, **(extra_body or {})})
 
-    def deadline(self, transport: Transport) -> float:
-        """When what begins now is over, on the backend's clock."""
-        return FOREVER if self.timeout.total is None else transport.backend.clock() + self.timeout.total
+    def deadline(self, clock: Callable[[], float]) -> float:
+        """When what begins now is over, on this clock."""
+        return FOREVER if self.timeout.total is None else clock() + self.timeout.total
 
-    def call(self, deadline: float, method: str, path: str, body: object = None, accept: str = JSON) -> Call:
-        """One call with these options; several may share one deadline."""
-        encoded = None if body is None else json_encoder.encode(body)
+    def call(
+        self, deadline: float, path: str, body: object = None, accept: str = JSON, *, method: str | None = None
+    ) -> Call:
+        """One call with these options: POST with a body, else GET. Several may share one deadline."""
+        if self.extra_body and isinstance(body, Mapping):
+            body = {**body, **self.extra_body}
+        encoded = None if body is None else encode(body)
+        if method is None:
+            method = "GET" if body is None else "POST"
         return Call(method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers)

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from ..errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, StreamInterruptedError
+from ..errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, PublicPickle, StreamInterruptedError
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -40,7 +40,7 @@ def _is_seconds(value: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(PublicPickle):
     """How stubborn a call is.
 
     Attributes:
@@ -69,7 +69,7 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Timeout:
+class Timeout(PublicPickle):
     """How long a call may take, in seconds; None is no limit.
 
     Attributes:

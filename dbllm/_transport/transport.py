@@ -4,171 +4,181 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .._auth.auth import Auth, is_expired_response
-from .._auth.redaction import RedactedMapping, redact
+from .._auth.redaction import redact
 from .._backends.backend import Backend
-from .._http.request import HttpRequest
+from .._http.request import HttpRequest, RequestHeaders
 from .._protocol.error_responses import error_frame, status_error
-from ..errors import APIError, APIStatusError, Raw
-from .call import EVENTS, JSON, Answer, Call, Opened
-from .retry import retry_call
+from .._protocol.models import CallInfo
+from ..errors import APIError, APIStatusError, ConfigError, Raw
+from .call import EVENTS, JSON, Attempt, Call, OpenStream
+from .retry import retry_call, retry_delay
 
 log = logging.getLogger("dbllm")
 
-
-Outcome = TypeVar("Outcome", bound=Answer)
-Attempt = Callable[[Call, Mapping[str, str]], Awaitable[Outcome]]
+InfoT = TypeVar("InfoT", bound=CallInfo)
+Send = Callable[[Call, Mapping[str, str]], Awaitable[InfoT]]
 """Makes a call once, with these headers of the auth's."""
+
+OnAttempt = Callable[[Attempt], "Awaitable[object] | object"]
+"""A user's function, sync or async, that is told of each attempt."""
 
 
 class Transport:
-    """Carries calls to one workspace."""
+    """Carries calls to a workspace, and to other origins that have credentials of their own."""
 
-    def __init__(self, host: str, auth: Auth, backend: Backend) -> None:
-        self.host = host
-        self.backend = backend
-        self._auth = auth
+    def __init__(self, host: str, auth: Auth, backend: Backend, on_attempt: OnAttempt | None = None) -> None:
+        self.host, self.backend, self.on_attempt = host, backend, on_attempt
+        self._auths = {host: auth}
         self._closed = False
-        self._made: dict[object, tuple[Mapping[str, str], Mapping[str, str], RedactedMapping]] = {}
-        _fixed()  # imports something slow: here, where no event loop waits for it
+        self._headers: dict[object, tuple[Mapping[str, str], Mapping[str, str], RequestHeaders]] = {}
+        _own_headers()  # imports something slow: here, where no event loop waits for it
         weakref.finalize(self, backend.close_when_possible)
 
-    async def call(self, call: Call) -> Answer:
-        """The answer to a call, after as many attempts as it takes.
+    def add_origin(self, origin: str, auth: Auth) -> None:
+        """Let calls go to another origin, with its own credentials and no others."""
+        self._auths[origin] = auth
+
+    def call(self, call: Call) -> Coroutine[Any, Any, CallInfo]:
+        """The response to a call, after as many attempts as it takes.
 
         Raises:
             APIError: the last attempt's failure.
             ConfigError: the token function did not return a token.
         """
-        began = self.backend.clock()
-        try:
-            answer = await self._send_authenticated(call, self._send_once)
-        except APIError as error:
-            answer = await self._retry(call, self._send_once, error, began)
-        self._log(call, answer, began)
-        return answer
+        return self._carry(call, self._send_once)
 
-    async def open(self, call: Call) -> Opened:
+    def open(self, call: Call) -> Coroutine[Any, Any, OpenStream]:
         """A stream, open and up to its first event; until then it is tried again as `call` is, and raises the same."""
-        began = self.backend.clock()
-        try:
-            opened = await self._send_authenticated(call, self._open_once)
-        except APIError as error:
-            opened = await self._retry(call, self._open_once, error, began)
-        self._log(call, opened, began)
-        return opened
-
-    async def more(self, opened: Opened, deadline: float) -> bool:
-        """Read on until at least one more event is there; False at the end of the stream.
-
-        Raises:
-            APIConnectionError, APITimeoutError: the connection broke, or no event came before the deadline.
-            APIResponseError: the stream is none (a line of over 8 MiB).
-        """
-        while not opened.events and opened.exchange is not None:
-            piece = await opened.exchange.read(deadline)
-            if not piece:
-                return False
-            try:
-                # An event without data is a sign of life.
-                opened.events.extend([event for event in opened.decoder.feed(piece) if event.data.strip()])
-            except ValueError as error:
-                raise opened.meta.unexpected(str(error)) from None
-        return bool(opened.events)
+        return self._carry(call, self._open_once)
 
     async def aclose(self) -> None:
         """Close the connections; calls after this fail."""
         self._closed = True
         await self.backend.aclose()
 
-    async def _send_authenticated(self, call: Call, attempt: Attempt[Outcome]) -> Outcome:
+    async def _carry(self, call: Call, send: Send[InfoT]) -> InfoT:
+        began = self.backend.clock()
+        attempt = self._send_authenticated if self.on_attempt is None else self._send_observed
+        try:
+            try:
+                info = await attempt(call, send)
+            except APIError as first:
+                if retry_delay(first, failures=1, method=call.method, retry=call.retry) is None:
+                    raise  # not once more through the loop that retries
+
+                async def again() -> InfoT:
+                    call.attempt += 1
+                    return await attempt(call, send)
+
+                clock, sleep = self.backend.clock, self.backend.sleep
+                info, info.attempts = await retry_call(
+                    again, first, call.method, call.retry, call.deadline, clock, sleep
+                )
+        except APIError as error:
+            self._log(call, type(error).__name__, began, error.attempts)
+            raise
+        if log.isEnabledFor(logging.INFO):
+            self._log(call, str(info.raw.status), began, info.attempts)
+        return info
+
+    async def _send_authenticated(self, call: Call, send: Send[InfoT]) -> InfoT:
         """One attempt with the auth's headers; where the workspace says that these have expired, it is made anew."""
         if self._closed:
             raise RuntimeError("this client is closed; make a new one.")
-        sent = await self._auth.headers(self.backend, call.deadline)
+        auth = self._auth(call)
+        sent = await auth.headers(self.backend, call.deadline)
         try:
-            return await attempt(call, sent)
+            return await send(call, sent)
         except APIStatusError as error:
-            if (
-                error.raw is None
-                or not is_expired_response(error.raw)
-                or not self._auth.on_rejected(sent, self.backend.clock())
-            ):
+            if error.raw is None or not is_expired_response(error.raw):
                 raise
-        return await attempt(call, await self._auth.headers(self.backend, call.deadline))
+            if not auth.on_rejected(sent, self.backend.clock()):
+                raise
+        return await send(call, await auth.headers(self.backend, call.deadline))
 
-    async def _send_once(self, call: Call, sent: Mapping[str, str]) -> Answer:
-        pool = await self.backend.pool()
-        return Answer(self._raise_for_status(await pool.send(self._outgoing(call, sent)), call, sent))
+    async def _send_once(self, call: Call, sent: Mapping[str, str]) -> CallInfo:
+        pool = await self.backend.pool(call.origin or self.host)
+        return CallInfo(self._raise_for_status(await pool.send(self._request(call, sent)), call, sent))
 
-    async def _open_once(self, call: Call, sent: Mapping[str, str]) -> Opened:
-        pool = await self.backend.pool()
-        exchange = await pool.open(self._outgoing(call, sent))
-        opened = Opened(Raw(exchange.status, exchange.headers), exchange=exchange)
+    async def _open_once(self, call: Call, sent: Mapping[str, str]) -> OpenStream:
+        pool = await self.backend.pool(call.origin or self.host)
+        exchange = await pool.open(self._request(call, sent))
+        stream = OpenStream(Raw(exchange.status, exchange.headers), exchange=exchange)
         kind = exchange.headers.get("content-type", "").lower()
         try:
             if not (200 <= exchange.status < 300 and kind.startswith(EVENTS)):
                 whole = Raw(exchange.status, exchange.headers, await exchange.read_all(call.deadline))
-                return Opened(self._raise_for_status(whole, call, sent))
-            if not await self.more(opened, call.deadline):
-                raise opened.interrupted("the stream ended before its first event")
-            if frame := error_frame(opened.events[0]):
-                raise opened.interrupted(f"the stream reported an error: {frame[1]}", frame[0])
+                return OpenStream(self._raise_for_status(whole, call, sent))
+            if not await stream.read_event(call.deadline):
+                raise stream.interrupted("the stream ended before its first event")
+            if frame := error_frame(stream.events[0]):
+                raise stream.interrupted(f"the stream reported an error: {frame[1]}", frame[0])
         except BaseException as error:
             await exchange.close_after(error)
             raise
-        return opened
+        return stream
+
+    def _auth(self, call: Call) -> Auth:
+        auth = self._auths.get(call.origin or self.host)
+        if auth is None:
+            raise ConfigError(f"this client has no credentials for {call.origin}, and sends it none of another host.")
+        return auth
 
     def _raise_for_status(self, raw: Raw, call: Call, sent: Mapping[str, str]) -> Raw:
         if 200 <= raw.status < 300:
             return raw
         raise status_error(redact(raw, sent, call.path), wall=self.backend.wall_clock())
 
-    async def _retry(self, call: Call, attempt: Attempt[Outcome], error: APIError, began: float) -> Outcome:
-        backend = self.backend
+    async def _send_observed(self, call: Call, send: Send[InfoT]) -> InfoT:
+        """One attempt, of which the hook `on_attempt` is told."""
+        began = self.backend.clock()
         try:
-            outcome, attempts = await retry_call(
-                lambda: self._send_authenticated(call, attempt),
-                error,
-                call.method,
-                call.retry,
-                call.deadline,
-                backend.clock,
-                backend.sleep,
-            )
-        except APIError as last:
-            seconds, kind = backend.clock() - began, type(last).__name__
-            log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.logged, kind, seconds, last.attempts)
+            info = await self._send_authenticated(call, send)
+        except APIError as error:
+            await self._tell(call, began, error.raw, error)
             raise
-        outcome.attempts = attempts
-        return outcome
+        await self._tell(call, began, info.raw)
+        return info
 
-    def _log(self, call: Call, outcome: Answer, began: float) -> None:
-        if log.isEnabledFor(logging.INFO):
-            status, seconds, attempts = outcome.raw.status, self.backend.clock() - began, outcome.attempts
-            log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.logged, status, seconds, attempts)
+    async def _tell(self, call: Call, began: float, raw: Raw | None, error: APIError | None = None) -> None:
+        seconds, request_id = self.backend.clock() - began, raw.request_id if raw else None
+        status = raw.status if raw else None
+        attempt = Attempt(call.method, call.logged, call.attempt, seconds, status, request_id, error)
+        hook = self.on_attempt
+        try:
+            await self.backend.call_user_function(lambda: hook(attempt) if hook else None)
+        except Exception:
+            log.warning("on_attempt raised an exception", exc_info=True)
 
-    def _outgoing(self, call: Call, sent: Mapping[str, str]) -> HttpRequest:
-        timeout, headers = call.timeout, self._headers(call, sent)
-        url = self.host + call.path
-        return HttpRequest(call.method, url, headers, call.body, call.deadline, timeout.connect, timeout.queue)
+    def _log(self, call: Call, outcome: str, began: float, attempts: int) -> None:
+        seconds = self.backend.clock() - began
+        log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.logged, outcome, seconds, attempts)
 
-    def _headers(self, call: Call, sent: Mapping[str, str]) -> RedactedMapping:
-        """What a call is sent with; the same object again as long as neither the auth's headers nor its own change."""
-        kind = call.accept, call.body is None
-        made = self._made.get(kind)
+    def _request(self, call: Call, sent: Mapping[str, str]) -> HttpRequest:
+        timeout, base = call.timeout, call.origin or self.host
+        headers = self._request_headers(call, sent, base)
+        return HttpRequest(
+            call.method, base + call.path, headers, call.body, call.deadline, timeout.connect, timeout.queue
+        )
+
+    def _request_headers(self, call: Call, sent: Mapping[str, str], base: str) -> RequestHeaders:
+        """What a call is sent with; the same value again as long as neither the auth's headers nor its own change."""
+        key = call.origin, call.accept, call.body is None
+        made = self._headers.get(key)
         if made is None or made[0] is not sent or made[1] != call.headers:
             own = {"accept": call.accept} if call.body is None else {"accept": call.accept, "content-type": JSON}
-            made = self._made[kind] = sent, call.headers, RedactedMapping(_fixed(), own, sent, call.headers)
+            headers = RequestHeaders(base, _own_headers(), own, sent, call.headers)
+            made = self._headers[key] = sent, call.headers, headers
         return made[2]
 
 
 @lru_cache
-def _fixed() -> dict[str, str]:
+def _own_headers() -> dict[str, str]:
     from importlib import metadata  # slow to import, and wanted by the first call only
 
     try:

@@ -348,7 +348,7 @@ with Client(sys.argv[1], "t") as client:
             took = time.monotonic() - began
         assert 0.2 < took < 0.3 + 0.5, took
         (context,) = client._core._transport.backend._contexts.values()
-        assert not context.pool.limiter.holders
+        assert not context.limiter.holders
         assert client.request("GET", "/warm") == "hello"
 print("well")
 """

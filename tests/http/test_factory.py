@@ -16,6 +16,7 @@ from support.samples import piece, sse
 import dbllm
 from dbllm._http.h11_parser import H11Parser
 from dbllm._http.parser import Parser
+from dbllm._http.request import RequestHeaders
 
 ONCE = dbllm.Retry(attempts=1)
 
@@ -208,7 +209,7 @@ def parser(request) -> Parser:
 @pytest.mark.parametrize("at", range(1, 37, 3))
 def test_an_answer_after_an_interim_one_may_be_cut_anywhere(parser, at):
     whole = b"HTTP/1.1 103 Hints\r\nlink: x\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n", b"\r\nab"
-    parser.request("GET", b"/", [(b"host", b"x")], b"")
+    parser.request("GET", b"/", RequestHeaders("http://x"), b"")
     for part in (whole[0] + whole[1][:at], whole[1][at:], whole[2]):
         if part:
             parser.feed(part)

@@ -25,7 +25,7 @@ ONCE = dbllm.Retry(attempts=1)
 def gate_of(client: Any) -> ConnectionLimiter:
     """The gate of a client that has made calls in one home."""
     (context,) = backend_of(client)._contexts.values()
-    return context.pool.limiter
+    return context.limiter
 
 
 async def until(colour: str, holds: Callable[[], bool]) -> None:
@@ -405,7 +405,7 @@ async def test_an_interrupt_while_waiting_for_a_permit_gives_the_place_back(make
     async with make(server.host, max_connections=1) as client:
         await client.request("GET", "/0")
         (context,) = backend_of(client)._contexts.values()
-        gate = context.pool.limiter
+        gate = context.limiter
         holder = object()
         assert await gate.acquire(holder, 1)
 
@@ -425,7 +425,7 @@ async def test_a_permit_that_is_handed_over_while_its_waiter_is_interrupted_is_n
     async with make(server.host, max_connections=1) as client:
         await client.request("GET", "/0")
         (context,) = backend_of(client)._contexts.values()
-        gate = context.pool.limiter
+        gate = context.limiter
         first = object()
         assert await gate.acquire(first, 1)
 

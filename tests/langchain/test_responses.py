@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from recorded import answering
 
 from dbllm.langchain import ChatDatabricks
-from dbllm.langchain.responses import wire_params, wire_items
+from dbllm.langchain.responses import wire_items, wire_params
 
 THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "A cat."}]}
 SAID = {

@@ -10,11 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from support.plane import ENDPOINTS, Plane, config, external, own
 
 from dbllm.local.model.llama import Engine
 from dbllm.local.storage.store import opened
-
-from support.plane import ENDPOINTS, Plane, config, external, own
 
 PATH = "/serving-endpoints/mine/invocations"
 ROW = {"dataframe_records": [{"prompt": "hi"}]}

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.plane import ENDPOINTS, SECRETS, Plane, config, external, own
 
 from dbllm.local.model.llama import Engine
 from dbllm.local.storage.store import opened
-
-from support.plane import ENDPOINTS, SECRETS, Plane, config, external, own
 
 CREATE = {"name": "mine", "config": config(own())}
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.plane import ENDPOINTS, Plane, config, own
 
 from dbllm.local.model.llama import Engine
-
-from support.plane import ENDPOINTS, Plane, config, own
 
 PRINCIPALS = "/api/local/principals"
 TOKENS = "/api/local/tokens"

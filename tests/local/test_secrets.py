@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.plane import SECRETS, Plane
 
 from dbllm.local.management.secrets import MAX_BYTES
 from dbllm.local.model.llama import Engine
 from dbllm.local.storage.store import opened
-
-from support.plane import SECRETS, Plane
 
 
 @pytest.fixture

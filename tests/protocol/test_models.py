@@ -149,7 +149,7 @@ def test_a_large_integer_is_not_rounded() -> None:
     assert Predictions.model_validate_json(json.dumps(body)).predictions == body["predictions"]
 
 
-META = CallInfo("req-1", 3, Raw(200, {"x-request-id": "req-1"}, b"{}"))
+META = CallInfo(Raw(200, {"x-request-id": "req-1"}, b"{}"), 3)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_what_we_know_of_the_call_stays_out_of_the_dump(reply: Any) -> None:
     reply = copy.deepcopy(reply)
     before = reply.model_dump(), reply.model_dump_json(), repr(reply)
     assert (reply.request_id, reply.attempts, reply.raw) == (None, 1, None)
-    reply._meta = META
+    reply._call = META
     assert (reply.request_id, reply.attempts, reply.raw) == ("req-1", 3, META.raw)
     assert (reply.model_dump(), reply.model_dump_json(), repr(reply)) == before
 
@@ -174,7 +174,7 @@ def test_what_we_know_of_the_call_stays_out_of_the_dump(reply: Any) -> None:
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_reply_pickles_with_what_we_know_of_its_call(protocol: int) -> None:
     reply = ChatCompletion.model_validate(CHAT)
-    reply._meta = META
+    reply._call = META
     twin = pickle.loads(pickle.dumps(reply, protocol))
     assert twin == reply
     assert twin.model_dump() == reply.model_dump()

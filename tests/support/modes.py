@@ -116,12 +116,12 @@ def backend_of(client: Any) -> Any:
 
 def permits(client: Any) -> int:
     """How many connections the client's calls hold, in all its homes."""
-    return sum(len(context.pool.limiter.holders) for context in backend_of(client)._contexts.values())
+    return sum(len(context.limiter.holders) for context in backend_of(client)._contexts.values())
 
 
 def idle(client: Any) -> int:
     """How many connections wait for a next call, in all the client's homes."""
-    return sum(len(context.pool._idle) for context in backend_of(client)._contexts.values())
+    return sum(len(pool._idle) for context in backend_of(client)._contexts.values() for pool in context.pools.values())
 
 
 class Clock:
