@@ -127,7 +127,8 @@ def run(copy: Path, tests: Iterable[str], seconds: float, *options: str) -> Run:
     report, witness = copy.parent / "report.xml", copy.parent / "witness.txt"
     for path in (report, witness):
         path.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "faults_witness"]
+    plugins = ("no:cacheprovider", "no:xdist", "no:asyncio", "faults_witness")
+    command = [sys.executable, "-m", "pytest", "-q", *(word for plugin in plugins for word in ("-p", plugin))]
     command += [f"--timeout={TEST_SECONDS}", f"--junitxml={report}", *options, *tests]
     with subprocess.Popen(
         command, cwd=copy, env=environment(copy), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -222,10 +223,7 @@ def missed(result: Run) -> str:
 
 def verdict(copy: Path, fault: Fault) -> str:
     """Make a fault, run its tests, and take it back: why it was not caught, or ""."""
-    try:
-        path, text, wrong = spoilt(copy, fault)
-    except Flaw as flaw:
-        return str(flaw)
+    path, text, wrong = spoilt(copy, fault)
     path.write_text(wrong, "utf-8")
     try:
         return missed(run(copy, fault.tests, RED_SECONDS, "-x"))
@@ -274,7 +272,8 @@ def told(table: Path, tree: Path, only: str | None) -> int:
 
 def arguments(words: Sequence[str] | None = None) -> Mapping[str, Any]:
     """What was asked for."""
-    parser = argparse.ArgumentParser("python tests/faults", description="Faults of one line, and the tests that see them.")
+    about = "Faults of one line, and the tests that see them."
+    parser = argparse.ArgumentParser("python tests/faults", description=about)
     parser.add_argument("table", nargs="?", type=Path, default=TABLE, help="a TOML table; default: today's tree")
     parser.add_argument("--tree", type=Path, default=TREE, help="the folder that has dbllm/ and tests/")
     parser.add_argument("--only", metavar="NAME", help="the faults with this in their name")
