@@ -50,9 +50,13 @@ LANGCHAIN = ("tests/langchain", "tests/examples")  # they have a session of thei
 CLIENTS = "tests/clients"  # and so have these
 NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/control", "tests/management", "tests/local", CLIENTS, *LANGCHAIN)
 
+SLOW = "tests/backends"  # each test is a program of its own
+
 # Two processes, and a file's tests in one of them: a file's fixtures are made once.
 PARALLEL = ("-n", "2", "--dist", "loadfile")
-# LangChain's coroutine tests have no mark; only the plugin that they bring knows these two settings.
+# pytest-asyncio runs LangChain's coroutine tests, which have no mark, and it alone knows the settings of AUTO. Our own
+# are run by tests/conftest.py on three kinds of client, without that plugin.
+OURS = ("-p", "no:asyncio")
 AUTO = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
 
 # Every private module and `errors` are the core and come without extras, but for the parser of the extra `fast`. Of the
@@ -145,7 +149,7 @@ def run_types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests but LangChain's, against the package as it would be installed."""
     install(session, "check")
-    session.run("pytest", *PARALLEL, *without(CLIENTS, *LANGCHAIN), *session.posargs)
+    session.run("pytest", *OURS, *PARALLEL, *without(CLIENTS, *LANGCHAIN), *session.posargs)
 
 
 @nox.session
@@ -165,7 +169,7 @@ def quick(session: nox.Session) -> None:
     session.install("--no-deps", *fixed_build(), "-e", ".")
     run_lint(session)
     session.run("mypy")
-    session.run("pytest", *PARALLEL, "-q", *without(*NEED_EXTRAS), *session.posargs)
+    session.run("pytest", *OURS, *PARALLEL, "-q", *without(SLOW, *NEED_EXTRAS), *session.posargs)
 
 
 # --- what `.ci/run` adds ----------------------------------------------------------------------------------------------
@@ -201,8 +205,8 @@ def clients(session: nox.Session) -> None:
     """Other people's clients and servers with the workspace; `-- --write-table` writes the README's table anew."""
     install(session, "clients", "clients-no-deps")
     # Two runs: an option of the first is unknown to the second, and their fixtures have the same names.
-    session.run("pytest", "-p", "no:asyncio", CLIENTS, *session.posargs)
-    session.run("pytest", "-p", "no:asyncio", "tests/local/test_real_apps.py")
+    session.run("pytest", *OURS, CLIENTS, *session.posargs)
+    session.run("pytest", *OURS, "tests/local/test_real_apps.py")
 
 
 @nox.session
@@ -238,7 +242,8 @@ def faults(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """What calls cost, beside other clients; `nox -s bench -- --short` is one round."""
     install(session, "clients", "clients-no-deps")
-    session.run("pytest", "-s", "-m", "speed", *AUTO, *without(CLIENTS))
+    session.run("pytest", "-s", "-m", "speed", *OURS, *without(CLIENTS, *LANGCHAIN))
+    session.run("pytest", "-s", "-m", "speed", *AUTO, *LANGCHAIN)
     session.run("python", "tests/bench", *session.posargs)
 
 
@@ -251,7 +256,7 @@ def newest(session: nox.Session) -> None:
     session.install("--upgrade", "--reinstall-package", "dbllm", ".[fast,langchain,local]")
     session.install("--upgrade", ".[fast,langchain,local]", *group("test", "langchain", "types"))
     run_types(session)
-    session.run("pytest", *PARALLEL, *without(CLIENTS, *LANGCHAIN), *session.posargs)
+    session.run("pytest", *OURS, *PARALLEL, *without(CLIENTS, *LANGCHAIN), *session.posargs)
     session.run("pytest", *PARALLEL, *AUTO, *LANGCHAIN, *session.posargs)
 
 
