@@ -30,6 +30,7 @@ tests/requirements. By the list above nox first installs a fixed version of itse
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -40,6 +41,11 @@ nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "tests", "langchain"]
 nox.options.default_venv_backend = "uv"
 nox.options.error_on_external_run = True  # a tool of the machine must not stand in for one of the session
+
+# uv reads none of pip's settings; who needs them to reach a package index needs them here too.
+for pips, uvs in (("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), ("PIP_CERT", "SSL_CERT_FILE")):
+    if pips in os.environ:
+        os.environ.setdefault(uvs, os.environ[pips])
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 LOCKS = Path("tests", "requirements")
@@ -99,11 +105,6 @@ def install(session: nox.Session, *locks: str, package: bool = True) -> None:
 def fixed_build() -> tuple[str, ...]:
     """The options of uv that fix what builds the package."""
     return ("--build-constraints", str(LOCKS / "build.txt"))
-
-
-def group(*names: str) -> tuple[str, ...]:
-    """The requirements of dependency groups."""
-    return nox.project.dependency_groups(PYPROJECT, *names)
 
 
 def without(*paths: str) -> tuple[str, ...]:
@@ -253,8 +254,8 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def newest(session: nox.Session) -> None:
     """Types and tests with the newest release of everything; red here means that upstream changed."""
-    session.install("--upgrade", "--reinstall-package", "dbllm", ".[fast,langchain,local]")
-    session.install("--upgrade", ".[fast,langchain,local]", *group("test", "langchain", "types"))
+    everyday = nox.project.dependency_groups(PYPROJECT, "test", "langchain", "types")
+    session.install("--upgrade", "--reinstall-package", "dbllm", ".[fast,langchain,local]", *everyday)
     run_types(session)
     session.run("pytest", *OURS, *PARALLEL, *without(CLIENTS, *LANGCHAIN), *session.posargs)
     session.run("pytest", *PARALLEL, *AUTO, *LANGCHAIN, *session.posargs)
