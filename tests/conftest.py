@@ -43,6 +43,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("engine", ["h11", "httptools"], indirect=True)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Figures of time are left out where nobody asks for them by their mark."""
+    figures = [item for item in items if item.get_closest_marker("speed")]
+    if figures and not config.option.markexpr:
+        config.hook.pytest_deselected(items=figures)
+        items[:] = [item for item in items if item not in figures]
+
+
 @pytest.fixture(autouse=True)
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine that the environment names."""
