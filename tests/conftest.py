@@ -6,6 +6,7 @@ import gc
 import inspect
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -41,6 +42,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("colour", "engine"), pairs, indirect=["engine"])
     else:
         metafunc.parametrize("engine", ["h11", "httptools"], indirect=True)
+
+
+def pytest_configure() -> None:
+    """Whoever runs in a shell's background ignores Ctrl-C, and so do all its children: tests send it to theirs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
