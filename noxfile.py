@@ -1,47 +1,128 @@
+# /// script
+# dependencies = [
+#     "argcomplete==3.7.2",
+#     "attrs==26.1.0",
+#     "colorama==0.4.6 ; sys_platform == 'win32'",
+#     "colorlog==6.12.0",
+#     "dependency-groups==1.3.2",
+#     "distlib==0.4.4",
+#     "filelock==4.1.0 ; python_full_version < '3.11'",
+#     "filelock==4.3.1 ; python_full_version >= '3.11'",
+#     "humanize==4.16.0 ; python_full_version < '3.11'",
+#     "humanize==4.17.0 ; python_full_version >= '3.11'",
+#     "nox==2026.10.20",
+#     "packaging==26.4",
+#     "platformdirs==4.12.4 ; python_full_version < '3.11'",
+#     "platformdirs==4.14.8 ; python_full_version >= '3.11'",
+#     "python-discovery==1.9.6",
+#     "tomli==2.5.0 ; python_full_version < '3.11'",
+#     "typing-extensions==4.16.0 ; python_full_version < '3.11'",
+#     "uv==0.13.9",
+#     "virtualenv==21.15.11",
+# ]
+# ///
 """Every check of this repository: `pip install nox && nox`, or one of them: `nox -s lint`.
 
-Each session makes its own virtual environment anew, with the Python that runs nox.
+Each session makes an environment of its own, with the Python that runs nox, of the exact versions in
+tests/requirements. By the list above nox first installs a fixed version of itself, and uv, which is quick at this.
+`nox -s lock` makes all of these versions anew; `nox -s newest` leaves them aside and tells what upstream changed.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
-nox.options.sessions = ["lint", "types", "bare", "min_deps", "tests", "langchain", "clients", "fuzz"]
+nox.options.sessions = ["lint", "types", "tests", "langchain"]
+nox.options.default_venv_backend = "uv"
 nox.options.error_on_external_run = True  # a tool of the machine must not stand in for one of the session
 
+# uv reads none of pip's settings; who needs them to reach a package index needs them here too.
+for pips, uvs in (("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), ("PIP_CERT", "SSL_CERT_FILE")):
+    if pips in os.environ:
+        os.environ.setdefault(uvs, os.environ[pips])
+
 PYPROJECT = nox.project.load_toml("pyproject.toml")
+LOCKS = Path("tests", "requirements")
+OLDEST_PYTHON = PYPROJECT["project"]["requires-python"].removeprefix(">=")
+
 CODE = ("dbllm", "examples", "tests", "noxfile.py")
 LANGCHAIN = ("tests/langchain", "tests/examples")  # they have a session of their own
 CLIENTS = "tests/clients"  # and so have these
-NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/control", "tests/local", CLIENTS, *LANGCHAIN)
-TODAY = ("tests/test_import_cost.py",)  # a figure of today's versions: older ones of pydantic import more slowly
+NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/management", "tests/local", CLIENTS, *LANGCHAIN)
 
-# Modules that need an extra are named here, not those of the core: one that is forgotten makes the check fail.
+SLOW = "tests/backends"  # each test is a program of its own
+
+# Two processes, and a file's tests in one of them: a file's fixtures are made once.
+PARALLEL = ("-n", "2", "--dist", "loadfile")
+# pytest-asyncio runs LangChain's coroutine tests, which have no mark, and it alone knows the settings of AUTO. Our own
+# are run by tests/conftest.py on three kinds of client, without that plugin.
+OURS = ("-p", "no:asyncio")
+AUTO = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
+
+# Every private module and `errors` are the core and come without extras, but for the parser of the extra `fast`. Of the
+# others each does too, or says what to install. `-I` keeps the checkout out of it.
 IMPORT_CORE = """
-import importlib, pkgutil, dbllm
-extras = {"__main__", "cli", "commands", "console", "demo", "doctor", "endpoint_commands", "fast", "secret_commands"}
-extras |= {"langchain", "local", "serve", "testing"}
-core = sorted({module.name for module in pkgutil.iter_modules(dbllm.__path__)} - extras)
-for name in core:
-    importlib.import_module(f"dbllm.{name}")
-print("imported without extras:", *core)
+import importlib, pathlib, pkgutil
+import dbllm
+
+assert "site-packages" in dbllm.__file__, dbllm.__file__
+assert pathlib.Path(dbllm.__file__).with_name("py.typed").is_file(), "py.typed is not in the wheel"
+
+def load(name, private):
+    if name == "dbllm._http.llhttp_parser":
+        return
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        if private or "pip install 'dbllm[" not in str(error):
+            raise
+        print(f"{name} needs an extra, and says so: {error}")
+        return
+    print("without extras:", name)
+    for child in pkgutil.iter_modules(getattr(module, "__path__", ())) if private else ():
+        load(f"{name}.{child.name}", private)
+
+for module in pkgutil.iter_modules(dbllm.__path__):
+    core = module.name == "errors" or module.name.startswith("_") and module.name != "__main__"
+    load(f"dbllm.{module.name}", private=core)
 """
 
 
-def group(*names: str) -> tuple[str, ...]:
-    """The requirements of dependency groups."""
-    return nox.project.dependency_groups(PYPROJECT, *names)
+def install(session: nox.Session, *locks: str, package: bool = True) -> None:
+    """The versions of lock files, and nothing else; with `package` also dbllm, as a user would have it."""
+    session.install("--no-deps", *(word for lock in locks for word in ("-r", str(LOCKS / f"{lock}.txt"))))
+    if package:
+        # uv would take the wheel that it built last time, whatever changed since, had it not to install it again.
+        session.install("--no-deps", "--reinstall-package", "dbllm", *fixed_build(), ".")
+
+
+def fixed_build() -> tuple[str, ...]:
+    """The options of uv that fix what builds the package."""
+    return ("--build-constraints", str(LOCKS / "build.txt"))
+
+
+def without(*paths: str) -> tuple[str, ...]:
+    """The options of pytest that leave paths out."""
+    return tuple(f"--ignore={path}" for path in paths)
+
+
+# --- what `nox` runs --------------------------------------------------------------------------------------------------
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Form and the common mistakes."""
-    session.install(*group("lint"))
+    install(session, "check", package=False)
+    run_lint(session)
+
+
+def run_lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", *CODE)
     session.run("ruff", "check", *CODE)
 
@@ -49,16 +130,62 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types, by two checkers that find different things."""
-    # pyright is a JavaScript program: with [nodejs] its runtime comes from the package index like everything else.
-    session.install(".[fast,langchain,local]", *group("types", "test"), "pyright[nodejs]")
+    install(session, "check", package=False)
+    run_types(session)
+    # The oldest Python has no new langchain-core, so those classes are checked with the Python that runs this.
+    old = [str(path) for path in Path("dbllm").iterdir() if path.name != "langchain" and holds_code(path)]
+    session.run("pyright", "--pythonversion", OLDEST_PYTHON, *sorted(old))
+
+
+def holds_code(path: Path) -> bool:
+    return path.suffix == ".py" or (path / "__init__.py").exists()
+
+
+def run_types(session: nox.Session) -> None:
     session.run("mypy")
     session.run("pyright")
 
 
 @nox.session
+def tests(session: nox.Session) -> None:
+    """All tests but LangChain's, against the package as it would be installed."""
+    install(session, "check")
+    session.run("pytest", *OURS, *PARALLEL, *without(CLIENTS, *LANGCHAIN), *session.posargs)
+
+
+@nox.session
+def langchain(session: nox.Session) -> None:
+    """The LangChain classes against LangChain's own standard tests, and the examples, on a local workspace."""
+    install(session, "check")
+    session.run("pytest", *PARALLEL, *AUTO, *LANGCHAIN, *session.posargs)
+
+
+# --- what one runs after each edit ------------------------------------------------------------------------------------
+
+
+@nox.session(default=False, reuse_venv=True)
+def quick(session: nox.Session) -> None:
+    """Form, types by mypy and the core's tests, in an environment that stays: in a minute or so."""
+    install(session, "check", package=False)
+    session.install("--no-deps", *fixed_build(), "-e", ".")
+    run_lint(session)
+    session.run("mypy")
+    session.run("pytest", *OURS, *PARALLEL, "-q", *without(SLOW, *NEED_EXTRAS), *session.posargs)
+
+
+# --- what `.ci/run` adds ----------------------------------------------------------------------------------------------
+
+
+@nox.session
 def bare(session: nox.Session) -> None:
-    """The core works without extras, and the command says what it needs."""
-    session.install(".")
+    """The core works without extras, of the wheel that a release would be, and the command says what it needs."""
+    built = Path(session.create_tmp()) / "dist"
+    # The wheel is built of the sdist, so that has all that it needs.
+    session.run("uv", "build", "--quiet", "--clear", "--out-dir", str(built), *fixed_build())
+    (wheel,) = built.glob("*.whl")
+    install(session, "bare", package=False)
+    session.install("--no-deps", "--reinstall-package", "dbllm", str(wheel))
+    session.run("uv", "pip", "check")
     session.run("python", "-I", "-W", "error", "-c", IMPORT_CORE)
     said = session.run("dbllm", "--help", success_codes=[1], silent=True)
     if "pip install 'dbllm[" not in str(said) or "Traceback" in str(said):
@@ -70,52 +197,33 @@ def min_deps(session: nox.Session) -> None:
     """The core's tests, with the oldest dependencies that pyproject.toml allows."""
     if sys.version_info >= (3, 14):
         session.skip("the oldest pydantic that is allowed has no wheel for this Python")
-    session.install(".", *group("test"), *oldest(PYPROJECT["project"]["dependencies"]))
-    session.run("pytest", *(f"--ignore={path}" for path in (*NEED_EXTRAS, *TODAY)), *session.posargs)
-
-
-def oldest(requirements: list[str]) -> list[str]:
-    """`name>=1.2,<2` as `name==1.2`."""
-    return [re.sub(r">=([^,]+).*", r"==\1", requirement) for requirement in requirements]
-
-
-@nox.session
-def tests(session: nox.Session) -> None:
-    """All tests, against the package as it would be installed."""
-    session.install(".[local,fast]", *group("test"))
-    session.run("pytest", *(f"--ignore={path}" for path in (CLIENTS, *LANGCHAIN)), *session.posargs)
-
-
-@nox.session
-def langchain(session: nox.Session) -> None:
-    """The LangChain classes against LangChain's own standard tests, and the examples, on a local workspace."""
-    session.install(".[langchain,local]", *group("test", "langchain"))
-    # LangChain's coroutine tests have no mark; only the plugin that they bring knows these two settings.
-    modes = ("-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function")
-    session.run("pytest", *modes, *LANGCHAIN, *session.posargs)
+    install(session, "oldest")
+    session.run("pytest", *PARALLEL, *without(*NEED_EXTRAS), *session.posargs)
 
 
 @nox.session
 def clients(session: nox.Session) -> None:
     """Other people's clients and servers with the workspace; `-- --write-table` writes the README's table anew."""
-    session.install(".[local,fast]", *group("test", "clients"))
-    session.install("--no-deps", *group("databricks-langchain"))
+    install(session, "clients", "clients-no-deps")
     # Two runs: an option of the first is unknown to the second, and their fixtures have the same names.
-    session.run("pytest", "-p", "no:asyncio", CLIENTS, *session.posargs)
-    session.run("pytest", "-p", "no:asyncio", "tests/local/test_real_apps.py")
+    session.run("pytest", *OURS, CLIENTS, *session.posargs)
+    session.run("pytest", *OURS, "tests/local/test_real_apps.py")
 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """The workspace against its own OpenAPI document, for a minute: no 5xx, no hang."""
-    session.install(".[local,fast]", *group("test", "fuzz"))
+    install(session, "fuzz")
     session.run("pytest", "-s", "tests/local/test_document.py", *session.posargs)
+
+
+# --- what takes long or needs a quiet machine -------------------------------------------------------------------------
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
     """What must hold for long: short-lived tokens under load, kills during writes, any request. It prints figures."""
-    session.install(".[local,fast]", *group("test", "fuzz"))
+    install(session, "fuzz")
     env = {"DBLLM_SOAK_SECONDS": "60"}
     session.run(
         "pytest", "-s", "--timeout=600", "tests/auth/test_refresh.py", "-k", "live_on_tokens", *session.posargs, env=env
@@ -125,8 +233,70 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """What becomes of calls when the other side fails in every way."""
+    install(session, "check")
+    session.run("python", "tests/faults", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """What calls cost, beside other clients; `nox -s bench -- --short` is one round."""
-    session.install(".[fast]", *group("bench", "clients"))
-    session.install("--no-deps", *group("databricks-langchain"))
+    install(session, "clients", "clients-no-deps")
+    session.run("pytest", "-s", "-m", "speed", *OURS, *without(CLIENTS, *LANGCHAIN))
+    session.run("pytest", "-s", "-m", "speed", *AUTO, *LANGCHAIN)
     session.run("python", "tests/bench", *session.posargs)
+
+
+# --- upstream ---------------------------------------------------------------------------------------------------------
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """Types and tests with the newest release of everything; red here means that upstream changed."""
+    everyday = nox.project.dependency_groups(PYPROJECT, "test", "langchain", "types")
+    session.install("--upgrade", "--reinstall-package", "dbllm", ".[fast,langchain,local]", *everyday)
+    run_types(session)
+    session.run("pytest", *OURS, *PARALLEL, *without(CLIENTS, *LANGCHAIN), *session.posargs)
+    session.run("pytest", *PARALLEL, *AUTO, *LANGCHAIN, *session.posargs)
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Makes the files of exact versions anew, of the newest releases that go together, for every Python we support."""
+    core = ("pyproject.toml",)
+    local = (*core, "--extra=fast", "--extra=local")
+    resolve(session, LOCKS / "build.txt", "--group=build")
+    resolve(session, LOCKS / "check.txt", *local, "--extra=langchain", *groups("test", "langchain", "lint", "types"))
+    resolve(session, LOCKS / "bare.txt", *core)
+    oldest = Path(session.create_tmp()) / "oldest.txt"
+    oldest.write_text("\n".join(at_its_oldest(one) for one in PYPROJECT["project"]["dependencies"]))
+    resolve(session, LOCKS / "oldest.txt", *core, *groups("test"), "--constraints", str(oldest))
+    resolve(session, LOCKS / "fuzz.txt", *local, *groups("test", "fuzz"))
+    resolve(session, LOCKS / "clients.txt", *local, *groups("test", "langchain", "clients", "bench"))
+    resolve(session, LOCKS / "clients-no-deps.txt", *groups("databricks-langchain"), "--no-deps")
+
+    pins = Path(session.create_tmp()) / "nox.txt"
+    resolve(session, pins, *groups("nox"))
+    lines = [line for line in pins.read_text("utf-8").splitlines() if not line.startswith("#")]
+    here = Path(__file__)
+    before, _, rest = here.read_text("utf-8").partition("# dependencies = [\n")
+    after = rest[rest.index("# ]\n") :]
+    here.write_text(f"{before}# dependencies = [\n" + "".join(f'#     "{line}",\n' for line in lines) + after, "utf-8")
+
+
+def groups(*names: str) -> list[str]:
+    """The options of uv that name dependency groups."""
+    return [f"--group={name}" for name in names]
+
+
+def at_its_oldest(requirement: str) -> str:
+    """`name>=1.2,<2` as `name==1.2`."""
+    return re.sub(r">=([^,]+).*", r"==\1", requirement)
+
+
+def resolve(session: nox.Session, file: Path, *what: str) -> None:
+    """Writes the versions that go together, for every Python from the oldest on, without a word of where they lie."""
+    options = ("--universal", "--python-version", OLDEST_PYTHON, "--upgrade", "--quiet", "--no-annotate")
+    header = ("--custom-compile-command", "nox -s lock")
+    session.run("uv", "pip", "compile", *options, *header, *what, "--output-file", str(file))

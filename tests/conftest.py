@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import inspect
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -40,6 +42,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("colour", "engine"), pairs, indirect=["engine"])
     else:
         metafunc.parametrize("engine", ["h11", "httptools"], indirect=True)
+
+
+def pytest_configure() -> None:
+    """Whoever runs in a shell's background ignores Ctrl-C, and so do all its children: tests send it to theirs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Figures of time are left out where nobody asks for them by their mark."""
+    figures = [item for item in items if item.get_closest_marker("speed")]
+    if figures and not config.option.markexpr:
+        config.hook.pytest_deselected(items=figures)
+        items[:] = [item for item in items if item not in figures]
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +142,10 @@ def serve() -> Iterator[Callable[..., Server]]:
         server.close()
 
 
+# asyncio's debug mode says so of every step of a tenth of a second. How fast this machine is, no program proves.
+SLOW_STEP = re.compile(rb"^Executing <.* took \d+\.\d+ seconds\r?\n", re.M)
+
+
 @pytest.fixture
 def script(tmp_path: Path) -> Callable[..., str]:
     """Runs a program in an interpreter of its own, where every warning is an error; returns what it printed."""
@@ -138,7 +157,7 @@ def script(tmp_path: Path) -> Callable[..., str]:
         root = str(Path(dbllm.__file__).parents[1])
         environment = {"PYTHONPATH": root, "HOME": str(tmp_path), "DBLLM_ENGINE": os.environ.get("DBLLM_ENGINE", "")}
         done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
-        said, complained = done.stdout.decode(), done.stderr.decode()
+        said, complained = done.stdout.decode(), SLOW_STEP.sub(b"", done.stderr).decode()
         assert done.returncode == 0, complained or said
         assert not complained, complained
         return said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import httpx
+import pytest
 from support.loopback import Peer
 from support.modes import run
 from support.samples import chat_answer
@@ -12,6 +13,7 @@ from support.samples import chat_answer
 import dbllm
 
 
+@pytest.mark.speed
 def test_a_typed_call_costs_no_more_than_an_untyped_one_of_httpx(serve):
     """A third of it is usual."""
 

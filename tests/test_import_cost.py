@@ -47,6 +47,7 @@ def ratio(base: str, ours: str, bytecode: Path) -> float:
     return float(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
 
 
+@pytest.mark.speed
 @pytest.mark.parametrize(
     ("base", "ours", "most"),
     [

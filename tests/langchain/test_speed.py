@@ -1,8 +1,9 @@
-"""Figures of the LangChain classes, each beside a control in the same run."""
+"""What the LangChain classes do at once, and figures of them, each beside a control in the same run."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import subprocess
@@ -42,11 +43,17 @@ class Endpoint(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
         if self.path == "/oidc/v1/token":
-            time.sleep(self.refresh)
+            self.renew()
             self._json({"access_token": "t0ken-t0ken", "token_type": "Bearer", "expires_in": 3600})
         else:
-            time.sleep(self.takes)
+            self.think()
             self._json({"choices": [{"message": {"role": "assistant", "content": "Good"}}]})
+
+    def think(self) -> None:
+        time.sleep(self.takes)
+
+    def renew(self) -> None:
+        time.sleep(self.refresh)
 
     def _json(self, content: object) -> None:
         body = json.dumps(content).encode()
@@ -73,7 +80,52 @@ async def seconds(call: Callable[[], Awaitable[object]]) -> float:
     return time.perf_counter() - began
 
 
-@pytest.mark.parametrize("way", ["abatch", "agenerate", "batch", "generate"])
+WAYS = ["abatch", "agenerate", "batch", "generate"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_prompts_are_under_way_together(host: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The endpoint answers none before seven are there: that many at once make 20 prompts take three times one."""
+    there, enough = itertools.count(1), threading.Event()
+
+    def think(_: Endpoint) -> None:
+        if next(there) == 7:
+            enough.set()
+        assert enough.wait(20)
+
+    monkeypatch.setattr(Endpoint, "think", think)
+    llm = Databricks(endpoint_name="ep", host=host, api_token="dapi-test", task="chat")
+    method, prompts = getattr(llm, way), ["hi"] * 20
+    await (method(prompts) if way.startswith("a") else asyncio.to_thread(method, prompts))
+    await llm.aclose()
+
+
+@pytest.mark.parametrize("by", ["OAuth", "a token function that blocks"])
+async def test_the_loop_goes_on_while_a_token_is_renewed(host: str, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new token comes only after the loop has seen that it was asked for."""
+    asked, seen = threading.Event(), threading.Event()
+
+    def renew(_: Endpoint | None = None) -> str:
+        asked.set()
+        assert seen.wait(20)
+        return "t0ken-t0ken"
+
+    async def watch() -> None:
+        await asyncio.to_thread(asked.wait, 20)
+        seen.set()  # by the loop, which must have come round
+
+    monkeypatch.setattr(Endpoint, "renew", renew)
+    if by == "OAuth":
+        monkeypatch.setenv("DATABRICKS_HOST", host)
+        monkeypatch.setenv("DATABRICKS_CLIENT_ID", "robot")
+        monkeypatch.setenv("DATABRICKS_CLIENT_SECRET", "s3cret-s3cret")
+    made = ChatDatabricks(model="ep") if by == "OAuth" else ChatDatabricks(model="ep", host=host, api_token=renew)
+    await asyncio.gather(made.abatch(["hi"] * 5), watch())
+    await made.aclose()
+
+
+@pytest.mark.speed
+@pytest.mark.parametrize("way", WAYS)
 async def test_twenty_prompts_take_at_most_three_times_one(host: str, way: str) -> None:
     llm = Databricks(endpoint_name="ep", host=host, api_token="dapi-test", task="chat")
     prompts = ["hi"] * 20
@@ -92,6 +144,7 @@ async def test_twenty_prompts_take_at_most_three_times_one(host: str, way: str) 
     await llm.aclose()
 
 
+@pytest.mark.speed
 async def test_a_call_costs_little_more_than_langchain_core_and_chat_one_after_the_other(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +198,7 @@ async def longest_stall(work: Awaitable[object]) -> float:
     return worst
 
 
+@pytest.mark.speed
 @pytest.mark.parametrize("by", ["OAuth", "a token function that blocks"])
 async def test_a_token_refresh_does_not_hold_up_the_loop(host: str, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """0.5 s of refresh in flight, beside a control that is the same but for the time its refresh takes."""
@@ -194,6 +248,7 @@ print((time.process_time() - began) / (between - began))
 """
 
 
+@pytest.mark.speed
 def test_importing_costs_little_more_than_the_parts_of_langchain_core() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(dbllm.__file__).parents[1])}
     command = [sys.executable, "-c", MEASURE.format(parts=PARTS)]
