@@ -49,22 +49,26 @@ class Raw:
 
 
 class PublicPickle:
-    """Pickles of an exported class name it by its public path, `dbllm.<name>`: private modules may move."""
+    """Pickles name a class as an attribute of `dbllm`, never by its private module: that may move."""
 
     __slots__ = ()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         name = type(self).__name__
-        if getattr(import_module("dbllm"), name, None) is type(self):
+        if _class_of(name) is type(self):
             return unpickled, (name,), self.__getstate__()
         return super().__reduce_ex__(protocol)
 
 
 def unpickled(name: str) -> object:
-    """An exported object, still without its state."""
-    kind = getattr(import_module("dbllm"), name)
-    made: object = kind.__new__(kind)
-    return made
+    """An object of one of dbllm's classes, still without its state."""
+    kind: Any = _class_of(name)
+    return kind.__new__(kind)
+
+
+def _class_of(name: str) -> Any:
+    """An exported class, or one that is part of an exported model."""
+    return getattr(import_module("dbllm"), name, None) or getattr(import_module("dbllm._protocol.models"), name, None)
 
 
 class DbllmError(Exception):

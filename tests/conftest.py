@@ -75,7 +75,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     run(pyfuncitem.funcargs["colour"], lambda: pyfuncitem.obj(**arguments))
-    gc.collect()  # what was forgotten warns now, and in the test that forgot it
+    gc.collect(1)  # what was forgotten warns now, and in the test that forgot it; older objects come at the end
     return True
 
 
@@ -88,17 +88,21 @@ def _light_collections() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.fixture(scope="session")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder without files, for all tests that write none."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch, empty_home: Path, request: pytest.FixtureRequest) -> None:
     """No workspace is configured on the machine the tests run on."""
     if "local" in request.path.parts or "cli" in request.path.parts:
         return  # those folders keep house themselves
     for name in list(os.environ):
         if name.startswith("DATABRICKS_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("HOME", str(empty_home))
 
 
 Make = Callable[..., Any]

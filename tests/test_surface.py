@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
+import pickle
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -183,3 +185,77 @@ def test_values_that_users_hold_have_a_place_for_nothing_secret() -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert (Path(dbllm.__file__).parent / "py.typed").is_file()
+
+
+def test_each_exported_class_can_be_inspected() -> None:
+    for name in dbllm.__all__:
+        kind = getattr(dbllm, name)
+        assert inspect.getsource(kind)
+        typing.get_type_hints(kind)
+
+
+def exported_values() -> list[Any]:
+    """One value of each exported class that may be pickled."""
+    made: list[Any] = [dbllm.Retry(attempts=2), dbllm.Timeout(total=5), dbllm.Raw(200, {"a": "b"}, b"c")]
+    made.append(dbllm.Attempt("GET", "/x", 1, 0.5, 200, "id", dbllm.RateLimitError("slow", retry_after=2)))
+    for name in dbllm.__all__:
+        kind = getattr(dbllm, name)
+        if issubclass(kind, dbllm.DbllmError):
+            made.append(kind("what happened"))
+        elif issubclass(kind, BaseModel):
+            answer = {
+                "choices": [{"index": 0, "message": {"content": "a"}, "text": "a"}],
+                "data": [],
+                "type": "message",
+            }
+            answer |= {
+                "predictions": [1],
+                "prompt": "p",
+                "name": "n",
+                "key": "k",
+                "principal": "p",
+                "permission": "READ",
+            }
+            made.append(kind.model_validate(answer))
+    return made
+
+
+def test_each_exported_class_pickles_into_a_fresh_interpreter_and_back_by_its_public_path(
+    script: Callable[..., str], tmp_path: Path
+) -> None:
+    values = exported_values()
+    there, back = tmp_path / "there", tmp_path / "back"
+    there.write_bytes(pickle.dumps(values))
+    script(
+        "import pickle, sys\nfrom pathlib import Path\nvalues = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "Path(sys.argv[2]).write_bytes(pickle.dumps(values))",
+        str(there),
+        str(back),
+    )
+    for value, again in zip(values, pickle.loads(back.read_bytes()), strict=True):
+        assert type(again) is type(value)
+        if not isinstance(value, (dbllm.DbllmError, dbllm.Attempt)):
+            assert again == value
+        for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+            data = pickle.dumps(value, protocol)
+            assert b"dbllm._" not in data, value
+            assert type(pickle.loads(data)) is type(value)
+
+
+OLD_PATHS = """
+    answers apps auth client commands config console control demo doctor embeddings endpoint_commands endpoints engine
+    external fast http1 io judge network oauth outside plain pool profile prompt retry schema secret_commands serving
+    sockets sources sse stream structured sync target together transport wire local.answers local.gate local.invoke
+    local.problems local.web langchain.chat langchain.side_by_side
+""".split()  # noqa: SIM905
+
+
+def test_the_paths_of_old_modules_fail_with_an_import_error() -> None:
+    for name in OLD_PATHS:
+        with pytest.raises(ImportError):
+            importlib.import_module(f"dbllm.{name}")
+
+
+def test_the_public_modules_are_where_they_were() -> None:
+    for name in ("errors", "deployments", "dbutils", "testing", "langchain", "local", "serve"):
+        assert importlib.import_module(f"dbllm.{name}").__name__ == f"dbllm.{name}"

@@ -38,7 +38,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(PublicPickle):
     """One attempt of a call, as the hook `on_attempt` is told of it.
 
     Attributes:

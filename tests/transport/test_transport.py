@@ -114,4 +114,4 @@ async def test_an_explanation_never_takes_longer_than_the_call_may(make, serve):
         began = time.monotonic()
         with pytest.raises(dbllm.NotFoundError, match="gone"):
             await client.endpoint("ep").chat("hi")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
