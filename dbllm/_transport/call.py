@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from .._http.pool import Exchange
 from .._protocol.models import CallInfo
 from .._protocol.sse import Decoder, Event
-from ..errors import APIError, StreamInterruptedError
+from ..errors import APIError, PublicPickle, StreamInterruptedError
 from .retry import Retry, Timeout
 
 JSON = "application/json"
