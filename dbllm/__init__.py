@@ -59,7 +59,8 @@ _NAMES = {  # where each public name is defined
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = sorted(_MODULES)
+if not _typing.TYPE_CHECKING:  # type checkers read the imports above
+    __all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> _typing.Any:

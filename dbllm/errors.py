@@ -68,7 +68,9 @@ def unpickled(name: str) -> object:
 
 def _class_of(name: str) -> Any:
     """An exported class, or one that is part of an exported model."""
-    return getattr(import_module("dbllm"), name, None) or getattr(import_module("dbllm._protocol.models"), name, None)
+    places = ("", "._protocol.models", "._management.endpoints", "._management.secrets")
+    modules = (import_module(f"dbllm{place}") for place in places)
+    return next((kind for module in modules if (kind := getattr(module, name, None)) is not None), None)
 
 
 class DbllmError(Exception):

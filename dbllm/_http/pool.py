@@ -38,7 +38,7 @@ class LoopContext(Protocol):
     def event(self) -> Signal: ...
     async def wait(self, event: Any, timeout: float | None) -> bool: ...  # whether it was set in time
     def clock(self) -> float: ...  # the clock of deadlines, in seconds
-    def call_soon(self, thunk: Callable[[], Coroutine[Any, Any, None]]) -> None: ...  # run it here, from any thread
+    def call_soon(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None: ...  # run it here, from any thread
 
 
 class ConnectionLimiter:
