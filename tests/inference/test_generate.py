@@ -9,6 +9,7 @@ from support.samples import chat_answer, completion_answer, responses_answer, ro
 
 import dbllm
 
+ONE_TOKEN = dbllm.Usage(prompt_tokens=1)
 CHAT_USAGE = dbllm.Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)
 
 
@@ -16,7 +17,7 @@ CHAT_USAGE = dbllm.Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)
     ("task", "answer", "usage", "finish_reason"),
     [
         ("llm/v1/chat", chat_answer(), CHAT_USAGE, "stop"),
-        ("llm/v1/completions", {**completion_answer(), "usage": {"prompt_tokens": 1}}, dbllm.Usage(prompt_tokens=1), "stop"),
+        ("llm/v1/completions", {**completion_answer(), "usage": {"prompt_tokens": 1}}, ONE_TOKEN, "stop"),
         (None, {"predictions": ["Hi there"]}, None, None),
         (
             "agent/v1/responses",
