@@ -6,7 +6,12 @@ the socket up at once; `is_idle` says that nothing has come, not even an end, an
 asyncio's is a protocol of its own: a byte stream on top of one (its locks, its turns of the loop for each operation)
 costs more than the rest of a call.
 
-Each operation ends at the deadline `until`, on the backend's clock, by TimeoutError: a dripping server is cut off too.
+Each operation ends at the deadline `until`, on the backend's clock, by TimeoutError: a dripping server is cut off too,
+and so is one that takes a request slowly.
+
+A server may answer before it has read the whole request (413, say): what the kernel does not take of a request at once
+is sent while the answer is awaited. `arrived` takes what comes meanwhile where `write` itself has to wait (trio): it
+says whether that is an answer. A socket whose request was not sent whole is not idle ever after.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import ssl
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -27,6 +33,7 @@ from .._deadline import FOREVER, seconds_left
 if TYPE_CHECKING:
     import asyncio
 _PIECE = 65536  # bytes read at once
+_SMALL = 16384  # bytes that a kernel takes at once, however slow the receiver is
 _AHEAD = 4 * _PIECE  # bytes that wait for a slow reader before asyncio stops reading for it
 _RACE = 0.25  # seconds before the next address of a name is tried as well (RFC 8305)
 
@@ -40,12 +47,14 @@ class AsyncioSocket:
         import asyncio  # here: plain code never needs it
 
         self.until = FOREVER
+        self.arrived = _ignored
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._races = isinstance(self._loop, asyncio.BaseEventLoop)  # uvloop tries one address after the other
         self._transport: Any = None
         self._pieces: deque[bytes] = deque()
         self._held = 0
+        self._poll: Callable[[], object] | None = None
         self._ended: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None  # it outlives many reads: to set one costs more than to read
@@ -100,7 +109,11 @@ class AsyncioSocket:
 
     @property
     def is_idle(self) -> bool:
-        return self._ended is None and not self._pieces and not self._transport.get_write_buffer_size()
+        if self._ended is not None or self._pieces or self._transport.get_write_buffer_size():
+            return False
+        if self._poll is None:
+            self._poll = _poller(self._transport.get_extra_info("socket"))
+        return not self._poll()  # what the kernel has, and the loop has not had a turn to read
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -153,8 +166,10 @@ class TrioSocket:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.until = FOREVER
+        self.arrived = _ignored
         self._now = now
         self._stream: Any = None
+        self._unsent = False
 
     async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
         with anyio.fail_after(seconds_left(self.until, self._now, timeout)):
@@ -167,7 +182,23 @@ class TrioSocket:
 
     async def write(self, data: memoryview) -> None:
         with anyio.fail_after(seconds_left(self.until, self._now)):
-            await self._stream.send(data)
+            if len(data) <= _SMALL:
+                await self._stream.send(data)
+                return
+            self._unsent = True
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._watch, group.cancel_scope)
+                with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):  # reading says it, too
+                    await self._stream.send(data)
+                    self._unsent = False
+                group.cancel_scope.cancel()
+
+    async def _watch(self, scope: anyio.CancelScope) -> None:
+        """Cancel the sending once an answer has come."""
+        with suppress(OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            while not self.arrived(bytes(await self._stream.receive(_PIECE))):
+                pass
+            scope.cancel()
 
     async def read(self) -> bytes:
         try:
@@ -185,6 +216,8 @@ class TrioSocket:
     def is_idle(self) -> bool:
         from anyio.streams.tls import TLSAttribute
 
+        if self._unsent:
+            return False
         secured = self._stream.extra(TLSAttribute.ssl_object, None)
         if secured is not None:  # it may hold records that the socket does not show any more
             try:
@@ -194,7 +227,7 @@ class TrioSocket:
                 pass
             except OSError:
                 return False
-        return _unreadable(self._stream.extra(anyio.abc.SocketAttribute.raw_socket))
+        return not _poller(self._stream.extra(anyio.abc.SocketAttribute.raw_socket))()
 
 
 class BlockingSocket:
@@ -204,8 +237,11 @@ class BlockingSocket:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.until = FOREVER
+        self.arrived = _ignored
         self._now = now
         self._socket: socket.socket | None = None
+        self._unsent = memoryview(b"")
+        self._broken = False  # the request cannot be sent on
 
     async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
         whole, self.until = self.until, self._now() + (seconds_left(self.until, self._now, timeout) or FOREVER)
@@ -218,10 +254,28 @@ class BlockingSocket:
         self.until = whole
 
     async def write(self, data: memoryview) -> None:
-        self._ready().sendall(data)
+        self._unsent = data
+        self._send_on(self._ready(0))
 
     async def read(self) -> bytes:
-        return self._ready().recv(_PIECE)
+        while self._unsent:
+            sock = self._ready(0)
+            if not _poller(sock, writing=True)(self._left()):
+                raise TimeoutError("the deadline has passed")
+            with suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return sock.recv(_PIECE)
+            self._send_on(sock)
+        return self._ready(self._left()).recv(_PIECE)
+
+    def _send_on(self, sock: socket.socket) -> None:
+        """Send what the kernel takes at once."""
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[sock.send(self._unsent) :]
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError:
+            self._unsent, self._broken = memoryview(b""), True  # an answer may be there all the same
 
     async def close(self) -> None:
         if self._socket is not None:
@@ -238,7 +292,7 @@ class BlockingSocket:
 
     @property
     def is_idle(self) -> bool:
-        return _unreadable(self._socket)
+        return not (self._unsent or self._broken or _poller(self._socket)())
 
     def _dialled(self, host: str, port: int) -> socket.socket:
         """Connected to the first of the name's addresses that takes it; each has its share of the time left."""
@@ -259,10 +313,10 @@ class BlockingSocket:
                 raise
         raise flaw
 
-    def _ready(self) -> socket.socket:
+    def _ready(self, timeout: float | None) -> socket.socket:
         if self._socket is None:
             raise ConnectionError("the socket is closed")
-        self._socket.settimeout(self._left())
+        self._socket.settimeout(timeout)
         return self._socket
 
     def _left(self) -> float | None:
@@ -287,12 +341,16 @@ def _numeric(host: str) -> bool:
         return False
 
 
-def _unreadable(sock: Any) -> bool:
-    """Whether nothing can be read, not even an end."""
+def _ignored(data: bytes) -> bool:
+    return False
+
+
+def _poller(sock: Any, writing: bool = False) -> Callable[..., object]:
+    """Waits, for the seconds given or not at all, until a socket can be read, also at its end (or written as well)."""
     if sock is None or sock.fileno() < 0:
-        return False
+        return lambda seconds=0.0: True
     if not hasattr(select, "poll"):  # Windows
-        return not select.select([sock], [], [], 0)[0]
+        return lambda seconds=0.0: any(select.select([sock], [sock] if writing else [], [], seconds))
     poll = select.poll()  # `select` refuses numbers from 1024 up
-    poll.register(sock, select.POLLIN)
-    return not poll.poll(0)
+    poll.register(sock, select.POLLIN | (select.POLLOUT if writing else 0))
+    return lambda seconds=0.0: poll.poll(None if seconds is None else seconds * 1000)
