@@ -123,10 +123,9 @@ class Exchange:
             await self.aclose()
         return piece
 
-    async def read_all(self, deadline: float) -> bytes:
-        """What is left of the body; APIResponseError when that is over 256 MiB."""
-        parts: list[bytes] = []
-        size = 0
+    async def read_all(self, deadline: float, start: bytes = b"") -> bytes:
+        """The body, of which `start` has been read; APIResponseError when it is over 256 MiB."""
+        parts, size = [start] if start else [], len(start)
         try:
             while self.connection is not None:
                 parts.append(await self.read(deadline))
