@@ -98,7 +98,8 @@ class H1Connection:
             raise self._ours(error, self._was_sent(kept, began)) from without_tracebacks(error)
         self.status, self.headers = parser.status, decode_headers(parser.fields)
         self._head.clear()
-        self._decoder = decompressor(self.headers.get("content-encoding", ""))
+        coding = self.headers.get("content-encoding")
+        self._decoder = decompressor(coding) if coding else None
         return self.status, self.headers
 
     async def read(self) -> bytes:
@@ -110,10 +111,7 @@ class H1Connection:
         parser, sock = self._parser, self._socket
         try:
             while parser is not None and sock is not None:
-                if self._decoder is None:
-                    piece = parser.take_body()
-                else:
-                    piece = self._decompressed(self._decoder, parser)
+                piece = parser.take_body() if self._decoder is None else self._decompressed(self._decoder, parser)
                 if piece or parser.finished:
                     self.finished = parser.finished and not (piece and self._decoder)
                     return piece

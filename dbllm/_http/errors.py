@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from ..errors import APIConnectionError, APIError, APIResponseError, APITimeoutError, Raw
 

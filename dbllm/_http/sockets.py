@@ -54,7 +54,7 @@ class AsyncioSocket:
         self._transport: Any = None
         self._pieces: deque[bytes] = deque()
         self._held = 0
-        self._poll: Callable[[], object] | None = None
+        self._poll: Callable[[float], object] | None = None
         self._ended: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None  # it outlives many reads: to set one costs more than to read
@@ -113,7 +113,7 @@ class AsyncioSocket:
             return False
         if self._poll is None:
             self._poll = _poller(self._transport.get_extra_info("socket"))
-        return not self._poll()  # what the kernel has, and the loop has not had a turn to read
+        return not self._poll(0)  # what the kernel has, and the loop has not had a turn to read
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -227,7 +227,7 @@ class TrioSocket:
                 pass
             except OSError:
                 return False
-        return not _poller(self._stream.extra(anyio.abc.SocketAttribute.raw_socket))()
+        return not _poller(self._stream.extra(anyio.abc.SocketAttribute.raw_socket))(0)
 
 
 class BlockingSocket:
@@ -260,7 +260,8 @@ class BlockingSocket:
     async def read(self) -> bytes:
         while self._unsent:
             sock = self._ready(0)
-            if not _poller(sock, writing=True)(self._left()):
+            left = self._left()
+            if not _poller(sock, writing=True)(None if left is None else left * 1000):
                 raise TimeoutError("the deadline has passed")
             with suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return sock.recv(_PIECE)
@@ -292,7 +293,7 @@ class BlockingSocket:
 
     @property
     def is_idle(self) -> bool:
-        return not (self._unsent or self._broken or _poller(self._socket)())
+        return not (self._unsent or self._broken or _poller(self._socket)(0))
 
     def _dialled(self, host: str, port: int) -> socket.socket:
         """Connected to the first of the name's addresses that takes it; each has its share of the time left."""
@@ -345,12 +346,13 @@ def _ignored(data: bytes) -> bool:
     return False
 
 
-def _poller(sock: Any, writing: bool = False) -> Callable[..., object]:
-    """Waits, for the seconds given or not at all, until a socket can be read, also at its end (or written as well)."""
+def _poller(sock: Any, writing: bool = False) -> Callable[[float | None], object]:
+    """Waits so many milliseconds until a socket can be read, also at its end (or written as well)."""
     if sock is None or sock.fileno() < 0:
-        return lambda seconds=0.0: True
+        return lambda _: True
     if not hasattr(select, "poll"):  # Windows
-        return lambda seconds=0.0: any(select.select([sock], [sock] if writing else [], [], seconds))
+        ready = [sock] if writing else []
+        return lambda left: any(select.select([sock], ready, [], None if left is None else left / 1000))
     poll = select.poll()  # `select` refuses numbers from 1024 up
     poll.register(sock, select.POLLIN | (select.POLLOUT if writing else 0))
-    return lambda seconds=0.0: poll.poll(None if seconds is None else seconds * 1000)
+    return poll.poll
