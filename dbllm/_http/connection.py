@@ -19,12 +19,13 @@ import httpx
 from .._deadline import FOREVER
 from .._urls import origin
 from ..errors import APIError, ConfigError, Raw
+from .blocking_socket import BlockingSocket
 from .decompression import Decompressor, decompressor
 from .errors import broken_connection_error, connect_error, undecodable_error, without_tracebacks
 from .h11_parser import H11Parser
 from .parser import Parser
 from .request import TOKEN, HttpRequest, RequestHeaders, decode_headers, request_target
-from .sockets import BlockingSocket, Socket, new_socket
+from .sockets import Socket, new_socket
 
 _BROKEN = (OSError, EOFError, h11.RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 _SHORTEST_RACE = 0.05  # seconds; a round trip within one place takes less
