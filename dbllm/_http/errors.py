@@ -39,10 +39,15 @@ def describe_error(error: BaseException) -> str:
 
 
 def without_tracebacks(error: BaseException) -> BaseException:
-    """An error of the HTTP stack without its frames: their locals hold the bytes that were sent, the token's too."""
+    """An error of the HTTP stack without its frames: their locals hold the bytes that were sent, the token's too.
+
+    Nor does its text quote the server's bytes, which may repeat that.
+    """
     link: BaseException | None = error
     seen: set[int] = set()  # an error that is raised again can stand in its own context
     while link is not None and id(link) not in seen:
         seen.add(id(link))
+        if _QUOTED.search(str(link)):
+            link.args = (_QUOTED.sub("", str(link)),)
         link.__traceback__, link = None, link.__cause__ or link.__context__
     return error
