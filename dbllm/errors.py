@@ -31,7 +31,10 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """What came over the wire: status, headers (lower-case names) and the undecoded body."""
+    """What came over the wire: status, headers (lower-case names) and the undecoded body.
+
+    Where no head could be read, the status is 0 and the body is what came instead.
+    """
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -114,7 +117,7 @@ class APIError(DbllmError):
     ) -> None:
         super().__init__(detail)
         self.detail, self.hint, self.raw, self.sent = detail, hint or self.next_step, raw, sent
-        self.status = raw.status if status is None and raw is not None else status
+        self.status = (raw.status or None) if status is None and raw is not None else status
         self.error_code, self.request_id, self.retry_after = error_code, request_id, retry_after
         self.attempts = attempts
         self.previous: tuple[APIError, ...] = ()

@@ -28,7 +28,10 @@ TOKEN = "dapi-test"
 
 
 # What is proven on both engines; the fast one serves asyncio only.
-ON_BOTH_ENGINES = ("test_factory", "test_backend", "test_pool", "test_retry_calls", "test_stream", "test_transport")
+ON_BOTH_ENGINES = (
+    *("test_backend", "test_decompression", "test_factory", "test_lenient_heads", "test_pool"),
+    *("test_retry_calls", "test_sent_twice", "test_stream", "test_transport"),
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

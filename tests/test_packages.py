@@ -173,7 +173,7 @@ def test_each_dependency_has_its_place() -> None:
 
 
 WAITING = {"time", "asyncio", "trio", "select", "signal", "selectors", "concurrent", "multiprocessing"}
-MAY_WAIT = {"_backends.backend", "_backends.aio", "_backends.blocking", "_http.sockets"}
+MAY_WAIT = {"_backends.backend", "_backends.aio", "_backends.blocking", "_http.sockets", "_http.blocking_socket"}
 NAMED = {  # modules that name TLS contexts or sockets; the last runs the Databricks CLI, through the backend
     "_http.tls": {"ssl"},
     "_http.connection": {"ssl"},
@@ -197,7 +197,14 @@ def test_only_the_backends_and_the_sockets_wait() -> None:
 
 
 PURE = [name for name in CORE if PACKAGE[name] in {"_protocol", *GROUND}]
-PURE += ["_http.parser", "_http.h11_parser", "_http.llhttp_parser", "_http.request", "_http.errors"]
+PURE += [
+    "_http.parser",
+    "_http.h11_parser",
+    "_http.llhttp_parser",
+    "_http.request",
+    "_http.errors",
+    "_http.decompression",
+]
 PURE += ["_management.external_models", "_auth.redaction", "_inference.chunks", "_inference.prompt"]
 
 

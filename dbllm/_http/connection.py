@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import anyio
 import h11
@@ -19,15 +18,17 @@ import httpx
 
 from .._deadline import FOREVER
 from .._urls import origin
-from ..errors import APIError, APIResponseError, ConfigError, Raw
-from .errors import NOT_DECODED, broken_connection_error, connect_error, without_tracebacks
+from ..errors import APIError, ConfigError, Raw
+from .blocking_socket import BlockingSocket
+from .decompression import Decompressor, decompressor
+from .errors import broken_connection_error, connect_error, undecodable_error, without_tracebacks
 from .h11_parser import H11Parser
 from .parser import Parser
 from .request import TOKEN, HttpRequest, RequestHeaders, decode_headers, request_target
-from .sockets import BlockingSocket, Socket, new_socket
+from .sockets import Socket, new_socket
 
 _BROKEN = (OSError, EOFError, h11.RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError)
-_GZIP_OR_ZLIB = 47  # for zlib: whichever the first bytes say
+_SHORTEST_RACE = 0.05  # seconds; a round trip within one place takes less
 
 
 @dataclass(slots=True)
@@ -52,8 +53,9 @@ class H1Connection:
         self._until = FOREVER
         self._socket: Socket | None = None
         self._parser: Parser | None = None
-        self._decoder: Any = None
-        self._cut = False  # what is compressed has begun and not ended
+        self._decoder: Decompressor | None = None
+        self._head: list[bytes] = []  # what has come since the request
+        self._race = _SHORTEST_RACE  # seconds: see `_was_sent`
         self._flaw: BaseException | None = None  # comes after what came before it
         self.finished = False
         self.status = 0
@@ -72,7 +74,8 @@ class H1Connection:
             APIConnectionError, APITimeoutError: there was none.
             ConfigError: a header cannot be sent.
         """
-        self.status, self.finished, self._cut = 0, False, False
+        self.status, self.finished = 0, False
+        self._head.clear()
         if not TOKEN.fullmatch(out.method):
             raise ConfigError(f"{out.method!r} is no HTTP method.")
         out.headers.fields  # noqa: B018 - it complains before anything is dialled
@@ -80,7 +83,7 @@ class H1Connection:
         parser = self._parser = self._parser or await self._dial(out)
         sock = self._socket
         assert sock is not None  # dialled  # noqa: S101
-        came = False
+        began = self._settings.clock()
         try:
             try:
                 await sock.write(memoryview(parser.request(*_written(out))))
@@ -91,15 +94,13 @@ class H1Connection:
             while not parser.status:
                 if self._flaw is not None:
                     raise self._flaw
-                data = await sock.read()
-                came = came or bool(data)
-                self._feed(parser, data)
+                self._receive(await sock.read())
         except _BROKEN as error:
-            # A kept-alive connection that the server had closed meanwhile never carried the request to it.
-            raise self._ours(error, sent=came or not kept) from without_tracebacks(error)
+            raise self._ours(error, self._was_sent(kept, began)) from without_tracebacks(error)
         self.status, self.headers = parser.status, decode_headers(parser.fields)
-        coded = self.headers.get("content-encoding", "identity").lower() != "identity"
-        self._decoder = zlib.decompressobj(_GZIP_OR_ZLIB) if coded else None
+        self._head.clear()
+        coding = self.headers.get("content-encoding")
+        self._decoder = decompressor(coding) if coding else None
         return self.status, self.headers
 
     async def read(self) -> bytes:
@@ -111,33 +112,32 @@ class H1Connection:
         parser, sock = self._parser, self._socket
         try:
             while parser is not None and sock is not None:
-                piece = parser.take_body()
-                if piece and self._decoder is not None:
-                    piece = self._decompressed(piece)
-                if parser.finished and not piece and self._cut:
-                    raise zlib.error("it ends too early")
+                piece = parser.take_body() if self._decoder is None else self._decompressed(self._decoder, parser)
                 if piece or parser.finished:
-                    self.finished = parser.finished and not self._cut
+                    self.finished = parser.finished and not (piece and self._decoder)
                     return piece
                 if self._flaw is not None:
                     raise self._flaw
                 self._feed(parser, await sock.read())
-        except zlib.error as error:
-            raise APIResponseError(NOT_DECODED.format(error), raw=Raw(self.status, self.headers)) from None
         except _BROKEN as error:
             raise self._ours(error, sent=True) from without_tracebacks(error)
         return b""
 
-    def _decompressed(self, piece: bytes) -> bytes:
-        """Member after member: what is compressed by gzip may have several."""
-        parts: list[bytes] = []
-        while piece:
-            if self._decoder.eof:
-                self._decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
-            parts.append(self._decoder.decompress(piece))
-            piece = self._decoder.unused_data
-        self._cut = not self._decoder.eof
-        return b"".join(parts)
+    def _decompressed(self, decoder: Decompressor, parser: Parser) -> bytes:
+        try:
+            if not (piece := decoder.take()):
+                decoder.feed(parser.take_body())
+                piece = decoder.take()
+            if parser.finished and not piece:
+                decoder.end()
+            return piece
+        except (zlib.error, ValueError) as error:
+            undecoded = decoder.give_up()
+            if self.status >= 400:  # what the status says matters more than how it was compressed
+                self._decoder = None
+                return undecoded
+            raw = Raw(self.status, self.headers, undecoded)
+            raise undecodable_error(error, raw) from without_tracebacks(error)
 
     async def close(self) -> None:
         """Give the socket up: never raises, and no cancellation cuts it short."""
@@ -165,6 +165,24 @@ class H1Connection:
             and not self._settings.is_httpx_patched()
         )
 
+    def _receive(self, data: bytes) -> bool:
+        """Take what came before the answer's head was whole: whether it is now, or never will be."""
+        if data:
+            self._head.append(data)
+        parser = self._parser
+        assert parser is not None  # dialled  # noqa: S101
+        self._feed(parser, data)
+        return bool(parser.status) or self._flaw is not None
+
+    def _was_sent(self, kept: bool, began: float) -> bool:
+        """Whether the server may have got the request, which no answer followed.
+
+        It surely has not where it had closed a kept-alive connection meanwhile. Then that end was on its way already,
+        and is here within the time that a round trip takes, as dialling did; one that comes later may mean that the
+        model ran. Nor has any byte of an answer come then.
+        """
+        return bool(self._head) or not kept or self._settings.clock() - began > self._race
+
     def _feed(self, parser: Parser, data: bytes) -> None:
         try:
             parser.feed(data)
@@ -175,11 +193,13 @@ class H1Connection:
         settings, place = self._settings, httpx.URL(origin(out.url))
         tls = settings.context if place.scheme == "https" else None
         self._socket = sock = new_socket(settings.suspends, settings.clock)
-        sock.until = self._until
+        sock.until, sock.arrived = self._until, self._receive
+        began = settings.clock()
         try:
             await sock.connect(place.host, place.port or (80 if tls is None else 443), tls, out.connect)
         except (*_BROKEN, UnicodeError) as error:
             raise connect_error(error, isinstance(error, TimeoutError)) from without_tracebacks(error)
+        self._race = max(_SHORTEST_RACE, settings.clock() - began)
         if not settings.fast or not sock.in_asyncio:
             return H11Parser()
         from .llhttp_parser import LlhttpParser
@@ -187,7 +207,12 @@ class H1Connection:
         return LlhttpParser()
 
     def _ours(self, error: BaseException, sent: bool) -> APIError:
-        return broken_connection_error(error, isinstance(error, TimeoutError), self.status, self.headers, sent)
+        raw: Raw | None = None
+        if self.status:
+            raw = Raw(self.status, self.headers, self._decoder.fed if self._decoder else b"")
+        elif self._head:
+            raw = Raw(0, body=b"".join(self._head))
+        return broken_connection_error(error, isinstance(error, TimeoutError), raw, sent)
 
 
 def _written(out: HttpRequest) -> tuple[str, bytes, RequestHeaders, bytes | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import h11
 
-from .parser import MAX_HEAD, ChunkedBody, SizedBody
+from .parser import MAX_HEAD, ChunkedBody, HeadBuffer, SizedBody
 from .request import RawHeaders, RequestHeaders
 
 
@@ -13,6 +13,7 @@ class H11Parser:
 
     def __init__(self) -> None:
         self._connection = h11.Connection(h11.CLIENT, MAX_HEAD)
+        self._head = HeadBuffer()
         self._body: list[bytes] = []
         self._reader: ChunkedBody | SizedBody | None = None  # of our own
         self._bodyless = self._last = False  # no body follows; no other answer will
@@ -36,33 +37,46 @@ class H11Parser:
         if self._reader is not None:
             self.finished = self._reader.feed(data, self._body)
             return
-        if not data and not self.status:
+        if self.status:  # the body ends with the connection
+            self._connection.receive_data(data)
+            self._read_on()
+            return
+        if not data:
             raise EOFError("the server closed the connection before it answered")
-        h = self._connection
-        h.receive_data(data)
-        while not self.finished:
-            event = h.next_event()
-            if event is h11.NEED_DATA:
+        while data and (found := self._head.add(data)) is not None:
+            whole, end = found
+            self._connection.receive_data(whole[:end])
+            event, data = self._connection.next_event(), whole[end:]
+            if isinstance(event, h11.Response):
+                self._begin(event, data)
                 return
+            if not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
+                raise EOFError("the server left without an answer")
+
+    def _begin(self, event: h11.Response, data: bytes) -> None:
+        """The answer's head has come, and `data` after it."""
+        self.status, self.fields = event.status_code, list(event.headers)
+        known = dict(self.fields)  # h11 has checked them: one length at most, and no coding but chunked
+        length, chunked = known.get(b"content-length"), b"transfer-encoding" in known
+        if (length is not None or chunked) and not self._bodyless and self.status not in (204, 304):
+            self._reader = ChunkedBody() if chunked else SizedBody(int(length or 0))
+            # An old server, or one that says two lengths (RFC 9112, section 6.1), is not asked again.
+            self._last = event.http_version < b"1.1" or (chunked and length is not None)
+            self.finished = self._reader.feed(data, self._body) if data else not chunked and not int(length or 0)
+            return
+        if data:
+            self._connection.receive_data(data)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        while not self.finished:
+            event = self._connection.next_event()
             if isinstance(event, h11.Data):
                 self._body.append(event.data)
-            elif isinstance(event, h11.Response):
-                self.status, self.fields = event.status_code, list(event.headers)
-                known = dict(self.fields)  # h11 has checked them: one length at most, and no coding but chunked
-                length, chunked = known.get(b"content-length"), b"transfer-encoding" in known
-                if (length is not None or chunked) and not self._bodyless and self.status not in (204, 304):
-                    self._reader = ChunkedBody() if chunked else SizedBody(int(length or 0))
-                    # An old server, or one that says two lengths (RFC 9112, section 6.1), is not asked again.
-                    self._last = event.http_version < b"1.1" or (chunked and length is not None)
-                    rest = h.trailing_data[0]
-                    self.finished = (
-                        self._reader.feed(rest, self._body) if rest else not chunked and not int(length or 0)
-                    )
-                    return
             elif isinstance(event, h11.EndOfMessage):
                 self.finished = True
-            elif not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
-                raise EOFError("the server left without an answer")
+            else:
+                return
 
     def take_body(self) -> bytes:
         """The body since the last time."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import httpcore
 
+_PIECE = 65536  # bytes
+
 
 class DeadlineStream(httpcore.NetworkStream):
     """A socket of httpcore's in plain code: what is left is looked up for each operation, not once for a whole body."""
@@ -21,7 +23,8 @@ class DeadlineStream(httpcore.NetworkStream):
         return self._inner.read(max_bytes, _lesser(timeout, self._left()))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, _lesser(timeout, self._left()))
+        for at in range(0, len(buffer), _PIECE):  # each of its own: the inner one gives each its whole timeout
+            self._inner.write(buffer[at : at + _PIECE], _lesser(timeout, self._left()))
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None

@@ -6,6 +6,7 @@ import logging
 import re
 import ssl
 import sys
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
@@ -19,8 +20,9 @@ import httpx
 
 from .._deadline import FOREVER, seconds_left
 from .._urls import parse_url
-from ..errors import APIError, APIResponseError, Raw
-from .errors import NOT_DECODED, broken_connection_error, connect_error, describe_error, without_tracebacks
+from ..errors import APIError, Raw
+from .decompression import Decompressor, decompressor
+from .errors import broken_connection_error, connect_error, undecodable_error, without_tracebacks
 from .request import HttpRequest, decode_headers
 
 _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
@@ -44,6 +46,7 @@ class HttpxConnection:
         self._until = FOREVER
         self._response: httpx.Response | None = None
         self._parts: Any = None
+        self._decoder: Decompressor | None = None
         self.reusable = self.ready = ready
         self.finished = False
         self.status = 0
@@ -66,20 +69,41 @@ class HttpxConnection:
         finally:
             _sending.set(False)
         self.status, self.headers = response.status_code, decode_headers(response.headers.raw)
-        self._parts = response.aiter_bytes() if self._suspends else response.iter_bytes()
+        # httpx would inflate a whole piece at once, and lose all members of gzip but the first. What a mock gives has
+        # been read already.
+        self._decoder = decompressor(self.headers.get("content-encoding", ""))
+        if response.is_stream_consumed:
+            self._decoder = None
+        raw = self._decoder is not None
+        if self._suspends:
+            self._parts = response.aiter_raw() if raw else response.aiter_bytes()
+        else:
+            self._parts = response.iter_raw() if raw else response.iter_bytes()
         return self.status, self.headers
 
     async def read(self) -> bytes:
         """As `H1Connection.read`."""
         try:
             while self._parts is not None:
+                if self._decoder is not None and (made := self._decoder.take()):
+                    return made
                 with self._timely():
                     piece: bytes | None = await anext(self._parts, None) if self._suspends else next(self._parts, None)
-                if piece:
-                    return piece
                 if piece is None:
+                    if self._decoder is not None:
+                        self._decoder.end()
                     self._parts = self._response = None
                     self.finished = True
+                elif self._decoder is not None:
+                    self._decoder.feed(piece)
+                elif piece:
+                    return piece
+        except (zlib.error, ValueError) as error:
+            fed = self._decoder.give_up() if self._decoder is not None else b""
+            if self.status >= 400:
+                self._decoder = None
+                return fed
+            raise undecodable_error(error, Raw(self.status, self.headers, fed)) from without_tracebacks(error)
         except _HTTPX_BROKEN as error:
             raise self._ours(error) from without_tracebacks(error)
         return b""
@@ -115,10 +139,9 @@ class HttpxConnection:
         if isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)):
             return connect_error(error, True)
         if isinstance(error, httpx.DecodingError):
-            return APIResponseError(NOT_DECODED.format(describe_error(error)), raw=Raw(self.status, self.headers))
-        return broken_connection_error(
-            error, isinstance(error, (httpx.TimeoutException, TimeoutError)), self.status, self.headers, True
-        )
+            return undecodable_error(error, Raw(self.status, self.headers))
+        raw = Raw(self.status, self.headers) if self.status else None
+        return broken_connection_error(error, isinstance(error, (httpx.TimeoutException, TimeoutError)), raw, True)
 
 
 class _Body(httpx.AsyncByteStream, httpx.SyncByteStream):

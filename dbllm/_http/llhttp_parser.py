@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import re
-
 import httptools
 
-from .parser import MAX_HEAD
+from .h11_parser import H11Parser
+from .parser import HeadBuffer
 from .request import RawHeaders, RequestHeaders
 
-_BLANK = re.compile(rb"\n\r?\n")
+_ANY = RequestHeaders("http://any")
 
 
 class LlhttpParser:
-    """The client's end of HTTP/1.1; see `http1.Parser`."""
+    """The client's end of HTTP/1.1; see `parser.Parser`.
+
+    A head that llhttp refuses is read by h11, with its body: llhttp is stricter than h11, aiohttp and requests are (it
+    wants CRLF, no folded values, one Content-Length). The connection of such an answer carries no other.
+    """
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)  # as h11 has it
+        self._head = HeadBuffer()
         self._body: list[bytes] = []
         self._clean = True  # nothing has come that no request asked for
         self._waits = False  # for an answer
@@ -25,7 +30,8 @@ class LlhttpParser:
     def _start(self, method: str) -> None:
         self.status, self.finished, self.reusable = 0, False, False
         self.fields: RawHeaders = []
-        self._bodyless, self._framed, self._head = method == "HEAD", False, b""
+        self._method, self._framed = method, False
+        self._by_h11: H11Parser | None = None
 
     def request(self, method: str, target: bytes, headers: RequestHeaders, body: bytes | None) -> bytes:
         """The bytes to send."""
@@ -36,21 +42,34 @@ class LlhttpParser:
 
     def feed(self, data: bytes) -> None:
         """What has arrived."""
+        if self._by_h11 is not None:
+            self._feed_h11(self._by_h11, data)
+            return
         if not data:
             self._end()
             return
         while not self.status:  # llhttp takes a head in any pieces; whole, it is one call, and its size is known
-            data = self._head = self._head + data
-            if (blank := _BLANK.search(data, 0, MAX_HEAD)) is None:
-                if len(data) > MAX_HEAD:
-                    raise ConnectionError(f"the answer's head is over {MAX_HEAD} bytes")
+            if (found := self._head.add(data)) is None:
                 return
-            end = blank.end() if data.startswith(b"1", 9) else len(data)  # after an interim answer comes another head
-            self._head = b""
-            self._take(data[:end])
-            if not (data := data[end:]):
+            data, end = found
+            interim = data.startswith(b"1", 9)  # then another head comes
+            try:
+                self._take(data[:end] if interim else data)
+            except ConnectionError:
+                if self.status:
+                    raise
+                self.fields, self._by_h11 = [], H11Parser()
+                self._by_h11.request(self._method, b"/", _ANY, None)
+                self._feed_h11(self._by_h11, data)
+                return
+            if not interim or not (data := data[end:]):
                 return
         self._take(data)
+
+    def _feed_h11(self, other: H11Parser, data: bytes) -> None:
+        other.feed(data)
+        self.status, self.fields, self.finished = other.status, other.fields, other.finished
+        self._body.append(other.take_body())
 
     def _take(self, data: bytes) -> None:
         try:
@@ -96,7 +115,7 @@ class LlhttpParser:
             raise ValueError("its status or its transfer coding is none that is understood")
         self.status = status
         self._framed = coded or b"content-length" in known
-        if self._bodyless:
+        if self._method == "HEAD":
             self.finished, self._waits = True, False
 
     def on_body(self, piece: bytes) -> None:

@@ -11,6 +11,7 @@ MAX_HEAD = 100 * 1024  # bytes of an answer's head
 MAX_LINE = 4096  # bytes of a chunk's first line
 _CLOSED = "the server closed the connection inside the answer"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
+_BLANK = re.compile(rb"\n\r?\n")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?\Z")
 
 
@@ -26,6 +27,37 @@ class Parser(Protocol):
     def take_body(self) -> bytes: ...  # what has come of the body since
     @property
     def reusable(self) -> bool: ...  # another request may follow, and nothing came after this one's answer
+
+
+class HeadBuffer:
+    """Collects an answer's head, in linear time whatever pieces it comes in."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+
+    def add(self, data: bytes) -> tuple[bytes, int] | None:
+        """What has come since the last head, once a head is whole, and where that ends; None before.
+
+        Raises:
+            ConnectionError: it is no HTTP, or over `MAX_HEAD` bytes.
+        """
+        before = len(self._kept)
+        if before:
+            self._kept += data
+        whole: bytes | bytearray = self._kept if before else data
+        if before < 5 and not whole.startswith(b"HTTP/"):
+            whole = whole.lstrip(b"\r\n")  # some servers end a body with a line break too many
+            if not b"HTTP/".startswith(bytes(whole[:5])):
+                raise ConnectionError("the answer is no HTTP")
+        blank = _BLANK.search(whole, max(0, before - 2), MAX_HEAD)
+        if blank is None:
+            if len(whole) > MAX_HEAD:
+                raise ConnectionError(f"the answer's head is over {MAX_HEAD} bytes")
+            if whole is not self._kept:
+                self._kept = bytearray(whole)
+            return None
+        self._kept = bytearray()
+        return bytes(whole), blank.end()
 
 
 class SizedBody:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._deadline import FOREVER
-from ..errors import APIConnectionError, APIResponseError, APITimeoutError, Raw
+from ..errors import APIConnectionError, APIError, APIResponseError, APITimeoutError, Raw
 from .connection import H1Connection
 from .request import HttpRequest
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 4.0  # below the 5 s after which common servers (uvicorn, node) close an idle connection
 MAX_BODY = 256 * 2**20  # bytes after decompression; a model's answer is far below, a compression bomb is not
+MAX_KEPT = 2**20  # bytes of an answer that failed on the way, on its error
 
 
 class Signal(Protocol):
@@ -122,15 +123,19 @@ class Exchange:
             await self.aclose()
         return piece
 
-    async def read_all(self, deadline: float) -> bytes:
-        """What is left of the body; APIResponseError when that is over 256 MiB."""
-        parts: list[bytes] = []
-        size = 0
-        while self.connection is not None:
-            parts.append(await self.read(deadline))
-            size += len(parts[-1])
-            if size > MAX_BODY:
-                raise APIResponseError(f"the answer is over {MAX_BODY} bytes", raw=Raw(self.status, self.headers))
+    async def read_all(self, deadline: float, start: bytes = b"") -> bytes:
+        """The body, of which `start` has been read; APIResponseError when it is over 256 MiB."""
+        parts, size = [start] if start else [], len(start)
+        try:
+            while self.connection is not None:
+                parts.append(await self.read(deadline))
+                size += len(parts[-1])
+                if size > MAX_BODY:
+                    raise APIResponseError(f"the answer is over {MAX_BODY} bytes", raw=Raw(self.status, self.headers))
+        except APIError as error:
+            if any(parts):  # what had come
+                error.raw = Raw(self.status, self.headers, b"".join(parts)[:MAX_KEPT])
+            raise
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def close_after(self, error: BaseException | None) -> None:

@@ -6,28 +6,33 @@ the socket up at once; `is_idle` says that nothing has come, not even an end, an
 asyncio's is a protocol of its own: a byte stream on top of one (its locks, its turns of the loop for each operation)
 costs more than the rest of a call.
 
-Each operation ends at the deadline `until`, on the backend's clock, by TimeoutError: a dripping server is cut off too.
+Each operation ends at the deadline `until`, on the backend's clock, by TimeoutError: a dripping server is cut off too,
+and so is one that takes a request slowly.
+
+A server may answer before it has read the whole request (413, say): what the kernel does not take of a request at once
+is sent while the answer is awaited. `arrived` takes what comes meanwhile where `write` itself has to wait (trio): it
+says whether that is an answer. A socket whose request was not sent whole is not idle ever after.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import select
-import socket
 import ssl
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from .._deadline import FOREVER, seconds_left
+from .blocking_socket import PIECE, BlockingSocket, no_answer, poller
 
 if TYPE_CHECKING:
     import asyncio
-_PIECE = 65536  # bytes read at once
-_AHEAD = 4 * _PIECE  # bytes that wait for a slow reader before asyncio stops reading for it
+_SMALL = 16384  # bytes that a kernel takes at once, however slow the receiver is
+_AHEAD = 4 * PIECE  # bytes that wait for a slow reader before asyncio stops reading for it
 _RACE = 0.25  # seconds before the next address of a name is tried as well (RFC 8305)
 
 
@@ -40,12 +45,14 @@ class AsyncioSocket:
         import asyncio  # here: plain code never needs it
 
         self.until = FOREVER
+        self.arrived = no_answer
         self._now = now
         self._loop = asyncio.get_running_loop()
         self._races = isinstance(self._loop, asyncio.BaseEventLoop)  # uvloop tries one address after the other
         self._transport: Any = None
         self._pieces: deque[bytes] = deque()
         self._held = 0
+        self._poll: Callable[[float], object] | None = None
         self._ended: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None  # it outlives many reads: to set one costs more than to read
@@ -100,7 +107,11 @@ class AsyncioSocket:
 
     @property
     def is_idle(self) -> bool:
-        return self._ended is None and not self._pieces and not self._transport.get_write_buffer_size()
+        if self._ended is not None or self._pieces or self._transport.get_write_buffer_size():
+            return False
+        if self._poll is None:
+            self._poll = poller(self._transport.get_extra_info("socket"))
+        return not self._poll(0)  # what the kernel has, and the loop has not had a turn to read
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -153,8 +164,10 @@ class TrioSocket:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.until = FOREVER
+        self.arrived = no_answer
         self._now = now
         self._stream: Any = None
+        self._unsent = False
 
     async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
         with anyio.fail_after(seconds_left(self.until, self._now, timeout)):
@@ -167,12 +180,28 @@ class TrioSocket:
 
     async def write(self, data: memoryview) -> None:
         with anyio.fail_after(seconds_left(self.until, self._now)):
-            await self._stream.send(data)
+            if len(data) <= _SMALL:
+                await self._stream.send(data)
+                return
+            self._unsent = True
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._watch, group.cancel_scope)
+                with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):  # reading says it, too
+                    await self._stream.send(data)
+                    self._unsent = False
+                group.cancel_scope.cancel()
+
+    async def _watch(self, scope: anyio.CancelScope) -> None:
+        """Cancel the sending once an answer has come."""
+        with suppress(OSError, anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            while not self.arrived(bytes(await self._stream.receive(PIECE))):
+                pass
+            scope.cancel()
 
     async def read(self) -> bytes:
         try:
             with anyio.fail_after(seconds_left(self.until, self._now)):
-                return bytes(await self._stream.receive(_PIECE))
+                return bytes(await self._stream.receive(PIECE))
         except anyio.EndOfStream:
             return b""
 
@@ -185,6 +214,8 @@ class TrioSocket:
     def is_idle(self) -> bool:
         from anyio.streams.tls import TLSAttribute
 
+        if self._unsent:
+            return False
         secured = self._stream.extra(TLSAttribute.ssl_object, None)
         if secured is not None:  # it may hold records that the socket does not show any more
             try:
@@ -194,79 +225,7 @@ class TrioSocket:
                 pass
             except OSError:
                 return False
-        return _unreadable(self._stream.extra(anyio.abc.SocketAttribute.raw_socket))
-
-
-class BlockingSocket:
-    """A socket of plain code."""
-
-    in_asyncio = False
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.until = FOREVER
-        self._now = now
-        self._socket: socket.socket | None = None
-
-    async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
-        whole, self.until = self.until, self._now() + (seconds_left(self.until, self._now, timeout) or FOREVER)
-        self._socket = sock = self._dialled(host, port)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if tls is not None:  # the handshake comes second, so that `close` has something to close meanwhile
-            self._socket = secured = tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-            secured.settimeout(self._left())
-            secured.do_handshake()
-        self.until = whole
-
-    async def write(self, data: memoryview) -> None:
-        self._ready().sendall(data)
-
-    async def read(self) -> bytes:
-        return self._ready().recv(_PIECE)
-
-    async def close(self) -> None:
-        if self._socket is not None:
-            try:  # a thread that is blocked in recv is woken by a shutdown, never by a close
-                self._socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            self._socket.close()
-
-    def detach(self) -> None:
-        """Leave the socket open and to its owner: a forked child has only a copy of its parent's."""
-        if self._socket is not None:
-            self._socket.detach()
-
-    @property
-    def is_idle(self) -> bool:
-        return _unreadable(self._socket)
-
-    def _dialled(self, host: str, port: int) -> socket.socket:
-        """Connected to the first of the name's addresses that takes it; each has its share of the time left."""
-        found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
-        flaw = OSError("the name has no address")
-        for remaining, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
-            sock = socket.socket(family, kind, protocol)
-            try:
-                left = self._left()
-                sock.settimeout(None if left is None else left / remaining)
-                sock.connect(address)
-                return sock
-            except OSError as error:
-                sock.close()
-                flaw = error
-            except BaseException:
-                sock.close()
-                raise
-        raise flaw
-
-    def _ready(self) -> socket.socket:
-        if self._socket is None:
-            raise ConnectionError("the socket is closed")
-        self._socket.settimeout(self._left())
-        return self._socket
-
-    def _left(self) -> float | None:
-        return seconds_left(self.until, self._now)
+        return not poller(self._stream.extra(anyio.abc.SocketAttribute.raw_socket))(0)
 
 
 Socket = AsyncioSocket | TrioSocket | BlockingSocket
@@ -285,14 +244,3 @@ def _numeric(host: str) -> bool:
         return bool(ipaddress.ip_address(host))
     except ValueError:
         return False
-
-
-def _unreadable(sock: Any) -> bool:
-    """Whether nothing can be read, not even an end."""
-    if sock is None or sock.fileno() < 0:
-        return False
-    if not hasattr(select, "poll"):  # Windows
-        return not select.select([sock], [], [], 0)[0]
-    poll = select.poll()  # `select` refuses numbers from 1024 up
-    poll.register(sock, select.POLLIN)
-    return not poll.poll(0)

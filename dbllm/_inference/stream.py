@@ -184,7 +184,8 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         if event is None or event.data.strip() == b"[DONE]":
             self._complete = True
             try:  # the end that follows [DONE], so that the connection can serve the next call
-                while more and await opened.exchange.read(clock() + _AFTER_DONE):
+                until = clock() + _AFTER_DONE
+                while more and await opened.exchange.read(until):
                     pass
             except APIError:  # the answer is whole; only the connection is lost
                 pass

@@ -7,6 +7,7 @@ colon is a comment, an empty line ends an event. `id` and `retry` mean nothing f
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 MAX_LINE = 8 * 2**20  # bytes; a model's chunk is some hundred bytes, so this is a broken or hostile server
@@ -20,6 +21,51 @@ class Event(NamedTuple):
     type: str = ""
 
 
+DONE = b"[DONE]"
+_WORD = r"ping|pong|(?:keep|still)[ _-]?alive|alive|heart[ _-]?beat|hb|no[ _-]?op"
+_KEEP_ALIVE_TYPE = re.compile(_WORD, re.IGNORECASE)
+_KEEP_ALIVE = re.compile(
+    rf"""
+      :.*                                                              # a comment inside an event
+    | null
+    | [\[(<#*]* (?:{_WORD}) [\])>#*!.:\s\d-]*                          # a word, also [PING] or ping 12
+    | \d{{4}}-\d\d-\d\d [T\s] \d\d:\d\d [\d:.,+Z\s-]*                   # a date and time
+    | [A-Z][a-z][a-z], \s \d\d? [\s-] [A-Z][a-z][a-z] [\s-] \d{{2,4}} \s [\d:]+ (?:\s[A-Z]+)?
+    | \d{{10,16}} (?:\.\d+)?                                            # seconds or milliseconds since 1970
+    """.encode(),
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+
+def is_keep_alive(event: Event) -> bool:
+    """Whether an event says no more than that the server is alive: it is empty, a comment, a date or a word for it.
+
+    Any other text is a piece of the answer, or none that is understood: nothing of an answer may be lost.
+    """
+    if event.type and _KEEP_ALIVE_TYPE.fullmatch(event.type):
+        return True
+    if event.data[:1] in (b"{", b'"') or event.type == "error":  # the usual piece; a failure
+        return False
+    data = event.data.strip()
+    return not data or _KEEP_ALIVE.fullmatch(data) is not None
+
+
+def is_event_stream(content_type: str, start: bytes) -> bool | None:
+    """Whether a body is an event stream; None where its first bytes, `start`, do not say so yet.
+
+    They count more than the content type: servers send events as text/plain, as JSON or without a type, and a whole
+    answer as text/event-stream.
+    """
+    typed = content_type.lower().startswith("text/event-stream")
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if typed:
+        return not text.startswith((b"{", b"[", b'"', b"<"))
+    if text.startswith(_FIELDS):
+        return True
+    return None if len(start) < 1024 and any(name.startswith(text) for name in _FIELDS) else False
+
+
 class Decoder:
     """Bytes in, events out. Feed what arrives; what is not yet whole waits for the next piece."""
 
@@ -30,6 +76,10 @@ class Decoder:
         self._data: list[bytes] = []
         self._held = 0
         self._type = ""
+
+    def end(self) -> list[Event]:
+        """The events that the body's end completes: none but an end that was announced, without a line break."""
+        return self.feed(b"\n") if self._size else []
 
     @property
     def pending(self) -> bool:
@@ -71,6 +121,9 @@ class Decoder:
                 self._held = len(line)
             else:
                 self._field(line)
+        if self._data and self._data[0].strip() == DONE:  # nothing may follow: some servers leave out the empty line
+            events.append(Event(b"\n".join(self._data), self._type))
+            self._data, self._held = [], 0
         return events
 
     def _field(self, line: bytes) -> None:

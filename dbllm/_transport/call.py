@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from .._http.pool import Exchange
 from .._protocol.models import CallInfo
-from .._protocol.sse import Decoder, Event
-from ..errors import APIError, PublicPickle, StreamInterruptedError
+from .._protocol.sse import Decoder, Event, is_event_stream, is_keep_alive
+from ..errors import APIError, APIResponseError, PublicPickle, Raw, StreamInterruptedError
 from .retry import Retry, Timeout
 
 JSON = "application/json"
@@ -66,6 +66,22 @@ class OpenStream(CallInfo):
     exchange: Exchange | None = None
     decoder: Decoder = field(default_factory=Decoder)
     events: deque[Event] = field(default_factory=deque)
+    last: bytes = field(default=b"", repr=False)  # the last bytes that came
+
+    async def whole_body(self, deadline: float) -> bytes | None:
+        """The body, where it is no event stream; None where it is one, of which the beginning has been read then."""
+        exchange, start = self.exchange, b""
+        assert exchange is not None  # it has just been opened  # noqa: S101
+        content_type, found = exchange.headers.get("content-type", ""), None
+        if not 200 <= exchange.status < 300:
+            found = False
+        while found is None and (piece := await exchange.read(deadline)):
+            start += piece
+            found = is_event_stream(content_type, start)
+        if found or (found is None and is_event_stream(content_type, b"")):
+            self._take(start)
+            return None
+        return await exchange.read_all(deadline, start)
 
     async def read_event(self, deadline: float) -> bool:
         """Read on until at least one more event is there; False at the end of the stream.
@@ -77,17 +93,28 @@ class OpenStream(CallInfo):
         while not self.events and self.exchange is not None:
             piece = await self.exchange.read(deadline)
             if not piece:
-                return False
-            try:
-                # An event without data is a sign of life.
-                self.events.extend([event for event in self.decoder.feed(piece) if event.data.strip()])
-            except ValueError as error:
-                raise self.unexpected(str(error)) from None
+                self.events.extend(self.decoder.end())
+                break
+            self._take(piece)
         return bool(self.events)
+
+    def _take(self, piece: bytes) -> None:
+        self.last = piece
+        try:
+            self.events.extend([event for event in self.decoder.feed(piece) if not is_keep_alive(event)])
+        except ValueError as error:
+            raise self.unexpected(str(error)) from None
+
+    def unexpected(self, detail: str, hint: str = "") -> APIResponseError:
+        """As for every response; a stream has the last bytes that came."""
+        error = CallInfo.unexpected(self, detail, hint)
+        if self.exchange is not None:
+            error.raw = Raw(self.raw.status, self.raw.headers, self.last)
+        return error
 
     def interrupted(self, detail: str, code: str = "", text: str = "", usage: object = None) -> StreamInterruptedError:
         """The error for a stream that ended before its end."""
-        raw = self.raw if self.raw.status else None
+        raw = Raw(self.raw.status, self.raw.headers, self.last or self.raw.body) if self.raw.status else None
         error = StreamInterruptedError(
             detail, error_code=code, request_id=self.request_id, attempts=self.attempts, raw=raw
         )

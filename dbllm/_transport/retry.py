@@ -1,20 +1,25 @@
 """How long to wait, and whether and when to try again. The decisions are pure; tenacity runs the loop.
 
-A failed attempt is one of these:
+Who may be sent twice: a failed attempt is one of these.
 
-  never sent   no connection came about, or a kept-alive one turned out to be closed: any method, the first at once
-  throttled    429, 503, 529: wait as the server says, else longer than for the others
-  transient    408, 500, 502, a connection that broke before the answer's head
-  ambiguous    504 or a time-out on a POST, a connection that broke inside the answer: the model may have run and been
-               paid, so not again unless `retry_ambiguous`; on GET, PUT and DELETE it is transient
-  final        everything else
+  class        what failed                                                          again on POST   on GET, PUT, DELETE
+  never sent   no connection came about; or a kept-alive one had been closed        the first at    the first at
+               meanwhile: no byte of an answer, and its end was there within the    once            once
+               time its own dial took, at least 50 ms (later counts as sent)
+  throttled    429, 503, 529: after the server's hint or the throttled pause        yes             yes
+  transient    500, 502: it may have run; 408: it was not received whole            yes             yes
+  ambiguous    504, time-out, reset, a head that cannot be read, a body that        no, unless      yes
+               breaks, once the request was sent: it may have run and been paid     retry_ambiguous
+  final        every other answer                                                   no              no
 
-`x-should-retry: true | false` from the server overrules the class of a status.
+`x-should-retry: true | false` from the server overrules the class of a status. A stream is a POST up to its first
+event; after that it is never sent again.
 """
 
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -48,7 +53,7 @@ class Retry(PublicPickle):
             allowed, a first try that surely never reached the server does not count.
         backoff: seconds; before try n+1 the wait is uniform in 0 … min(max_backoff, backoff * 2**(n-1)), four times
             that for throttling.
-        max_backoff: seconds a wait without a server's hint takes at most.
+        max_backoff: seconds a wait without a server's hint (or with one of next to nothing) takes at most.
         max_retry_after: seconds of a server's Retry-After that are waited at most; a longer one fails the call.
         retry_ambiguous: send a POST again though the model may have run (and been paid) already.
     """
@@ -98,26 +103,24 @@ class Timeout(PublicPickle):
 
 
 def classify(error: BaseException, method: str) -> FailureClass:
-    """The class of a failed attempt."""
+    """The class of a failed attempt; what is ambiguous on a POST is transient on a method that may be repeated."""
     if isinstance(error, StreamInterruptedError):  # before the first chunk, or it would not come here
         return "throttled" if error.error_code in _THROTTLED_CODES else "ambiguous"
+    ambiguous: FailureClass = "transient" if method in IDEMPOTENT else "ambiguous"
     if isinstance(error, (APIConnectionError, APITimeoutError)):
-        if not error.sent:
-            return "never sent"
-        if method in IDEMPOTENT:
-            return "transient"
-        return "ambiguous" if isinstance(error, APITimeoutError) or error.raw is not None else "transient"
+        return ambiguous if error.sent else "never sent"
     if isinstance(error, APIStatusError):
-        asked = error.raw.headers.get("x-should-retry", "").lower() if error.raw else ""
-        if asked == "false":
+        wish = error.raw.headers.get("x-should-retry", "").lower() if error.raw else ""
+        if wish == "false":
             return "final"
         if error.status in _THROTTLED:
             return "throttled"
-        if error.status in _TRANSIENT or asked == "true":
+        if error.status in _TRANSIENT or wish == "true":
             return "transient"
-        if error.status == 504:
-            # Not sent: it was a token that did not come, not the call.
-            return "transient" if method in IDEMPOTENT or not error.sent else "ambiguous"
+        if error.status == 504:  # not sent: it was a token that did not come, not the call
+            return ambiguous if error.sent else "transient"
+    if isinstance(error.__cause__, zlib.error):  # the body's framing was whole, but not what is compressed in it
+        return ambiguous
     return "final"
 
 
@@ -136,14 +139,19 @@ def retry_delay(
     kind = classify(error, method)
     if kind == "final" or (kind == "ambiguous" and not retry.retry_ambiguous) or failures >= retry.attempts:
         return None
-    hint = error.retry_after if isinstance(error, APIError) else None
-    if hint is not None:
-        # A tenth more at random, so that all who were sent away together do not come back together.
-        return hint * (1 + 0.1 * draw()) if hint <= retry.max_retry_after else None
     if kind == "never sent" and failures <= 1:
         return 0.0
+    hint = error.retry_after if isinstance(error, APIError) else None
+    if hint is not None and hint > retry.max_retry_after:
+        return None
     scale = retry.backoff * (4 if kind == "throttled" else 1)
-    return float(draw() * min(retry.max_backoff, scale * 2.0 ** min(failures - 1, 60)))
+    pause = draw() * min(retry.max_backoff, scale * 2.0 ** min(failures - 1, 60))
+    if hint is None:
+        return pause
+    # A tenth more at random, so that all who were sent away together do not come back together. "At once" (0, or a date
+    # that has passed) does not shorten the usual pause: it would be four attempts in some milliseconds.
+    wait = hint * (1 + 0.1 * draw())
+    return wait if hint >= scale else max(wait, pause)
 
 
 async def retry_call(

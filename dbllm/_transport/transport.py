@@ -15,7 +15,7 @@ from .._http.request import HttpRequest, RequestHeaders
 from .._protocol.error_responses import error_frame, status_error
 from .._protocol.models import CallInfo
 from ..errors import APIError, APIStatusError, ConfigError, Raw
-from .call import EVENTS, JSON, Attempt, Call, OpenStream
+from .call import JSON, Attempt, Call, OpenStream
 from .retry import retry_call, retry_delay
 
 log = logging.getLogger("dbllm")
@@ -103,16 +103,22 @@ class Transport:
 
     async def _send_once(self, call: Call, sent: Mapping[str, str]) -> CallInfo:
         pool = await self.backend.pool(call.origin or self.host)
-        return CallInfo(self._raise_for_status(await pool.send(self._request(call, sent)), call, sent))
+        try:
+            raw = await pool.send(self._request(call, sent))
+        except APIError as error:
+            raise _redacted(error, sent, call.path) from error.__cause__
+        return CallInfo(self._raise_for_status(raw, call, sent))
 
     async def _open_once(self, call: Call, sent: Mapping[str, str]) -> OpenStream:
         pool = await self.backend.pool(call.origin or self.host)
-        exchange = await pool.open(self._request(call, sent))
-        stream = OpenStream(Raw(exchange.status, exchange.headers), exchange=exchange)
-        kind = exchange.headers.get("content-type", "").lower()
         try:
-            if not (200 <= exchange.status < 300 and kind.startswith(EVENTS)):
-                whole = Raw(exchange.status, exchange.headers, await exchange.read_all(call.deadline))
+            exchange = await pool.open(self._request(call, sent))
+        except APIError as error:
+            raise _redacted(error, sent, call.path) from error.__cause__
+        stream = OpenStream(Raw(exchange.status, exchange.headers), exchange=exchange)
+        try:
+            if (body := await stream.whole_body(call.deadline)) is not None:
+                whole = Raw(exchange.status, exchange.headers, body)
                 return OpenStream(self._raise_for_status(whole, call, sent))
             if not await stream.read_event(call.deadline):
                 raise stream.interrupted("the stream ended before its first event")
@@ -175,6 +181,12 @@ class Transport:
             headers = RequestHeaders(base, _own_headers(), own, sent, call.headers)
             made = self._headers[key] = sent, call.headers, headers
         return made[2]
+
+
+def _redacted(error: APIError, sent: Mapping[str, str], path: str) -> APIError:
+    """An error whose raw bytes do not repeat what was sent."""
+    error.raw = error.raw and redact(error.raw, sent, path)
+    return error
 
 
 @lru_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -35,11 +36,20 @@ def status(number: int, **headers: str) -> APIError:
     )
 
 
+def undecodable(cause: Exception) -> APIError:
+    error = APIResponseError("the answer cannot be decompressed", raw=HEAD)
+    error.__cause__ = cause
+    return error
+
+
 TABLE: list[tuple[APIError, str, str]] = [
     # failure, class on POST, class on GET
     (APIConnectionError("dns", sent=False), "never sent", "never sent"),
     (APITimeoutError("connect", sent=False), "never sent", "never sent"),
-    (APIConnectionError("reset before the head"), "transient", "transient"),
+    (APIConnectionError("reset before the head"), "ambiguous", "transient"),
+    (APIConnectionError("no head", raw=Raw(0, {}, b"junk")), "ambiguous", "transient"),
+    (undecodable(zlib.error("cut")), "ambiguous", "transient"),
+    (undecodable(ValueError("a bomb")), "final", "final"),
     (APIConnectionError("reset inside the answer", raw=HEAD), "ambiguous", "transient"),
     (APITimeoutError("read"), "ambiguous", "transient"),
     (APITimeoutError("inside the answer", raw=HEAD), "ambiguous", "transient"),
@@ -128,11 +138,19 @@ def test_a_very_patient_policy_never_overflows() -> None:
         assert wait == 8.0
 
 
-@pytest.mark.parametrize(("hint", "lowest", "highest"), [(0.0, 0.0, 0.0), (2.0, 2.0, 2.2), (60.0, 60.0, 66.0)])
+@pytest.mark.parametrize(("hint", "lowest", "highest"), [(1.0, 1.0, 1.1), (2.0, 2.0, 2.2), (60.0, 60.0, 66.0)])
 def test_the_servers_hint_is_waited_and_up_to_a_tenth_more(hint: float, lowest: float, highest: float) -> None:
     error = RateLimitError("slow", raw=Raw(429), retry_after=hint)
     assert waits(error, 0.0, count=3) == [lowest] * 3
     assert waits(error, 1.0, count=3) == [pytest.approx(highest)] * 3
+
+
+@pytest.mark.parametrize("hint", [0.0, 0.001, 0.2])
+def test_a_hint_of_next_to_nothing_does_not_shorten_the_usual_pause(hint: float) -> None:
+    error = RateLimitError("slow", raw=Raw(429), retry_after=hint)
+    assert waits(error, 0.0, count=3) == [hint] * 3
+    assert waits(error, 1.0, count=4) == [1.0, 2.0, 4.0, 8.0]
+    assert waits(error, 1.0, Retry(attempts=9, backoff=0), 2) == [pytest.approx(hint * 1.1)] * 2
 
 
 def test_a_hint_above_the_bound_ends_the_call() -> None:
