@@ -23,7 +23,7 @@ from .refresh import ExpiringHeaders, Fetch
 
 FILE_LIFE = 300.0  # seconds, after which databricks-sdk reads the file again, too
 SDK_LIFE = 20.0  # seconds; the SDK returns no token that ends within 40 s
-_LEGACY = re.compile(r"no such command|unrecognized arguments|invalid choice|Usage: databricks \[OPTIONS\]", re.IGNORECASE)
+_LEGACY = re.compile(r"no such command|unknown command|Usage: databricks \[OPTIONS\]", re.IGNORECASE)
 _FRACTION = re.compile(r"\.(\d{6})\d*")
 
 
