@@ -251,7 +251,8 @@ class _Resolver:
         asked = f" of the kind {self._auth_type} (from {self._auth_type_from})" if self._auth_type else ""
         return (
             f"no credentials{asked} are configured for {target} (from {where.called('host')}).{foreign}{missing_halves}"
-            f"{self._other_profiles() if not self._saved.values else ''} Pass token=, set DATABRICKS_TOKEN together with DATABRICKS_HOST, or name a profile= that has both."
+            f"{'' if self._saved.values else self._other_profiles()} Pass token=, set DATABRICKS_TOKEN together with "
+            "DATABRICKS_HOST, or name a profile= that has both."
         )
 
 

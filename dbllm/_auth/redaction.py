@@ -17,7 +17,9 @@ _SECRET_NAME = re.compile(r"token|secret|passw|api_?key|signature|credential|ass
 
 # Tokens of Databricks (personal access, OAuth refresh, OAuth secret), JSON web tokens, and some of model providers.
 _PREFIX = "dapi|dkea|dose|doau"
-_TOKEN = re.compile(rf"(?<![A-Za-z0-9])(?:(?:{_PREFIX})[\w-]{{6,}}|eyJ[\w-]{{6,}}|(?:sk-|hf_|gh[a-z]_|AKIA)[\w-]{{12,}})")
+_TOKEN = re.compile(
+    rf"(?<![A-Za-z0-9])(?:(?:{_PREFIX})[\w-]{{6,}}|eyJ[\w-]{{6,}}|(?:sk-|hf_|gh[a-z]_|AKIA)[\w-]{{12,}})"
+)
 _TOKEN_BESIDE_DOTS = re.compile(rf"(?:{_PREFIX})[0-9a-f]{{16}}|eyJ[\w-]{{6,}}")
 _TOKEN_AS_NAME = re.compile(rf"(?:{_PREFIX}|eyJ)[\w-]+")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)

@@ -158,7 +158,9 @@ def other_profiles(path: Path, home: Path | None) -> str:
     if not path.exists():
         return f" There is no file {_short(path, home)}."
     names = ", ".join(profile_names(path))
-    return f" {_short(path, home)} has: {names}. Choose one with profile= or DATABRICKS_CONFIG_PROFILE." if names else ""
+    return (
+        f" {_short(path, home)} has: {names}. Choose one with profile= or DATABRICKS_CONFIG_PROFILE." if names else ""
+    )
 
 
 def _short(path: Path, home: Path | None) -> str:

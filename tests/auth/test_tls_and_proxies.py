@@ -142,12 +142,12 @@ def test_the_environments_proxy_is_used_for_others_unless_no_proxy_or_trust_env_
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"verify": "/no/such/file.pem"}, "verify='/no/such/file.pem' is no file of CA certificates"),
-        ({"verify": 3}, "verify= is True, False, a path"),
-        ({"cert": "/no/such/cert.pem"}, "cert=: /no/such/cert.pem cannot be used"),
+        ({"verify": "/no/such/file.pem"}, "verify='/no/such/file.pem' must be a file or folder of CA certificates"),
+        ({"verify": 3}, "verify= must be True, False, a path.*got int"),
+        ({"cert": "/no/such/cert.pem"}, "cert= cannot be used: /no/such/cert.pem"),
         ({"cert": "x.pem", "verify": ssl.create_default_context()}, "load the certificate into the context"),
-        ({"proxy": "ftp://proxy.example.com"}, "proxy= is no proxy's URL"),
-        ({"proxy": ""}, "proxy= is no proxy's URL"),
+        ({"proxy": "ftp://proxy.example.com"}, "proxy= must be a proxy's URL"),
+        ({"proxy": ""}, "proxy= must be a proxy's URL"),
         (
             {"proxy": "http://p.example.com:1", "transport": httpx.MockTransport(lambda _: httpx.Response(200))},
             "transport=",
@@ -161,7 +161,7 @@ def test_what_does_not_go_together_is_refused_with_a_sentence(options: dict[str,
 
 def test_a_proxy_variable_that_is_no_url_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "ftp://proxy.example.com")
-    with pytest.raises(dbllm.ConfigError, match="HTTPS_PROXY is no proxy's URL"):
+    with pytest.raises(dbllm.ConfigError, match="HTTPS_PROXY must be a proxy's URL"):
         dbllm.Client("https://a.example.com", "t")
 
 

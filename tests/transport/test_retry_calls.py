@@ -172,10 +172,8 @@ async def test_a_policy_of_a_wrong_type_is_refused(make, wrong):
     [
         ({"retry_after": "3"}, 3),
         ({"retry_after": "2.5"}, 2.5),
-        ({"retry_after": "0"}, 0),
         ({"retry_after_ms": "1500", "retry_after": "9"}, 1.5),
         ({"retry_after": "Tue, 14 Nov 2023 22:30:05 GMT"}, 5),
-        ({"retry_after": "Tue, 14 Nov 2023 22:00:00 GMT"}, 0),
         ({"x_ratelimit_reset_tokens": "4s"}, 4),
     ],
 )
@@ -188,7 +186,7 @@ async def test_the_servers_wish_is_waited_for(make, wire, clock, headers, second
     assert seconds <= clock.waits[0] <= seconds * 1.1
 
 
-@pytest.mark.parametrize("wish", ["-3", "nan", "inf", "soon", ""])
+@pytest.mark.parametrize("wish", ["-3", "nan", "inf", "soon", "", "0", "Tue, 14 Nov 2023 22:00:00 GMT"])
 async def test_a_senseless_wish_is_ignored(make, wire, clock, wish):
     route(wire).mock(side_effect=[status(429, retry_after=wish), GOOD])
     async with make() as client:
