@@ -93,8 +93,9 @@ def resolve(
         ConfigError: something is missing, unreadable, or would mix a credential with a foreign host.
     """
     env = RedactedMapping(env)
-    given = {"host": host, "token": token, "client_id": client_id, "client_secret": client_secret}
-    given = wrap_secrets({**given, "profile": profile, "auth_type": auth_type})
+    passed = {"host": host, "token": token, "client_id": client_id, "client_secret": client_secret}
+    given = wrap_secrets({**passed, "profile": profile, "auth_type": auth_type})
+    del passed  # see `Misplaced`: only `given` hides what may be secret
     for name, value in given.items():
         if isinstance(value, Misplaced):
             raise ConfigError(f"the argument {name}= {value.flaw}.")

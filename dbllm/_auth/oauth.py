@@ -147,7 +147,8 @@ def require_trusted_url(url: str, host: str) -> str:
     if odd or not (own or parts.scheme == "https" or http):
         shown = f"{parts.scheme}://{parts.hostname}"
         raise ConfigError(
-            f"{host} names {shown} for its tokens: it must be an https address, so that no credential is read on the way."
+            f"the tokens for {host} come from {shown}, which must be an https address: over http a credential could be "
+            "read on the way."
         )
     return url
 

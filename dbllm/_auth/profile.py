@@ -61,8 +61,8 @@ def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str | 
         if key not in _FREE and _COMMENT.search(value.reveal() if isinstance(value, Secret) else value):
             line = _line(text, chosen, key)
             raise ConfigError(
-                f"{path}, line {line}: {shown_name(key)} in [{chosen}] has a comment behind it, which would become part "
-                "of the value: give the comment a line to itself."
+                f"{path}, line {line}: {shown_name(key)} in [{chosen}] has a comment behind it, which would be part of "
+                "the value: give the comment a line to itself."
             )
     if SECRETS & values.keys():
         _warn_if_open(path)

@@ -77,10 +77,9 @@ class Misplaced(Secret):
         self.flaw = flaw
 
 
-def hide_arguments(host: Any, token: Any, client_secret: Any) -> tuple[Any, Any, Any]:
-    """A client's arguments as `wrap_secrets` gives them."""
-    wrapped = wrap_secrets({"host": host, "token": token, "client_secret": client_secret})
-    return wrapped["host"], wrapped["token"], wrapped["client_secret"]
+def hide_arguments(**arguments: Any) -> tuple[Any, ...]:
+    """A client's arguments as `wrap_secrets` gives them, in their order."""
+    return tuple(wrap_secrets(arguments).values())
 
 
 def wrap_secrets(values: Mapping[str, Any]) -> dict[str, Any]:

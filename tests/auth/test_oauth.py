@@ -264,7 +264,7 @@ def test_the_metadata_service_is_asked_for_the_host_and_ends_its_token_at_a_mome
 
 def test_a_metadata_service_elsewhere_needs_https(federated: Any) -> None:
     federated(DATABRICKS_METADATA_SERVICE_URL="http://169.254.169.254/token")
-    with pytest.raises(dbllm.ConfigError, match="must be an https address"):
+    with pytest.raises(dbllm.ConfigError, match="must be an https address: over http"):
         dbllm.Client()
 
 
