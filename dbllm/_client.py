@@ -70,7 +70,12 @@ class ClientCore:
     ) -> None:
         # From here on, no traceback with local variables shows a credential, nor one in the wrong place.
         host, token, profile, client_id, client_secret, auth_type = hide_arguments(
-            host=host, token=token, profile=profile, client_id=client_id, client_secret=client_secret, auth_type=auth_type
+            host=host,
+            token=token,
+            profile=profile,
+            client_id=client_id,
+            client_secret=client_secret,
+            auth_type=auth_type,
         )
         network, proxy = Network(verify, cert, proxy, trust_env), None
         config = resolve(

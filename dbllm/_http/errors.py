@@ -12,6 +12,11 @@ _PROXY = "The proxy refused the connection, not the workspace: check proxy= or H
 _PROXY_LOGIN = (
     "The proxy wants a user name and password: check those in proxy= or HTTPS_PROXY (http://user:password@…)."
 )
+_HUNG_UP = (
+    "The server hung up without an answer: check the host, firewalls and proxies (over https, a server that wants a "
+    "client certificate, cert=, may do this, too)."
+)
+_RESET = re.compile(r"reset by peer|aborted|BrokenResourceError$|ReadError$")
 
 NOT_DECODED = "the answer cannot be decompressed ({})"
 
@@ -37,7 +42,7 @@ def broken_connection_error(
     if late:
         return APITimeoutError("the answer did not come in time", raw=raw)
     what = describe_error(error)  # with TLS 1.3, a server refuses a client's certificate only after the handshake
-    hint = tls_advice(what) if "SSL" in what else ""
+    hint = tls_advice(what) if "SSL" in what else _HUNG_UP if not status and _RESET.search(what) else ""
     return APIConnectionError(f"the connection broke ({what})", hint=hint, sent=sent, raw=raw)
 
 
