@@ -99,7 +99,15 @@ class AsyncClient:
         trust_env: bool = True,
         on_attempt: OnAttempt | None = None,
     ) -> None:
-        host, token, client_secret = hide_arguments(host, token, client_secret)  # from here on no traceback shows them
+        # From here on, no traceback with local variables shows a credential, nor one in the wrong place.
+        host, token, profile, client_id, client_secret, auth_type = hide_arguments(
+            host=host,
+            token=token,
+            profile=profile,
+            client_id=client_id,
+            client_secret=client_secret,
+            auth_type=auth_type,
+        )
         network, proxy = Network(verify, cert, proxy, trust_env), None
         config = resolve(
             host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from functools import lru_cache
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
+
+PORTS = {"http": 80, "https": 443}
+"""The default port of each scheme."""
+LOOKS_LIKE = "a host looks like https://my-workspace.cloud.databricks.com"
+_NAME = re.compile(r"[\w.-]+")
 
 
 def is_loopback(name: str) -> bool:
@@ -17,6 +23,38 @@ def is_loopback(name: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def parse_host(host: str) -> tuple[str, str]:
+    """(`scheme://name[:port]` of a workspace, ""), or ("", why it is none) without showing what may be secret in it.
+
+    Without a scheme it is https, on a loopback address http. Refused: a path, a query, user info, another scheme, and
+    http to anywhere but this machine.
+    """
+    text = host.strip()
+    if not text:
+        return "", f"is empty: {LOOKS_LIKE}"
+    if "@" in text:
+        return "", (
+            "has a user name or password in it (before an @): give the address alone, and the credentials as token= "
+            "or DATABRICKS_TOKEN"
+        )
+    bare = "://" not in text
+    try:
+        parts = urlsplit(f"//{text}" if bare else text)
+        name, port = (parts.hostname or "").lower(), parts.port
+    except ValueError:
+        return "", f"is no address (its name or port cannot be read): {LOOKS_LIKE}"
+    scheme = ("http" if is_loopback(name) else "https") if bare else parts.scheme.lower()
+    if scheme not in PORTS or not (":" in name or _NAME.fullmatch(name)) or not text.isprintable():
+        return "", f"is no workspace address: {LOOKS_LIKE}"
+    address = (f"[{name}]" if ":" in name else name) + (f":{port}" if port not in (None, PORTS[scheme]) else "")
+    # A URL copied from the browser ends with ?o=<workspace id>, which is dropped.
+    if parts.path not in ("", "/") or not set(parse_qs(parts.query, keep_blank_values=True)) <= {"o"}:
+        return "", f"has a path or a query; give only the part before it: {scheme}://{address}"
+    if scheme == "http" and not is_loopback(name):
+        return "", f"is an http address, where the token could be read on the way; use https://{address}"
+    return f"{scheme}://{address}", ""
 
 
 def origin(url: str) -> str:

@@ -10,57 +10,69 @@ from typing import Protocol
 
 from .._backends.backend import Backend
 from ..errors import ConfigError, Raw
-from .redaction import RedactedMapping, Secret
+from .redaction import Misplaced, RedactedMapping, Secret, is_address, wrap_secret
 
 Token = str | Callable[[], "str | Awaitable[str]"]
 """A token, or a function (sync or async) that returns the one to use now; it is called for every attempt."""
 _EXPIRED = re.compile(r"expir|invalid_token", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"""["'`<>{}]|^\$|^%.*%$|^\[.*\]$""")
 
 
 class Auth(Protocol):
     """One kind of auth."""
 
     async def headers(self, backend: Backend, deadline: float) -> Mapping[str, str]:
-        """The headers to send now, names in lower case; had before `deadline`, on the backend's clock."""
+        """The headers to send now, names in lower case; `deadline` is on the backend's clock."""
         ...
 
     def on_rejected(self, sent: Mapping[str, str], now: float) -> bool:
-        """The workspace says that these headers have expired: whether asking again may bring others."""
+        """Called when the workspace says that these headers have expired: whether asking again may give others."""
         return False
 
 
 def is_expired_response(raw: Raw) -> bool:
-    """Whether an answer refuses the credential for its age.
+    """Whether the workspace refuses the credential because it has expired.
 
     Databricks has no one wording: "Token is expiring within 30 seconds", "Access token expired"; RFC 6750 says
     `invalid_token` in `www-authenticate`.
     """
-    if raw.status not in (401, 403):
+    if raw.status not in (401, 403) or b'"external_model_message"' in raw.body:  # that one is a provider's
         return False
     return bool(_EXPIRED.search(raw.text[:2000]) or _EXPIRED.search(raw.headers.get("www-authenticate", "")))
 
 
-def auth_for(token: Token | Secret) -> Auth:
-    """The auth of a token or a token function."""
-    return TokenFunctionAuth(token) if callable(token) else static_auth(bearer(token))
+def auth_for(token: Token | Secret, place: str = "the token") -> Auth:
+    """The auth of a token or a token function; `place` is what messages call it."""
+    return TokenFunctionAuth(token) if callable(token) else StaticAuth(bearer(token, place))
 
 
-def bearer(token: object) -> RedactedMapping:
+def bearer(token: object, place: str = "the token") -> RedactedMapping:
     """`Authorization: Bearer …`, for a personal access token and an OAuth token alike.
 
     Raises:
         ConfigError: it is no token; the message does not show it.
     """
-    token = Secret(token) if isinstance(token, str) else token
+    token = wrap_secret("token", token)
     if not isinstance(token, Secret):
-        raise ConfigError(f"a token is a str, not {type(token).__name__}; check what the token function returns.")
+        raise ConfigError(f"{place} must be a str, got {type(token).__name__}.")
+    if flaw := token.flaw if isinstance(token, Misplaced) else token_flaw(token):
+        raise ConfigError(f"{place} {flaw}.")
+    return RedactedMapping({"authorization": f"Bearer {token.reveal()}"})
+
+
+def token_flaw(token: Secret) -> str:
+    """Why a text can be no token, nor an OAuth secret; "" where it can."""
     text = token.reveal
     if not text() or not text().isascii() or not text().isprintable() or " " in text():
-        raise ConfigError(
-            "the token is empty or has a space, a line break or a character outside ASCII in it: it was probably "
-            "pasted with something around it."
+        return (
+            "is empty or has a space, a line break or a character outside ASCII in it: it was probably pasted with "
+            "something around it"
         )
-    return RedactedMapping({"authorization": f"Bearer {text()}"})
+    if is_address(text()):
+        return "is an address: host and token are exchanged"
+    if _PLACEHOLDER.search(text()):
+        return "has quotes, brackets or a placeholder such as ${NAME} or <token> in it: give the bare token"
+    return ""
 
 
 def basic(name: str, password: Secret) -> RedactedMapping:
@@ -70,13 +82,18 @@ def basic(name: str, password: Secret) -> RedactedMapping:
     )
 
 
-def static_auth(headers: Mapping[str, str]) -> Auth:
+class StaticAuth(Auth):
     """The same headers on every request."""
-    return CallbackAuth(lambda: headers)
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    async def headers(self, backend: Backend, deadline: float) -> Mapping[str, str]:
+        return self._headers
 
 
 class CallbackAuth(Auth):
-    """Headers that something of this process has at hand (a notebook's context), asked for every attempt."""
+    """Headers that this process can compute at once (from a notebook's context), asked for every attempt."""
 
     def __init__(self, ask: Callable[[], Mapping[str, str]]) -> None:
         self._ask = ask
@@ -85,12 +102,12 @@ class CallbackAuth(Auth):
         return self._ask()
 
 
-# The token functions that are running in this task or thread.
+# The token functions that are running in this task or thread, to refuse one that waits for itself.
 _running: ContextVar[tuple[object, ...]] = ContextVar("dbllm_token_functions", default=())
 
 
 class TokenFunctionAuth(Auth):
-    """A user's function, asked before every attempt: it caches, if it wants to."""
+    """A user's function, called before every attempt; caching is up to the function."""
 
     def __init__(self, function: Callable[[], str | Awaitable[str]]) -> None:
         self._function = function
@@ -103,6 +120,6 @@ class TokenFunctionAuth(Auth):
             )
         mark = _running.set((*running, self))
         try:
-            return bearer(await backend.call_user_function(self._function))
+            return bearer(await backend.call_user_function(self._function), "the token that the function returned")
         finally:
             _running.reset(mark)

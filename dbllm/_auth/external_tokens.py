@@ -1,6 +1,6 @@
-"""Credentials that somebody else keeps fresh: the Databricks CLI, the model serving platform, the official SDK.
+"""Credentials that another program renews: the Databricks CLI, the model serving platform, the official SDK.
 
-All of them block, so they are called in a thread where there is an event loop.
+All of them block, so they are called in a thread if there is an event loop.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import Any
 from .._backends.backend import Backend
 from ..errors import APIError, APITimeoutError, AuthenticationError, ConfigError
 from .auth import bearer
-from .redaction import RedactedMapping, Secret
+from .redaction import RedactedMapping, Secret, hide_tokens
 from .refresh import ExpiringHeaders, Fetch
 
-FILE_LIFE = 300.0  # seconds; databricks-sdk reads the file again after as long
-SDK_LIFE = 20.0  # seconds; the SDK hands out nothing that ends within 40 s, and is asked again well before
+FILE_LIFE = 300.0  # seconds, after which databricks-sdk reads the file again, too
+SDK_LIFE = 20.0  # seconds; the SDK returns no token that ends within 40 s
+_LEGACY = re.compile(r"no such command|unknown command|Usage: databricks \[OPTIONS\]", re.IGNORECASE)
 _FRACTION = re.compile(r"\.(\d{6})\d*")
 
 
@@ -42,28 +43,52 @@ def cli_login(program: str, host: str, profile: str | None) -> Fetch:
 
 def _cli_token(program: str, chosen: list[str], seconds: float, wall: float) -> tuple[Secret, float] | APIError:
     """(token, seconds of life), or why there is none; not raised here, where local variables hold the token."""
-    command, output = [program, "auth", "token", *chosen], b""
+    command = [program, "auth", "token", *chosen]
+    hint = f"Log in: databricks auth login {' '.join(chosen)}."
     try:
         done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds)
-        complaint = [*done.stderr.decode("utf-8", "replace").strip().splitlines(), "it failed"][0][:500]
-        output = b"" if done.returncode else done.stdout
-        flaw = f"the Databricks CLI has no token: {complaint}" if done.returncode else ""
+        said = (done.stderr or (done.stdout if done.returncode else b"")).decode("utf-8", "replace")
+        flaw = f"the Databricks CLI has no token: {_complaint(said)}" if done.returncode else ""
+        if _LEGACY.search(said) and done.returncode:
+            flaw = f"{program} is the old Python version of the Databricks CLI, which cannot log in like this"
+            hint = "Install version 0.205 or newer (and pip uninstall databricks-cli), or pass a token."
     except subprocess.TimeoutExpired:
         return APITimeoutError(f"`databricks auth token {chosen[0]} …` did not end in time", sent=False)
     except OSError as error:
         flaw = f"the Databricks CLI has no token: it cannot be started ({error.strerror})"
     try:
         if not flaw:
-            content = json.loads(output)
+            content = _first_object(done.stdout.decode("utf-8-sig"))
             moment = datetime.fromisoformat(_FRACTION.sub(r".\1", content["expiry"]).replace("Z", "+00:00"))
             moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
             if (life := moment.timestamp() - wall) > 0:
                 return Secret(content["access_token"]), life
-            flaw = "the token of the Databricks CLI has ended"
+            flaw = "the token of the Databricks CLI has expired"
     except (ValueError, KeyError, TypeError):
-        flaw = "the token of the Databricks CLI was not understood; is the CLI older than version 0.200?"
-    hint = f"Log in: databricks auth login {' '.join(chosen)}."
+        flaw = "the answer of the Databricks CLI has no token in it; is the CLI older than version 0.205?"
     return AuthenticationError(flaw, hint=hint, sent=False)
+
+
+def _complaint(said: str) -> str:
+    """The line of a program's output that says what is wrong: warnings come before it, advice after it."""
+    lines = [line for line in map(str.strip, said.splitlines()) if line]
+    errors = [line for line in lines if re.match(r"(fatal )?error\b", line, re.IGNORECASE)]
+    others = [line for line in lines if not re.match(r"\W*(warn|info|debug|notice|usage)", line, re.IGNORECASE)]
+    return hide_tokens([*errors, *others, *lines, "it failed"][0])[:500]
+
+
+def _first_object(text: str) -> Any:
+    """The JSON object in a program's output; lines of warnings may come before and after it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for line in re.finditer(r"^\s*\{", text, re.MULTILINE):
+        try:
+            return json.JSONDecoder().raw_decode(text, line.end() - 1)[0]
+        except ValueError:
+            continue
+    raise ValueError("no JSON object")
 
 
 def serving_file(path: Path) -> Fetch:
@@ -104,11 +129,11 @@ def official_sdk(kind: str, host: str, values: Mapping[str, Any], place: str) ->
             if config is None:
                 config = _sdk_config(kind, host, values)
             return RedactedMapping({name.lower(): value for name, value in config.authenticate().items()})
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is why there is no token
+        except Exception as error:  # noqa: BLE001 - the SDK raises errors of many kinds; the message is shown
             said = f"{type(error).__name__}: {error}"
             for value in values.values():
                 said = said.replace(value.reveal(), "***") if isinstance(value, Secret) else said
-            return said[:1000]
+            return hide_tokens(said)[:1000]
 
     async def fetch(backend: Backend, deadline: float) -> ExpiringHeaders:
         headers = await backend.run_in_thread(ask)
@@ -127,7 +152,7 @@ def is_sdk_installed() -> bool:
 
 def _sdk_config(kind: str, host: str, values: Mapping[str, Any]) -> Any:
     core = import_module("databricks.sdk.core")
-    nothing: Callable[..., None] = lambda *_: None  # noqa: E731 - not its environment, not its file: one place only
+    nothing: Callable[..., None] = lambda *_: None  # noqa: E731 - keeps it from reading environment and file itself
     closed = type("Closed", (core.Config,), {"_load_from_env": nothing, "_known_file_config_loader": nothing})
     known = {attribute.name for attribute in core.Config.attributes()}
     own = {

@@ -1,4 +1,4 @@
-"""Tokens that a server gives: OAuth for service principals, federation, and the metadata service.
+"""Tokens from a server: OAuth for service principals, federation, and the metadata service.
 
 Wire facts, all as in Databricks' own SDK: `GET {host}/.well-known/databricks-config` names the `oidc_endpoint`; below
 it, `/.well-known/oauth-authorization-server` (RFC 8414) names the `token_endpoint`; there, `grant_type=
@@ -40,8 +40,8 @@ class Issuer:
 
     Attributes:
         host: the workspace.
-        account_id: goes into a discovery answer that has `{account_id}` in it.
-        discovery_url: the RFC 8414 document, where it is configured.
+        account_id: replaces `{account_id}` in the discovery answer.
+        discovery_url: the RFC 8414 document, if it is configured.
     """
 
     host: str
@@ -51,7 +51,7 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What is sent for a token; `about` names it in errors, `hint` says what to look at, `secret` must not be seen."""
+    """A request for a token: `about` names the identity in errors, `hint` says what to check, `secret` stays hidden."""
 
     form: Mapping[str, str] = field(repr=False)
     about: str
@@ -70,7 +70,7 @@ def service_principal(issuer: Issuer, client_id: str, client_secret: Secret) -> 
 
 
 def federation(issuer: Issuer, place: str, read: Callable[[], str | None], client_id: str | None) -> Fetch:
-    """A token in exchange for one of another identity provider, which `read` finds in `place`, anew each time."""
+    """A token in exchange for one of another identity provider, which `read` reads from `place` each time."""
     hint = "Check the federation policy of the service principal: issuer, subject and audience of the token."
 
     def grant() -> Grant:
@@ -79,7 +79,7 @@ def federation(issuer: Issuer, place: str, read: Callable[[], str | None], clien
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the OIDC token of {place} cannot be read: {type(error).__name__}.") from None
         if not subject:
-            raise ConfigError(f"{place} has no OIDC token in it.")
+            raise ConfigError(f"the OIDC token of {place} is empty: set it, or choose another auth_type.")
         form = {"grant_type": EXCHANGE, "subject_token_type": JWT, "scope": SCOPE}
         form.update({"client_id": client_id} if client_id else {})
         return Grant(
@@ -95,7 +95,7 @@ def _tokens(issuer: Issuer, grant: Callable[[], Grant]) -> Fetch:
     Raises, when it is called:
         AuthenticationError: the token endpoint refuses the identity.
         APIError: it cannot be reached, or answers something else; the call itself was not sent.
-        ConfigError: it lies where no credential may go.
+        ConfigError: no credential may be sent to its address.
     """
     endpoint: str | None = None
 
@@ -103,7 +103,7 @@ def _tokens(issuer: Issuer, grant: Callable[[], Grant]) -> Fetch:
         nonlocal endpoint
         ours = await backend.run_in_thread(grant)
         url = endpoint = endpoint or await token_endpoint(issuer, backend, deadline)
-        began = backend.clock()  # the life of a token counts from before it was made
+        began = backend.clock()  # before the request, so that a token's life is never overestimated
         headers = RequestHeaders(url, _OURS, {"content-type": FORM}, ours.headers)
         out = HttpRequest("POST", url, headers, urlencode(dict(ours.form)).encode(), deadline, CONNECT)
         return parse_token(
@@ -114,11 +114,11 @@ def _tokens(issuer: Issuer, grant: Callable[[], Grant]) -> Fetch:
 
 
 async def token_endpoint(issuer: Issuer, backend: Backend, deadline: float) -> str:
-    """Where tokens are to be had.
+    """The URL of a workspace's token endpoint.
 
     Raises:
         APIError: the workspace does not answer.
-        ConfigError: it names a place where no credential may go.
+        ConfigError: it names an address to which no credential may be sent.
     """
     document = issuer.discovery_url
     if document is None:
@@ -146,12 +146,15 @@ def require_trusted_url(url: str, host: str) -> str:
     http = parts.scheme == "http" and is_loopback(parts.hostname or "") and is_loopback(urlsplit(host).hostname or "")
     if odd or not (own or parts.scheme == "https" or http):
         shown = f"{parts.scheme}://{parts.hostname}"
-        raise ConfigError(f"{host} names {shown} for its tokens: over http a credential could be read on the way.")
+        raise ConfigError(
+            f"the tokens for {host} come from {shown}, which must be an https address: over http a credential could be "
+            "read on the way."
+        )
     return url
 
 
 def metadata_service(url: str, host: str) -> Fetch:
-    """The token that a helper on this machine hands out (Databricks' VS Code extension does)."""
+    """The token of a helper on this machine, such as Databricks' VS Code extension."""
     require_trusted_url(url, "http://localhost")
     asking = RequestHeaders(url, _OURS, {"x-databricks-metadata-version": "1", "x-databricks-host": host})
     grant = Grant({}, f"the metadata service {origin(url)}", "Check that it is running and logged in to this host.")
@@ -169,7 +172,7 @@ async def request_token(backend: Backend, out: HttpRequest, grant: Grant) -> Raw
 
     Raises:
         AuthenticationError: the identity is refused.
-        APIError: anything else. `sent` is False: the call that wanted the token never left.
+        APIError: anything else. `sent` is False: the call that needed the token was not sent.
     """
     try:
         raw = await backend.send_unpooled(out)
@@ -193,7 +196,7 @@ def parse_token(raw: Raw, began: float, wall: float, place: str) -> ExpiringHead
     """The token in an answer.
 
     Raises:
-        APIResponseError: there is none. What came instead is not shown, for it may be half a token.
+        APIResponseError: there is none. The answer is not shown: it may hold part of a token.
     """
     read = _token_in(raw.body, wall)
     if isinstance(read, str):
@@ -213,17 +216,17 @@ def _token_in(body: bytes, wall: float) -> tuple[Secret, float] | str:
     if not isinstance(token, str) or not token:
         return "without an access_token"
     if str(content.get("token_type") or "Bearer").lower() != "bearer":
-        return "with a token that is no Bearer token"
+        return "with a token of another type than Bearer"
     life = content.get("expires_in")
     try:
         seconds = float(life) if life is not None else float(content["expires_on"]) - wall
     except (KeyError, TypeError, ValueError):
-        return "without a time at which the token ends"
-    return (Secret(token), seconds) if 0 < seconds < float("inf") else "with a token that has ended already"
+        return "without the time at which the token expires"
+    return (Secret(token), seconds) if 0 < seconds < float("inf") else "with a token that has already expired"
 
 
 async def _json(backend: Backend, url: str, deadline: float) -> dict[str, Any]:
-    """A discovery document; {} where the host has none."""
+    """A discovery document; {} if the host has none."""
     try:
         raw = await backend.send_unpooled(HttpRequest("GET", url, RequestHeaders(url, _OURS), None, deadline, CONNECT))
         if raw.status in (404, 405, 501):
@@ -231,7 +234,7 @@ async def _json(backend: Backend, url: str, deadline: float) -> dict[str, Any]:
         if raw.status != 200:
             raise status_error(raw, wall=backend.wall_clock())
     except APIError as error:
-        error.sent, error.detail = False, f"{url} was asked where tokens are to be had: {error.detail}"
+        error.sent, error.detail = False, f"no token endpoint from {url.split('?')[0]}: {error.detail}"
         raise
     content = json_or_none(raw.body)
     return content if isinstance(content, dict) else {}

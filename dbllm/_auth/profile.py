@@ -1,4 +1,4 @@
-"""The file `~/.databrickscfg` that all Databricks tools share. Every complaint names the file and the line."""
+"""The file `~/.databrickscfg` that all Databricks tools share. Every error names the file and the line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .redaction import SECRETS, Secret, wrap_secret
+from .redaction import SECRETS, Secret, quoted, wrap_secret
 
 if TYPE_CHECKING:
     import configparser
@@ -19,7 +19,7 @@ log = logging.getLogger("dbllm._auth.auth")
 
 _SETTINGS = "__settings__"  # a section of the file that is no profile
 _COMMENT = re.compile(r"\s[#;]|^[#;]")
-_FREE = frozenset({"password", "google_credentials"})  # these may have anything in them
+_FREE = frozenset({"password", "google_credentials"})  # " #" may be part of these
 _warned: set[Path] = set()
 
 
@@ -27,21 +27,21 @@ def parse_bool(value: str, place: str) -> bool:
     """A boolean as people write it.
 
     Raises:
-        ConfigError: it is none; `place` says where it stands.
+        ConfigError: it is none; `place` is what the message calls it.
     """
-    word = value.strip().lower()
+    word = value.strip().strip("\"'").lower()
     if word in ("1", "true", "yes", "on", "y", "t"):
         return True
     if word in ("", "0", "false", "no", "off", "n", "f"):
         return False
-    raise ConfigError(f"{place} is {value!r}, which is neither true nor false.")
+    raise ConfigError(f"{place} must be true or false, got {quoted(value)}.")
 
 
 def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str | Secret]]:
-    """A profile of the file: its name and its keys. Without a name: the default one, empty where there is none.
+    """A profile of the file: its name and its keys. Without a name: the default one, empty if there is none.
 
-    The file's grammar is that of the Databricks tools: INI, `[DEFAULT]` is a profile like the others and passes nothing
-    on, `[__settings__] default_profile` names the default, a comment has a line to itself.
+    The file's grammar is that of the Databricks tools: INI; `[DEFAULT]` is a profile whose keys the others do not
+    inherit; `[__settings__] default_profile` names the default; a comment has a line to itself.
 
     Raises:
         ConfigError: the file cannot be read or parsed, or has no such profile.
@@ -52,20 +52,35 @@ def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str | 
     if not parser.has_section(chosen) or chosen == _SETTINGS:
         if chosen == "DEFAULT" and not name:
             return chosen, {}
-        known = ", ".join(section for section in parser.sections() if section != _SETTINGS) or "none"
+        known = ", ".join(_names(parser)) or "none"
         asked = "" if name else f", which [{_SETTINGS}] calls default_profile"
-        raise ConfigError(f"{path} has no profile {chosen!r}{asked}; it has: {known}.")
+        shown, chosen = quoted(chosen), ""  # it may have swallowed a token, which no traceback shall show
+        raise ConfigError(f"{path} has no profile {shown}{asked}; it has: {known}.")
     values = {key: wrap_secret(key, value) for key, value in parser.items(chosen) if value}
     for key, value in values.items():
         if key not in _FREE and _COMMENT.search(value.reveal() if isinstance(value, Secret) else value):
             line = _line(text, chosen, key)
             raise ConfigError(
-                f"{path}, line {line}: {key} in [{chosen}] has a comment behind it, which would become part of the "
-                "value: give the comment a line to itself."
+                f"{path}, line {line}: {shown_name(key)} in [{chosen}] has a comment behind it, which would be part of "
+                "the value: give the comment a line to itself."
             )
     if SECRETS & values.keys():
         _warn_if_open(path)
     return chosen, values
+
+
+def profile_names(path: Path) -> list[str]:
+    """The profiles of the file."""
+    return _names(_parsed(_text(path, None), path))
+
+
+def _names(parser: configparser.RawConfigParser) -> list[str]:
+    return [shown_name(section) for section in parser.sections() if section != _SETTINGS]
+
+
+def shown_name(name: str) -> str:
+    """A name of the file as a message shows it; a broken line may have made a name of a token."""
+    return name if quoted(name) == repr(name) else "***"
 
 
 def _text(path: Path, name: str | None) -> Secret:
@@ -73,7 +88,7 @@ def _text(path: Path, name: str | None) -> Secret:
         return Secret(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         if name:
-            raise ConfigError(f"profile {name!r} was asked for, and there is no file {path}.") from None
+            raise ConfigError(f"profile {quoted(name)} was asked for, and there is no file {path}.") from None
         return Secret("")
     except UnicodeDecodeError as error:
         reason = f"it is not UTF-8 (byte {error.start})"
@@ -90,9 +105,9 @@ def _parsed(text: Secret, path: Path) -> configparser.RawConfigParser:
     try:
         parser.read_string(text.reveal(), str(path))
     except configparser.DuplicateOptionError as error:
-        flaw = f"line {error.lineno}: {error.option!r} stands twice in [{error.section}]"
+        flaw = f"line {error.lineno}: {shown_name(error.option)!r} stands twice in [{shown_name(error.section)}]"
     except configparser.DuplicateSectionError as error:
-        flaw = f"line {error.lineno}: [{error.section}] stands twice"
+        flaw = f"line {error.lineno}: [{shown_name(error.section)}] stands twice"
     except configparser.MissingSectionHeaderError as error:
         flaw = f"line {error.lineno}: something stands before the first [profile]"
     except configparser.ParsingError as error:  # the offending lines may hold a token: only their numbers
@@ -114,7 +129,7 @@ def _line(text: Secret, section: str, key: str) -> int:
 
 
 def _warn_if_open(path: Path) -> None:
-    """Say once that others may read the file."""
+    """Warn once that other users may read the file."""
     if os.name == "nt" or path in _warned:
         return
     _warned.add(path)

@@ -1,4 +1,4 @@
-"""The places where host and credentials lie, and what each of them has. Nothing is sent, and no program is started."""
+"""Where host and credentials are configured, and what each place has. Nothing is sent, and no program is started."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from .._urls import parse_host
 from ..errors import ConfigError
 from .auth import bearer
-from .profile import parse_bool, read_profile
-from .redaction import ADDRESSES, RedactedMapping, Secret, wrap_secret
+from .profile import parse_bool, profile_names, read_profile, shown_name
+from .redaction import Misplaced, RedactedMapping, quoted, wrap_secret, wrap_secrets
 
 # Variable: the attribute that it sets; of two for one attribute the first that is set wins (databricks-sdk: Config).
 _NAMED_ALIKE = (
-    "host token username password client_id client_secret auth_type account_id cluster_id discovery_url "
-    "oidc_token_env oidc_token_filepath token_audience metadata_service_url databricks_cli_path google_service_account"
+    "host token username password client_id client_secret auth_type account_id discovery_url "
+    "oidc_token_env oidc_token_filepath token_audience metadata_service_url cluster_id google_service_account"
 )
 VARIABLES = {
     **{f"DATABRICKS_{name.upper()}": name for name in _NAMED_ALIKE.split()},
     **{f"ARM_{name.upper()}": f"azure_{name}" for name in ("client_id", "client_secret", "tenant_id", "environment")},
+    "DATABRICKS_CLI_PATH": "databricks_cli_path",
+    "DATABRICKS_CONFIG_FILE": "config_file",
+    "DATABRICKS_CONFIG_PROFILE": "config_profile",
     "DATABRICKS_OIDC_TOKEN_FILE": "oidc_token_filepath",
     "DATABRICKS_AZURE_RESOURCE_ID": "azure_workspace_resource_id",
     "GOOGLE_CREDENTIALS": "google_credentials",
 }
 
-# Kind: what it needs, in the order in which the official SDK tries them.
+# Kind: the attributes it needs; in the order in which the official SDK tries them.
 KINDS: dict[str, tuple[str, ...]] = {
     "pat": ("token",),
     "basic": ("username", "password"),
@@ -65,48 +69,65 @@ _OIDC_TOKEN = "DATABRICKS_OIDC_TOKEN"  # noqa: S105 - a variable's name
 
 @dataclass(frozen=True, slots=True)
 class CredentialSource:
-    """One place and what is configured there; credentials of one place are never used with another's host.
+    """One place and the settings in it; credentials of one place are never used with another's host.
 
     Attributes:
-        name: as messages say it.
-        values: attribute → value; what is secret is a `Secret`.
-        names: attribute → what it is called there, where that says more than `name`.
-        ask: gives the headers, where the place has them at hand (a notebook).
+        name: what messages call it.
+        values: attribute → value, as `wrap_secrets` gives them.
+        names: attribute → its name there (a variable, an argument), if it has one of its own.
+        ask: returns the headers, if the place can compute them at once (a notebook).
         file: a token file (model serving).
     """
 
     name: str
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict, repr=False)
     names: Mapping[str, str] = field(default_factory=dict)
     ask: Callable[[], Mapping[str, str]] | None = None
     file: Path | None = None
 
     def text(self, attribute: str) -> str | None:
-        """A value that is no secret.
+        """A value that is no secret, or None.
 
         Raises:
-            ConfigError: an address with a password in it.
+            ConfigError: it is no str, or may hold a credential.
         """
         value = self.values.get(attribute)
-        if attribute in ADDRESSES and isinstance(value, Secret):
-            raise ConfigError(
-                f"{self.called(attribute)} has a user name or password in it (before an @): give the address alone, "
-                "and the credentials as token= or DATABRICKS_TOKEN."
-            )
+        if isinstance(value, Misplaced):
+            raise ConfigError(f"{self.place_of(attribute)} {value.flaw}.")
         return value if isinstance(value, str) and value else None
 
+    def owner(self) -> str | None:
+        """The workspace that the credentials here belong to, in its normal form; None if no host is set."""
+        return parse_host(self.text("host") or "")[0] or None
+
+    def auth_type(self) -> str | None:
+        """The kind of auth that is chosen here, as `KNOWN` spells it: people quote it and write PAT or oauth_m2m."""
+        text = (self.text("auth_type") or "").strip().strip("\"'").lower().replace("_", "-")
+        return text or None
+
+    def unknown_auth_type(self) -> str:
+        """What to say if `auth_type` names no kind; "" if it does."""
+        if self.auth_type() in (None, *KNOWN):
+            return ""
+        shown, where = quoted(self.text("auth_type") or ""), self.called("auth_type")
+        return f"auth_type {shown} (from {where}) is not known. There are: {', '.join(KNOWN)}."
+
     def called(self, attribute: str) -> str:
-        """What an attribute is called here."""
+        """Where a setting was found: a variable, an argument, or the whole place."""
         return self.names.get(attribute, self.name)
 
+    def place_of(self, attribute: str) -> str:
+        """Which setting an error is about."""
+        return self.names.get(attribute) or f"{attribute} of {self.name}"
+
     def kinds(self) -> list[str]:
-        """The kinds of auth that are complete here, the one to be preferred first."""
+        """The kinds of auth that are complete here, the preferred one first."""
         if self.ask is not None or self.file is not None:
             return ["runtime" if self.ask is not None else "model-serving"]
         return [kind for kind, needed in KINDS.items() if all(self.values.get(one) for one in needed)]
 
     def missing_halves(self) -> Iterator[str]:
-        """What is missing to a kind that is begun here."""
+        """Sentences about kinds of auth of which only one half is here."""
         for needed in (KINDS["oauth-m2m"], KINDS["basic"]):
             for one, other in (needed, needed[::-1]):
                 if self.values.get(one) and not self.values.get(other):
@@ -114,22 +135,36 @@ class CredentialSource:
 
 
 def from_environment(env: Mapping[str, str]) -> CredentialSource:
-    """What the environment has."""
+    """The settings of the environment."""
     names: dict[str, str] = {}
     for variable, attribute in VARIABLES.items():
         if env.get(variable, "").strip():
             names.setdefault(attribute, variable)
-    values = {attribute: wrap_secret(attribute, env[variable].strip()) for attribute, variable in names.items()}
+    values = wrap_secrets({attribute: env[variable].strip() for attribute, variable in names.items()})
     if "oidc_token_env" not in values and env.get(_OIDC_TOKEN):
         values["oidc_token_env"] = names["oidc_token_env"] = _OIDC_TOKEN
     return CredentialSource("the environment", values, names)
 
 
-def from_profile(path: Path, name: str | None, home: Path) -> CredentialSource:
-    """What a profile has; empty where there is no file and none was asked for."""
+def from_profile(path: Path, name: str | None, home: Path | None) -> CredentialSource:
+    """The settings of a profile; empty if there is no such file and no profile was named."""
     section, values = read_profile(path, name)
-    shown = f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
-    return CredentialSource(f"profile [{section}] of {shown}", {**values, "profile": section} if values else {})
+    place = f"profile [{shown_name(section)}] of {_short(path, home)}"
+    return CredentialSource(place, {**wrap_secrets(values), "profile": section} if values else {})
+
+
+def other_profiles(path: Path, home: Path | None) -> str:
+    """A sentence about a file that is missing, or whose profiles were not asked for; "" if there is nothing to say."""
+    if not path.exists():
+        return f" There is no file {_short(path, home)}."
+    names = ", ".join(profile_names(path))
+    return (
+        f" {_short(path, home)} has: {names}. Choose one with profile= or DATABRICKS_CONFIG_PROFILE." if names else ""
+    )
+
+
+def _short(path: Path, home: Path | None) -> str:
+    return f"~/{path.relative_to(home)}" if home is not None and path.is_relative_to(home) else str(path)
 
 
 def from_notebook(env: Mapping[str, str]) -> CredentialSource | None:
@@ -142,10 +177,10 @@ def from_notebook(env: Mapping[str, str]) -> CredentialSource | None:
     for look in (_native, _repl, _dbutils):
         try:
             host, ask = look()
-        except Exception:  # noqa: BLE001, S112 - what a runtime of another year throws means: not here
+        except Exception:  # noqa: BLE001, S112 - older and newer runtimes raise all sorts where they lack this
             continue
         if host:
-            return CredentialSource("the notebook", {"host": str(host)}, ask=ask)
+            return CredentialSource("the notebook", {"host": wrap_secret("host", str(host))}, ask=ask)
     return None
 
 
@@ -178,12 +213,13 @@ def from_model_serving(env: Mapping[str, str]) -> CredentialSource | None:
     folder = env.get("SERVING_CREDENTIALS_DIR") or "/var/credentials-secret"
     file = Path(folder) / "model-dependencies-oauth-token"
     host = env.get("DATABRICKS_MODEL_SERVING_HOST_URL") or env.get("DB_MODEL_SERVING_HOST_URL")
-    return CredentialSource("model serving", {"host": host}, file=file) if file.is_file() and host else None
+    values = {"host": wrap_secret("host", host)}
+    return CredentialSource("model serving", values, file=file) if file.is_file() and host else None
 
 
 def find_program(name: str, path: str | None, env: Mapping[str, str]) -> str | None:
-    """Where a program lies, or None."""
+    """The path of a program, or None."""
     found = shutil.which(path or name, path=env.get("PATH", os.defpath))
     if path and not found:
-        raise ConfigError(f"databricks_cli_path {path!r} is no program that can be run.")
+        raise ConfigError(f"databricks_cli_path must be a program that can be run, got {quoted(path)}.")
     return found

@@ -1,28 +1,44 @@
-"""What failed on the way to an answer, as dbllm's errors. Pure."""
+"""From failures of the HTTP stack to dbllm's errors. Pure."""
 
 from __future__ import annotations
 
 import re
 
-from ..errors import APIConnectionError, APIError, APIResponseError, APITimeoutError, Raw
+from ..errors import APIConnectionError, APIError, APIResponseError, APIStatusError, APITimeoutError, Raw
+from .tls import tls_advice
 
-_UNTRUSTED = "The certificate is not trusted here: pass verify= a file with its CA, or verify='system'."
+_PROXY = "The proxy refused the connection, not the workspace: check proxy= or HTTPS_PROXY; NO_PROXY names exceptions."
+_PROXY_LOGIN = (
+    "The proxy wants a user name and password: check those in proxy= or HTTPS_PROXY (http://user:password@…)."
+)
+_HUNG_UP = (
+    "The server hung up without an answer: check the host, firewalls and proxies (over https, a server that wants a "
+    "client certificate, cert=, may do this, too)."
+)
+_RESET = re.compile(r"reset by peer|aborted|BrokenResourceError$|ReadError$")
 _QUOTED = re.compile(r"[:\s]*(?:bytearray\()?\bb['\"].*", re.DOTALL)  # bytes in h11's words
 
 
-def connect_error(error: BaseException, late: bool) -> APIError:
+def connect_error(error: BaseException, late: bool, proxy_scheme: str = "") -> APIError:
+    """No connection came about, directly or through a proxy."""
     what = describe_error(error)
     if late:
         return APITimeoutError("no connection in time", sent=False)
-    hint = _UNTRUSTED if "CERTIFICATE_VERIFY_FAILED" in what else ""
+    if refused := re.match(r"ProxyError: (\d{3})?", what):
+        if refused[1] == "407":  # a status, so that it is not tried again: accounts get locked that way
+            return APIStatusError(f"the proxy did not connect ({what})", hint=_PROXY_LOGIN, status=407, sent=False)
+        return APIConnectionError(f"the proxy did not connect ({what})", hint=_PROXY, sent=False)
+    hint = tls_advice(what, proxy_scheme)
     return APIConnectionError(f"no connection to the workspace ({what})", hint=hint, sent=False)
 
 
 def broken_connection_error(error: BaseException, late: bool, raw: Raw | None, sent: bool) -> APIError:
-    """The error for a connection that broke; `raw` is what had come."""
+    """A connection that existed failed; `raw` is what of an answer had arrived."""
     if late:
         return APITimeoutError("the answer did not come in time", raw=raw)
-    return APIConnectionError(f"the connection broke ({describe_error(error)})", sent=sent, raw=raw)
+    what = describe_error(error)  # with TLS 1.3, a server refuses a client's certificate only after the handshake
+    hint = tls_advice(what) if "SSL" in what else _HUNG_UP if raw is None and _RESET.search(what) else ""
+    return APIConnectionError(f"the connection broke ({what})", hint=hint, sent=sent, raw=raw)
 
 
 def undecodable_error(error: Exception, raw: Raw) -> APIError:
@@ -39,12 +55,12 @@ def describe_error(error: BaseException) -> str:
 
 
 def without_tracebacks(error: BaseException) -> BaseException:
-    """An error of the HTTP stack without its frames: their locals hold the bytes that were sent, the token's too.
+    """An error of the HTTP stack without its frames, whose local variables hold what was sent, the token included.
 
     Nor does its text quote the server's bytes, which may repeat that.
     """
     link: BaseException | None = error
-    seen: set[int] = set()  # an error that is raised again can stand in its own context
+    seen: set[int] = set()  # an error that is raised again can be part of its own context
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         if _QUOTED.search(str(link)):

@@ -40,8 +40,10 @@ class HttpxConnection:
         now: Callable[[], float],
         hang_up: Callable[[], Any] | None = None,
         ready: bool = True,
+        proxy_scheme: str = "",
     ) -> None:
         self._respond, self._suspends, self._now = respond, suspends, now
+        self._proxy_scheme = proxy_scheme
         self._hang_up = hang_up  # None: the connection is the user's own
         self._until = FOREVER
         self._response: httpx.Response | None = None
@@ -135,7 +137,7 @@ class HttpxConnection:
 
     def _ours(self, error: Exception) -> APIError:
         if isinstance(error, (httpx.ConnectError, httpx.ProxyError, httpx.UnsupportedProtocol)):
-            return connect_error(error, False)
+            return connect_error(error, False, self._proxy_scheme)
         if isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)):
             return connect_error(error, True)
         if isinstance(error, httpx.DecodingError):
@@ -239,5 +241,6 @@ def by_httpx(
     def hang_up() -> Any:
         return None if own is None else own.aclose() if suspends else own.close()
 
-    connection = HttpxConnection(respond, suspends, now, hang_up, proxy is not None)
+    scheme = "" if proxy is None else proxy.url.scheme
+    connection = HttpxConnection(respond, suspends, now, hang_up, proxy is not None, scheme)
     return connection

@@ -9,7 +9,7 @@ from .._deadline import FOREVER
 from .._protocol.models import CallInfo
 from .._transport.call import JSON
 from .._transport.options import Options
-from .._transport.replies import ReplyT, reply_of
+from .._transport.replies import ReplyT, raise_if_not_json, reply_of
 from .._transport.transport import Transport
 from ..errors import APIError, APIStatusError, BadRequestError, ConflictError, Raw
 
@@ -30,11 +30,15 @@ class Resource:
         """One call, over before `deadline` on the backend's clock."""
         ends = min(deadline, self._options.deadline(self._transport.backend.clock))
         try:
-            return await self._transport.call(self._options.call(ends, path, body, accept, method=method))
+            info = await self._transport.call(self._options.call(ends, path, body, accept, method=method))
         except (ConflictError, BadRequestError) as error:
             if method == "POST" and _is_there(error) and any(_may_have_run(earlier) for earlier in error.previous):
                 error.hint = "An earlier attempt of this call, whose answer was lost, may have made it: look at it."
             raise
+        body = info.raw.body.lstrip()
+        if body.startswith(b"<") or (body and accept == JSON):  # a sign-in page must not pass for "done"
+            raise_if_not_json(info)
+        return info
 
     async def _reply(
         self, model: type[ReplyT], method: str, path: str, body: object = None, *, deadline: float = FOREVER

@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import errors
 from ..errors import APIStatusError, Raw
+from .hints import status_hint
 from .responses import json_or_none
 from .sse import Event
 
@@ -38,27 +39,27 @@ _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DO
 # Python's own grammar of numbers is wider than HTTP's (1_000, inf, other scripts' digits).
 _PART = re.compile(r"(\d{1,15}(?:\.\d{0,15})?)(ms|s|m|h|$)", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+_PAGE = "an HTML page"
 _CODE = 200  # characters of a server's error code
 _SHOWN = 2000  # characters of a server's text that go into a message; the whole is on error.raw
 
 
-def status_error(raw: Raw, *, wall: float) -> APIStatusError:
-    """The typed error for an answer whose status is not 2xx. `wall` is the time now, in epoch seconds."""
+def status_error(raw: Raw, *, wall: float, url: str = "") -> APIStatusError:
+    """The typed error for an answer whose status is not 2xx.
+
+    `wall` is the time now, in epoch seconds; `url` is what was asked, without its query.
+    """
     code, detail, details = read_error(raw.body)
     kind = _CLASSES.get(raw.status) or (errors.InternalServerError if raw.status >= 500 else APIStatusError)
-    hint = ""
     if 300 <= raw.status < 400:
         where = raw.headers.get("location", "")
         detail = f"the workspace answered with a redirect to {where.split('?', 1)[0] or 'an unnamed place'}"
-        hint = "dbllm follows no redirect, since the token would go along: check the host."
-    elif code == "RESOURCE_ALREADY_EXISTS":  # Databricks sends it with a 400, too
-        hint = "Choose another name, or change what is there."
     return kind(
         detail or f"the server answered {raw.status} without a reason",
-        hint=hint,
+        hint=status_hint(raw, code, detail, url),
         error_code=code or str(raw.status),
         request_id=request_id(raw.headers, detail),
-        retry_after=retry_after(raw.headers, details, wall=wall),
+        retry_after=retry_after(raw.headers, details, wall=wall, status=raw.status),
         raw=raw,
     )
 
@@ -71,13 +72,37 @@ def request_id(headers: Mapping[str, str], detail: str = "") -> str | None:
 
 def read_error(body: bytes) -> tuple[str, str, list[Any]]:
     """(error code, sentence, google.rpc details) of an error body; "" and [] where there is none."""
-    text = body.decode("utf-8", "replace").strip()
+    text = body_text(body).strip()
     content = json_or_none(text)
     if isinstance(content, dict):
         code, detail, details = _from_object(content)
         return (code or _code_in(detail))[:_CODE], detail[:_SHOWN], details
     said = content if isinstance(content, str) else text
     return _code_in(said[:_SHOWN]), _plain(said), []
+
+
+def body_text(body: bytes) -> str:
+    """A body as text: UTF-8, -16 or -32 as its first bytes tell (a BOM is dropped), otherwise Latin-1."""
+    encoding = json.detect_encoding(body)
+    try:
+        return body.decode(encoding)
+    except UnicodeDecodeError as error:  # half a character at the very end: it was cut
+        return body.decode("utf-8" if error.reason == "unexpected end of data" else "cp1252", "replace")
+
+
+def not_json(raw: Raw) -> tuple[str, str] | None:
+    """(what came, what to do) if the body of a success is empty or is no JSON; None if it is JSON."""
+    text = body_text(raw.body).strip()
+    if not text:
+        return "the answer is empty", "Something on the way may have answered instead of the workspace: check the host."
+    if json_or_none(text) is not None or text == "null":
+        return None
+    if (shown := _plain(text)).startswith(_PAGE):
+        return f"the answer is {shown}", (
+            "Something on the way (a sign-in page, a gateway, a proxy, a VPN) answered instead of the workspace: check "
+            "the host, and open it in a browser."
+        )
+    return f"the answer is not JSON, but: {shown[:200]}", ""
 
 
 def _from_object(content: dict[str, Any]) -> tuple[str, str, list[Any]]:
@@ -116,7 +141,7 @@ def _plain(text: str) -> str:
 
         title = _TITLE.search(text)
         text = html.unescape(title.group(1) if title else _TAG.sub(" ", text))
-        text = "an HTML page: " + " ".join(text.split())
+        text = f"{_PAGE}: {' '.join(text.split())}"
     return text[:_SHOWN]
 
 
@@ -141,26 +166,38 @@ def _code_in(text: str) -> str:
     return match.group(1) if match else ""
 
 
-def retry_after(headers: Mapping[str, str], details: Sequence[Any] = (), *, wall: float) -> float | None:
+def retry_after(
+    headers: Mapping[str, str], details: Sequence[Any] = (), *, wall: float, status: int = 429
+) -> float | None:
     """Seconds the server asks to wait, or None.
 
     In this order: `retry-after-ms`, `retry-after` (seconds, or an HTTP date), google.rpc `RetryInfo.retry_delay` in
-    the body, `x-ratelimit-reset-*`. What is negative, not finite or not readable is ignored.
+    the body; of a 429 also `x-ratelimit-reset-*` of the limits that are used up (OpenAI sends these with every answer).
+    What is 0, past, not finite or not readable is ignored, so that the usual pause stays.
     """
-    return next((wait for wait in _waits(headers, details, wall) if wait is not None), None)
+    return next((wait for wait in _waits(headers, details, wall, status) if wait and wait > 0), None)
 
 
-def _waits(headers: Mapping[str, str], details: Sequence[Any], wall: float) -> Iterator[float | None]:
+def _waits(headers: Mapping[str, str], details: Sequence[Any], wall: float, status: int) -> Iterator[float | None]:
     yield _seconds(headers.get("retry-after-ms", "") + "ms")
     after = headers.get("retry-after", "")
     yield _seconds(after)
     yield _until(after, wall)
     for item in details:
         yield _seconds(str(item.get("retry_delay") or item.get("retryDelay"))) if isinstance(item, dict) else None
-    resets = [_seconds(value) for name, value in headers.items() if name.startswith("x-ratelimit-reset")]
-    # A large number is a moment in epoch seconds, a small one a duration.
-    waits = [reset - wall if reset > 1e9 else reset for reset in resets if reset is not None]
-    yield max((wait for wait in waits if wait >= 0), default=None)
+    if status == 429:
+        used_up = [
+            value
+            for name, value in headers.items()
+            if name.startswith("x-ratelimit-reset") and (_seconds(headers.get(_remaining(name), "")) or 0) == 0
+        ]
+        resets = [reset for value in used_up if (reset := _seconds(value)) is not None]
+        # A large number is a moment in epoch seconds, a small one a duration.
+        yield max((reset - wall if reset > 1e9 else reset for reset in resets), default=None)
+
+
+def _remaining(reset: str) -> str:
+    return reset.replace("reset", "remaining", 1)
 
 
 def _seconds(value: str) -> float | None:

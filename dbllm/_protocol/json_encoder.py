@@ -13,11 +13,12 @@ from pydantic import BaseModel
 def encode(body: object) -> bytes:
     """JSON text of a body, UTF-8.
 
-    Pydantic models, numpy values and dates inside it are taken as what they hold.
+    Pydantic models, numpy and pandas values and dates inside it become plain JSON: a date or time is ISO 8601 text, a
+    missing one (NaT) is null.
 
     Raises:
         ValueError: a NaN or an infinity (JSON has none) or half a surrogate pair; the message says where.
-        TypeError: something JSON has no form for.
+        TypeError: something JSON has no form for, such as bytes or numpy's timedelta64.
     """
     try:
         return _ENCODER.encode(body).encode()
@@ -37,13 +38,37 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, (set, frozenset)):
         return list(value)
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if kind in _TIMES and not isinstance(value, type):
+        return _plain_time(value, kind)
     for name in ("tolist", "isoformat"):  # numpy scalars and arrays; dates
         if not isinstance(value, type) and callable(method := getattr(value, name, None)):
-            return method()
+            plain = method()
+            if type(plain) is not type(value):
+                return None if name == "isoformat" and plain == "NaT" else plain  # pandas' missing time
+            if kind == "f":  # longdouble, which is wider than a number of Python
+                return float(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r:.80}")
 
 
-# What holds itself ends at Python's own limit of depth, so no list of what is open need be kept on the way.
+_TIMES = ("M", "m", "V")  # numpy's kinds: moments, durations, and records, which may hold either
+
+
+def _plain_time(value: Any, kind: str) -> Any:
+    """As `_plain`; numpy's own `tolist` gives counts of nanoseconds for some of these."""
+    if getattr(value, "ndim", 0) or (kind == "V" and value.dtype.names):
+        return list(value)
+    if kind != "V" and (text := str(value)) == "NaT":
+        return None
+    if kind != "M":
+        advice = "; divide it by numpy.timedelta64(1, 's') for seconds" if kind == "m" else ""
+        raise TypeError(f"{type(value).__name__} has no form in JSON{advice}: {value!r:.80}")
+    micros = value.astype("M8[us]")
+    moment = micros.tolist() if isinstance(value.tolist(), int) and micros == value else value.tolist()
+    return text if isinstance(moment, int) else moment.isoformat()  # int: nanoseconds, or a year beyond 9999
+
+
+# Circular references end in RecursionError, so the encoder's own (slower) circular check is off.
 _ENCODER = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=_plain
 )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from .._protocol.error_responses import not_json
 from .._protocol.models import CallInfo, Reply
 from .._protocol.responses import first_error, parse
 
@@ -20,18 +21,28 @@ def decode_or_raise(what: str, info: CallInfo, read: Callable[[], T]) -> T:
     try:
         return read()
     except ValidationError as error:
+        raise_if_not_json(info)
         raise info.unexpected(f"{what} ({first_error(error)})") from error
     except (ValueError, RecursionError):
+        raise_if_not_json(info)
         raise info.unexpected(f"{what} (it is not JSON)") from None
 
 
+def raise_if_not_json(info: CallInfo) -> None:
+    """APIResponseError for a page, a text or nothing instead of an answer, with the server's words."""
+    streams = getattr(info, "exchange", None) is not None  # its body is elsewhere
+    if not streams and (said := not_json(info.raw)):
+        raise info.unexpected(*said) from None
+
+
 def read_json(info: CallInfo) -> Any:
-    """The response's JSON; APIResponseError where it is none."""
+    """The answer's JSON; APIResponseError where it is none."""
     return decode_or_raise("the answer cannot be read", info, lambda: json.loads(info.raw.body))
 
 
 def reply_of(model: type[ReplyT], info: CallInfo) -> ReplyT:
-    """The response as a model; APIResponseError where it is none."""
-    reply = decode_or_raise(f"the answer is no {model.__name__}", info, lambda: parse(model, info.raw.body))
+    """The answer as a model; APIResponseError where it is none."""
+    name = "has another form than expected" if model.__name__.startswith("_") else f"is no {model.__name__}"
+    reply = decode_or_raise(f"the answer {name}", info, lambda: parse(model, info.raw.body))
     vars(reply)["_call"] = info  # past pydantic, which would look for a field of that name first
     return reply

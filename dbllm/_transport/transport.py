@@ -138,7 +138,7 @@ class Transport:
     def _raise_for_status(self, raw: Raw, call: Call, sent: Mapping[str, str]) -> Raw:
         if 200 <= raw.status < 300:
             return raw
-        raise status_error(redact(raw, sent, call.path), wall=self.backend.wall_clock())
+        raise status_error(redact(raw, sent, call.path), wall=self.backend.wall_clock(), url=self.host + call.logged)
 
     async def _send_observed(self, call: Call, send: Send[InfoT]) -> InfoT:
         """One attempt, of which the hook `on_attempt` is told."""

@@ -95,11 +95,8 @@ def examine(host: str | None, profile: str | None, endpoint: str | None) -> Iter
             except DbllmError as error:
                 said, advice, ok = getattr(error, "detail", "") or str(error), getattr(error, "hint", ""), False
             except OSError as error:
-                said, advice, ok = (
-                    f"{type(error).__name__}: {error.strerror or error}",
-                    _advice(check, client.host),
-                    False,
-                )
+                said, ok = f"{type(error).__name__}: {error.strerror or error}", False
+                advice = _advice(check, client.host, said)
             yield Finding(check, ok, said, time.perf_counter() - began, advice)
             if not ok:
                 return
@@ -108,16 +105,18 @@ def examine(host: str | None, profile: str | None, endpoint: str | None) -> Iter
 _ADVICE = {
     "DNS": "The name is not known here: check its spelling, the VPN, or the DNS settings.",
     "TCP": "Nothing answers there: check firewall, proxy (HTTPS_PROXY) and port.",
-    "TLS": "The certificate is not trusted: pass verify= a CA file, set SSL_CERT_FILE, or use verify='system'.",
+    "TLS": "The TLS handshake failed: check the port, and whether a firewall or VPN cuts connections.",
 }
 
 
-def _advice(check: str, host: str) -> str:
+def _advice(check: str, host: str, said: str) -> str:
+    from dbllm._http.tls import tls_advice
+
     if check == "TCP" and host.startswith("http://"):  # by http there is only this machine
         return (
             "No workspace runs on this port: start one with `dbllm up`, and compare DATABRICKS_HOST with what it says."
         )
-    return _ADVICE[check]
+    return tls_advice(said) or _ADVICE[check]
 
 
 def _checks(client: Client, endpoint: str | None) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -155,8 +154,14 @@ def _handshake(name: str, port: int, context: Any) -> str:
 
 
 def _user(client: Client) -> str:
+    from dbllm import APIResponseError
+
     content = client.request("GET", "/api/2.0/preview/scim/v2/Me")
-    return str(content.get("userName") or content.get("displayName")) if isinstance(content, dict) else "somebody"
+    if isinstance(content, dict):
+        return str(content.get("userName") or content.get("displayName"))
+    shown = " ".join(str(content or "nothing").split())[:200]
+    hint = "A sign-in page, gateway or proxy answered instead of the workspace: check the host."
+    raise APIResponseError(f"the answer is no user, but: {shown}", hint=hint)
 
 
 def _listed(client: Client) -> str:

@@ -53,7 +53,7 @@ def test_a_token_that_cannot_be_one_is_refused_and_not_shown(token: str) -> None
 
 @pytest.mark.parametrize("token", [None, 5, CANARY.encode(), [CANARY], {"token": CANARY}])
 def test_a_token_is_a_text(token: Any) -> None:
-    with pytest.raises(ConfigError, match="a token is a str, not") as caught:
+    with pytest.raises(ConfigError, match="the token must be a str, got") as caught:
         bearer(token)
     assert CANARY not in str(caught.value)
 

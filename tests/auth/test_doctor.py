@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -102,3 +104,51 @@ def test_an_endpoint_is_called_once_when_asked(configured: Any) -> None:
     assert done.exit_code == 1
     assert "FAIL call" in done.output
     assert "there-is-none" in done.output
+
+
+class Foreign(BaseHTTPRequestHandler):
+    """A server that is no workspace, or a page in front of one."""
+
+    answer = (404, b'{"detail":"Not Found"}')
+
+    def do_GET(self) -> None:
+        status, body = self.answer
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said", "advice"),
+    [
+        (
+            404,
+            b'{"detail":"Not Found"}',
+            "Not Found",
+            "/api/2.0/preview/scim/v2/Me was asked, and the answer is none of",
+        ),
+        (405, b"", "405", "/api/2.0/preview/scim/v2/Me was asked, and the answer is none of"),
+        (200, b"<!doctype html><title>Sign in</title>", "Sign in", "A sign-in page, gateway or proxy answered instead"),
+        (200, b"", "nothing", "A sign-in page, gateway or proxy answered instead"),
+        (200, b"[]", "the answer is no user", "A sign-in page, gateway or proxy answered instead"),
+    ],
+)
+def test_a_server_that_is_no_workspace_is_red_at_auth_and_told_apart(
+    monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, said: str, advice: str
+) -> None:
+    monkeypatch.setattr(Foreign, "answer", (status, body))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Foreign) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("DATABRICKS_HOST", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("DATABRICKS_TOKEN", "t")
+        done = run()
+        server.shutdown()
+    assert done.exit_code == 1
+    finding, hint = done.output.splitlines()[-2:]
+    assert finding.startswith("FAIL auth")
+    assert said in finding
+    assert advice in hint

@@ -183,11 +183,11 @@ def test_a_token_request_that_fails_for_the_moment_is_tried_again_as_the_call_ne
         (b"<html>", "not with JSON"),
         (b"[]", "without an access_token"),
         (b'{"access_token": "", "expires_in": 9}', "without an access_token"),
-        (b'{"access_token": "canary"}', "without a time"),
-        (b'{"access_token": "canary", "expires_in": "soon"}', "without a time"),
-        (b'{"access_token": "canary", "expires_in": 0}', "has ended already"),
-        (b'{"access_token": "canary", "expires_in": 1e999}', "has ended already"),
-        (b'{"access_token": "canary", "token_type": "mac", "expires_in": 9}', "no Bearer token"),
+        (b'{"access_token": "canary"}', "without the time"),
+        (b'{"access_token": "canary", "expires_in": "soon"}', "without the time"),
+        (b'{"access_token": "canary", "expires_in": 0}', "has already expired"),
+        (b'{"access_token": "canary", "expires_in": 1e999}', "has already expired"),
+        (b'{"access_token": "canary", "token_type": "mac", "expires_in": 9}', "of another type than Bearer"),
     ],
 )
 def test_an_answer_that_is_no_token_says_what_is_wrong_with_it_and_shows_none_of_it(
@@ -264,7 +264,7 @@ def test_the_metadata_service_is_asked_for_the_host_and_ends_its_token_at_a_mome
 
 def test_a_metadata_service_elsewhere_needs_https(federated: Any) -> None:
     federated(DATABRICKS_METADATA_SERVICE_URL="http://169.254.169.254/token")
-    with pytest.raises(dbllm.ConfigError, match="over http"):
+    with pytest.raises(dbllm.ConfigError, match="must be an https address: over http"):
         dbllm.Client()
 
 

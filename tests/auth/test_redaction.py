@@ -166,6 +166,85 @@ BROKEN: dict[str, Callable[[], Any]] = {
     "a metadata service with a password": lambda: dbllm.Client(),
 }
 
+W = "https://w.cloud.databricks.com"
+AGAIN = {"host": W, "token": PAT}  # beside the setting that is wrong
+
+
+def _profile(**settings: str) -> str:
+    return "[dev]\n" + "".join(f"{name} = {value}\n" for name, value in {**AGAIN, **settings}.items())
+
+
+# What a credential came into that is no place for one: arguments, environment, the file.
+MISPLACED: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
+    "host and token exchanged": ({"host": PAT, "token": W}, {}, ""),
+    "host and token exchanged, of no known form": ({"host": PASSWORD, "token": W}, {}, ""),
+    "host and token exchanged, on loopback": ({"host": PASSWORD, "token": "127.0.0.1:8914"}, {}, ""),
+    "host and token exchanged, without a scheme": ({"host": PASSWORD, "token": "w.azuredatabricks.net"}, {}, ""),
+    "a token alone": ({"host": PAT}, {}, ""),
+    "an OAuth secret alone": ({"host": CLIENT_SECRET}, {}, ""),
+    "a JSON web token alone": ({"host": f"{SUBJECT}.{SUBJECT}.sig"}, {}, ""),
+    "a token with a scheme": ({"host": f"https://{PAT}", "token": "t"}, {}, ""),
+    "a token as the path": ({"host": f"{W}/{PAT}", "token": "t"}, {}, ""),
+    "a password as the path": ({"host": f"{W}/{PASSWORD}", "token": "t"}, {}, ""),
+    "a password as the port": ({"host": f"{W}:{PASSWORD}", "token": "t"}, {}, ""),
+    "a password after a space": ({"host": f"{W} {PASSWORD}", "token": "t"}, {}, ""),
+    "variables exchanged": ({}, {"DATABRICKS_HOST": PAT, "DATABRICKS_TOKEN": W}, ""),
+    "variables exchanged, of no known form": ({}, {"DATABRICKS_HOST": PASSWORD, "DATABRICKS_TOKEN": W}, ""),
+    "settings of a profile exchanged": ({"profile": "dev"}, {}, _profile(host=PAT, token=W)),
+    "bytes": ({"host": W, "token": PAT.encode()}, {}, ""),
+    "bytes as secret": ({"host": W, "client_id": "i", "client_secret": CLIENT_SECRET.encode()}, {}, ""),
+    "a token in quotes": ({"host": W, "token": f'"{PAT}"'}, {}, ""),
+    "a token in angle brackets": ({}, {"DATABRICKS_HOST": W, "DATABRICKS_TOKEN": f"<{PAT}>"}, ""),
+    "a token in quotes in a profile": ({"profile": "dev"}, {}, _profile(token=f"'{PAT}'")),
+    "a secret in quotes": ({"host": W, "client_id": "i", "client_secret": f"`{CLIENT_SECRET}`"}, {}, ""),
+    "a token as auth_type": ({"host": W, "auth_type": PAT}, {}, ""),
+    "a token as profile": ({"profile": PAT}, {}, _profile()),
+    "a token as the default profile": ({}, {}, f"[__settings__]\ndefault_profile = {PAT}\n[dev]\nhost = {W}\n"),
+    "the default profile": ({}, {}, f"[__settings__]\ndefault_profile = dev\n token = {PAT}\n[dev]\nhost = {W}\n"),
+    "a token as the name of a profile": ({"profile": "gone"}, {}, f"[{PAT}]\nhost = {W}\n"),
+    "a token as the name of a key": ({"profile": "dev"}, {}, f"[dev]\n{PAT}: 1\n{PAT}: 2\n"),
+    "a profile in the environment": ({}, {"DATABRICKS_CONFIG_PROFILE": f"dev\nDATABRICKS_TOKEN={PAT}"}, _profile()),
+    "a file": ({}, {"DATABRICKS_CONFIG_FILE": f"/x DATABRICKS_TOKEN={PAT}"}, ""),
+}
+_BESIDE = {  # what makes a setting count
+    "client_id": {"client_secret": CLIENT_SECRET},
+    "account_id": {"client_id": "i", "client_secret": CLIENT_SECRET},
+    "discovery_url": {"client_id": "i", "client_secret": CLIENT_SECRET},
+    "username": {"password": PASSWORD},
+}
+for _name, _value in {
+    "host": W,
+    "auth_type": "pat",
+    "cluster_id": "0123-456789-abcdefgh",
+    "client_id": "the-principal",
+    "account_id": "an-account",
+    "discovery_url": f"{W}/oidc",
+    "username": "ada",
+    "metadata_service_url": "http://127.0.0.1:9/token",
+    "oidc_token_env": "MY_JWT",
+    "oidc_token_filepath": "/run/jwt",
+    "databricks_cli_path": "/bin/true",
+}.items():
+    _variable = "DATABRICKS_CLI_PATH" if _name == "databricks_cli_path" else f"DATABRICKS_{_name.upper()}"
+    _rest: dict[str, str] = _BESIDE.get(_name, {"token": "t"} if _name in ("host", "auth_type", "cluster_id") else {})
+    for _how in (
+        f"{_value}\n  token = {PAT}",
+        f"{_value}\n\tpassword = {PASSWORD}",
+        f"{_value} DATABRICKS_TOKEN={PAT}",
+        f"{_value};DATABRICKS_PASSWORD={PASSWORD}",
+        f"{_value} {PAT}",
+    ):
+        _lines = "".join(f"{key} = {value}\n" for key, value in {"host": W, **_rest, _name: _how}.items())
+        MISPLACED[f"{_name} of a profile: {_how!r}"] = ({"profile": "dev"}, {}, f"[dev]\n{_lines}")
+        _env = {f"DATABRICKS_{key.upper()}": value for key, value in {"host": W, **_rest}.items()}
+        MISPLACED[f"{_variable}: {_how!r}"] = ({}, {**_env, _variable: _how}, "")
+MISPLACED["skip_verify"] = ({"profile": "dev"}, {}, _profile(skip_verify=f"true\n token = {PAT}"))
+MISPLACED["skip_verify, of no known form"] = (
+    {"profile": "dev"},
+    {},
+    _profile(skip_verify=f"true password: {PASSWORD}"),
+)
+
 
 @dataclasses.dataclass
 class Seen:
@@ -365,6 +444,32 @@ def test_no_refused_configuration_shows_a_secret(
     assert_clean(seen)
 
 
+class Making:
+    """Makes a client; no frame of it has the arguments in a local variable of its own."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
+
+    def __call__(self, seen: Seen) -> None:
+        dbllm.Client(**self._arguments)
+
+
+def test_a_credential_in_the_place_of_another_setting_is_refused_and_not_shown(
+    environment: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flaws = {}
+    for name, (arguments, variables, text) in MISPLACED.items():
+        (environment / ".databrickscfg").write_text(text)
+        with monkeypatch.context() as changed:
+            for variable, value in variables.items():
+                changed.setenv(variable, value)
+            seen = is_httpx_patched(Making(arguments), capsys)
+        found = {sink: secrets for sink, scan in SINKS.items() if (secrets := hits(scan(seen)))}
+        if found or not isinstance(seen.error, dbllm.ConfigError):
+            flaws[name] = found or repr(seen.error)
+    assert flaws == {}
+
+
 @pytest.mark.parametrize("colour", ["asyncio", "sync"])
 @pytest.mark.parametrize("mode", ["echo", "drop", "404"])
 def test_a_secret_among_the_params_of_a_request_is_not_shown(
@@ -493,6 +598,6 @@ def test_no_program_is_started_with_a_secret_in_its_arguments(tmp_path: Path, se
 
 
 def test_the_matrix_is_as_large_as_its_tables() -> None:
-    events = len(IDENTITIES) * 2 * 2 * len(MODES) + 2 * 2 * len(TOKEN_MODES) + len(BROKEN) + 5 + 2 + 6
-    assert (events, len(SINKS), len(CANARIES)) == (237, 15, 7), "say so in the docs when the matrix changes"
+    events = len(IDENTITIES) * 2 * 2 * len(MODES) + 2 * 2 * len(TOKEN_MODES) + len(BROKEN) + len(MISPLACED) + 5 + 2 + 6
+    assert (events, len(SINKS), len(CANARIES)) == (378, 15, 7), "say so in the docs when the matrix changes"
     assert sys.version_info >= (3, 10)

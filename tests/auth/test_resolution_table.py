@@ -401,7 +401,11 @@ REFUSED: list[tuple[dict[str, Any], dict[str, str], list[str]]] = [
         ["of the kind oauth-m2m (from DATABRICKS_AUTH_TYPE)"],
     ),
     ({"host": A, "auth_type": "databricks-cli"}, {}, ["no `databricks` command"]),
-    ({}, {"DATABRICKS_HOST": "http://a.example.com"}, ["over http", "DATABRICKS_HOST"]),
+    (
+        {},
+        {"DATABRICKS_HOST": "http://a.example.com"},
+        ["DATABRICKS_HOST is an http address", "use https://a.example.com"],
+    ),
     ({"profile": "none"}, {}, ["profile 'none'", "no file"]),
 ]
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbllm import errors
-from dbllm._protocol.error_responses import error_frame, read_error, request_id, retry_after, status_error
+from dbllm._protocol.error_responses import error_frame, not_json, read_error, request_id, retry_after, status_error
 from dbllm._protocol.sse import Event
 from dbllm.errors import APIStatusError, Raw
 
@@ -256,6 +256,110 @@ def test_a_real_body_becomes_the_error_it_means(
     assert error.message.endswith("or change what is there." if taken else kind.next_step)
 
 
+WORDS = '{"error_code": "RESOURCE_EXHAUSTED", "message": "d\u00e9j\u00e0 \u20ac"}'
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "cp1252")
+
+
+def test_an_error_body_keeps_its_code_and_its_letters_in_every_encoding() -> None:
+    for encoding in ENCODINGS:
+        error = judged(429, WORDS.encode(encoding))
+        assert (error.error_code, error.detail) == ("RESOURCE_EXHAUSTED", "d\u00e9j\u00e0 \u20ac"), encoding
+    error = judged(400, '{"error_code": "X", "message": "d\u00e9j\u00e0"}'.encode("latin-1"))
+    assert (error.error_code, error.detail) == ("X", "d\u00e9j\u00e0")
+    for encoding in ENCODINGS:
+        page = "<!doctype html><title>Zugriff verweigert \u00fc\u20ac</title>".encode(encoding)
+        assert judged(502, page).detail == "an HTML page: Zugriff verweigert \u00fc\u20ac", encoding
+        assert judged(400, "RESOURCE_EXHAUSTED: d\u00e9j\u00e0".encode(encoding)).error_code == "RESOURCE_EXHAUSTED", (
+            encoding
+        )
+    cut = judged(500, "d\u00e9j\u00e0".encode()[:-1]).detail
+    assert cut == "d\u00e9j\ufffd"  # half a character at the end makes no other encoding of the whole
+
+
+PROVIDER_401 = {"error": {"message": "Incorrect API key provided: sk-x", "code": "invalid_api_key"}}
+
+
+def test_a_providers_refusal_of_the_endpoints_key_speaks_of_its_secret_and_not_of_the_callers_token() -> None:
+    wrapped: list[tuple[int, object]] = [
+        (401, {"error": "Received error from openai", "external_model_message": PROVIDER_401}),
+        (403, {"error": "Received error from anthropic", "external_model_message": {"message": "forbidden"}}),
+        (401, {"error_code": "UNAUTHENTICATED", "message": "Received error from cohere: invalid api token"}),
+        (400, {"error": "Received error from openai", "external_model_message": PROVIDER_401}),
+        (401, {"error": "Received error from openai", "external_model_message": "no key"}),
+    ]
+    for status, body in wrapped:
+        error = judged(status, body)
+        assert "the secret that the endpoint's configuration names" in error.hint, body
+        assert "DATABRICKS_TOKEN" not in str(error), body
+    own = judged(401, {"error_code": 401, "message": NO_CREDENTIAL})
+    assert "DATABRICKS_TOKEN" in own.hint
+    unknown = {"error": "Received error from openai", "external_model_message": {"message": "model not found"}}
+    assert "does not know the model or deployment" in judged(404, unknown).hint
+
+
+def test_a_feature_that_is_switched_off_is_explained() -> None:
+    for status in (400, 403, 404):
+        error = judged(status, {"error_code": "FEATURE_DISABLED", "message": "AI Gateway is not enabled."})
+        assert "ask a workspace admin to enable it" in error.hint, status
+        assert error.error_code == "FEATURE_DISABLED"
+
+
+FOREIGN = [  # what other servers answer to a path of Databricks'
+    b'{"detail":"Not Found"}',
+    b'{"error":{"code":404,"message":"File Not Found","type":"not_found_error"}}',
+    b"404 page not found",
+    b"<html><title>404 Not Found</title></html>",
+    b"",
+]
+URL = "http://127.0.0.1:8080/serving-endpoints/m/invocations"
+
+
+def test_a_server_that_is_no_workspace_is_told_with_the_url_that_was_asked() -> None:
+    def hint(status: int, body: bytes, headers: dict[str, str], url: str = URL) -> str:
+        return status_error(Raw(status, headers, body), wall=WALL, url=url).hint
+
+    for status in (404, 405, 501):
+        for body in FOREIGN:
+            said = hint(status, body, {"server": "uvicorn", "content-type": "application/json"})
+            assert said.startswith(f"{URL} was asked, and the answer is none of Databricks'"), (status, body)
+            assert "put it behind a workspace" in said
+    for headers in ({"x-databricks-org-id": "1"}, {"x-request-id": "1"}, {"server": "databricks"}):
+        assert hint(404, FOREIGN[0], headers) == errors.NotFoundError.next_step
+    assert hint(404, b'{"error_code":"RESOURCE_DOES_NOT_EXIST"}', {}) == errors.NotFoundError.next_step
+    app = "https://w.example.com/driver-proxy-api/o/0/c/7777"
+    assert hint(404, FOREIGN[0], {}, app) == errors.NotFoundError.next_step  # the app's own answer
+    assert hint(400, FOREIGN[0], {}) == errors.BadRequestError.next_step
+
+
+def test_a_proxy_that_wants_a_password_is_told_apart_from_the_workspace() -> None:
+    assert "proxy= or HTTPS_PROXY" in judged(407, b"").hint
+
+
+def test_a_body_of_a_success_that_is_no_json_is_told_in_the_servers_words() -> None:
+    for body, said in (
+        (b"", "the answer is empty"),
+        (b" \r\n", "the answer is empty"),
+        (b"<!DOCTYPE html><title>Sign in to Databricks</title>", "the answer is an HTML page: Sign in to Databricks"),
+        ("<html><body>Log\nin</body>".encode("utf-16"), "the answer is an HTML page: Log in"),
+        (b"upstream OK", "the answer is not JSON, but: upstream OK"),
+        (b"x" * 5000, "the answer is not JSON, but: " + "x" * 200),
+    ):
+        found = not_json(Raw(200, {}, body))
+        assert found is not None
+        assert found[0] == said
+    for json_body in (
+        b"{}",
+        b"null",
+        b"[]",
+        b"0",
+        b'""',
+        b"false",
+        '{"a": "\u00e9"}'.encode("utf-16"),
+        b"\xef\xbb\xbf{}",
+    ):
+        assert not_json(Raw(200, {}, json_body)) is None, json_body
+
+
 def test_html_is_told_without_its_tags() -> None:
     detail = judged(503, b"<!doctype html><body><script>var a</script><h1>Sorry</h1> &amp; bye</body>").detail
     assert "<" not in detail
@@ -290,6 +394,35 @@ def test_the_request_id_in_a_message_reaches_the_error() -> None:
     assert judged(401, {"error_code": 401, "message": NO_CREDENTIAL}).request_id == "8a6-1"
 
 
+OPENAI = {
+    "x-ratelimit-remaining-requests": "59",
+    "x-ratelimit-reset-requests": "1s",
+    "x-ratelimit-remaining-tokens": "149984",
+    "x-ratelimit-reset-tokens": "6m0s",
+}
+
+
+def test_the_reset_of_a_limit_counts_on_a_429_alone_and_only_of_a_limit_that_is_used_up() -> None:
+    for status in (500, 502, 503, 504, 529, 400, 409):
+        assert status_error(Raw(status, OPENAI), wall=WALL).retry_after is None, status
+        assert status_error(Raw(status, {**OPENAI, "retry-after": "2"}), wall=WALL).retry_after == 2.0, status
+    for changed, expected in (
+        ({}, None),
+        ({"x-ratelimit-remaining-requests": "0"}, 1.0),
+        ({"x-ratelimit-remaining-tokens": "0"}, 360.0),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-remaining-requests": "0"}, 360.0),
+        ({"x-ratelimit-remaining-requests": "-1"}, 1.0),
+        ({"x-ratelimit-remaining-requests": ""}, 1.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "20ms"}, 0.02),
+        ({"x-ratelimit-remaining-requests": "0", "retry-after": "7"}, 7.0),
+        ({"x-ratelimit-remaining-requests": "0", "retry-after": "0"}, 1.0),
+        ({"x-ratelimit-reset": "9", "x-ratelimit-remaining": "3"}, None),
+        ({"x-ratelimit-reset": "9", "x-ratelimit-remaining": "0"}, 9.0),
+        ({"x-ratelimit-reset": "9"}, 9.0),
+    ):
+        assert status_error(Raw(429, {**OPENAI, **changed}), wall=WALL).retry_after == expected, changed
+
+
 RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay": "3.5s"}
 
 
@@ -300,12 +433,15 @@ RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retry_delay"
         ({"retry-after-ms": "1500"}, 1.5),
         ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
         ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
-        ({"retry-after": "0"}, 0.0),
+        ({"retry-after": "0"}, None),  # the usual pause stays
+        ({"retry-after": "0", "retry-after-ms": "0", "x-ratelimit-reset": "0s"}, None),
+        ({"retry-after-ms": "0", "retry-after": "3"}, 3.0),
         ({"retry-after": "0.25"}, 0.25),
         ({"retry-after": " 7 "}, 7.0),
         ({"retry-after": "7", "x-ratelimit-reset-tokens": "1"}, 7.0),
         ({"retry-after": formatdate(WALL + 30, usegmt=True)}, 30.0),
-        ({"retry-after": formatdate(WALL - 30, usegmt=True)}, 0.0),
+        ({"retry-after": formatdate(WALL - 30, usegmt=True)}, None),
+        ({"retry-after": formatdate(WALL, usegmt=True)}, None),
         ({"retry-after": "Tue, 14 Nov 2023 22:13:30 -0000"}, 10.0),
         ({"x-ratelimit-reset-requests": "1", "x-ratelimit-reset-tokens": "4s"}, 4.0),
         ({"x-ratelimit-reset": str(int(WALL) + 12)}, 12.0),

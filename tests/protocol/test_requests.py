@@ -366,6 +366,73 @@ def test_numpy_values_are_taken_as_what_they_hold() -> None:
     }
 
 
+def test_numpys_times_are_sent_as_dates_whatever_their_unit_and_shape() -> None:
+    np = pytest.importorskip("numpy")
+
+    def nanos(text: str) -> Any:
+        return np.datetime64(text, "ns")
+
+    both = np.array([nanos("2020-01-02"), np.datetime64("NaT")])
+    table = [
+        (nanos("2020-01-02"), "2020-01-02T00:00:00"),
+        (nanos("2020-01-02T03:04:05.5"), "2020-01-02T03:04:05.500000"),
+        (nanos("2020-01-02T03:04:05.000000007"), "2020-01-02T03:04:05.000000007"),
+        (np.datetime64("2020-01-02T03:04:05", "us"), "2020-01-02T03:04:05"),
+        (np.datetime64("2020-01-02T03", "h"), "2020-01-02T03:00:00"),
+        (np.datetime64("2020-01-02"), "2020-01-02"),
+        (np.datetime64("2020", "Y"), "2020-01-01"),
+        (np.datetime64("12020-01-02"), "12020-01-02"),
+        (np.array(nanos("2020-01-02")), "2020-01-02T00:00:00"),
+        (both, ["2020-01-02T00:00:00", None]),
+        (both.reshape(2, 1), [["2020-01-02T00:00:00"], [None]]),
+        (np.ma.array(both, mask=[True, False]), [None, None]),
+        (np.array([(1, nanos("2020-01-02"))], dtype=[("a", "i8"), ("t", "M8[ns]")]), [[1, "2020-01-02T00:00:00"]]),
+        (np.datetime64("NaT", "ns"), None),
+        (np.timedelta64("NaT"), None),
+        (np.longdouble("0.1"), 0.1),
+        (np.array([1.5], "g"), [1.5]),
+        (np.array("NaT"), "NaT"),
+        (np.str_("NaT"), "NaT"),
+    ]
+    got = [(value, json.loads(json_encoder.encode({"v": value}))["v"]) for value, _ in table]
+    assert [said for _, said in got] == [expected for _, expected in table]
+
+
+def test_what_numpy_has_and_json_has_no_form_for_is_refused_by_name() -> None:
+    np = pytest.importorskip("numpy")
+    for value, said in (
+        (np.timedelta64(5, "ns"), r"timedelta64 has no form in JSON; divide it by numpy.timedelta64\(1, 's'\)"),
+        (np.array([5], "m8[s]"), "timedelta64 has no form in JSON"),
+        (np.clongdouble(1), "clongdouble has no form in JSON"),
+        (np.void(b"abc"), "void has no form in JSON"),
+        (np.dtype("M8[ns]"), "has no form in JSON"),
+        (np.datetime64, "type has no form in JSON"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            json_encoder.encode({"v": [value]})
+    with pytest.raises(ValueError, match=r"^v\[0\] = inf"):
+        json_encoder.encode({"v": np.array([np.longdouble("1e4000")])})
+
+
+def test_pandas_times_are_sent_as_dates_and_a_missing_one_as_null() -> None:
+    pd = pytest.importorskip("pandas")
+    moments = pd.to_datetime(["2020-01-02", None])
+    frame = pd.DataFrame({"t": moments, "n": [1, 2]})
+    for value, expected in (
+        (pd.NaT, None),
+        (frame["t"], ["2020-01-02T00:00:00", None]),
+        (frame["t"].dt.tz_localize("UTC"), ["2020-01-02T00:00:00+00:00", None]),
+        (frame["t"].values, ["2020-01-02T00:00:00", None]),
+        (moments, ["2020-01-02T00:00:00", None]),
+        (frame.values, [["2020-01-02T00:00:00", 1], [None, 2]]),
+        (frame.to_records(index=False), [["2020-01-02T00:00:00", 1], [None, 2]]),
+        (pd.Timedelta(1, "s"), "P0DT0H0M1S"),
+    ):
+        assert json.loads(json_encoder.encode({"v": value}))["v"] == expected
+    with pytest.raises(TypeError, match="NAType has no form in JSON"):
+        json_encoder.encode({"v": pd.NA})
+
+
 def test_a_nan_that_numpy_holds_is_refused_with_its_place() -> None:
     np = pytest.importorskip("numpy")
     for value in (np.array([1.0, NAN]), np.float32("nan"), np.float64("inf")):

@@ -64,11 +64,18 @@ def default_model() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where the model is kept: $DBLLM_CACHE_DIR, or the user's cache folder of the platform."""
+    """Where the model is kept: $DBLLM_CACHE_DIR, or the user's cache folder of the platform.
+
+    Raises:
+        LocalError: the user this runs as has no home folder.
+    """
     chosen = os.environ.get("DBLLM_CACHE_DIR")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(load("platformdirs").user_cache_dir("dbllm", appauthor=False))
+    try:
+        return Path(chosen or load("platformdirs").user_cache_dir("dbllm", appauthor=False)).expanduser()
+    except RuntimeError:  # no HOME, and no entry in passwd
+        raise LocalError(
+            "There is no home folder to keep the model in: set DBLLM_CACHE_DIR to a folder, or HOME."
+        ) from None
 
 
 def ensure(weights: Weights, folder: Path, fetch: Fetch) -> Path:
