@@ -243,7 +243,7 @@ class AsyncClient:
                 f"path {path.split('?')[0]!r} begins with '/': the host is the client's own, {self.host}."
             )
         options = self._options.merged_with(timeout, retry, headers)
-        whole = path + (("&" if "?" in path else "?") + query if (query := _query(params)) else "")
+        whole = path + (("&" if "?" in path else "?") + query if (query := _query_string(params)) else "")
         deadline = options.deadline(self._transport.backend.clock)
         call = options.call(deadline, whole, json, method=method.upper())
         del path, params, json, headers, whole, query  # what may be secret, no traceback with locals shall show
@@ -276,7 +276,7 @@ def notebook_cluster() -> str | None:
     return getattr(context, "clusterId", None)
 
 
-def _query(params: Mapping[str, Any] | None) -> str:
+def _query_string(params: Mapping[str, Any] | None) -> str:
     shown = {True: "true", False: "false"}
     pairs = ((name, value) for name, value in (params or {}).items() if value is not None)
     return urlencode([(name, shown[value] if isinstance(value, bool) else value) for name, value in pairs], doseq=True)

@@ -102,15 +102,15 @@ class DatabricksDeploymentClient:
             said = f"and {' and '.join(sorted(names))} were given" if names else "and none was given"
             raise ValueError(f"an endpoint has one name, {said}.")
         inner = request.pop("config")
-        return _answer(self._client.endpoints.create(names.pop(), inner, extra_body=request))
+        return _endpoint_answer(self._client.endpoints.create(names.pop(), inner, extra_body=request))
 
     def get_endpoint(self, endpoint: str) -> DatabricksEndpoint:
         """An endpoint."""
-        return _answer(self._client.endpoints.get(endpoint))
+        return _endpoint_answer(self._client.endpoints.get(endpoint))
 
     def list_endpoints(self) -> list[DatabricksEndpoint]:
         """All endpoints that the caller may see."""
-        answer = self._ask("GET", "")
+        answer = self._request("GET", "")
         return [DatabricksEndpoint(item) for item in answer.get("endpoints") or ()]
 
     def update_endpoint(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
@@ -121,23 +121,23 @@ class DatabricksDeploymentClient:
 
     def update_endpoint_config(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
         """Give an endpoint another config; the old one serves until the new one is ready."""
-        return _answer(self._client.endpoints.update_config(endpoint, config))
+        return _endpoint_answer(self._client.endpoints.update_config(endpoint, config))
 
     def update_endpoint_tags(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
         """Change tags: `{"add_tags": [{"key": …, "value": …}], "delete_tags": [key, …]}`."""
-        return self._ask("PATCH", f"/{_quoted(endpoint)}/tags", config)
+        return self._request("PATCH", f"/{_quoted(endpoint)}/tags", config)
 
     def update_endpoint_rate_limits(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
         """Replace the rate limits: `{"rate_limits": [{"calls": 10, "key": "user", "renewal_period": "minute"}]}`."""
-        return self._ask("PUT", f"/{_quoted(endpoint)}/rate-limits", config)
+        return self._request("PUT", f"/{_quoted(endpoint)}/rate-limits", config)
 
     def update_endpoint_ai_gateway(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
         """Replace the AI gateway's config."""
-        return self._ask("PUT", f"/{_quoted(endpoint)}/ai-gateway", config)
+        return self._request("PUT", f"/{_quoted(endpoint)}/ai-gateway", config)
 
     def delete_endpoint(self, endpoint: str) -> DatabricksEndpoint:
         """Delete an endpoint; the answer is empty."""
-        return self._ask("DELETE", f"/{_quoted(endpoint)}")
+        return self._request("DELETE", f"/{_quoted(endpoint)}")
 
     def predict(self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None) -> Any:
         """Call an endpoint.
@@ -151,7 +151,7 @@ class DatabricksDeploymentClient:
             The answer as a `DatabricksEndpoint`; a model that answers with something else than an object: that.
         """
         path = f"/serving-endpoints/{_quoted(endpoint)}/invocations"
-        return _shown(self._client.request("POST", path, json=inputs or {}))
+        return _as_endpoint(self._client.request("POST", path, json=inputs or {}))
 
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Mapping[str, Any] | None = None, endpoint: str | None = None
@@ -162,7 +162,7 @@ class DatabricksDeploymentClient:
         """
         whole = dict(inputs or {})
         task = next((task for key, task in TASKS.items() if key in whole), "custom")  # then nobody looks it up
-        handle = self._client.endpoint(_named(endpoint), task=task, transform_input=lambda **_: whole)
+        handle = self._client.endpoint(_require_name(endpoint), task=task, transform_input=lambda **_: whole)
         if "messages" in whole:
             pieces: Any = handle.stream_chat(whole.pop("messages"), extra_body=whole)
         elif "input" in whole:
@@ -173,23 +173,23 @@ class DatabricksDeploymentClient:
             for piece in pieces:
                 yield piece.model_dump(mode="json", exclude_unset=True)
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> DatabricksEndpoint:
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> DatabricksEndpoint:
         return DatabricksEndpoint(self._client.request(method, ENDPOINTS + path, json=body) or {})
 
 
-def _answer(endpoint: ServingEndpoint) -> DatabricksEndpoint:
+def _endpoint_answer(endpoint: ServingEndpoint) -> DatabricksEndpoint:
     return DatabricksEndpoint(json.loads(endpoint.raw.body) if endpoint.raw else endpoint.model_dump(mode="json"))
 
 
-def _shown(answer: Any) -> Any:
+def _as_endpoint(answer: Any) -> Any:
     return DatabricksEndpoint(answer) if isinstance(answer, dict) else answer
 
 
-def _named(endpoint: str | None) -> str:
+def _require_name(endpoint: str | None) -> str:
     if not endpoint:
         raise ValueError("say which endpoint: endpoint='name'.")
     return endpoint
 
 
 def _quoted(endpoint: str | None) -> str:
-    return quote(_named(endpoint), safe="")
+    return quote(_require_name(endpoint), safe="")

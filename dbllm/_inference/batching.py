@@ -51,11 +51,11 @@ def split(texts: Sequence[str], size: int, most: int) -> list[Batch]:
     Raises:
         ValueError: a limit below 1.
     """
-    ends = [*_read_deadline(texts, positive("batch_size", size), positive("batch_bytes", most)), len(texts)]
+    ends = [*_batch_ends(texts, positive("batch_size", size), positive("batch_bytes", most)), len(texts)]
     return [Batch([*texts[begin:end]], begin, len(texts)) for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-def _read_deadline(texts: Sequence[str], size: int, most: int) -> Iterator[int]:
+def _batch_ends(texts: Sequence[str], size: int, most: int) -> Iterator[int]:
     count = held = 0
     for place, text in enumerate(texts):
         length = len(text.encode("utf-8", "replace"))
@@ -65,7 +65,7 @@ def _read_deadline(texts: Sequence[str], size: int, most: int) -> Iterator[int]:
         count, held = count + 1, held + length
 
 
-def merged(replies: Sequence[Embeddings]) -> Embeddings:
+def merge_replies(replies: Sequence[Embeddings]) -> Embeddings:
     """One answer: vectors in the order of the texts, tokens added up; all else is the first request's."""
     first = replies[0]
     if len(replies) == 1:
@@ -73,12 +73,12 @@ def merged(replies: Sequence[Embeddings]) -> Embeddings:
     items = [item for reply in replies for item in reply.ordered]
     for place, item in enumerate(items):
         item.index = place
-    told = [reply.usage for reply in replies if reply.usage is not None]
+    usages = [reply.usage for reply in replies if reply.usage is not None]
     sums = {
-        name: sum(getattr(usage, name) or 0 for usage in told)
+        name: sum(getattr(usage, name) or 0 for usage in usages)
         for name in ("prompt_tokens", "total_tokens")
-        if any(getattr(usage, name) is not None for usage in told)
+        if any(getattr(usage, name) is not None for usage in usages)
     }
-    whole = first.model_copy(update={"data": items, "usage": Usage(**sums) if told else None})
+    whole = first.model_copy(update={"data": items, "usage": Usage(**sums) if usages else None})
     whole._call = CallInfo(first._call.raw, max(reply.attempts for reply in replies))
     return whole

@@ -25,7 +25,7 @@ from .._transport.options import EXPLAIN_SECONDS
 from .._transport.replies import read_json, reply_of
 from .._transport.retry import Retry, Timeout
 from ..errors import APIError, APIStatusError, BadRequestError, NotFoundError
-from .batching import Batch, merged, positive, split
+from .batching import Batch, merge_replies, positive, split
 from .chunks import ChatWire, ResponsesWire, response_of
 from .handle import ModelHandle
 from .stream import AsyncStream, Stream  # noqa: F401 - Stream: the sync verbs' annotations name it
@@ -179,7 +179,7 @@ class AsyncEndpoint(ModelHandle):
 
         batches = split(embedding_input(input), batch_size, batch_bytes)
         calls = [partial(ask, batch) for batch in batches]
-        return merged(await self._transport.backend.run_bounded(calls, positive("concurrency", concurrency)))
+        return merge_replies(await self._transport.backend.run_bounded(calls, positive("concurrency", concurrency)))
 
     async def predict(
         self,

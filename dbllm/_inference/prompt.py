@@ -45,11 +45,11 @@ class PromptSignature:
             APIResponseError: the response is not JSON, or has no one place for a text.
             TypeError: `transform_output` returned something else than a str.
         """
-        return self._text(_content(kind, info), info)
+        return self._text(_response_content(kind, info), info)
 
     def completion(self, kind: Kind, info: CallInfo) -> Completion:
         """The response of any kind of endpoint as a `Completion`; raises as `text` does."""
-        content = _content(kind, info)
+        content = _response_content(kind, info)
         text, chunk = self._text(content, info), text_chunk(content)
         said = content if isinstance(content, Mapping) else {}
         choice = {"text": text, "finish_reason": chunk.finish_reason or _FINISHED.get(str(said.get("status")))}
@@ -67,5 +67,5 @@ class PromptSignature:
         raise TypeError(f"transform_output returns the text, a str, not {type(text).__name__}.")
 
 
-def _content(kind: Kind, info: CallInfo) -> Any:
+def _response_content(kind: Kind, info: CallInfo) -> Any:
     return reply_of(Predictions, info).first if kind == "custom" else read_json(info)

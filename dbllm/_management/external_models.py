@@ -71,13 +71,13 @@ def checked_config(config: object) -> None:
     Raises:
         ConfigError: one of them cannot work; the message says where, and what to write instead.
     """
-    entities = _mapping(config, "config").get("served_entities")
+    entities = _require_mapping(config, "config").get("served_entities")
     if not isinstance(entities, (list, tuple, type(None))):
         raise ConfigError(f"served_entities is a list of dicts, not {type(entities).__name__}.")
     tasks = set()
     for place, entity in enumerate(entities or ()):
         where = f"served_entities[{place}]"
-        for key in _mapping(entity, where):
+        for key in _require_mapping(entity, where):
             if key != "external_model" and (near := _near(key, ("external_model",))):
                 raise ConfigError(f"{where} does not take {key!r}.{near}")
         if "external_model" in entity:
@@ -95,16 +95,16 @@ def checked_model(model: object, where: str = "external_model") -> None:
     Raises:
         ConfigError: as `checked_config`.
     """
-    model = _mapping(model, where)
+    model = _require_mapping(model, where)
     owners = {block.key: provider for provider, block in PROVIDERS.items()}
     _refuse_unknown(model, ("provider", "name", "task", *owners), where)
     for field in ("provider", "name", "task"):
-        _text(model, field, where)
+        _require_text(model, field, where)
     block = PROVIDERS[model["provider"]]
     for key in owners.keys() & model.keys() - {block.key}:
         raise ConfigError(f"{where} has {key}, which is for {owners[key]!r}; {model['provider']!r} takes {block.key}.")
     inside = f"{where}.{block.key}"
-    fields = _mapping(model.get(block.key), inside)
+    fields = _require_mapping(model.get(block.key), inside)
     _check_block(fields, block, inside)
     kind = fields.get("openai_api_type")
     if (kind == "azuread") != ("microsoft_entra_tenant_id" in fields):
@@ -113,7 +113,7 @@ def checked_model(model: object, where: str = "external_model") -> None:
             "OpenAI's own service) with openai_api_key."
         )
     for field in _AZURE.split() if kind in ("azure", "azuread") else ():
-        _text(fields, field, inside)
+        _require_text(fields, field, inside)
 
 
 def _check_block(given: Mapping[str, Any], block: Block, where: str) -> None:
@@ -130,9 +130,9 @@ def _check_block(given: Mapping[str, Any], block: Block, where: str) -> None:
         if field.endswith("*"):
             _check_secret(given, field[:-1], where)
         elif field in NESTED:
-            _check_block(_mapping(given[field], f"{where}.{field}"), NESTED[field], f"{where}.{field}")
+            _check_block(_require_mapping(given[field], f"{where}.{field}"), NESTED[field], f"{where}.{field}")
         else:
-            _text(given, field, where)
+            _require_text(given, field, where)
 
 
 def _spellings(field: str) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ def _check_secret(given: Mapping[str, Any], name: str, where: str) -> None:
     plain = f"{name}_plaintext"
     if (name in given) == (plain in given):
         raise ConfigError(f"{where} has {'both' if name in given else 'neither'} {name} and {plain}: give one of them.")
-    value = _text(given, name if name in given else plain, where)
+    value = _require_text(given, name if name in given else plain, where)
     if name in given and not _REFERENCE.fullmatch(value):
         raise ConfigError(
             f"{where}.{name} is not of the form {{{{secrets/scope/key}}}}. Put the key into a secret and refer to it, "
@@ -153,13 +153,13 @@ def _check_secret(given: Mapping[str, Any], name: str, where: str) -> None:
         raise ConfigError(f"{where}.{plain} is for the key itself; a reference to a secret goes into {name}.")
 
 
-def _mapping(value: object, where: str) -> Mapping[str, Any]:
+def _require_mapping(value: object, where: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
         return {key: item for key, item in value.items() if item is not None}  # a null is as good as nothing
     raise ConfigError(f"{where} is missing." if value is None else f"{where} is a dict, not {type(value).__name__}.")
 
 
-def _text(given: Mapping[str, Any], field: str, where: str) -> str:
+def _require_text(given: Mapping[str, Any], field: str, where: str) -> str:
     value = given.get(field)
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{where} needs {field}, a text that is not empty.")

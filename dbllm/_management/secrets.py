@@ -37,7 +37,7 @@ class SecretAcl(Reply):
     permission: str
 
 
-class _Parts(Reply):
+class _SecretAnswer(Reply):
     """What answers hold; an empty list may be left out."""
 
     scopes: list[SecretScope] = []
@@ -75,7 +75,7 @@ class AsyncSecrets(Resource):
 
     async def list_scopes(self) -> builtins.list[SecretScope]:
         """The scopes that the caller may see."""
-        return (await self._reply(_Parts, "GET", f"{SECRETS}/scopes/list")).scopes
+        return (await self._reply(_SecretAnswer, "GET", f"{SECRETS}/scopes/list")).scopes
 
     async def delete_scope(self, scope: str) -> None:
         """Delete a scope with all that is in it."""
@@ -118,7 +118,7 @@ class AsyncSecrets(Resource):
 
     async def list(self, scope: str) -> builtins.list[SecretMetadata]:
         """The secrets of a scope, without their values."""
-        return (await self._reply(_Parts, "GET", _query("list", {"scope": scope}))).secrets
+        return (await self._reply(_SecretAnswer, "GET", _secrets_path("list", {"scope": scope}))).secrets
 
     async def delete(self, scope: str, key: str) -> None:
         """Delete a secret."""
@@ -131,18 +131,18 @@ class AsyncSecrets(Resource):
 
     async def get_acl(self, scope: str, principal: str) -> SecretAcl:
         """What a principal may do in a scope."""
-        return await self._reply(SecretAcl, "GET", _query("acls/get", {"scope": scope, "principal": principal}))
+        return await self._reply(SecretAcl, "GET", _secrets_path("acls/get", {"scope": scope, "principal": principal}))
 
     async def list_acls(self, scope: str) -> builtins.list[SecretAcl]:
         """Who may do what in a scope."""
-        return (await self._reply(_Parts, "GET", _query("acls/list", {"scope": scope}))).items
+        return (await self._reply(_SecretAnswer, "GET", _secrets_path("acls/list", {"scope": scope}))).items
 
     async def delete_acl(self, scope: str, principal: str) -> None:
         """Take from a principal what it was allowed in a scope."""
         await self._invoke("POST", f"{SECRETS}/acls/delete", {"scope": scope, "principal": principal})
 
     async def _value(self, scope: str, key: str) -> tuple[bytes, CallInfo]:
-        answer = await self._reply(_Parts, "GET", _query("get", {"scope": scope, "key": key}))
+        answer = await self._reply(_SecretAnswer, "GET", _secrets_path("get", {"scope": scope, "key": key}))
         raw = answer._call.raw
         info = CallInfo(Raw(raw.status, raw.headers), answer.attempts)  # without the body, which may be the secret
         try:
@@ -152,7 +152,7 @@ class AsyncSecrets(Resource):
         raise info.unexpected(f"what came for the secret {key!r} in {scope!r} is not base64")
 
 
-def _query(path: str, query: Mapping[str, str]) -> str:
+def _secrets_path(path: str, query: Mapping[str, str]) -> str:
     return f"{SECRETS}/{path}?{urlencode(query)}"
 
 
