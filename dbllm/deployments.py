@@ -1,8 +1,8 @@
 """MLflow's deployments client for Databricks, without MLflow: `from dbllm.deployments import get_deploy_client`.
 
-Names, arguments and answers are MLflow's. What differs: errors are dbllm's own (`dbllm.APIError` with the real status,
-where MLflow makes an HTTP 500 of what it does not know), the old way to create an endpoint warns of nothing, an
-external model that cannot work is refused before anything is sent, and one client serves all calls.
+Names, arguments and results are MLflow's, with four differences. Errors are dbllm's own: a `dbllm.APIError` has the
+real status, where MLflow turns an unknown one into HTTP 500. The old form of `create_endpoint` gives no warning. An
+external model that cannot work is refused before anything is sent. One client serves all calls.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class DatabricksEndpoint(dict[str, Any]):
 
 
 def get_deploy_client(target_uri: str | None = None, *, client: Client | None = None) -> DatabricksDeploymentClient:
-    """A deployments client. Nothing is sent, and the workspace is looked for when it is first used.
+    """A deployments client. Making one sends nothing; it looks for the workspace when it is first used.
 
     Args:
         target_uri: "databricks", or "databricks://PROFILE" for a profile of ~/.databrickscfg; default:
             MLFLOW_DEPLOYMENTS_TARGET, else "databricks".
-        client: a `dbllm.Client` of yours to call with, instead of one by `target_uri`.
+        client: your own `dbllm.Client` to call with, in place of one for `target_uri`.
 
     Raises:
         ConfigError: another target.
@@ -55,22 +55,22 @@ def get_deploy_client(target_uri: str | None = None, *, client: Client | None = 
 
 
 class DatabricksDeploymentClient:
-    """Serving endpoints as MLflow's deployments client has them. It may be shared by threads, and pickled.
+    """MLflow's deployments client for serving endpoints. Threads may share it, and it can be pickled.
 
-    Every method raises `dbllm.APIError` where the workspace refuses or does not answer.
+    Every method raises `dbllm.APIError` if the workspace refuses or does not answer.
     """
 
     def __init__(self, target_uri: str = "databricks", client: Client | None = None) -> None:
         scheme, sign, profile = target_uri.partition("://")
         if scheme != "databricks" or ":" in profile or (sign and not profile):
-            raise ConfigError(f"target {target_uri!r}: it is 'databricks', or 'databricks://PROFILE' for a profile.")
+            raise ConfigError(f"target must be 'databricks' or 'databricks://PROFILE', got {target_uri!r}.")
         self.target_uri = target_uri
         self._profile = profile or None
         if client is not None:
             self._client = client
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.target_uri,)  # a client holds connections and credentials
+        return type(self), (self.target_uri,)  # without the client, which holds connections and credentials
 
     @cached_property
     def _client(self) -> Client:
@@ -79,17 +79,17 @@ class DatabricksDeploymentClient:
     def create_endpoint(
         self, name: str | None = None, config: Mapping[str, Any] | None = None, route_optimized: bool = False
     ) -> DatabricksEndpoint:
-        """Make an endpoint.
+        """Create an endpoint.
 
         Args:
-            name: its name; or it stands in `config`.
-            config: the whole request, `{"name": …, "config": {"served_entities": […]}, …}`; or, the old way, what
-                stands under "config" there, with "tags" and "rate_limits" beside it.
+            name: its name, unless `config` has it.
+            config: the whole request, `{"name": …, "config": {"served_entities": […]}, …}`; or, in the old form, only
+                the value of "config" there, with "tags" and "rate_limits" added.
             route_optimized: the same field of the request.
 
         Raises:
-            ValueError: no name, or two different ones.
-            ConfigError: an external model in it cannot work.
+            ValueError: there is no name, or there are two different ones.
+            ConfigError: an external model in the config cannot work.
         """
         request = dict(config or {})
         if "config" not in request:
@@ -99,8 +99,7 @@ class DatabricksDeploymentClient:
             request.setdefault("route_optimized", True)
         names = {given for given in (name, request.pop("name", None)) if given is not None}
         if len(names) != 1:
-            said = f"and {' and '.join(sorted(names))} were given" if names else "and none was given"
-            raise ValueError(f"an endpoint has one name, {said}.")
+            raise ValueError(f"an endpoint needs one name, got {' and '.join(sorted(names)) or 'none'}.")
         inner = request.pop("config")
         return _endpoint_answer(self._client.endpoints.create(names.pop(), inner, extra_body=request))
 
@@ -114,13 +113,13 @@ class DatabricksDeploymentClient:
         return [DatabricksEndpoint(item) for item in answer.get("endpoints") or ()]
 
     def update_endpoint(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
-        """Give an endpoint another config; or other rate limits, where `config` has nothing but "rate_limits"."""
+        """Replace an endpoint's config; or its rate limits, if `config` has only "rate_limits"."""
         if list(config) == ["rate_limits"]:
             return self.update_endpoint_rate_limits(endpoint, config)
         return self.update_endpoint_config(endpoint, config)
 
     def update_endpoint_config(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
-        """Give an endpoint another config; the old one serves until the new one is ready."""
+        """Replace an endpoint's config; the old one serves until the new one is ready."""
         return _endpoint_answer(self._client.endpoints.update_config(endpoint, config))
 
     def update_endpoint_tags(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
@@ -143,12 +142,12 @@ class DatabricksDeploymentClient:
         """Call an endpoint.
 
         Args:
-            deployment_name: not used; it is here because MLflow has it.
+            deployment_name: not used; MLflow has it.
             inputs: the whole request, as on the wire: `{"messages": […]}`, `{"prompt": …}`, `{"dataframe_records": …}`
             endpoint: its name.
 
         Returns:
-            The answer as a `DatabricksEndpoint`; a model that answers with something else than an object: that.
+            The response as a `DatabricksEndpoint`; if it is not a JSON object, the response itself.
         """
         path = f"/serving-endpoints/{_quoted(endpoint)}/invocations"
         return _as_endpoint(self._client.request("POST", path, json=inputs or {}))
@@ -156,9 +155,9 @@ class DatabricksDeploymentClient:
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Mapping[str, Any] | None = None, endpoint: str | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Call an endpoint that makes text, piece by piece. Arguments as for `predict`; the pieces are as on the wire.
+        """Call an endpoint that makes text, chunk by chunk. Arguments as for `predict`; the chunks are as on the wire.
 
-        The call is made when the first piece is asked for; closing the iterator ends it.
+        The call is made when the first chunk is requested; closing the iterator ends it.
         """
         whole = dict(inputs or {})
         task = next((task for key, task in TASKS.items() if key in whole), "custom")  # then nobody looks it up
@@ -187,7 +186,7 @@ def _as_endpoint(answer: Any) -> Any:
 
 def _require_name(endpoint: str | None) -> str:
     if not endpoint:
-        raise ValueError("say which endpoint: endpoint='name'.")
+        raise ValueError("no endpoint was given: pass endpoint='name'.")
     return endpoint
 
 

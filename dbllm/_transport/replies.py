@@ -1,4 +1,4 @@
-"""A response as a typed reply; where it is not what was promised, an error that keeps it."""
+"""A response as a typed reply, or as an error that keeps the response."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def decode_or_raise(what: str, info: CallInfo, read: Callable[[], T]) -> T:
 
 
 def read_json(info: CallInfo) -> Any:
-    """The response's JSON; APIResponseError where it is none."""
+    """The response's JSON; APIResponseError if it is not JSON."""
     return decode_or_raise("the answer cannot be read", info, lambda: json.loads(info.raw.body))
 
 
 def reply_of(model: type[ReplyT], info: CallInfo) -> ReplyT:
-    """The response as a model; APIResponseError where it is none."""
+    """The response as a model; APIResponseError if it does not fit."""
     reply = decode_or_raise(f"the answer is no {model.__name__}", info, lambda: parse(model, info.raw.body))
-    vars(reply)["_call"] = info  # past pydantic, which would look for a field of that name first
+    vars(reply)["_call"] = info  # set directly: pydantic would first look for a field of that name
     return reply
