@@ -115,8 +115,7 @@ class Backend(ABC):
             if given is not None and not callable(getattr(given, needed, None)):  # duck-typed: forks of httpx fit
                 raise ConfigError(f"{self.name}: {argument} must have a method {needed}(), got {type(given).__name__}.")
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            wanted = "1 or more" if isinstance(limit, int) else "a whole number"
-            raise ConfigError(f"max_connections must be {wanted}, got {limit!r}.")
+            raise ConfigError(f"max_connections must be an integer, 1 or more, got {limit!r}.")
         if transport is not None and client is not None:
             raise ConfigError("pass either transport= or http_client=, not both.")
         engine = checked_engine(engine or os.environ.get("DBLLM_ENGINE") or None)

@@ -41,8 +41,7 @@ def positive(name: str, value: object) -> int:
         ValueError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        wanted = "1 or more" if isinstance(value, int) else "a whole number"
-        raise ValueError(f"{name} must be {wanted}, got {value!r}.")
+        raise ValueError(f"{name} must be {'1 or more' if isinstance(value, int) else 'an integer'}, got {value!r}.")
     return value
 
 

@@ -83,7 +83,7 @@ class ServingEndpoint(Reply):
         return "; ".join(said)
 
 
-class _EndpointAnswer(Reply):
+class _Fields(Reply):
     """The fields of all responses; the workspace may leave out empty lists."""
 
     endpoints: list[ServingEndpoint] = []
@@ -138,20 +138,20 @@ class AsyncEndpoints(Resource):
 
     async def list(self) -> builtins.list[ServingEndpoint]:
         """All endpoints that the caller may see."""
-        return (await self._reply(_EndpointAnswer, "GET", ENDPOINTS)).endpoints
+        return (await self._reply(_Fields, "GET", ENDPOINTS)).endpoints
 
     async def update_config(
         self, name: str, config: Mapping[str, Any], *, wait: bool = False, timeout: float | None = None
     ) -> ServingEndpoint:
         """Replace an endpoint's config; the old one serves until the new one is ready. Arguments as for `create`."""
-        return await self._change("PUT", f"{_endpoint_path(name)}/config", _checked_models(config), wait, timeout)
+        return await self._change("PUT", f"{_path(name)}/config", _checked_models(config), wait, timeout)
 
     async def update_tags(
         self, name: str, add: Mapping[str, str] | None = None, delete: Sequence[str] = ()
     ) -> dict[str, str]:
         """Add (or change) tags and delete others; returns all tags."""
         body = {"add_tags": _tags(add or {}), "delete_tags": [*delete]}
-        answer = await self._reply(_EndpointAnswer, "PATCH", f"{_endpoint_path(name)}/tags", body)
+        answer = await self._reply(_Fields, "PATCH", f"{_path(name)}/tags", body)
         return {str(tag.get("key")): tag.get("value") or "" for tag in answer.tags}
 
     async def set_rate_limits(self, name: str, rate_limits: Sequence[Mapping[str, Any]]) -> Records:
@@ -160,11 +160,11 @@ class AsyncEndpoints(Resource):
         Databricks prefers those of `set_ai_gateway`, which also count tokens.
         """
         body = {"rate_limits": [*rate_limits]}
-        return (await self._reply(_EndpointAnswer, "PUT", f"{_endpoint_path(name)}/rate-limits", body)).rate_limits
+        return (await self._reply(_Fields, "PUT", f"{_path(name)}/rate-limits", body)).rate_limits
 
     async def set_ai_gateway(self, name: str, ai_gateway: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the AI gateway's config: rate_limits, guardrails, fallback_config, usage_tracking_config, …"""
-        return (await self._reply(Reply, "PUT", f"{_endpoint_path(name)}/ai-gateway", ai_gateway)).model_extra or {}
+        return (await self._reply(Reply, "PUT", f"{_path(name)}/ai-gateway", ai_gateway)).model_extra or {}
 
     async def permissions(self, name: str) -> Records:
         """The permissions: for each principal its name and `all_permissions`."""
@@ -187,7 +187,7 @@ class AsyncEndpoints(Resource):
     async def permission_levels(self, name: str) -> Records:
         """The permission levels, with descriptions."""
         path = f"{await self._permissions_path(name)}/permissionLevels"
-        return (await self._reply(_EndpointAnswer, "GET", path)).permission_levels
+        return (await self._reply(_Fields, "GET", path)).permission_levels
 
     async def logs(self, name: str, served_entity: str | None = None) -> str:
         """The newest log lines of a served entity's server; `served_entity` may be left out if there is only one."""
@@ -199,20 +199,17 @@ class AsyncEndpoints(Resource):
 
     async def metrics(self, name: str) -> str:
         """Requests, latencies and load, as Prometheus text."""
-        return (await self._invoke("GET", f"{_endpoint_path(name)}/metrics", accept="text/plain")).raw.text
+        return (await self._invoke("GET", f"{_path(name)}/metrics", accept="text/plain")).raw.text
 
     async def openapi(self, name: str) -> dict[str, Any]:
         """The OpenAPI document of the endpoint's requests and responses."""
         return (
-            reply_of(
-                Reply, await self._invoke("GET", f"{_endpoint_path(name)}/openapi", accept="text/plain")
-            ).model_extra
-            or {}
+            reply_of(Reply, await self._invoke("GET", f"{_path(name)}/openapi", accept="text/plain")).model_extra or {}
         )
 
     async def delete(self, name: str) -> None:
         """Delete an endpoint."""
-        await self._invoke("DELETE", _endpoint_path(name))
+        await self._invoke("DELETE", _path(name))
 
     async def wait_until_ready(self, name: str, *, timeout: float = READY_SECONDS) -> ServingEndpoint:
         """Wait until an endpoint can be queried and no update is running.
@@ -276,23 +273,20 @@ class AsyncEndpoints(Resource):
             return ""
 
     async def _get(self, name: str, deadline: float) -> ServingEndpoint:
-        return await self._reply(ServingEndpoint, "GET", _endpoint_path(name), deadline=deadline)
+        return await self._reply(ServingEndpoint, "GET", _path(name), deadline=deadline)
 
     async def _logs(self, name: str, served_entity: str | None, which: str) -> str:
         if served_entity is None:
             names = sorted({str(entity.get("name")) for entity in (await self.get(name)).entities})
             if len(names) != 1:
-                found = " and ".join(names) or "nothing"
-                raise ConfigError(f"endpoint {name!r} serves {found}: pass served_entity= to choose the logs.")
+                raise ConfigError(f"endpoint {name!r} serves {' and '.join(names) or 'nothing'}: pass served_entity=.")
             served_entity = names[0]
-        path = f"{_endpoint_path(name)}/served-models/{quoted(served_entity, 'a served entity')}/{which}"
-        return (await self._reply(_EndpointAnswer, "GET", path)).logs
+        path = f"{_path(name)}/served-models/{quoted(served_entity, 'a served entity')}/{which}"
+        return (await self._reply(_Fields, "GET", path)).logs
 
     async def _permissions(self, name: str, method: str, access: Sequence[Mapping[str, str]] | None = None) -> Records:
         body = None if access is None else {"access_control_list": [*access]}
-        return (
-            await self._reply(_EndpointAnswer, method, await self._permissions_path(name), body)
-        ).access_control_list
+        return (await self._reply(_Fields, method, await self._permissions_path(name), body)).access_control_list
 
     async def _permissions_path(self, name: str) -> str:
         """The path of the permissions, which has the endpoint's id in place of its name."""
@@ -324,7 +318,7 @@ class Endpoints(SyncFacade[AsyncEndpoints]):
     wait_until_ready = sync_method(AsyncEndpoints.wait_until_ready)
 
 
-def _endpoint_path(name: str) -> str:
+def _path(name: str) -> str:
     return f"{ENDPOINTS}/{quoted(name)}"
 
 

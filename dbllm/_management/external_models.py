@@ -102,9 +102,7 @@ def checked_model(model: object, where: str = "external_model") -> None:
         _require_text(model, field, where)
     block = PROVIDERS[model["provider"]]
     for key in owners.keys() & model.keys() - {block.key}:
-        raise ConfigError(
-            f"{where} has {key}, which belongs to {owners[key]!r}; {model['provider']!r} needs {block.key}."
-        )
+        raise ConfigError(f"{where} has {key}, which is for {owners[key]!r}; {model['provider']!r} needs {block.key}.")
     inside = f"{where}.{block.key}"
     fields = _require_mapping(model.get(block.key), inside)
     _check_block(fields, block, inside)

@@ -37,7 +37,7 @@ class SecretAcl(Reply):
     permission: str
 
 
-class _SecretAnswer(Reply):
+class _SecretFields(Reply):
     """The fields of all responses; the workspace may leave out empty lists."""
 
     scopes: list[SecretScope] = []
@@ -75,7 +75,7 @@ class AsyncSecrets(Resource):
 
     async def list_scopes(self) -> builtins.list[SecretScope]:
         """The scopes that the caller may see."""
-        return (await self._reply(_SecretAnswer, "GET", f"{SECRETS}/scopes/list")).scopes
+        return (await self._reply(_SecretFields, "GET", f"{SECRETS}/scopes/list")).scopes
 
     async def delete_scope(self, scope: str) -> None:
         """Delete a scope and its secrets."""
@@ -118,7 +118,7 @@ class AsyncSecrets(Resource):
 
     async def list(self, scope: str) -> builtins.list[SecretMetadata]:
         """The secrets of a scope, without their values."""
-        return (await self._reply(_SecretAnswer, "GET", _secrets_path("list", {"scope": scope}))).secrets
+        return (await self._reply(_SecretFields, "GET", _secrets_path("list", {"scope": scope}))).secrets
 
     async def delete(self, scope: str, key: str) -> None:
         """Delete a secret."""
@@ -135,14 +135,14 @@ class AsyncSecrets(Resource):
 
     async def list_acls(self, scope: str) -> builtins.list[SecretAcl]:
         """The permissions of all principals in a scope."""
-        return (await self._reply(_SecretAnswer, "GET", _secrets_path("acls/list", {"scope": scope}))).items
+        return (await self._reply(_SecretFields, "GET", _secrets_path("acls/list", {"scope": scope}))).items
 
     async def delete_acl(self, scope: str, principal: str) -> None:
         """Remove the permission of a principal in a scope."""
         await self._invoke("POST", f"{SECRETS}/acls/delete", {"scope": scope, "principal": principal})
 
     async def _value(self, scope: str, key: str) -> tuple[bytes, CallInfo]:
-        answer = await self._reply(_SecretAnswer, "GET", _secrets_path("get", {"scope": scope, "key": key}))
+        answer = await self._reply(_SecretFields, "GET", _secrets_path("get", {"scope": scope, "key": key}))
         raw = answer._call.raw
         info = CallInfo(Raw(raw.status, raw.headers), answer.attempts)  # without the body, which may be the secret
         try:

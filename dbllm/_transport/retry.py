@@ -61,8 +61,7 @@ class Retry(PublicPickle):
 
     def __post_init__(self) -> None:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
-            wanted = "1 or more" if isinstance(self.attempts, int) else "a whole number"
-            raise ValueError(f"Retry: attempts must be {wanted}, got {self.attempts!r} (1 means no retry).")
+            raise ValueError(f"Retry: attempts must be an integer, 1 or more, got {self.attempts!r}.")
         for name in ("backoff", "max_backoff", "max_retry_after"):
             value = getattr(self, name)
             if not _is_seconds(value) or value < 0 or (name == "backoff" and value == float("inf")):
