@@ -219,7 +219,7 @@ class StreamInterruptedError(APIError):
         usage: the last usage received (a `Usage`), or None.
     """
 
-    next_step = "error.partial_text has the text received so far; call again for a complete answer."
+    next_step = "The text received so far is in error.partial_text; call again for a complete answer."
 
     partial_text: str = ""
     usage: object = None
