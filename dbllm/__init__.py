@@ -1,6 +1,6 @@
-"""dbllm: the language models that Databricks serves, from Python; async first.
+"""dbllm: an async-first SDK for the language models that Databricks serves.
 
-The names below are imported when they are first used, so that `dbllm --help` and the like need not wait for them.
+Each name below is imported when it is first used, so that `dbllm --help` starts quickly.
 """
 
 import importlib as _importlib

@@ -38,41 +38,41 @@ MAX_CONNECTIONS = 1000
 class AsyncClient:
     """Calls the models of one Databricks workspace; for asyncio and trio.
 
-    Making one sends nothing. It may be used from several event loops, one after another too: each has its own
-    connections, and they close with their loop. In plain code use `Client`, which has the same names.
+    Creating a client sends nothing. It may serve several event loops, at once or one after another: each loop has its
+    own connections, which close with it. In plain code use `Client`, which has the same methods.
 
     Args:
         host: the workspace, as https://name; default DATABRICKS_HOST, then the profile's.
         token: a token, or a function (sync or async) that returns one, called before every attempt; default
             DATABRICKS_TOKEN, then the profile's. A token goes only to the host it was configured with.
-        profile: a profile of ~/.databrickscfg; with it, the environment's credentials are left alone.
-        client_id: of a service principal (OAuth M2M), together with
-        client_secret: its secret.
+        profile: a profile of ~/.databrickscfg; the environment's credentials are then not used.
+        client_id: the id of a service principal (OAuth M2M); needs `client_secret`.
+        client_secret: the service principal's secret.
         auth_type: the one kind of auth to use, as Databricks' tools name it ("pat", "oauth-m2m", "databricks-cli",
             "azure-cli" …); default: the first that is configured.
-        retry: the policy of every call that has none of its own.
+        retry: the policy for calls that do not pass their own.
         timeout: seconds for a whole call, or a `Timeout`.
-        max_connections: how many calls may be under way at once; further ones wait.
-        transport: an `httpx.AsyncBaseTransport` of yours to send with; it stays open when the client closes.
-        http_client: an `httpx.AsyncClient` of yours to send with, whose headers, proxies and TLS settings then apply
-            (its auth and redirects do not); it stays open when the client closes.
+        max_connections: how many calls may run at once; further calls wait.
+        transport: your own `httpx.AsyncBaseTransport` to send with. Closing the client does not close it.
+        http_client: your own `httpx.AsyncClient` to send with. Its headers, proxies and TLS settings apply; its auth
+            and redirects do not. Closing the client does not close it.
         engine: "httptools" (the extra `fast`; asyncio only), "h11", or "httpx", which is slower; default: DBLLM_ENGINE,
-            else the first that is installed. Proxies, `transport`, `http_client` and what respx and its like want to
-            see go over httpx whatever is chosen.
+            else the first that is installed. Calls with a proxy, `transport` or `http_client` use httpx in any case,
+            and so do all calls while respx or a similar library has patched httpx.
         headers: headers to send with every call.
-        verify: as in httpx: True, a file or folder of CA certificates, an `ssl.SSLContext`, or False (whoever answers
-            then gets the token); "system" is the system's trust store (extra `truststore`).
+        verify: as in httpx: True, a file or folder of CA certificates, an `ssl.SSLContext`, or False (then any server
+            that answers gets the token); "system" is the system's trust store (extra `truststore`).
         cert: a client certificate: a file, (certificate, key) or (certificate, key, password).
         proxy: a proxy's URL; default: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say.
-        trust_env: False: no proxy and no CA bundle from the environment.
-        on_attempt: a function, sync or async, that is told of each attempt of each call (an `Attempt`); what it raises
-            is logged and breaks no call.
+        trust_env: False ignores proxies and CA bundles from the environment.
+        on_attempt: a function, sync or async, that is called with an `Attempt` after each attempt of each call. An
+            exception that it raises is logged, and the call goes on.
 
-    Where nothing is given, credentials are looked for in the environment, in the profile, in the notebook or model
-    serving container this runs in, and in the login of the Databricks CLI, in this order; `config` says what was found.
+    Without arguments the client looks for credentials in the environment, in the profile, in the notebook or model
+    serving container this runs in, and in the login of the Databricks CLI, in this order; `config` says what it found.
 
     Raises:
-        ConfigError: no host, no token, or something that cannot be used.
+        ConfigError: there is no host or no token, or a setting cannot be used.
     """
 
     _backend: ClassVar[type[AsyncBackend] | type[SyncBackend]] = AsyncBackend
@@ -116,7 +116,7 @@ class AsyncClient:
         self._config = config
         self._transport = Transport(config.host, config.auth, backend, on_attempt)
         self._options = Options().merged_with(timeout, retry, headers)
-        self._tasks: dict[str, Kind] = {}  # what each endpoint speaks, as far as it is known
+        self._tasks: dict[str, Kind] = {}  # the task of each endpoint, once it is known
         self._owns_connections = True
 
     @property
@@ -126,7 +126,7 @@ class AsyncClient:
 
     @property
     def config(self) -> Config:
-        """What was found and where, without secrets: str() of it is a sentence."""
+        """What was found and where, without secrets; its str() is a sentence."""
         return self._config
 
     def __repr__(self) -> str:
@@ -140,7 +140,7 @@ class AsyncClient:
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> ClientT:
-        """The same client with other defaults. It shares the connections, and closing it closes nothing."""
+        """The same client with other defaults. It shares the connections; closing it does not close them."""
         other = copy(self)
         other._options = self._options.merged_with(timeout, retry, headers)
         other._owns_connections = False
@@ -156,21 +156,21 @@ class AsyncClient:
         transform_output: Callable[[Any], str] | None = None,
         served_model: str | None = None,
     ) -> AsyncEndpoint:
-        """A serving endpoint. Nothing is sent.
+        """A handle for a serving endpoint. Making one sends nothing.
 
         Args:
-            name: its name.
-            task: what it speaks ("llm/v1/chat" or "chat", "completions", "embeddings", "custom" …), so that
-                `complete` need not look it up.
+            name: the endpoint's name.
+            task: its task ("llm/v1/chat" or "chat", "completions", "embeddings", "custom" …), so that `complete` need
+                not look it up.
             params: parameters for every call.
-            transform_input: called with the request as keywords (prompt, stop where given, parameters); returns the
+            transform_input: called with the request as keywords (prompt, stop if given, parameters); returns the
                 request to send, or a whole body (with messages, input, inputs, instances or dataframe_*).
-            transform_output: called with the answer (`predictions[0]` of a custom model, the whole JSON of the
-                others); returns the text.
+            transform_output: called with the response (`predictions[0]` of a custom model, otherwise the whole JSON);
+                returns the text.
             served_model: one served entity behind the endpoint.
 
         Raises:
-            ConfigError: no name, or no such task.
+            ConfigError: the name is empty, or there is no such task.
         """
         signature = PromptSignature(params or {}, transform_input, transform_output)
         ref = EndpointRef(invocations_path(name, served_model), name, parse_task(task))
@@ -185,21 +185,23 @@ class AsyncClient:
         transform_input: Callable[..., Any] | None = None,
         transform_output: Callable[[Any], str] | None = None,
     ) -> AsyncDriverApp:
-        """A small HTTP server on a cluster's driver node, reached through the driver proxy. Nothing is sent.
+        """A handle for a small HTTP server on a cluster's driver node, reached through the driver proxy.
+
+        Making one sends nothing.
 
         Args:
-            port: where it listens, 3000 to 8000.
+            port: the app's port, 3000 to 8000.
             cluster_id: its cluster; default: the one this notebook runs on, or DATABRICKS_CLUSTER_ID.
             params, transform_input, transform_output: as for `endpoint`; the output is the app's JSON.
 
         Raises:
-            ConfigError: a port outside 3000 to 8000, or no cluster.
+            ConfigError: the port is outside 3000 to 8000, or no cluster is known.
         """
         cluster = cluster_id or notebook_cluster() or self._config.cluster_id
         if not cluster:
             raise ConfigError(
-                "no cluster is known: pass cluster_id=, or set DATABRICKS_CLUSTER_ID (in a notebook on the cluster it "
-                "is found)."
+                "no cluster is known: pass cluster_id=, or set DATABRICKS_CLUSTER_ID (not needed in a notebook on the "
+                "cluster)."
             )
         signature = PromptSignature(params or {}, transform_input, transform_output)
         ref = EndpointRef(app_path(port, cluster), f"{cluster}:{port}", "app")
@@ -207,7 +209,7 @@ class AsyncClient:
 
     @property
     def endpoints(self) -> AsyncEndpoints:
-        """The workspace's serving endpoints: make, change, watch and delete them."""
+        """The workspace's serving endpoints: create, update, watch and delete them."""
         from ._management.endpoints import AsyncEndpoints  # most programs only call models
 
         return AsyncEndpoints(self._transport, self._options)
@@ -234,24 +236,24 @@ class AsyncClient:
 
         Args:
             method: GET, POST, ...
-            path: from "/" on, without the host: the token goes to this workspace only.
+            path: begins with "/" and has no host: the token goes to this workspace only.
             params: the query; None values are left out, booleans are true/false.
             json: the body.
             timeout, retry, headers: as for `AsyncEndpoint.complete`.
 
         Returns:
-            The answer's JSON; its text where it is none; None where it is empty.
+            The response's JSON; its text if it is not JSON; None if it is empty.
 
         Raises:
-            ConfigError: `path` does not begin with one "/".
+            ConfigError: `path` does not begin with "/", or begins with "//".
             APIError: the call failed.
         """
         if not path.startswith("/") or path.startswith("//"):
             raise ConfigError(
-                f"path {path.split('?')[0]!r} begins with '/': the host is the client's own, {self.host}."
+                f"path must begin with one '/', got {path.split('?')[0]!r}; the host is the client's own, {self.host}."
             )
         options = self._options.merged_with(timeout, retry, headers)
-        whole = path + (("&" if "?" in path else "?") + query if (query := _query(params)) else "")
+        whole = path + (("&" if "?" in path else "?") + query if (query := _query_string(params)) else "")
         deadline = options.deadline(self._transport.backend.clock)
         call = options.call(deadline, whole, json, method=method.upper())
         del path, params, json, headers, whole, query  # what may be secret, no traceback with locals shall show
@@ -262,7 +264,7 @@ class AsyncClient:
             return answer.raw.text
 
     async def aclose(self) -> None:
-        """Close the connections. Calls after this raise RuntimeError."""
+        """Close the connections. Later calls raise RuntimeError."""
         if self._owns_connections:
             await self._transport.aclose()
 
@@ -284,7 +286,7 @@ def notebook_cluster() -> str | None:
     return getattr(context, "clusterId", None)
 
 
-def _query(params: Mapping[str, Any] | None) -> str:
+def _query_string(params: Mapping[str, Any] | None) -> str:
     shown = {True: "true", False: "false"}
     pairs = ((name, value) for name, value in (params or {}).items() if value is not None)
     return urlencode([(name, shown[value] if isinstance(value, bool) else value) for name, value in pairs], doseq=True)

@@ -1,4 +1,4 @@
-"""`Client` for plain code: the same verbs, one line each. The core's coroutines run over a blocking backend."""
+"""`Client` for plain code: the same methods, one line each. The core's coroutines run over a blocking backend."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ class _BlockingClient(AsyncClient):
 class Client(SyncFacade[AsyncClient]):
     """Calls the models of one Databricks workspace from plain code: scripts, notebooks, threads.
 
-    The same names and arguments as `AsyncClient`, without await; `transport` and `http_client` are httpx's sync kinds.
-    It may be shared by threads, and works inside a running event loop (which waits meanwhile) and in a forked child.
+    It has the names and arguments of `AsyncClient`, without await; `transport` and `http_client` are httpx's sync
+    kinds. Threads may share it. It works inside a running event loop, which waits meanwhile, and in a forked child.
     """
 
     @same_signature(_BlockingClient, AsyncClient.__init__)
     def __init__(self, host: str | None = None, token: Token | None = None, **options: Any) -> None:
         arguments = RedactedMapping(options, {"host": host, "token": token})  # type: ignore[dict-item]
-        del host, token, options  # no traceback with locals shows them
+        del host, token, options  # so that no traceback with local variables shows them
         super().__init__(_BlockingClient(**arguments))  # type: ignore[arg-type]
 
     @property
@@ -82,12 +82,12 @@ class Client(SyncFacade[AsyncClient]):
 
     @property
     def config(self) -> Config:
-        """What was found and where, without secrets: str() of it is a sentence."""
+        """What was found and where, without secrets; its str() is a sentence."""
         return self._core.config
 
     @property
     def endpoints(self) -> Endpoints:
-        """The workspace's serving endpoints: make, change, watch and delete them."""
+        """The workspace's serving endpoints: create, update, watch and delete them."""
         from ._management.endpoints import Endpoints  # most programs only call models
 
         return Endpoints(self._core.endpoints)
@@ -106,7 +106,7 @@ class Client(SyncFacade[AsyncClient]):
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> ClientT:
-        """The same client with other defaults. It shares the connections, and closing it closes nothing."""
+        """The same client with other defaults. It shares the connections; closing it does not close them."""
         other = copy(self)
         other._core = self._core.with_options(timeout=timeout, retry=retry, headers=headers)
         return other

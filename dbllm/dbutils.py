@@ -1,9 +1,9 @@
 """`from dbllm import dbutils`: Databricks' `dbutils.secrets`, wherever the code runs.
 
-In a Databricks notebook there is a real `dbutils` already, and it is a name of the notebook that this import takes. So
-there this module hands everything on to the real one (`dbutils.fs`, `dbutils.widgets`, … and `dbutils.secrets`, which
-also hides the values in the notebook's output): the import changes nothing. Elsewhere there is `dbutils.secrets` only;
-it asks the workspace that the environment or a profile names.
+A Databricks notebook has a real `dbutils` already, and this import takes over its name. There this module passes every
+attribute on to the real one (`dbutils.fs`, `dbutils.widgets`, … and `dbutils.secrets`, which also hides values in the
+notebook's output), so the import changes nothing. Elsewhere there is only `dbutils.secrets`. It reads from the
+workspace that the environment or a profile names.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dbllm import Client, SecretMetadata, SecretScope
 
 
 class Secrets:
-    """The secrets of the workspace that is configured when a method is called. Names and results are Databricks'."""
+    """The secrets of the workspace that is configured when a method is called; names and results as in Databricks."""
 
     def get(self, scope: str, key: str) -> str:
         """The value of a secret, as text.
 
         Raises:
-            dbllm.ConfigError: no workspace, or no token.
-            dbllm.APIError: the workspace refuses (there is no such secret, say), or does not answer.
+            dbllm.ConfigError: no workspace or no token is configured.
+            dbllm.APIError: the workspace refuses (for example, there is no such secret), or does not answer.
         """
         with Client() as client:
             return client.secrets.get(scope, key)
@@ -46,11 +46,11 @@ class Secrets:
 
 
 def _notebooks_own() -> Any:
-    """The notebook's `dbutils`: it still has its name while the import that takes it is under way."""
+    """The notebook's own `dbutils`, or None. While this import runs, the notebook's name still refers to it."""
     if "DATABRICKS_RUNTIME_VERSION" not in os.environ:
         return None
     found = getattr(sys.modules["__main__"], "dbutils", None)
-    return globals().get("_real") if found is sys.modules[__name__] else found  # the latter when this is reloaded
+    return globals().get("_real") if found is sys.modules[__name__] else found  # `_real` is set when this is reloaded
 
 
 _real = _notebooks_own()
@@ -61,4 +61,4 @@ secrets: Secrets = Secrets() if _real is None else _real.secrets
 def __getattr__(name: str) -> Any:
     if _real is not None:
         return getattr(_real, name)
-    raise AttributeError(f"dbllm.dbutils has no {name!r}: outside a Databricks notebook there is dbutils.secrets only.")
+    raise AttributeError(f"dbllm.dbutils has no {name!r}: outside a Databricks notebook there is only dbutils.secrets.")

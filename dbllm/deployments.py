@@ -1,8 +1,8 @@
 """MLflow's deployments client for Databricks, without MLflow: `from dbllm.deployments import get_deploy_client`.
 
-Names, arguments and answers are MLflow's. What differs: errors are dbllm's own (`dbllm.APIError` with the real status,
-where MLflow makes an HTTP 500 of what it does not know), the old way to create an endpoint warns of nothing, an
-external model that cannot work is refused before anything is sent, and one client serves all calls.
+Names, arguments and results are MLflow's, with four differences. Errors are dbllm's own: a `dbllm.APIError` has the
+real status, where MLflow turns an unknown one into HTTP 500. The old form of `create_endpoint` gives no warning. An
+external model that cannot work is refused before anything is sent. One client serves all calls.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class DatabricksEndpoint(dict[str, Any]):
 
 
 def get_deploy_client(target_uri: str | None = None, *, client: Client | None = None) -> DatabricksDeploymentClient:
-    """A deployments client. Nothing is sent, and the workspace is looked for when it is first used.
+    """A deployments client. Making one sends nothing; it looks for the workspace when it is first used.
 
     Args:
         target_uri: "databricks", or "databricks://PROFILE" for a profile of ~/.databrickscfg; default:
             MLFLOW_DEPLOYMENTS_TARGET, else "databricks".
-        client: a `dbllm.Client` of yours to call with, instead of one by `target_uri`.
+        client: your own `dbllm.Client` to call with, in place of one for `target_uri`.
 
     Raises:
         ConfigError: another target.
@@ -55,22 +55,22 @@ def get_deploy_client(target_uri: str | None = None, *, client: Client | None = 
 
 
 class DatabricksDeploymentClient:
-    """Serving endpoints as MLflow's deployments client has them. It may be shared by threads, and pickled.
+    """MLflow's deployments client for serving endpoints. Threads may share it, and it can be pickled.
 
-    Every method raises `dbllm.APIError` where the workspace refuses or does not answer.
+    Every method raises `dbllm.APIError` if the workspace refuses or does not answer.
     """
 
     def __init__(self, target_uri: str = "databricks", client: Client | None = None) -> None:
         scheme, sign, profile = target_uri.partition("://")
         if scheme != "databricks" or ":" in profile or (sign and not profile):
-            raise ConfigError(f"target {target_uri!r}: it is 'databricks', or 'databricks://PROFILE' for a profile.")
+            raise ConfigError(f"target must be 'databricks' or 'databricks://PROFILE', got {target_uri!r}.")
         self.target_uri = target_uri
         self._profile = profile or None
         if client is not None:
             self._client = client
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.target_uri,)  # a client holds connections and credentials
+        return type(self), (self.target_uri,)  # without the client, which holds connections and credentials
 
     @cached_property
     def _client(self) -> Client:
@@ -79,17 +79,17 @@ class DatabricksDeploymentClient:
     def create_endpoint(
         self, name: str | None = None, config: Mapping[str, Any] | None = None, route_optimized: bool = False
     ) -> DatabricksEndpoint:
-        """Make an endpoint.
+        """Create an endpoint.
 
         Args:
-            name: its name; or it stands in `config`.
-            config: the whole request, `{"name": …, "config": {"served_entities": […]}, …}`; or, the old way, what
-                stands under "config" there, with "tags" and "rate_limits" beside it.
+            name: its name, unless `config` has it.
+            config: the whole request, `{"name": …, "config": {"served_entities": […]}, …}`; or, in the old form, only
+                the value of "config" there, with "tags" and "rate_limits" added.
             route_optimized: the same field of the request.
 
         Raises:
-            ValueError: no name, or two different ones.
-            ConfigError: an external model in it cannot work.
+            ValueError: there is no name, or there are two different ones.
+            ConfigError: an external model in the config cannot work.
         """
         request = dict(config or {})
         if "config" not in request:
@@ -99,70 +99,69 @@ class DatabricksDeploymentClient:
             request.setdefault("route_optimized", True)
         names = {given for given in (name, request.pop("name", None)) if given is not None}
         if len(names) != 1:
-            said = f"and {' and '.join(sorted(names))} were given" if names else "and none was given"
-            raise ValueError(f"an endpoint has one name, {said}.")
+            raise ValueError(f"an endpoint needs one name, got {' and '.join(sorted(names)) or 'none'}.")
         inner = request.pop("config")
-        return _answer(self._client.endpoints.create(names.pop(), inner, extra_body=request))
+        return _endpoint_answer(self._client.endpoints.create(names.pop(), inner, extra_body=request))
 
     def get_endpoint(self, endpoint: str) -> DatabricksEndpoint:
         """An endpoint."""
-        return _answer(self._client.endpoints.get(endpoint))
+        return _endpoint_answer(self._client.endpoints.get(endpoint))
 
     def list_endpoints(self) -> list[DatabricksEndpoint]:
         """All endpoints that the caller may see."""
-        answer = self._ask("GET", "")
+        answer = self._request("GET", "")
         return [DatabricksEndpoint(item) for item in answer.get("endpoints") or ()]
 
     def update_endpoint(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
-        """Give an endpoint another config; or other rate limits, where `config` has nothing but "rate_limits"."""
+        """Replace an endpoint's config; or its rate limits, if `config` has only "rate_limits"."""
         if list(config) == ["rate_limits"]:
             return self.update_endpoint_rate_limits(endpoint, config)
         return self.update_endpoint_config(endpoint, config)
 
     def update_endpoint_config(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
-        """Give an endpoint another config; the old one serves until the new one is ready."""
-        return _answer(self._client.endpoints.update_config(endpoint, config))
+        """Replace an endpoint's config; the old one serves until the new one is ready."""
+        return _endpoint_answer(self._client.endpoints.update_config(endpoint, config))
 
     def update_endpoint_tags(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
         """Change tags: `{"add_tags": [{"key": …, "value": …}], "delete_tags": [key, …]}`."""
-        return self._ask("PATCH", f"/{_quoted(endpoint)}/tags", config)
+        return self._request("PATCH", f"/{_quoted(endpoint)}/tags", config)
 
     def update_endpoint_rate_limits(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
         """Replace the rate limits: `{"rate_limits": [{"calls": 10, "key": "user", "renewal_period": "minute"}]}`."""
-        return self._ask("PUT", f"/{_quoted(endpoint)}/rate-limits", config)
+        return self._request("PUT", f"/{_quoted(endpoint)}/rate-limits", config)
 
     def update_endpoint_ai_gateway(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
         """Replace the AI gateway's config."""
-        return self._ask("PUT", f"/{_quoted(endpoint)}/ai-gateway", config)
+        return self._request("PUT", f"/{_quoted(endpoint)}/ai-gateway", config)
 
     def delete_endpoint(self, endpoint: str) -> DatabricksEndpoint:
         """Delete an endpoint; the answer is empty."""
-        return self._ask("DELETE", f"/{_quoted(endpoint)}")
+        return self._request("DELETE", f"/{_quoted(endpoint)}")
 
     def predict(self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None) -> Any:
         """Call an endpoint.
 
         Args:
-            deployment_name: not used; it is here because MLflow has it.
+            deployment_name: not used; MLflow has it.
             inputs: the whole request, as on the wire: `{"messages": […]}`, `{"prompt": …}`, `{"dataframe_records": …}`
             endpoint: its name.
 
         Returns:
-            The answer as a `DatabricksEndpoint`; a model that answers with something else than an object: that.
+            The response as a `DatabricksEndpoint`; if it is not a JSON object, the response itself.
         """
         path = f"/serving-endpoints/{_quoted(endpoint)}/invocations"
-        return _shown(self._client.request("POST", path, json=inputs or {}))
+        return _as_endpoint(self._client.request("POST", path, json=inputs or {}))
 
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Mapping[str, Any] | None = None, endpoint: str | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Call an endpoint that makes text, piece by piece. Arguments as for `predict`; the pieces are as on the wire.
+        """Call an endpoint that makes text, chunk by chunk. Arguments as for `predict`; the chunks are as on the wire.
 
-        The call is made when the first piece is asked for; closing the iterator ends it.
+        The call is made when the first chunk is requested; closing the iterator ends it.
         """
         whole = dict(inputs or {})
         task = next((task for key, task in TASKS.items() if key in whole), "custom")  # then nobody looks it up
-        handle = self._client.endpoint(_named(endpoint), task=task, transform_input=lambda **_: whole)
+        handle = self._client.endpoint(_require_name(endpoint), task=task, transform_input=lambda **_: whole)
         if "messages" in whole:
             pieces: Any = handle.stream_chat(whole.pop("messages"), extra_body=whole)
         elif "input" in whole:
@@ -173,23 +172,23 @@ class DatabricksDeploymentClient:
             for piece in pieces:
                 yield piece.model_dump(mode="json", exclude_unset=True)
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> DatabricksEndpoint:
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> DatabricksEndpoint:
         return DatabricksEndpoint(self._client.request(method, ENDPOINTS + path, json=body) or {})
 
 
-def _answer(endpoint: ServingEndpoint) -> DatabricksEndpoint:
+def _endpoint_answer(endpoint: ServingEndpoint) -> DatabricksEndpoint:
     return DatabricksEndpoint(json.loads(endpoint.raw.body) if endpoint.raw else endpoint.model_dump(mode="json"))
 
 
-def _shown(answer: Any) -> Any:
+def _as_endpoint(answer: Any) -> Any:
     return DatabricksEndpoint(answer) if isinstance(answer, dict) else answer
 
 
-def _named(endpoint: str | None) -> str:
+def _require_name(endpoint: str | None) -> str:
     if not endpoint:
-        raise ValueError("say which endpoint: endpoint='name'.")
+        raise ValueError("no endpoint was given: pass endpoint='name'.")
     return endpoint
 
 
 def _quoted(endpoint: str | None) -> str:
-    return quote(_named(endpoint), safe="")
+    return quote(_require_name(endpoint), safe="")

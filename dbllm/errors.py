@@ -1,11 +1,11 @@
-"""Everything that can go wrong, as one tree.
+"""All errors that dbllm raises of its own, as one tree.
 
     DbllmError
-    ├── ConfigError                   what was configured cannot be used; nothing was sent
+    ├── ConfigError                   a setting is missing or cannot be used; nothing was sent
     └── APIError                      a call failed
         ├── APIConnectionError        no answer: DNS, TCP, TLS, or the connection broke
         ├── APITimeoutError           no answer in time
-        ├── APIStatusError            the workspace answered, and it was not a success
+        ├── APIStatusError            the workspace answered with a status that is not a success
         │   ├── BadRequestError           400, 422
         │   ├── AuthenticationError       401
         │   ├── PermissionDeniedError     403
@@ -14,11 +14,11 @@
         │   ├── RequestTooLargeError      413
         │   ├── RateLimitError            429
         │   └── InternalServerError       5xx
-        ├── APIResponseError          a success whose body is not what was promised
-        └── StreamInterruptedError    a stream ended before its end
+        ├── APIResponseError          a success whose body is not as documented
+        └── StreamInterruptedError    a stream ended before the answer was complete
 
-A wrong argument (a list where one prompt belongs, a NaN) is a plain `TypeError` or `ValueError`,
-raised before anything is sent. Every error survives pickling, so that it can cross processes.
+A wrong argument (a list in place of one prompt, a NaN) raises a plain `TypeError` or `ValueError` before anything is
+sent. Every error can be pickled, so that it can cross processes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """What came over the wire: status, headers (lower-case names) and the undecoded body.
+    """An HTTP response: status, headers (lower-case names) and the undecoded body.
 
     Where no head could be read, the status is 0 and the body is what came instead.
     """
@@ -52,7 +52,7 @@ class Raw:
 
 
 class PublicPickle:
-    """Pickles name a class as an attribute of `dbllm`, never by its private module: that may move."""
+    """Makes pickles name a class as an attribute of `dbllm` and not by its private module, which may move."""
 
     __slots__ = ()
 
@@ -64,7 +64,7 @@ class PublicPickle:
 
 
 def unpickled(name: str) -> object:
-    """An object of one of dbllm's classes, still without its state."""
+    """An object of one of dbllm's classes; pickle sets its state afterwards."""
     kind: Any = _class_of(name)
     return kind.__new__(kind)
 
@@ -77,27 +77,27 @@ def _class_of(name: str) -> Any:
 
 
 class DbllmError(Exception):
-    """The root: `except DbllmError` catches all that dbllm raises of its own."""
+    """The root: `except DbllmError` catches every error that dbllm defines."""
 
 
 class ConfigError(DbllmError):
-    """Host, token, profile or an option cannot be used. Nothing was sent."""
+    """The host, the token, the profile or an option is missing or cannot be used. Nothing was sent."""
 
 
 class APIError(DbllmError):
     """A call failed.
 
     Attributes:
-        detail: what happened, in the server's words where it gave any.
+        detail: what happened, in the server's words if it gave any.
         hint: what to do next.
         status: HTTP status, or None when there was no answer.
-        error_code: Databricks' code, always a str ("RESOURCE_DOES_NOT_EXIST", "403"); "" when there is none.
-        request_id: the workspace's id of the request, for its support.
+        error_code: Databricks' code, always a str ("RESOURCE_DOES_NOT_EXIST", "403"); "" if there is none.
+        request_id: the workspace's id of the request; its support asks for it.
         attempts: how often the call was tried, this failure included.
         retry_after: seconds the server asked to wait, or None.
         previous: the errors of the earlier attempts, oldest first.
-        raw: status, headers and body of the answer, or None when there was none.
-        sent: False only when the request cannot have reached the server, so that it surely did not run.
+        raw: status, headers and body of the response, or None if there was none.
+        sent: False only if the request cannot have reached the server, so that the model did not run.
     """
 
     next_step: ClassVar[str] = ""
@@ -142,13 +142,13 @@ def _sentence(text: str) -> str:
 
 
 class APIConnectionError(APIError):
-    """The connection could not be made, or broke before the answer was whole."""
+    """No connection could be made, or it broke before the response was complete."""
 
     next_step = "Check that the host is right and reachable from here (DNS, proxy, firewall)."
 
 
 class APITimeoutError(APIError):
-    """The answer did not come in time. Unless `sent` is False the server may still be working on it."""
+    """The response did not arrive in time. Unless `sent` is False the server may still be working on it."""
 
     next_step = "Allow more time with timeout= (seconds) if the model is slow, or check that the endpoint is awake."
 
@@ -164,7 +164,7 @@ class BadRequestError(APIStatusError):
 
 
 class AuthenticationError(APIStatusError):
-    """401: no credential, or one of a kind the workspace does not take."""
+    """401: there was no credential, or the workspace does not accept this kind."""
 
     next_step = "Set DATABRICKS_TOKEN, pass token=, or name a profile that has one."
 
@@ -185,7 +185,7 @@ class NotFoundError(APIStatusError):
 
 
 class ConflictError(APIStatusError):
-    """409: it exists already, or is being changed just now."""
+    """409: the resource exists already, or is being updated."""
 
     next_step = "Choose another name, or wait until the running update has ended."
 
@@ -209,20 +209,20 @@ class InternalServerError(APIStatusError):
 
 
 class APIResponseError(APIError):
-    """A success whose body is not what was promised; `raw` has it whole."""
+    """A success whose body is not as documented; `raw` has all of it."""
 
     next_step = "Look at error.raw for the whole answer."
 
 
 class StreamInterruptedError(APIError):
-    """A stream ended before its end; what had come is kept.
+    """A stream ended before the answer was complete.
 
     Attributes:
-        partial_text: the text that had arrived.
-        usage: the last usage that had arrived (a `Usage`), or None.
+        partial_text: the text received until then.
+        usage: the last usage received (a `Usage`), or None.
     """
 
-    next_step = "What had arrived is in error.partial_text; ask again for the rest."
+    next_step = "The text received so far is in error.partial_text; call again for a complete answer."
 
     partial_text: str = ""
     usage: object = None

@@ -2,11 +2,11 @@
 
     from dbllm.testing import Fault, faults, workspace
 
-    with workspace() as local:                                       # a real small model; clients find it by themselves
+    with workspace() as local:                                       # a real small model; clients find it without help
         with faults(local, "smollm2-chat", Fault(statuses={429: 0.5}, retry_after=0)):
             ...                                                      # what does your code do when half the calls fail?
 
-As a fixture of pytest, once for a whole session, since loading the model takes some seconds:
+Loading the model takes some seconds, so make it a pytest fixture of scope `session`:
 
     @pytest.fixture(scope="session")
     def local():
@@ -43,19 +43,20 @@ def workspace(
     upstreams: Mapping[str, str] | None = None,
     drivers: Sequence[int] = (),
 ) -> Iterator[Workspace]:
-    """A running workspace, which every client finds that is made meanwhile without a host.
+    """A running workspace. Every client that is made without a host inside the block uses it.
 
-    The environment's DATABRICKS_* variables are set aside until the end, so that no real workspace is called.
+    The environment's DATABRICKS_* variables are removed until the end of the block, so that no real workspace is
+    called.
 
     Args:
-        customs: name of a custom model, which becomes an endpoint → a callable, "module:function", or the URL of an
-            MLflow scoring server.
-        upstreams: provider of external models → base URL in place of the provider's own; "local" is the workspace's
-            own model behind OpenAI's wire format, with the key `workspace.upstream_key`.
+        customs: custom models. Maps the name of an endpoint to a callable, "module:function", or the URL of an MLflow
+            scoring server.
+        upstreams: maps a provider of external models to the base URL to call in place of its own. "local" is the
+            workspace's own model in OpenAI's wire format, with the key `workspace.upstream_key`.
         drivers: ports of driver apps that the driver proxy reaches.
 
     Raises:
-        LocalError: with a sentence that says what to do.
+        LocalError: the workspace cannot start; the message says what to do.
     """
     module = load("dbllm.local.workspace")
     options = load("dbllm.local").Options(customs=customs or {}, upstreams=upstreams or {})
@@ -67,7 +68,7 @@ def workspace(
 def faults(local: Workspace, endpoint: str, fault: Fault) -> Iterator[None]:
     """Give an endpoint faults until the end of the block; "*" means every endpoint that has none of its own.
 
-    The same calls in the same order meet the same faults, each time anew.
+    Each time the block is entered, the same calls in the same order get the same faults.
 
     Raises:
         BadRequestError: the workspace does not know such a fault.

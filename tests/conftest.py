@@ -1,4 +1,4 @@
-"""One body, three ways: an `async def` test that asks for `colour` (or for `make`) runs on asyncio, trio and sync."""
+"""One body, three modes: an `async def` test that asks for `colour` (or for `make`) runs on asyncio, trio and sync."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOST = "https://workspace.example.com"
 TOKEN = "dapi-test"
 
 
-# What is proven on both engines; the fast one serves asyncio only.
+# Test files that run on both engines; the fast one serves asyncio only.
 ON_BOTH_ENGINES = (
     *("test_backend", "test_decompression", "test_factory", "test_lenient_heads", "test_pool"),
     *("test_retry_calls", "test_sent_twice", "test_stream", "test_transport"),
@@ -84,7 +84,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _light_collections() -> Iterator[None]:
-    """What is there before the first test is never garbage: the collector need not look at it again and again."""
+    """Objects made before the first test are never garbage: the collector skips them."""
     gc.collect()
     gc.freeze()
     yield
@@ -101,7 +101,7 @@ def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(monkeypatch: pytest.MonkeyPatch, empty_home: Path, request: pytest.FixtureRequest) -> None:
     """No workspace is configured on the machine the tests run on."""
     if "local" in request.path.parts or "cli" in request.path.parts:
-        return  # those folders keep house themselves
+        return  # those folders set their own environment
     for name in list(os.environ):
         if name.startswith("DATABRICKS_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -113,7 +113,7 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def make(colour: str) -> Make:
-    """Makes a client of the test's colour; the sync one comes behind the async one's names."""
+    """Makes a client of the test's mode; the sync one gets async methods."""
 
     def made(host: str = HOST, token: Any = TOKEN, **options: Any) -> Any:
         if colour == "sync":
@@ -130,7 +130,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def wire() -> Iterator[respx.MockRouter]:
-    """The workspace as respx plays it; a request without a route is an error."""
+    """A workspace mocked by respx; a request without a route is an error."""
     with respx.mock(base_url=HOST, assert_all_called=False) as router:
         yield router
 

@@ -1,4 +1,4 @@
-"""What users see: the names, the two colours side by side, and that all of it is documented and typed."""
+"""What users see: the names, both modes side by side, and that all of it is documented and typed."""
 
 from __future__ import annotations
 

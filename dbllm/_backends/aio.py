@@ -18,8 +18,8 @@ from .concurrency import run_bounded
 
 
 def _current_loop() -> Any:
-    """What the running loop is known by: asyncio's loop, or trio's token."""
-    asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")  # under one, the other is never imported by us
+    """What identifies the running loop: asyncio's loop, or trio's token."""
+    asyncio, trio = sys.modules.get("asyncio"), sys.modules.get("trio")  # one that runs is imported already
     loop = asyncio._get_running_loop() if asyncio is not None else None
     if loop is None and trio is not None and trio.lowlevel.in_trio_run():
         loop = trio.lowlevel.current_trio_token()
@@ -29,7 +29,7 @@ def _current_loop() -> Any:
 
 
 class _EventLoopContext(Context):
-    """Where the pools of one event loop live."""
+    """The owner of the pools of one event loop."""
 
     def __init__(self, backend: AsyncBackend, loop: Any) -> None:
         super().__init__(backend, anyio.Event)
@@ -54,12 +54,12 @@ class _EventLoopContext(Context):
     def _spawn_in_trio(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             sys.modules["trio"].lowlevel.spawn_system_task(call)
-        except RuntimeError:  # trio takes no tasks any more: the end of `lifetime`, just ahead, closes everything
+        except RuntimeError:  # trio takes no more tasks: `lifetime`, which ends next, closes everything
             pass
 
     def _spawn(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = self._loop.create_task(call())
-        self._tasks.add(task)  # asyncio itself keeps no strong reference
+        self._tasks.add(task)  # asyncio keeps no strong reference to it
         task.add_done_callback(self._tasks.discard)
 
     async def end(self) -> None:
@@ -87,17 +87,17 @@ class AsyncBackend(Backend):
         context = self._contexts[key] = _EventLoopContext(self, key[1])
         context.lifetime = self._lifetime(key, context)
         await anext(context.lifetime)
-        await anyio.lowlevel.checkpoint()  # anyio was loaded just now: the loop gets its turn before the call goes on
+        await anyio.lowlevel.checkpoint()  # loading anyio took time: other tasks of the loop run first
         return context
 
     def close_when_possible(self) -> None:
-        """Nobody uses it any more, and nobody closed it."""
+        """Close each loop's connections in that loop."""
         for (pid, _), context in list(self._contexts.items()):
             if pid == os.getpid() and not context.ended:
                 context.call_soon(context.end)
 
     async def _lifetime(self, key: tuple[int, object], context: Context) -> AsyncGenerator[None, None]:
-        """Advanced once, this is closed by the loop itself when it shuts down, and closes the pool there."""
+        """Closes the pools in their loop: the loop closes this generator, advanced once, when it shuts down."""
         try:
             yield
         finally:
@@ -114,7 +114,7 @@ class AsyncBackend(Backend):
         await anyio.sleep(seconds)
 
     async def run_in_thread(self, function: Callable[[], T]) -> T:
-        """Call it in a worker thread; if this is cancelled, its result is dropped."""
+        """Call it in a worker thread; after a cancellation its result is dropped."""
         return await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
 
     @asynccontextmanager
@@ -138,11 +138,11 @@ class AsyncBackend(Backend):
             lock.release()
 
     async def run_bounded(self, calls: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
-        """The results in order; at most `limit` thunks run at once. The first failure cancels the others."""
+        """The results in order; at most `limit` calls run at once. The first failure cancels the others."""
         return await run_bounded(calls, limit)
 
     async def aclose(self) -> None:
-        """Close all connections of this loop; those of other live loops are closed there, soon."""
+        """Close all connections of this loop; other live loops close theirs soon."""
         if (context := self._contexts.get((os.getpid(), _current_loop()))) is not None:
             await context.end()
         self.close_when_possible()

@@ -1,8 +1,8 @@
-"""The two backends, and the driver that runs the core without a loop. Only here, and in the engine, is waited.
+"""What both backends share, and what runs the core without an event loop. All waiting happens here and in `_http`.
 
 The core is written once, as coroutines that wait only through their backend. `AsyncBackend` waits with anyio (asyncio
-and trio). `SyncBackend` has the same methods, and they block instead of suspending; so one `send(None)` runs such a
-coroutine to its end. No thread, no hidden loop: it works inside a running loop, from many threads, after a fork.
+and trio). The methods of `SyncBackend` block and never suspend, so one `send(None)` runs a coroutine to its end. There
+is no thread and no hidden loop: this works inside a running loop, from many threads, and after a fork.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def run_without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine of the core over a blocking backend.
 
     Raises:
-        RuntimeError: it suspended, so something in it waits elsewhere than in the backend (a user's async function that
-            really waits, in a sync client); the message names it.
+        RuntimeError: the coroutine suspended, so something in it does not wait through the backend (for example a
+            user's async function in a sync client); the message names it.
     """
     try:
         coroutine.send(None)
@@ -47,7 +47,7 @@ def run_without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
         "only, or use AsyncClient."
     )
     try:
-        coroutine.throw(error)  # what it holds is given back by its own finally blocks
+        coroutine.throw(error)  # so that its finally blocks release what it holds
     except (RuntimeError, StopIteration) as raised:
         if isinstance(raised, RuntimeError) and raised is not error:
             raise
@@ -66,7 +66,7 @@ def _waiting_in(coroutine: Any) -> str:
 
 
 class Context:
-    """Where pools live: a process, or one of its event loops; see `pool.LoopContext`."""
+    """A process or one of its event loops: the owner of pools; see `pool.LoopContext`."""
 
     def __init__(self, backend: Backend, event: Callable[[], Any]) -> None:
         self.clock, self.event = backend.clock, event
@@ -76,7 +76,7 @@ class Context:
         self._connections_to = backend.connections_to
 
     async def wait(self, event: Any, timeout: float | None) -> bool:
-        """Whether the event was set in time."""
+        """Wait for an event; whether it was set in time."""
         raise NotImplementedError
 
     def call_soon(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -84,7 +84,7 @@ class Context:
         raise NotImplementedError
 
     def pool(self, origin: str) -> Pool:
-        """The connections to an origin; those to all origins share one limit."""
+        """The connections to an origin; all origins share one limit."""
         if (pool := self.pools.get(origin)) is None:
             pool = self.pools.setdefault(origin, Pool(self, self.limiter, self._connections_to(origin)))
         return pool
@@ -96,11 +96,11 @@ class Context:
 
 
 class Backend(ABC):
-    """All that the core waits with, in one colour; the clocks are here for tests to put others in their place."""
+    """Everything the core waits with, in one mode. Tests replace its clocks."""
 
     name: str  # of the client, for messages
-    method: str  # what a transport of this colour has
-    closing: str  # what a client of this colour has
+    method: str  # a transport of this mode has this method
+    closing: str  # a client of this mode has this method
 
     def __init__(
         self,
@@ -113,38 +113,38 @@ class Backend(ABC):
     ) -> None:
         for given, argument, needed in ((transport, "transport", self.method), (client, "http_client", self.closing)):
             if given is not None and not callable(getattr(given, needed, None)):  # duck-typed: forks of httpx fit
-                raise ConfigError(f"{self.name}({argument}=…) takes one with {needed}(), not {type(given).__name__}.")
+                raise ConfigError(f"{self.name}: {argument} must have a method {needed}(), got {type(given).__name__}.")
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise ConfigError(f"max_connections={limit!r} is a whole number from 1 up.")
+            raise ConfigError(f"max_connections must be an integer, 1 or more, got {limit!r}.")
         if transport is not None and client is not None:
-            raise ConfigError("transport= and http_client= are two ways to say the same: pass one.")
+            raise ConfigError("pass either transport= or http_client=, not both.")
         engine = checked_engine(engine or os.environ.get("DBLLM_ENGINE") or None)
         suspends = self.closing == "aclose"
         if network != DEFAULT_NETWORK and (transport is not None or client is not None):
             own = "transport=" if client is None else "http_client="
-            raise ConfigError(f"verify=, cert=, proxy= and trust_env= are settings of your {own}: make them there.")
+            raise ConfigError(f"verify=, cert=, proxy= and trust_env= have no effect on your {own}: set them there.")
         self.limit = limit
 
         def connections_to(to: str) -> Callable[[], Connection]:
-            # `now` is looked up late, for tests put another clock in its place.
+            # The clock is looked up at each call, because tests replace it.
             return connection_factory(to, suspends, lambda: self.clock(), transport, client, network, engine)
 
         self.connections_to = lru_cache(maxsize=64)(connections_to)
-        connections_to(base)  # settings that cannot be used are an error now, and not in the first call
-        self._contexts: dict[Any, Any] = {}  # where each pool lives: a process, or one of its event loops
+        connections_to(base)  # so that settings which cannot be used fail now, and not in the first call
+        self._contexts: dict[Any, Any] = {}  # the owners of pools: processes, or event loops
 
     clock = staticmethod(time.monotonic)
-    """Seconds of a clock that never goes back; deadlines are on it."""
+    """Seconds of a clock that never goes back; deadlines use it."""
 
     wall_clock = staticmethod(time.time)
     """Epoch seconds."""
 
     @abstractmethod
     async def pool(self, origin: str) -> Pool:
-        """The connections to an origin, of where this is called."""
+        """The connections to an origin, for the event loop or process that calls this."""
 
     async def send_unpooled(self, out: HttpRequest) -> Raw:
-        """One request on a connection of its own, to whatever host, outside `max_connections`: for tokens."""
+        """Send one request on a new connection, to any host, outside `max_connections`: for tokens."""
         base = origin(out.url)
         context = (await self.pool(base)).context
         pool = Pool(context, ConnectionLimiter(1, context), self.connections_to(base))
@@ -163,19 +163,19 @@ class Backend(ABC):
 
     @abstractmethod
     async def run_bounded(self, calls: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
-        """The results in order. The first failure ends the others, and is raised."""
+        """Run the calls; the results in order. The first failure ends the others, and is raised."""
 
     @abstractmethod
     def close_when_possible(self) -> None:
-        """Nobody uses it any more, and nobody closed it."""
+        """Close all connections, when no client uses them any more and none was closed."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Close all connections of where this is called."""
+        """Close all connections of the event loop or process that calls this."""
 
     @abstractmethod
     async def run_in_thread(self, function: Callable[[], T]) -> T:
-        """Call what blocks (a program, a file, somebody else's HTTP) so that no event loop waits for it."""
+        """Call a function that blocks (a program, a file, another library's HTTP) without blocking an event loop."""
 
     async def call_user_function(self, function: Callable[[], T | Awaitable[T]]) -> T:
         """Call a user's function, sync or async."""
@@ -188,7 +188,7 @@ def _left(deadline: float, now: float) -> float | None:
 
 
 def _too_late() -> APITimeoutError:
-    return APITimeoutError("another call of this client, which this one waits for, did not end in time", sent=False)
+    return APITimeoutError("this call waited for another call of the client, which did not end in time", sent=False)
 
 
 # Kept alive after a fork on purpose: closing the parent's sockets here would break them there.

@@ -14,7 +14,7 @@ from .backend import Backend, Context, T, _left, _of_parent_processes, _too_late
 
 
 class _ProcessContext(Context):
-    """Where the pools of one process live."""
+    """The owner of the pools of one process."""
 
     def __init__(self, backend: SyncBackend) -> None:
         super().__init__(backend, threading.Event)
@@ -29,7 +29,7 @@ class _ProcessContext(Context):
 class SyncBackend(Backend):
     """The backend of plain code: blocking HTTP, `time` and `threading`.
 
-    Every socket operation is cut at its deadline; a name look-up (DNS) is the operating system's and cannot be cut.
+    Every socket operation ends at its deadline. A name look-up (DNS) cannot be ended: the operating system makes it.
     """
 
     name, method, closing = "Client", "handle_request", "close"
@@ -46,10 +46,10 @@ class SyncBackend(Backend):
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
-        time.sleep(seconds)  # noqa: ASYNC251 - to block is what this backend is for
+        time.sleep(seconds)  # noqa: ASYNC251 - this backend blocks on purpose
 
     async def run_in_thread(self, function: Callable[[], T]) -> T:
-        """Call it here: plain code waits for what it calls."""
+        """Call it directly: plain code may block."""
         return function()
 
     @asynccontextmanager
@@ -72,7 +72,7 @@ class SyncBackend(Backend):
         return [await call() for call in calls]
 
     def close_when_possible(self) -> None:
-        """Nobody uses it any more, and nobody closed it."""
+        """Close the connections of this process, and leave those of a parent process open."""
         run_without_loop(self.aclose())
         for context in self._contexts.values():  # of a parent process
             for pool in context.pools.values():

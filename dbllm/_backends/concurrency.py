@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 async def run_bounded(calls: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
-    """The results in order; at most `limit` thunks run at once. The first failure cancels the others, and is raised."""
+    """The results in order; at most `limit` calls run at once. The first failure cancels the others, and is raised."""
     if len(calls) == 1:
         return [await calls[0]()]
     results: dict[int, T] = {}
@@ -22,7 +22,7 @@ async def run_bounded(calls: Sequence[Callable[[], Awaitable[T]]], limit: int) -
         try:
             for place, call in waiting:
                 results[place] = await call()
-        except Exception as error:  # noqa: BLE001 - raised below, as itself and not inside a group
+        except Exception as error:  # noqa: BLE001 - raised below, and not inside an exception group
             failures.append(error)
             group.cancel_scope.cancel()
 

@@ -1,4 +1,4 @@
-"""How an object of the core becomes one for plain code: its coroutines run to their end over a blocking backend."""
+"""Wraps an object of the core for plain code: its coroutines run to their end over a blocking backend."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ASYNC = re.compile(r"\bAsync(?=[A-Z])")
 
 
 class _HasCore(Protocol[Core_co]):
-    """What runs an object of the core."""
+    """An object that wraps one of the core."""
 
     @property
     def _core(self) -> Core_co: ...
 
 
 class SyncFacade(Generic[Core_co]):
-    """An object of the core, in plain code."""
+    """A wrapper for plain code around an object of the core."""
 
     def __init__(self, core: Core_co) -> None:
         self._core = core
@@ -36,17 +36,17 @@ class SyncFacade(Generic[Core_co]):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         for name, member in vars(cls).items():
-            if isinstance(verb := getattr(member, "__wrapped__", None), FunctionType):  # errors and help() show these
+            if isinstance(verb := getattr(member, "__wrapped__", None), FunctionType):  # errors and help() show names
                 member.__qualname__ = verb.__qualname__ = f"{cls.__qualname__}.{name}"
                 member.__name__, member.__module__ = name, cls.__module__
 
     def __repr__(self) -> str:
-        core = getattr(self, "_core", None)  # missing in the traceback of an `__init__` that failed
+        core = getattr(self, "_core", None)  # missing if `__init__` failed
         return re.sub(r"^\w+", type(self).__name__, repr(core))
 
 
 def _renamed(verb: Callable[..., Any], qualname: str = "", **returns: Any) -> Any:
-    """The same function under a name of its own, with annotations that name the classes of plain code."""
+    """A copy of a function with a name of its own, and with annotations that name the sync classes."""
     copy = FunctionType(verb.__code__, verb.__globals__, verb.__name__, verb.__defaults__, verb.__closure__)
     copy.__kwdefaults__, copy.__doc__ = verb.__kwdefaults__, verb.__doc__
     copy.__annotations__ = {name: _ASYNC.sub("", str(kind)) for name, kind in verb.__annotations__.items()} | returns
@@ -63,7 +63,7 @@ def sync_method(
     @wraps(verb)
     def plain(self: _HasCore[Core], /, *args: P.args, **options: P.kwargs) -> T:
         coroutine = verb(self._core, *args, **options)
-        del args, options  # the verb knows what of them may be shown in a traceback with locals
+        del args, options  # so that no traceback with local variables shows them from here
         return run_without_loop(coroutine)
 
     return plain
@@ -72,7 +72,7 @@ def sync_method(
 def sync_factory(
     verb: Callable[Concatenate[Core, P], Result], into: Callable[[Result], Out]
 ) -> Callable[Concatenate[_HasCore[Core], P], Out]:
-    """A method of the core that makes an object, which `into` makes one for plain code."""
+    """A method of the core that returns an object, which `into` wraps for plain code."""
     known = not isinstance(into, type) or into.__name__ in verb.__globals__
     returns: dict[str, Any] = {} if known else {"return": into}
     verb = _renamed(verb, **returns)
@@ -87,7 +87,7 @@ def sync_factory(
 def same_signature(
     core: type, init: Callable[Concatenate[Core, P], None]
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:
-    """For an `__init__` that hands on what it gets to `core`'s: type checkers, `help()` and errors do not show that."""
+    """Gives an `__init__` that passes everything on to `core`'s the signature of that one."""
 
     def decorate(own: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
         core.__init__ = own.__wrapped__ = _renamed(init, own.__qualname__)  # type: ignore

@@ -1,4 +1,4 @@
-"""The wire formats of a stream: its bytes as chunks, and its chunks as the whole answer."""
+"""The wire formats of a stream: bytes to chunks, and chunks to the whole reply."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TextWire:
     """Streamed text of any kind of endpoint; the whole is the text."""
 
     def chunk(self, data: bytes, info: CallInfo) -> CompletionChunk:
-        """A piece of text; APIResponseError where it is none."""
+        """A piece of text; APIResponseError if the event is not one."""
         return decode_or_raise("a piece of the stream is no text chunk", info, lambda: text_chunk(json.loads(data)))
 
     def whole(self, chunks: list[CompletionChunk], info: CallInfo) -> str:
@@ -36,16 +36,16 @@ class TextWire:
 
 
 class ChatWire(Generic[ParsedT]):
-    """A streamed chat; the whole is a `ChatCompletion`, read as the `response_model` where there is one."""
+    """A streamed chat; the whole is a `ChatCompletion`, read as the `response_model` if one was passed."""
 
     def __init__(self, response_model: type[ParsedT] | None) -> None:
         self._response_model = response_model
 
     def chunk(self, data: bytes, stream: OpenStream) -> ChatCompletionChunk:
-        """A piece of a chat; APIResponseError where it is none."""
+        """A chunk of a chat; APIResponseError if the event is not one."""
         if stream.exchange is None:  # the whole answer, from a server that does not stream
             return ChatCompletionChunk.model_validate(reply_of(ChatCompletion, stream).model_dump(exclude_unset=True))
-        try:  # as `parse` begins; a stream has many pieces, and each step more is felt
+        try:  # the first step of `parse`, written out: a stream has many chunks
             chunk = ChatCompletionChunk.model_validate_json(data)
         except ValidationError:
             what = "a piece of the stream is no chat chunk"
@@ -56,7 +56,7 @@ class ChatWire(Generic[ParsedT]):
         return chunk
 
     def whole(self, chunks: list[ChatCompletionChunk], info: CallInfo) -> ChatCompletion[ParsedT]:
-        """The whole chat answer; APIResponseError where the chunks are none, or do not fit the model."""
+        """The whole reply; APIResponseError if the chunks do not make one, or its text does not fit the model."""
         whole = decode_or_raise("the stream's pieces are no chat answer", info, lambda: assemble_chat(chunks))
         whole._call = info
         return parsed(self._response_model, whole)
@@ -66,26 +66,26 @@ class ResponsesWire:
     """An agent's streamed response; the whole is a `Response`."""
 
     def chunk(self, data: bytes, stream: OpenStream) -> ResponseEvent:
-        """An event of a response; APIResponseError where it is none."""
+        """An event of a response; APIResponseError if it is not one."""
         if stream.exchange is None:  # the whole answer, from a server that does not stream
             return ResponseEvent(type="response.completed", response=response_of(stream))
         what = "a piece of the stream is no response event"
         return decode_or_raise(what, stream, lambda: parse(ResponseEvent, data))
 
     def whole(self, events: list[ResponseEvent], info: CallInfo) -> Response:
-        """The whole response; APIResponseError where the agent failed."""
+        """The whole response; APIResponseError if the agent failed."""
         whole = decode_or_raise("the events are no response", info, lambda: assemble_response(events))
         whole._call = info
         return raise_if_failed(whole)
 
 
 def response_of(info: CallInfo) -> Response:
-    """An agent's response; APIResponseError where it is none, or tells of a failure."""
+    """An agent's response; APIResponseError if it is not one, or reports a failure."""
     return raise_if_failed(reply_of(Response, info))
 
 
 def raise_if_failed(response: Response) -> Response:
-    """The response, unless it tells of a failure: then APIResponseError."""
+    """The response; APIResponseError if it reports a failure."""
     if response.error:
         info = response._call
         raise info.unexpected(f"the agent failed: {read_error(info.raw.body)[1] or response.error}")

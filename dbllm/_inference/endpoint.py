@@ -25,7 +25,7 @@ from .._transport.options import EXPLAIN_SECONDS
 from .._transport.replies import read_json, reply_of
 from .._transport.retry import Retry, Timeout
 from ..errors import APIError, APIStatusError, BadRequestError, NotFoundError
-from .batching import Batch, merged, positive, split
+from .batching import Batch, merge_replies, positive, split
 from .chunks import ChatWire, ResponsesWire, response_of
 from .handle import ModelHandle
 from .stream import AsyncStream, Stream  # noqa: F401 - Stream: the sync verbs' annotations name it
@@ -38,7 +38,7 @@ Items = str | Message | OutputItem | Mapping[str, Any] | Sequence[Message | Outp
 
 
 class AsyncEndpoint(ModelHandle):
-    """A serving endpoint: a handle that holds no connection. Making one sends nothing."""
+    """A handle for a serving endpoint. It holds no connection, and making one sends nothing."""
 
     _streaming = {"stream": True}
 
@@ -55,17 +55,17 @@ class AsyncEndpoint(ModelHandle):
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
     ) -> ChatCompletion[ParsedT]:
-        """Ask a chat endpoint (`llm/v1/chat`), or an agent that speaks messages.
+        """Call a chat endpoint (`llm/v1/chat`), or an agent that takes messages.
 
         Args:
             messages: a str (one user message), a message, or a list of `Message` or of dicts with role and content.
-            response_model: a pydantic model, dataclass or TypedDict: its JSON schema is sent as `response_format`, and
-                the answer's `parsed` is one.
+            response_model: a pydantic model, dataclass or TypedDict. Its JSON schema is sent as `response_format`, and
+                the reply's `parsed` is an instance of it.
             stop, timeout, retry, headers, extra_body, **params: as for `complete`.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
-            APIError: the call failed; an `APIResponseError` where the text does not fit the `response_model`.
+            APIError: the call failed; an `APIResponseError` if the text does not fit the `response_model`.
         """
         body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
@@ -84,7 +84,7 @@ class AsyncEndpoint(ModelHandle):
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
     ) -> AsyncStream[ChatCompletionChunk, ChatCompletion[ParsedT]]:
-        """As `chat`, piece by piece; `final()` is the whole answer. The call is made on entering the stream."""
+        """As `chat`, chunk by chunk; `final()` is the whole reply. The call is made on entering the stream."""
         body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         return self._stream("chat", body, options, ChatWire(response_model))
@@ -101,11 +101,11 @@ class AsyncEndpoint(ModelHandle):
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
     ) -> Response:
-        """Ask an agent (`agent/v1/responses`).
+        """Call an agent (`agent/v1/responses`).
 
         Args:
             input: a str (one user message), or a list of messages and of output items of earlier responses.
-            custom_inputs: what this agent takes beside its input.
+            custom_inputs: further inputs that this agent defines.
             timeout, retry, headers, extra_body, **params: as for `complete`.
 
         Raises:
@@ -128,7 +128,7 @@ class AsyncEndpoint(ModelHandle):
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
     ) -> AsyncStream[ResponseEvent, Response]:
-        """As `respond`, event by event; `final()` is the whole answer. The call is made on entering the stream."""
+        """As `respond`, event by event; `final()` is the whole response. The call is made on entering the stream."""
         body = response_body(input, custom_inputs, self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         return self._stream("respond", body, options, ResponsesWire())
@@ -149,16 +149,16 @@ class AsyncEndpoint(ModelHandle):
     ) -> Embeddings:
         """Turn texts into vectors (`llm/v1/embeddings`).
 
-        Many texts are sent in several requests, side by side (`Client` sends one after another); if one of them fails,
-        the others are given up.
+        Many texts are sent in several requests, concurrently (`Client` sends one after another). If one fails, the
+        others are cancelled.
 
         Args:
             input: a text or several; `.vectors` has one vector for each, in this order.
-            batch_size: texts in one request at most.
-            batch_bytes: bytes of text in one request at most; Databricks refuses bodies of over 4 MB. A longer text
-                goes alone.
-            concurrency: requests under way at once at most.
-            timeout: seconds for all of it, or a `Timeout`.
+            batch_size: the most texts in one request.
+            batch_bytes: the most bytes of text in one request; Databricks refuses bodies of over 4 MB. A longer text is
+                sent alone.
+            concurrency: the most requests at once.
+            timeout: seconds for all requests together, or a `Timeout`.
             retry, headers, extra_body, **params: as for `complete`.
 
         Raises:
@@ -179,7 +179,7 @@ class AsyncEndpoint(ModelHandle):
 
         batches = split(embedding_input(input), batch_size, batch_bytes)
         calls = [partial(ask, batch) for batch in batches]
-        return merged(await self._transport.backend.run_bounded(calls, positive("concurrency", concurrency)))
+        return merge_replies(await self._transport.backend.run_bounded(calls, positive("concurrency", concurrency)))
 
     async def predict(
         self,
@@ -205,7 +205,7 @@ class AsyncEndpoint(ModelHandle):
             timeout, retry, headers, extra_body: as for `complete`.
 
         Raises:
-            TypeError: not exactly one form was given.
+            TypeError: none or several of the four forms were passed.
             APIError: the call failed.
         """
         forms = {"dataframe_records": dataframe_records, "dataframe_split": dataframe_split}
@@ -218,7 +218,7 @@ class AsyncEndpoint(ModelHandle):
         if not isinstance(error, (NotFoundError, BadRequestError)):
             return
         if "unknown field" in error.detail:
-            self._tasks.pop(self.name, None)  # the endpoint seems to have changed: look again next time
+            self._tasks.pop(self.name, None)  # the endpoint seems to have changed: look up its task next time
         options = self._options.merged_with(EXPLAIN_SECONDS, Retry(attempts=1))
         deadline = min(deadline, options.deadline(self._transport.backend.clock))
         try:
@@ -227,5 +227,5 @@ class AsyncEndpoint(ModelHandle):
                 error.hint = not_found_hint(self.name, listed) or error.hint
             elif verb != "complete":
                 error.hint = wrong_verb_hint(self.name, verb, await self._lookup_task(options, deadline)) or error.hint
-        except APIError:  # no explanation is no reason to hide the error itself
+        except APIError:  # then the error is raised without a better hint
             return

@@ -1,4 +1,4 @@
-"""What calls a model: `complete`, `generate`, and what every verb goes through on its way to the wire."""
+"""A model that can be called: `complete`, `generate`, and the steps that all calls share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Send = Callable[[Call], Awaitable[InfoT]]
 class ModelHandle:
     """A model that can be called: an endpoint or a driver app. It holds no connection; making one sends nothing."""
 
-    _streaming: Mapping[str, Any] = {}  # what the body of a streamed call has beside the request
+    _streaming: Mapping[str, Any] = {}  # further body fields of a streamed call
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class ModelHandle:
         tasks: dict[str, Kind],
     ) -> None:
         self._transport, self._options, self._signature = transport, options, signature
-        self._ref, self._tasks = ref, tasks  # what each endpoint speaks, learned once per client
+        self._ref, self._tasks = ref, tasks  # the task of each endpoint, looked up once per client
 
     @property
     def name(self) -> str:
@@ -59,15 +59,15 @@ class ModelHandle:
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
     ) -> str:
-        """Ask for one text. It works on driver apps and on every kind of endpoint that makes text.
+        """Generate one text. It works on driver apps and on every kind of endpoint that makes text.
 
         Args:
             prompt: one prompt; a chat endpoint gets it as a user message.
-            stop: text at which the model stops; the answer ends before it.
+            stop: strings at which the model stops; the text ends before them.
             timeout: seconds for the whole call, or a `Timeout`.
             retry: the policy for this call.
             headers: further request headers.
-            extra_body: fields for the top level of the body, as they are.
+            extra_body: further fields for the top level of the body, unchanged.
             **params: the model's parameters (temperature=…, max_tokens=…); None is not sent.
 
         Raises:
@@ -90,9 +90,9 @@ class ModelHandle:
         extra_body: Mapping[str, Any] | None = None,
         **params: Any,
     ) -> Completion:
-        """As `complete`, with what is known of the text: `usage`, `finish_reason`, `request_id`, `served_model`.
+        """As `complete`, and returns `usage`, `finish_reason`, `request_id` and `served_model` with the text.
 
-        It is the same `Completion` on every kind of endpoint; what the endpoint does not tell is None.
+        Every kind of endpoint gives a `Completion`; fields that the endpoint does not send are None.
         """
         flat = self._signature.request(prompt, stop, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
@@ -121,7 +121,7 @@ class ModelHandle:
         return AsyncStream(self._transport.backend.clock, start, TextWire(), options.timeout.read)
 
     def _stream(self, verb: Verb, body: Mapping[str, Any], options: Options, wire: Wire[C, R]) -> AsyncStream[C, R]:
-        """A stream of a verb whose body is whole."""
+        """A stream for a verb and its complete body."""
         options = options.merged_with(extra_body=self._streaming)
         clock = self._transport.backend.clock
 
@@ -138,7 +138,7 @@ class ModelHandle:
     async def _invoke(
         self, verb: Verb, body: Mapping[str, Any], options: Options, *, deadline: float | None = None
     ) -> CallInfo:
-        """Send a body that is whole."""
+        """Send a complete body, and return the response."""
         ends = options.deadline(self._transport.backend.clock) if deadline is None else deadline
         try:
             return await self._transport.call(options.call(ends, self._ref.path, body))
@@ -149,7 +149,7 @@ class ModelHandle:
     async def _complete(
         self, flat: Mapping[str, Any], options: Options, send: Send[InfoT], accept: str = JSON
     ) -> tuple[Kind, InfoT]:
-        """Send a prompt in the envelope of the endpoint's kind; the kind that took it, and what came."""
+        """Send a prompt in the form that the endpoint's kind takes; returns the kind and the response."""
         ends = options.deadline(self._transport.backend.clock)
         rejected: list[BadRequestError] = []
         try:
@@ -162,7 +162,7 @@ class ModelHandle:
                     rejected.append(error)
                 else:
                     if known is None:
-                        self._tasks[self.name] = kind  # this one worked
+                        self._tasks[self.name] = kind  # the endpoint accepted it
                     return kind, info
             raise all_rejected(rejected)
         except APIStatusError as error:
@@ -170,7 +170,7 @@ class ModelHandle:
             raise
 
     async def _lookup_task(self, options: Options, deadline: float) -> Kind | None:
-        """What is spoken there; None where looking it up is forbidden. Many callers make one look-up."""
+        """The endpoint's kind; None if looking it up is forbidden. Concurrent callers share one look-up."""
         if known := self._ref.kind or self._tasks.get(self.name):
             return known
         async with self._transport.backend.lock(f"task {self.name}", deadline):
@@ -185,4 +185,4 @@ class ModelHandle:
             return self._tasks[self.name]
 
     async def _add_hint(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
-        """Find out what would have been right, and say so in the error's hint."""
+        """Find out how to call the endpoint correctly, and write it into the error's hint."""

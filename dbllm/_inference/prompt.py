@@ -1,4 +1,4 @@
-"""The prompt/stop signature: from a prompt to the request before any envelope, and from a response to its text."""
+"""The prompt/stop signature: from a prompt to a flat request, and from a response to its text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._protocol.responses import answer_text, text_chunk
 from .._protocol.tasks import Kind
 from .._transport.replies import read_json, reply_of
 
-_FINISHED = {"completed": "stop", "incomplete": "length"}  # the Responses wire's words for it
+_FINISHED = {"completed": "stop", "incomplete": "length"}  # finish reasons for the status of a response
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +27,29 @@ class PromptSignature:
         """The flat request, transformed.
 
         Raises:
-            TypeError: `transform_input` returned no dict; or there is a `transform_output`, which needs the whole
-                answer, and the answer is streamed.
+            TypeError: `transform_input` returned no dict; or the call streams and there is a `transform_output`, which
+                needs the whole response.
         """
         if streaming and self.transform_output is not None:
-            raise TypeError("transform_output needs the whole answer, so it cannot be combined with a stream.")
+            raise TypeError("transform_output needs the whole response, so it cannot be combined with a stream.")
         flat = prompt_request(prompt, stop, model_params(self.params, params))
         changed = flat if self.transform_input is None else self.transform_input(**flat)
         if not isinstance(changed, Mapping):
-            raise TypeError(f"transform_input returns the request, a dict, not {type(changed).__name__}.")
+            raise TypeError(f"transform_input must return the request as a dict, got {type(changed).__name__}.")
         return changed
 
     def text(self, kind: Kind, info: CallInfo) -> str:
         """The text of a response, transformed.
 
         Raises:
-            APIResponseError: the response is not JSON, or has no one place for a text.
-            TypeError: `transform_output` returned something else than a str.
+            APIResponseError: the response is not JSON, or it is not clear where its text is.
+            TypeError: `transform_output` did not return a str.
         """
-        return self._text(_content(kind, info), info)
+        return self._text(_response_content(kind, info), info)
 
     def completion(self, kind: Kind, info: CallInfo) -> Completion:
         """The response of any kind of endpoint as a `Completion`; raises as `text` does."""
-        content = _content(kind, info)
+        content = _response_content(kind, info)
         text, chunk = self._text(content, info), text_chunk(content)
         said = content if isinstance(content, Mapping) else {}
         choice = {"text": text, "finish_reason": chunk.finish_reason or _FINISHED.get(str(said.get("status")))}
@@ -64,8 +64,8 @@ class PromptSignature:
             return text
         if self.transform_output is None:
             raise info.unexpected("the answer holds no text", "Say where the text is with transform_output=.")
-        raise TypeError(f"transform_output returns the text, a str, not {type(text).__name__}.")
+        raise TypeError(f"transform_output must return the text as a str, got {type(text).__name__}.")
 
 
-def _content(kind: Kind, info: CallInfo) -> Any:
+def _response_content(kind: Kind, info: CallInfo) -> Any:
     return reply_of(Predictions, info).first if kind == "custom" else read_json(info)

@@ -1,7 +1,7 @@
-"""A streamed answer, chunk by chunk, in both modes.
+"""Streamed answers, chunk by chunk, in both modes.
 
-Classes with `__anext__` and `__next__`, never generators: they may be closed from anywhere and at any time, and no
-cancel scope is open while the caller holds a chunk.
+Streams are classes with `__anext__` and `__next__` and not generators: they can be closed from anywhere at any time,
+and no cancel scope is open while the caller holds a chunk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is 
 
 
 class Wire(Protocol[C, R_co]):
-    """The format of a stream: its bytes as chunks, and its chunks as the whole answer."""
+    """The wire format of a stream: bytes to chunks, and chunks to the whole reply."""
 
     def chunk(self, data: bytes, stream: OpenStream, /) -> C: ...
     def whole(self, chunks: list[C], stream: OpenStream, /) -> R_co: ...
@@ -35,20 +35,20 @@ class Wire(Protocol[C, R_co]):
 class AsyncStream(HasCallInfo, Generic[C, R]):
     """A streamed answer.
 
-    Use it in `async with`, so that leaving the block closes the connection and the model stops; `async for` gives the
-    chunks, and `final()` the whole answer, also after some or all chunks have been taken.
+    Use it in `async with`: leaving the block closes the connection, so that the model stops. `async for` gives the
+    chunks; `final()` gives the whole answer, also after some or all chunks have been read.
     """
 
-    # What came is kept as bytes: models that nobody holds are gone at once, where a thousand that live on are walked
-    # by the garbage collector again and again. They are made anew for who asks for the text or the whole answer.
+    # Received events are kept as bytes, not as models: the garbage collector would walk thousands of living models
+    # again and again. `text` and `final()` parse the bytes once more.
 
     def __init__(self, clock: Callable[[], float], start: Start, wire: Wire[C, R], patience: float | None) -> None:
         self._clock, self._start, self._wire = clock, start, wire
         self._patience = FOREVER if patience is None else patience  # seconds from one event to the next
         self._opened: OpenStream | None = None
         self._received: list[bytes] = []
-        self._made: list[C] = []  # of the first of them
-        self._complete = False  # [DONE], a finish_reason or a whole answer has come
+        self._made: list[C] = []  # chunks of the first of them
+        self._complete = False  # [DONE], a finish_reason or a whole answer has arrived
         self._ended = self._busy = False
 
     async def __aenter__(self) -> AsyncStream[C, R]:
@@ -66,8 +66,8 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
 
         Raises:
             StreamInterruptedError: the stream broke, stalled, reported an error or ended too early.
-            APIResponseError: a chunk is not what was promised.
-            RuntimeError: another task is waiting for a chunk of this stream.
+            APIResponseError: an event is not a chunk.
+            RuntimeError: another task is reading this stream.
         """
         chunk = self._next_buffered() or await self._next()
         if chunk is None:
@@ -75,7 +75,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         return chunk
 
     async def final(self) -> R:
-        """The whole answer, of the type the verb without `stream_` returns; reads what has not been read yet.
+        """The whole answer, of the type that the verb without `stream_` returns; reads the rest of the stream first.
 
         Raises:
             StreamInterruptedError: the stream broke, or was closed before its end.
@@ -99,7 +99,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
 
     @property
     def usage(self) -> Usage | None:
-        """The last usage that has arrived: servers that send it on every chunk send it cumulated."""
+        """The last usage that has arrived; servers that send it with every chunk send running totals."""
         return next((chunk.usage for chunk in reversed(self._chunks) if chunk.usage is not None), None)
 
     @property
@@ -112,7 +112,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         return self._opened or CallInfo(attempts=0)
 
     def __del__(self) -> None:
-        opened = getattr(self, "_opened", None)  # missing where `__init__` failed
+        opened = getattr(self, "_opened", None)  # missing if `__init__` failed
         if opened is not None and opened.exchange is not None and not self._ended:
             self._ended = True
             opened.exchange.close_soon()
@@ -133,7 +133,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         """The next chunk; None at the end."""
         if self._busy:
             raise RuntimeError(
-                "this stream is read twice at once: read it in one place, and hand the chunks out there."
+                "this stream is being read twice at once: read it in one task, and pass the chunks on from there."
             )
         if self._ended:
             return None
@@ -148,7 +148,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         return chunk
 
     def _next_buffered(self) -> C | None:
-        """The next chunk where it has come already and is plain: it need not be waited for."""
+        """The next chunk, if it has arrived already and needs no further step; else None."""
         opened = self._opened
         if opened is None or opened.exchange is None or not opened.events or self._busy or self._ended:
             return None
@@ -157,7 +157,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
             return None
         try:
             chunk = self._read(event.data, opened)
-        except APIError:  # the end, or what is no chunk: `_next` knows what to do
+        except APIError:  # the end of the stream, or not a chunk: `_next` handles both
             return None
         opened.events.popleft()
         return chunk
@@ -179,15 +179,15 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         except APIError as error:
             raise self._broken(error.detail) from error
         if not more and not self._complete:
-            raise self._broken("the stream ended before the model did")
+            raise self._broken("the stream ended before the answer was complete")
         event = opened.events.popleft() if more else None
         if event is None or event.data.strip() == b"[DONE]":
             self._complete = True
-            try:  # the end that follows [DONE], so that the connection can serve the next call
+            try:  # read the end of the body that follows [DONE], so that the connection can serve the next call
                 until = clock() + _AFTER_DONE
                 while more and await opened.exchange.read(until):
                     pass
-            except APIError:  # the answer is whole; only the connection is lost
+            except APIError:  # the answer is complete; only the connection is lost
                 pass
             await self._close()
             return None
@@ -207,7 +207,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
 
 
 class Stream(SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
-    """A streamed answer in plain code: `with`, `for` and `final()`, as `AsyncStream` has them with `async`."""
+    """A streamed answer in plain code: `AsyncStream` with `with`, `for` and `final()`, without async."""
 
     @property
     def text(self) -> str:

@@ -1,4 +1,4 @@
-"""`client.endpoints`: serving endpoints made, changed, watched and deleted (Databricks REST 2.0)."""
+"""`client.endpoints`: create, update, watch and delete serving endpoints (Databricks REST 2.0)."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .resource import Resource, redact_error
 
 PERMISSIONS = "/api/2.0/permissions/serving-endpoints"
 
-READY_SECONDS = 1200.0  # what a custom model may take to be deployed; external ones take seconds
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between two looks at an endpoint that is awaited
-LAST_LOOK = 0.5  # seconds of the time allowed that are kept for a look
+READY_SECONDS = 1200.0  # deploying a custom model may take as long; external models take seconds
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between two polls of an endpoint
+LAST_LOOK = 0.5  # seconds of the timeout that are kept for the last poll
 FAILED = ("UPDATE_FAILED", "UPDATE_CANCELED")
 
 Records = list[dict[str, Any]]
@@ -32,8 +32,8 @@ Records = list[dict[str, Any]]
 
 
 class EndpointState(WireModel):
-    """`ready` (READY, NOT_READY): can it be queried. `config_update`: NOT_UPDATING, IN_PROGRESS, UPDATE_FAILED or
-    UPDATE_CANCELED; an endpoint that is updated goes on with its old config."""
+    """`ready` (READY, NOT_READY) says whether it can be queried. `config_update` is NOT_UPDATING, IN_PROGRESS,
+    UPDATE_FAILED or UPDATE_CANCELED; during an update the endpoint serves its old config."""
 
     ready: str | None = None
     config_update: str | None = None
@@ -42,7 +42,7 @@ class EndpointState(WireModel):
 class ServingEndpoint(Reply):
     """A serving endpoint, as the workspace describes it. Times are in epoch milliseconds.
 
-    A list tells less than `get`. `pending_config` is there while an update is under way.
+    Lists have fewer fields than `get`. `pending_config` is set during an update.
     """
 
     name: str
@@ -61,19 +61,19 @@ class ServingEndpoint(Reply):
 
     @property
     def is_ready(self) -> bool:
-        """It can be queried, and nothing is being changed."""
+        """Whether it can be queried and no update is running."""
         return self.state.ready == "READY" and self.state.config_update in (None, "NOT_UPDATING")
 
     @property
     def entities(self) -> Records:
-        """What is served, then what is about to be."""
+        """The served entities of the current config, then those of a pending one."""
         configs = (self.config or {}, self.pending_config or {})
         found = (config.get("served_entities") or config.get("served_models") or () for config in configs)
         return [entity for entities in found for entity in entities]
 
     @property
     def state_summary(self) -> str:
-        """Where it stands, and what the served entities that are not ready say; one line."""
+        """The state, with the messages of served entities that are not ready; one line."""
         said = [f"{self.state.ready or 'of unknown state'}/{self.state.config_update or 'NOT_UPDATING'}"]
         for entity in self.entities:
             state = entity.get("state") or {}
@@ -83,8 +83,8 @@ class ServingEndpoint(Reply):
         return "; ".join(said)
 
 
-class _Parts(Reply):
-    """The lists that answers hold; an empty one may be left out."""
+class _Fields(Reply):
+    """The fields of all responses; the workspace may leave out empty lists."""
 
     endpoints: list[ServingEndpoint] = []
     tags: Records = []
@@ -95,7 +95,7 @@ class _Parts(Reply):
 
 
 class AsyncEndpoints(Resource):
-    """The serving endpoints of a workspace. Every verb raises an APIError where the workspace refuses or is silent."""
+    """The serving endpoints of a workspace. Methods raise an APIError if the workspace refuses or does not answer."""
 
     async def create(
         self,
@@ -108,7 +108,7 @@ class AsyncEndpoints(Resource):
         wait: bool = False,
         timeout: float | None = None,
     ) -> ServingEndpoint:
-        """Make an endpoint.
+        """Create an endpoint.
 
         Args:
             name: letters, digits, dashes and underscores.
@@ -117,15 +117,15 @@ class AsyncEndpoints(Resource):
             tags: names and values.
             ai_gateway: rate limits, guardrails, fallbacks, usage tracking.
             extra_body: further fields, as on the wire (route_optimized, description, …).
-            wait: come back when the endpoint is ready.
-            timeout: seconds for all of it; default: the client's for the call, and 1200 with `wait`.
+            wait: return when the endpoint is ready.
+            timeout: seconds for all of it; default: the client's timeout, or 1200 with `wait`.
 
         Raises:
-            ConfigError: an external model in it cannot work.
-            ConflictError, BadRequestError: the name is taken, or the workspace does not take the config.
-            APIError: another refusal, or `wait` found that it failed; see `wait_until_ready`.
+            ConfigError: an external model in the config cannot work.
+            ConflictError, BadRequestError: the name is taken, or the workspace does not accept the config.
+            APIError: the workspace refused for another reason, or the deployment failed; see `wait_until_ready`.
         """
-        body: dict[str, Any] = {"name": name, "config": _checked(config), **(extra_body or {})}
+        body: dict[str, Any] = {"name": name, "config": _checked_models(config), **(extra_body or {})}
         if tags is not None:
             body["tags"] = _tags(tags)
         if ai_gateway is not None:
@@ -138,20 +138,20 @@ class AsyncEndpoints(Resource):
 
     async def list(self) -> builtins.list[ServingEndpoint]:
         """All endpoints that the caller may see."""
-        return (await self._reply(_Parts, "GET", ENDPOINTS)).endpoints
+        return (await self._reply(_Fields, "GET", ENDPOINTS)).endpoints
 
     async def update_config(
         self, name: str, config: Mapping[str, Any], *, wait: bool = False, timeout: float | None = None
     ) -> ServingEndpoint:
-        """Give an endpoint another config; the old one serves until the new one is ready. Arguments as for `create`."""
-        return await self._change("PUT", f"{_path(name)}/config", _checked(config), wait, timeout)
+        """Replace an endpoint's config; the old one serves until the new one is ready. Arguments as for `create`."""
+        return await self._change("PUT", f"{_path(name)}/config", _checked_models(config), wait, timeout)
 
     async def update_tags(
         self, name: str, add: Mapping[str, str] | None = None, delete: Sequence[str] = ()
     ) -> dict[str, str]:
-        """Add (or change) tags and delete others; returns the tags there are then."""
+        """Add (or change) tags and delete others; returns all tags."""
         body = {"add_tags": _tags(add or {}), "delete_tags": [*delete]}
-        answer = await self._reply(_Parts, "PATCH", f"{_path(name)}/tags", body)
+        answer = await self._reply(_Fields, "PATCH", f"{_path(name)}/tags", body)
         return {str(tag.get("key")): tag.get("value") or "" for tag in answer.tags}
 
     async def set_rate_limits(self, name: str, rate_limits: Sequence[Mapping[str, Any]]) -> Records:
@@ -160,18 +160,18 @@ class AsyncEndpoints(Resource):
         Databricks prefers those of `set_ai_gateway`, which also count tokens.
         """
         body = {"rate_limits": [*rate_limits]}
-        return (await self._reply(_Parts, "PUT", f"{_path(name)}/rate-limits", body)).rate_limits
+        return (await self._reply(_Fields, "PUT", f"{_path(name)}/rate-limits", body)).rate_limits
 
     async def set_ai_gateway(self, name: str, ai_gateway: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the AI gateway's config: rate_limits, guardrails, fallback_config, usage_tracking_config, …"""
         return (await self._reply(Reply, "PUT", f"{_path(name)}/ai-gateway", ai_gateway)).model_extra or {}
 
     async def permissions(self, name: str) -> Records:
-        """Who may do what: for each principal its name and `all_permissions`."""
+        """The permissions: for each principal its name and `all_permissions`."""
         return await self._permissions(name, "GET")
 
     async def set_permissions(self, name: str, access: Sequence[Mapping[str, str]]) -> Records:
-        """Replace all direct permissions; returns what then holds.
+        """Replace all direct permissions; returns the permissions afterwards.
 
         Args:
             name: the endpoint.
@@ -185,16 +185,16 @@ class AsyncEndpoints(Resource):
         return await self._permissions(name, "PATCH", access)
 
     async def permission_levels(self, name: str) -> Records:
-        """The levels there are, with descriptions."""
+        """The permission levels, with descriptions."""
         path = f"{await self._permissions_path(name)}/permissionLevels"
-        return (await self._reply(_Parts, "GET", path)).permission_levels
+        return (await self._reply(_Fields, "GET", path)).permission_levels
 
     async def logs(self, name: str, served_entity: str | None = None) -> str:
-        """The newest lines that the server of a served entity wrote; its name may be left out where it is the only."""
+        """The newest log lines of a served entity's server; `served_entity` may be left out if there is only one."""
         return await self._logs(name, served_entity, "logs")
 
     async def build_logs(self, name: str, served_entity: str | None = None) -> str:
-        """What the build of a served entity's container wrote; arguments as for `logs`."""
+        """The log of building a served entity's container; arguments as for `logs`."""
         return await self._logs(name, served_entity, "build-logs")
 
     async def metrics(self, name: str) -> str:
@@ -202,7 +202,7 @@ class AsyncEndpoints(Resource):
         return (await self._invoke("GET", f"{_path(name)}/metrics", accept="text/plain")).raw.text
 
     async def openapi(self, name: str) -> dict[str, Any]:
-        """The OpenAPI document of what the endpoint takes and answers."""
+        """The OpenAPI document of the endpoint's requests and responses."""
         return (
             reply_of(Reply, await self._invoke("GET", f"{_path(name)}/openapi", accept="text/plain")).model_extra or {}
         )
@@ -212,16 +212,16 @@ class AsyncEndpoints(Resource):
         await self._invoke("DELETE", _path(name))
 
     async def wait_until_ready(self, name: str, *, timeout: float = READY_SECONDS) -> ServingEndpoint:
-        """Wait until an endpoint can be queried and no update is under way.
+        """Wait until an endpoint can be queried and no update is running.
 
         Args:
             name: the endpoint.
             timeout: seconds for all of it.
 
         Raises:
-            APITimeoutError: it is not ready yet; the message says where it stands.
+            APITimeoutError: it is not ready yet; the message has its state.
             APIError: its update failed or was cancelled (`error_code` says which; the message says which entity, and
-                why); or a look at it failed.
+                why); or polling it failed.
         """
         deadline = self._deadline(timeout)
         return await self._wait_until_ready(await self._get(name, deadline), deadline)
@@ -231,12 +231,12 @@ class AsyncEndpoints(Resource):
         while not endpoint.is_ready:
             said, code = f"endpoint {endpoint.name!r}: {endpoint.state_summary}", endpoint.state.config_update or ""
             if code in FAILED:
-                hint = "What it served before goes on. " if endpoint.state.ready == "READY" else ""
-                hint += "Mend the config and update it; endpoints.build_logs() and logs() may say more."
+                hint = "It still serves its old config. " if endpoint.state.ready == "READY" else ""
+                hint += "Correct the config and update it; endpoints.build_logs() and logs() may say more."
                 raise APIError(said, hint=hint, error_code=code, request_id=endpoint.request_id)
             pause = min(pause, deadline - LAST_LOOK - backend.clock())
             if pause <= 0:
-                hint = "Wait longer with timeout= (seconds); endpoints.build_logs() may say what it does."
+                hint = "Wait longer with timeout= (seconds); endpoints.build_logs() may say what it is doing."
                 raise APITimeoutError(f"not ready in time: {said}", hint=hint, request_id=endpoint.request_id)
             await backend.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -265,7 +265,7 @@ class AsyncEndpoints(Resource):
             raise
 
     async def _not_found_hint(self, name: str, deadline: float) -> str:
-        """What there is instead of an endpoint that was not found; "" where that cannot be had."""
+        """A hint with the names of existing endpoints; "" if they cannot be listed."""
         briefly = AsyncEndpoints(self._transport, self._options.merged_with(EXPLAIN_SECONDS, Retry(attempts=1)))
         try:
             return not_found_hint(name, read_json(await briefly._invoke("GET", ENDPOINTS, deadline=deadline)))
@@ -279,17 +279,17 @@ class AsyncEndpoints(Resource):
         if served_entity is None:
             names = sorted({str(entity.get("name")) for entity in (await self.get(name)).entities})
             if len(names) != 1:
-                raise ConfigError(f"endpoint {name!r} serves {' and '.join(names) or 'nothing'}: say whose logs.")
+                raise ConfigError(f"endpoint {name!r} serves {' and '.join(names) or 'nothing'}: pass served_entity=.")
             served_entity = names[0]
         path = f"{_path(name)}/served-models/{quoted(served_entity, 'a served entity')}/{which}"
-        return (await self._reply(_Parts, "GET", path)).logs
+        return (await self._reply(_Fields, "GET", path)).logs
 
     async def _permissions(self, name: str, method: str, access: Sequence[Mapping[str, str]] | None = None) -> Records:
         body = None if access is None else {"access_control_list": [*access]}
-        return (await self._reply(_Parts, method, await self._permissions_path(name), body)).access_control_list
+        return (await self._reply(_Fields, method, await self._permissions_path(name), body)).access_control_list
 
     async def _permissions_path(self, name: str) -> str:
-        """Permissions go by the endpoint's id, not by its name."""
+        """The path of the permissions, which has the endpoint's id in place of its name."""
         return f"{PERMISSIONS}/{quoted((await self.get(name)).id or name)}"
 
     def _deadline(self, timeout: float | None) -> float:
@@ -323,7 +323,7 @@ def _path(name: str) -> str:
 
 
 def _plain_keys(value: object, name: str = "") -> Iterator[str]:
-    """The keys in a config that are no references: what the `…_plaintext` fields hold."""
+    """The provider keys that a config has in plain text: the values of its `…_plaintext` fields."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from _plain_keys(item, str(key))
@@ -338,8 +338,8 @@ def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in tags.items()]
 
 
-def _checked(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    from .external_models import checked_config  # those who only ask never pay for its tables
+def _checked_models(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    from .external_models import checked_config  # imported here: only changes need its tables
 
     checked_config(config)
     return config

@@ -21,8 +21,8 @@ class Block(NamedTuple):
     `name*` is a secret: a reference `{{secrets/scope/key}}` as `name`, or the secret itself as `name_plaintext`.
 
     Attributes:
-        key: the field that has the block.
-        proof: what proves who calls; of several ways, separated by `|`, exactly one is given.
+        key: the field that holds the block.
+        proof: the fields with credentials; of several ways, separated by `|`, exactly one is given.
         needed, optional: the other fields.
     """
 
@@ -66,27 +66,27 @@ _REFERENCE = re.compile(r"\{\{secrets/[^/{}\s]+/[^/{}\s]+\}\}")
 
 
 def checked_config(config: object) -> None:
-    """Check the external models in an endpoint's config; what else is in it is the workspace's to judge.
+    """Check the external models in an endpoint's config; the workspace checks everything else.
 
     Raises:
         ConfigError: one of them cannot work; the message says where, and what to write instead.
     """
-    entities = _mapping(config, "config").get("served_entities")
+    entities = _require_mapping(config, "config").get("served_entities")
     if not isinstance(entities, (list, tuple, type(None))):
-        raise ConfigError(f"served_entities is a list of dicts, not {type(entities).__name__}.")
+        raise ConfigError(f"served_entities must be a list of dicts, got {type(entities).__name__}.")
     tasks = set()
     for place, entity in enumerate(entities or ()):
         where = f"served_entities[{place}]"
-        for key in _mapping(entity, where):
+        for key in _require_mapping(entity, where):
             if key != "external_model" and (near := _near(key, ("external_model",))):
                 raise ConfigError(f"{where} does not take {key!r}.{near}")
         if "external_model" in entity:
             if both := {"entity_name", "entity_version"} & entity.keys():
-                raise ConfigError(f"{where} has external_model and {min(both)}: it is one or the other.")
+                raise ConfigError(f"{where} has both external_model and {min(both)}: give one of them.")
             checked_model(entity["external_model"], f"{where}.external_model")
             tasks.add(entity["external_model"]["task"])
     if len(tasks) > 1:
-        raise ConfigError(f"the external models of one endpoint share one task; these have {', '.join(sorted(tasks))}.")
+        raise ConfigError(f"all external models of an endpoint must have one task, got {', '.join(sorted(tasks))}.")
 
 
 def checked_model(model: object, where: str = "external_model") -> None:
@@ -95,25 +95,25 @@ def checked_model(model: object, where: str = "external_model") -> None:
     Raises:
         ConfigError: as `checked_config`.
     """
-    model = _mapping(model, where)
+    model = _require_mapping(model, where)
     owners = {block.key: provider for provider, block in PROVIDERS.items()}
     _refuse_unknown(model, ("provider", "name", "task", *owners), where)
     for field in ("provider", "name", "task"):
-        _text(model, field, where)
+        _require_text(model, field, where)
     block = PROVIDERS[model["provider"]]
     for key in owners.keys() & model.keys() - {block.key}:
-        raise ConfigError(f"{where} has {key}, which is for {owners[key]!r}; {model['provider']!r} takes {block.key}.")
+        raise ConfigError(f"{where} has {key}, which is for {owners[key]!r}; {model['provider']!r} needs {block.key}.")
     inside = f"{where}.{block.key}"
-    fields = _mapping(model.get(block.key), inside)
+    fields = _require_mapping(model.get(block.key), inside)
     _check_block(fields, block, inside)
     kind = fields.get("openai_api_type")
     if (kind == "azuread") != ("microsoft_entra_tenant_id" in fields):
         raise ConfigError(
-            f"{inside}: openai_api_type 'azuread' goes with the microsoft_entra_… fields, and 'azure' (or no type, for "
-            "OpenAI's own service) with openai_api_key."
+            f"{inside}: openai_api_type 'azuread' needs the microsoft_entra_… fields, and 'azure' (or no type, for "
+            "OpenAI's own service) needs openai_api_key."
         )
     for field in _AZURE.split() if kind in ("azure", "azuread") else ():
-        _text(fields, field, inside)
+        _require_text(fields, field, inside)
 
 
 def _check_block(given: Mapping[str, Any], block: Block, where: str) -> None:
@@ -123,16 +123,16 @@ def _check_block(given: Mapping[str, Any], block: Block, where: str) -> None:
     begun = [way for way in ways if any(name in given for field in way for name in _spellings(field))]
     if len(begun) != 1:
         choice = "; or ".join(" and ".join(" or ".join(_spellings(field)) for field in way) for way in ways)
-        has = "says nothing" if not begun else "says more than one thing"
-        raise ConfigError(f"{where} {has} about who calls. It takes {choice}.")
+        has = "has no credentials" if not begun else "has more than one kind of credentials"
+        raise ConfigError(f"{where} {has}. It takes {choice}.")
     optional = (field for field in block.optional.split() if field in given)
     for field in (*block.needed.split(), *begun[0], *optional):
         if field.endswith("*"):
             _check_secret(given, field[:-1], where)
         elif field in NESTED:
-            _check_block(_mapping(given[field], f"{where}.{field}"), NESTED[field], f"{where}.{field}")
+            _check_block(_require_mapping(given[field], f"{where}.{field}"), NESTED[field], f"{where}.{field}")
         else:
-            _text(given, field, where)
+            _require_text(given, field, where)
 
 
 def _spellings(field: str) -> tuple[str, ...]:
@@ -143,34 +143,34 @@ def _check_secret(given: Mapping[str, Any], name: str, where: str) -> None:
     plain = f"{name}_plaintext"
     if (name in given) == (plain in given):
         raise ConfigError(f"{where} has {'both' if name in given else 'neither'} {name} and {plain}: give one of them.")
-    value = _text(given, name if name in given else plain, where)
+    value = _require_text(given, name if name in given else plain, where)
     if name in given and not _REFERENCE.fullmatch(value):
         raise ConfigError(
-            f"{where}.{name} is not of the form {{{{secrets/scope/key}}}}. Put the key into a secret and refer to it, "
+            f"{where}.{name} must have the form {{{{secrets/scope/key}}}}. Put the key into a secret and refer to it, "
             f"or give the key itself as {plain}."
         )
     if plain in given and value.strip().startswith("{{"):
-        raise ConfigError(f"{where}.{plain} is for the key itself; a reference to a secret goes into {name}.")
+        raise ConfigError(f"{where}.{plain} must be the key itself; give a reference to a secret as {name}.")
 
 
-def _mapping(value: object, where: str) -> Mapping[str, Any]:
+def _require_mapping(value: object, where: str) -> Mapping[str, Any]:
     if isinstance(value, Mapping):
-        return {key: item for key, item in value.items() if item is not None}  # a null is as good as nothing
-    raise ConfigError(f"{where} is missing." if value is None else f"{where} is a dict, not {type(value).__name__}.")
+        return {key: item for key, item in value.items() if item is not None}  # null means the same as no field
+    raise ConfigError(f"{where} {'is missing' if value is None else f'must be a dict, got {type(value).__name__}'}.")
 
 
-def _text(given: Mapping[str, Any], field: str, where: str) -> str:
+def _require_text(given: Mapping[str, Any], field: str, where: str) -> str:
     value = given.get(field)
     if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{where} needs {field}, a text that is not empty.")
+        raise ConfigError(f"{where} needs {field}, a str that is not empty.")
     choices = CHOICES.get(field, ())
     if choices and value not in choices and not (field == "bedrock_provider" and value.lower() in choices):
-        raise ConfigError(f"{where}.{field} {value!r} is none of {', '.join(choices)}.{_near(value, choices)}")
+        raise ConfigError(f"{where}.{field} must be one of {', '.join(choices)}, got {value!r}.{_near(value, choices)}")
     if field in _ADDRESSES:
         parts = urlsplit(value)
         local = parts.scheme == "http" and is_loopback(parts.hostname or "")
         if not parts.hostname or not (local or parts.scheme == "https"):
-            raise ConfigError(f"{where}.{field} is an https:// address (http:// only on this machine).")
+            raise ConfigError(f"{where}.{field} must be an https:// address (http:// only on this machine).")
     return value
 
 
@@ -181,7 +181,7 @@ def _refuse_unknown(given: Mapping[str, Any], names: Sequence[str], where: str) 
 
 
 def _near(name: object, choices: Sequence[str]) -> str:
-    from difflib import get_close_matches  # rarely wanted, and slow to import
+    from difflib import get_close_matches  # rarely needed, and slow to import
 
     near = get_close_matches(str(name), choices, 1, 0.75)
     return f" Did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,4 @@
-"""What the rooms of the control plane share: a REST call, and its answer as a model."""
+"""What `client.endpoints` and `client.secrets` share: a REST call, and its response as a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import APIError, APIStatusError, BadRequestError, ConflictError, R
 
 
 class Resource:
-    """One area of the workspace's REST interface. Making one sends nothing; its calls have the client's options."""
+    """One area of the workspace's REST interface. Making one sends nothing; its calls use the client's options."""
 
     def __init__(self, transport: Transport, options: Options) -> None:
         self._transport = transport
@@ -27,13 +27,13 @@ class Resource:
     async def _invoke(
         self, method: str, path: str, body: object = None, *, accept: str = JSON, deadline: float = FOREVER
     ) -> CallInfo:
-        """One call, over before `deadline` on the backend's clock."""
+        """One call, which ends before `deadline` on the backend's clock."""
         ends = min(deadline, self._options.deadline(self._transport.backend.clock))
         try:
             info = await self._transport.call(self._options.call(ends, path, body, accept, method=method))
         except (ConflictError, BadRequestError) as error:
             if method == "POST" and _is_there(error) and any(_may_have_run(earlier) for earlier in error.previous):
-                error.hint = "An earlier attempt of this call, whose answer was lost, may have made it: look at it."
+                error.hint = "An earlier attempt of this call, whose response was lost, may have created it: check it."
             raise
         body = info.raw.body.lstrip()
         if body.startswith(b"<") or (body and accept == JSON):  # a sign-in page must not pass for "done"
@@ -43,7 +43,7 @@ class Resource:
     async def _reply(
         self, model: type[ReplyT], method: str, path: str, body: object = None, *, deadline: float = FOREVER
     ) -> ReplyT:
-        """What one call is answered with, as a model."""
+        """One call; its response as a model."""
         return reply_of(model, await self._invoke(method, path, body, deadline=deadline))
 
 
@@ -52,15 +52,15 @@ def _is_there(error: APIStatusError) -> bool:
 
 
 def _may_have_run(error: APIError) -> bool:
-    """A refusal of the workspace's own (429, say) did nothing; a lost answer or a failure on the way may have."""
+    """Whether a failed attempt may have changed something: a refusal (429, say) did not, a lost response may have."""
     return error.sent and (error.status is None or error.status >= 500)
 
 
 def redact_error(error: APIError, secrets: Iterable[str]) -> None:
-    """Drop what a workspace that repeats what it refuses may have repeated."""
+    """Redact secrets that the workspace's error may echo."""
     runs = [run for secret in secrets for run in (*re.findall(r"\w{6,}", secret, re.ASCII), secret) if len(run) > 3]
     for refusal in (error, *error.previous):
         refusal.raw = refusal.raw and Raw(refusal.raw.status, refusal.raw.headers)
-        if any(run in refusal.detail for run in runs):  # no way to escape a text changes the runs
-            refusal.detail = "the workspace refused the secret, in words that repeat it"
+        if any(run in refusal.detail for run in runs):  # escaping a text does not change its runs of letters
+            refusal.detail = "the workspace refused the secret, with a message that repeats it"
             refusal.args = (refusal.detail,)

@@ -24,21 +24,21 @@ class SecretScope(WireModel):
 
 
 class SecretMetadata(WireModel):
-    """What a list tells of a secret: its key, and when it was last written, in epoch milliseconds. Never its value."""
+    """A secret in a list: its key, and when it was last written, in epoch milliseconds. Never its value."""
 
     key: str
     last_updated_timestamp: int | None = None
 
 
 class SecretAcl(Reply):
-    """What a principal (a user, a group, a service principal) may do in a scope: READ, WRITE or MANAGE."""
+    """The permission of a principal (a user, a group, a service principal) in a scope: READ, WRITE or MANAGE."""
 
     principal: str
     permission: str
 
 
-class _Parts(Reply):
-    """What answers hold; an empty list may be left out."""
+class _SecretFields(Reply):
+    """The fields of all responses; the workspace may leave out empty lists."""
 
     scopes: list[SecretScope] = []
     secrets: list[SecretMetadata] = []
@@ -47,7 +47,7 @@ class _Parts(Reply):
 
 
 class AsyncSecrets(Resource):
-    """The secrets of a workspace. Every verb raises an APIError where the workspace refuses or does not answer.
+    """The secrets of a workspace. Every method raises an APIError if the workspace refuses or does not answer.
 
     Databricks allows names of 1 to 128 characters (letters, digits, `_ . -`), 128 KB a value and 1,000 secrets a scope.
     """
@@ -59,11 +59,11 @@ class AsyncSecrets(Resource):
         initial_manage_principal: str | None = None,
         azure_keyvault: Mapping[str, str] | None = None,
     ) -> None:
-        """Make a scope.
+        """Create a scope.
 
         Args:
-            scope: its name.
-            initial_manage_principal: "users" lets all users manage it; default: its maker alone.
+            scope: the scope's name.
+            initial_manage_principal: "users" lets all users manage it; default: only its creator.
             azure_keyvault: `{"resource_id": …, "dns_name": …}` of the vault that holds its secrets.
         """
         body: dict[str, object] = {"scope": scope}
@@ -75,24 +75,24 @@ class AsyncSecrets(Resource):
 
     async def list_scopes(self) -> builtins.list[SecretScope]:
         """The scopes that the caller may see."""
-        return (await self._reply(_Parts, "GET", f"{SECRETS}/scopes/list")).scopes
+        return (await self._reply(_SecretFields, "GET", f"{SECRETS}/scopes/list")).scopes
 
     async def delete_scope(self, scope: str) -> None:
-        """Delete a scope with all that is in it."""
+        """Delete a scope and its secrets."""
         await self._invoke("POST", f"{SECRETS}/scopes/delete", {"scope": scope})
 
     async def put(self, scope: str, key: str, value: str | bytes) -> None:
-        """Write a secret; one that is there is replaced.
+        """Write a secret, or replace it.
 
         Raises:
-            TypeError: the value is neither text nor bytes.
+            TypeError: the value is neither str nor bytes.
         """
         if isinstance(value, str):
             held = {"string_value": value}
         elif isinstance(value, bytes):
             held = {"bytes_value": base64.b64encode(value).decode()}
         else:
-            raise TypeError(f"a secret is a str or bytes, not {type(value).__name__}.")
+            raise TypeError(f"a secret must be a str or bytes, got {type(value).__name__}.")
         try:
             await self._invoke("POST", f"{SECRETS}/put", {"scope": scope, "key": key, **held})
         except APIError as error:
@@ -100,59 +100,59 @@ class AsyncSecrets(Resource):
             raise
 
     async def get(self, scope: str, key: str) -> str:
-        """The value of a secret, as text; `get_bytes` is for one that is none.
+        """The value of a secret, as text; `get_bytes` returns any value.
 
         Raises:
-            APIResponseError: it is not UTF-8.
+            APIResponseError: the value is not UTF-8.
         """
         value, info = await self._value(scope, key)
         try:
             return value.decode()
         except UnicodeDecodeError:
-            pass  # raised out here, for the context of an error is shown, and this one's holds the secret
+            pass  # the error is raised below, because its context here would show the secret
         raise info.unexpected(f"the secret {key!r} in {scope!r} is not text in UTF-8", "Read it with get_bytes().")
 
     async def get_bytes(self, scope: str, key: str) -> bytes:
-        """The value of a secret, as bytes. The workspace sends it in base64, however it was written."""
+        """The value of a secret, as bytes. The workspace sends every value in base64."""
         return (await self._value(scope, key))[0]
 
     async def list(self, scope: str) -> builtins.list[SecretMetadata]:
         """The secrets of a scope, without their values."""
-        return (await self._reply(_Parts, "GET", _query("list", {"scope": scope}))).secrets
+        return (await self._reply(_SecretFields, "GET", _secrets_path("list", {"scope": scope}))).secrets
 
     async def delete(self, scope: str, key: str) -> None:
         """Delete a secret."""
         await self._invoke("POST", f"{SECRETS}/delete", {"scope": scope, "key": key})
 
     async def put_acl(self, scope: str, principal: str, permission: str) -> None:
-        """Let a principal READ, WRITE or MANAGE a scope; what it was allowed before is replaced."""
+        """Let a principal READ, WRITE or MANAGE a scope; this replaces its earlier permission."""
         body = {"scope": scope, "principal": principal, "permission": permission}
         await self._invoke("POST", f"{SECRETS}/acls/put", body)
 
     async def get_acl(self, scope: str, principal: str) -> SecretAcl:
-        """What a principal may do in a scope."""
-        return await self._reply(SecretAcl, "GET", _query("acls/get", {"scope": scope, "principal": principal}))
+        """The permission of a principal in a scope."""
+        return await self._reply(SecretAcl, "GET", _secrets_path("acls/get", {"scope": scope, "principal": principal}))
 
     async def list_acls(self, scope: str) -> builtins.list[SecretAcl]:
-        """Who may do what in a scope."""
-        return (await self._reply(_Parts, "GET", _query("acls/list", {"scope": scope}))).items
+        """The permissions of all principals in a scope."""
+        return (await self._reply(_SecretFields, "GET", _secrets_path("acls/list", {"scope": scope}))).items
 
     async def delete_acl(self, scope: str, principal: str) -> None:
-        """Take from a principal what it was allowed in a scope."""
+        """Remove the permission of a principal in a scope."""
         await self._invoke("POST", f"{SECRETS}/acls/delete", {"scope": scope, "principal": principal})
 
     async def _value(self, scope: str, key: str) -> tuple[bytes, CallInfo]:
-        answer = await self._reply(_Parts, "GET", _query("get", {"scope": scope, "key": key}))
+        answer = await self._reply(_SecretFields, "GET", _secrets_path("get", {"scope": scope, "key": key}))
         raw = answer._call.raw
         info = CallInfo(Raw(raw.status, raw.headers), answer.attempts)  # without the body, which may be the secret
         try:
             return base64.b64decode(answer.value, validate=True), info
         except (TypeError, ValueError):
             pass
-        raise info.unexpected(f"what came for the secret {key!r} in {scope!r} is not base64")
+        raise info.unexpected(f"the value sent for the secret {key!r} in {scope!r} is not base64")
 
 
-def _query(path: str, query: Mapping[str, str]) -> str:
+def _secrets_path(path: str, query: Mapping[str, str]) -> str:
     return f"{SECRETS}/{path}?{urlencode(query)}"
 
 

@@ -78,7 +78,7 @@ def read_error(body: bytes) -> tuple[str, str, list[Any]]:
         code, detail, details = _from_object(content)
         return (code or _code_in(detail))[:_CODE], detail[:_SHOWN], details
     said = content if isinstance(content, str) else text
-    return _code_in(said[:_SHOWN]), _plain(said), []
+    return _code_in(said[:_SHOWN]), _readable(said), []
 
 
 def body_text(body: bytes) -> str:
@@ -108,22 +108,22 @@ def not_json(raw: Raw) -> tuple[str, str] | None:
 def _from_object(content: dict[str, Any]) -> tuple[str, str, list[Any]]:
     details = content["details"] if isinstance(content.get("details"), list) else []
     code = next((word for key in _CODES if (word := _word(content.get(key)))), "")
-    detail = next((_said(content[key]) for key in _TEXTS if content.get(key)), "")
+    detail = next((_as_text(content[key]) for key in _TEXTS if content.get(key)), "")
     error, provider = content.get("error"), content.get("external_model_message")
     if provider is not None:  # a proxied provider's own error
-        text = _said(provider).encode("utf-8", "replace")
+        text = _as_text(provider).encode("utf-8", "replace")
         code, inner, details = _from_object(provider) if isinstance(provider, dict) else read_error(text)
-        return code or _word(content.get("error_code")), f"{_said(error or detail)}: {inner}", details
+        return code or _word(content.get("error_code")), f"{_as_text(error or detail)}: {inner}", details
     for inside in (error, content.get("response")):  # OpenAI's form; a failed response of the Responses API
         if isinstance(inside, dict):
             inner_code, inner_detail, inner_details = _from_object(inside)
             return inner_code or code, inner_detail, inner_details or details
     if isinstance(error, str):  # OAuth: {"error": code, "error_description": text}; others: {"error": text}
         code, detail = (code or error, detail) if detail else (code, error)
-    return code, detail or _said(content), details
+    return code, detail or _as_text(content), details
 
 
-def _said(value: object) -> str:
+def _as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -134,7 +134,7 @@ def _word(value: object) -> str:
     return "" if value is None or isinstance(value, (dict, list, bool)) else str(value)
 
 
-def _plain(text: str) -> str:
+def _readable(text: str) -> str:
     text = text[: 4 * _SHOWN]  # the patterns below take quadratic time on a hostile page
     if "<html" in text[:2000].lower() or text[:9].lower() == "<!doctype":
         import html  # here: its table of entities is large

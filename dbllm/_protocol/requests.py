@@ -79,10 +79,10 @@ def chat_messages(messages: object, verb: Verb = "chat", told_by: tuple[str, ...
         raise TypeError(f"{verb}() takes a str, a message or a list of messages, not {type(messages).__name__}.")
     if not messages:
         raise ValueError(f"{verb}() needs at least one message.")
-    return [_message(item, place, told_by) for place, item in enumerate(messages)]
+    return [_wire_message(item, place, told_by) for place, item in enumerate(messages)]
 
 
-def _message(item: object, place: int, told_by: tuple[str, ...]) -> object:
+def _wire_message(item: object, place: int, told_by: tuple[str, ...]) -> object:
     if isinstance(item, Message):
         return item.as_wire()
     told = isinstance(item, Mapping) and any(isinstance(item.get(key), str) for key in told_by)

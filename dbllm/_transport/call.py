@@ -1,4 +1,4 @@
-"""One logical call, what becomes of it, and a stream that is open."""
+"""One logical call, its attempts, and an open stream."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ EVENTS = "text/event-stream"
 
 @dataclass(slots=True)  # not frozen: see `HttpRequest`
 class Call:
-    """One logical call, whatever attempts it takes. `deadline` is on the backend's clock."""
+    """One logical call, however many attempts it takes. `deadline` is on the backend's clock."""
 
     method: str
-    path: str = field(repr=False)  # its query may hold what is secret
+    path: str = field(repr=False)  # its query may hold a secret
     timeout: Timeout
     retry: Retry
     deadline: float
     body: bytes | None = field(default=None, repr=False)
     accept: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    origin: str | None = None  # where it goes; None is the client's workspace
-    attempt: int = 1  # the one that is being made
+    origin: str | None = None  # where it is sent; None means the client's workspace
+    attempt: int = 1  # the number of the current attempt
 
     @property
     def logged(self) -> str:
-        """The path as a log shows it: a query may hold what is secret."""
+        """The path for logs: without the query, which may hold a secret."""
         return self.path.split("?", 1)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt(PublicPickle):
-    """One attempt of a call, as the hook `on_attempt` is told of it.
+    """One attempt of a call, as the hook `on_attempt` gets it.
 
     Attributes:
         method, path: what was called; the path has no query.
         number: 1 for the first attempt.
         seconds: how long it took.
-        status: of the answer; None where none came.
-        request_id: the workspace's id of it.
-        error: what it failed with, or None. Whether another attempt follows is not decided yet.
+        status: the response's status; None if there was no response.
+        request_id: the workspace's id of the request.
+        error: why it failed, or None. Whether another attempt follows is not decided yet.
     """
 
     method: str
@@ -61,7 +61,7 @@ class Attempt(PublicPickle):
 
 @dataclass(slots=True)
 class OpenStream(CallInfo):
-    """A stream up to its first event; or a whole answer, from a server that does not stream."""
+    """A stream, read up to its first event; or a whole answer, from a server that does not stream."""
 
     exchange: Exchange | None = None
     decoder: Decoder = field(default_factory=Decoder)
@@ -84,11 +84,11 @@ class OpenStream(CallInfo):
         return await exchange.read_all(deadline, start)
 
     async def read_event(self, deadline: float) -> bool:
-        """Read on until at least one more event is there; False at the end of the stream.
+        """Read until at least one event is buffered; False at the end of the stream.
 
         Raises:
-            APIConnectionError, APITimeoutError: the connection broke, or no event came before the deadline.
-            APIResponseError: the stream is none (a line of over 8 MiB).
+            APIConnectionError, APITimeoutError: the connection broke, or no event arrived before the deadline.
+            APIResponseError: this is not an event stream (it has a line of over 8 MiB).
         """
         while not self.events and self.exchange is not None:
             piece = await self.exchange.read(deadline)
@@ -113,7 +113,7 @@ class OpenStream(CallInfo):
         return error
 
     def interrupted(self, detail: str, code: str = "", text: str = "", usage: object = None) -> StreamInterruptedError:
-        """The error for a stream that ended before its end."""
+        """The error for a stream that ended before the answer was complete."""
         raw = Raw(self.raw.status, self.raw.headers, self.last or self.raw.body) if self.raw.status else None
         error = StreamInterruptedError(
             detail, error_code=code, request_id=self.request_id, attempts=self.attempts, raw=raw

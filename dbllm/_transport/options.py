@@ -1,4 +1,4 @@
-"""What a call is made with: time limits, retries, headers, further body fields."""
+"""The options of a call: timeouts, retries, headers, further body fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .._protocol.json_encoder import encode
 from .call import JSON, Call
 from .retry import Retry, Timeout
 
-EXPLAIN_SECONDS = 5.0  # what a failed call may spend on finding out why
+EXPLAIN_SECONDS = 5.0  # the most time that a failed call spends on finding out why
 
 Limit = float | Timeout | None
 ExtraFields = Mapping[str, Any] | None
@@ -19,7 +19,7 @@ ExtraFields = Mapping[str, Any] | None
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a call is made with where the call itself does not say."""
+    """Defaults for calls that do not pass their own."""
 
     timeout: Timeout = field(default_factory=Timeout)
     retry: Retry = field(default_factory=Retry)
@@ -33,9 +33,9 @@ class Options:
         headers: ExtraFields = None,
         extra_body: ExtraFields = None,
     ) -> Options:
-        """These options, but for what is given."""
+        """These options, with the given ones in their place."""
         if retry is not None and not isinstance(retry, Retry):
-            raise TypeError(f"retry takes a Retry, not {retry!r}; for one attempt: Retry(attempts=1).")
+            raise TypeError(f"retry must be a Retry, got {retry!r}; for a single attempt pass Retry(attempts=1).")
         if timeout is None and retry is None and not headers and not extra_body:
             return self
         merged = {**self.headers, **{name.lower(): value for name, value in (headers or {}).items()}}
@@ -43,13 +43,13 @@ class Options:
         return Options(timeout, retry or self.retry, merged, {**self.extra_body, **(extra_body or {})})
 
     def deadline(self, clock: Callable[[], float]) -> float:
-        """When what begins now is over, on this clock."""
+        """The deadline, on this clock, of a call that begins now."""
         return FOREVER if self.timeout.total is None else clock() + self.timeout.total
 
     def call(
         self, deadline: float, path: str, body: object = None, accept: str = JSON, *, method: str | None = None
     ) -> Call:
-        """One call with these options: POST with a body, else GET. Several may share one deadline."""
+        """One call with these options: POST with a body, else GET. Several calls may share one deadline."""
         if self.extra_body and isinstance(body, Mapping):
             body = {**body, **self.extra_body}
         encoded = None if body is None else encode(body)

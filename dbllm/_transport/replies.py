@@ -1,4 +1,4 @@
-"""A response as a typed reply; where it is not what was promised, an error that keeps it."""
+"""A response as a typed reply, or as an error that keeps the response."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def raise_if_not_json(info: CallInfo) -> None:
 
 
 def read_json(info: CallInfo) -> Any:
-    """The answer's JSON; APIResponseError where it is none."""
+    """The response's JSON; APIResponseError if it is not JSON."""
     return decode_or_raise("the answer cannot be read", info, lambda: json.loads(info.raw.body))
 
 
 def reply_of(model: type[ReplyT], info: CallInfo) -> ReplyT:
-    """The answer as a model; APIResponseError where it is none."""
+    """The response as a model; APIResponseError if it does not fit."""
     name = "has another form than expected" if model.__name__.startswith("_") else f"is no {model.__name__}"
     reply = decode_or_raise(f"the answer {name}", info, lambda: parse(model, info.raw.body))
-    vars(reply)["_call"] = info  # past pydantic, which would look for a field of that name first
+    vars(reply)["_call"] = info  # set directly: pydantic would first look for a field of that name
     return reply

@@ -1,4 +1,4 @@
-"""How long to wait, and whether and when to try again. The decisions are pure; tenacity runs the loop.
+"""Whether and when to try again. The decisions are pure; tenacity runs the loop.
 
 Who may be sent twice: a failed attempt is one of these.
 
@@ -46,16 +46,16 @@ def _is_seconds(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Retry(PublicPickle):
-    """How stubborn a call is.
+    """How often, and after which waits, a call is tried again.
 
     Attributes:
-        attempts: tries at most, the first included; `Retry(attempts=1)` never tries again. Where more than one is
-            allowed, a first try that surely never reached the server does not count.
-        backoff: seconds; before try n+1 the wait is uniform in 0 … min(max_backoff, backoff * 2**(n-1)), four times
+        attempts: the most attempts, the first included; `Retry(attempts=1)` never tries again. If more than one is
+            allowed, a first attempt that surely never reached the server does not count.
+        backoff: seconds; before attempt n+1 the wait is uniform in 0 … min(max_backoff, backoff * 2**(n-1)), four times
             that for throttling.
-        max_backoff: seconds a wait without a server's hint (or with one of next to nothing) takes at most.
-        max_retry_after: seconds of a server's Retry-After that are waited at most; a longer one fails the call.
-        retry_ambiguous: send a POST again though the model may have run (and been paid) already.
+        max_backoff: the longest wait, in seconds, without a server's hint (or with one of next to nothing).
+        max_retry_after: the longest Retry-After, in seconds, that is waited for; a longer one fails the call.
+        retry_ambiguous: send a POST again even if the model may have run (and been paid) already.
     """
 
     attempts: int = 4
@@ -66,23 +66,23 @@ class Retry(PublicPickle):
 
     def __post_init__(self) -> None:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
-            raise ValueError(f"Retry(attempts={self.attempts!r}): attempts is a whole number from 1 up; 1 is no retry.")
+            raise ValueError(f"Retry: attempts must be an integer, 1 or more, got {self.attempts!r}.")
         for name in ("backoff", "max_backoff", "max_retry_after"):
             value = getattr(self, name)
             if not _is_seconds(value) or value < 0 or (name == "backoff" and value == float("inf")):
-                raise ValueError(f"Retry({name}={value!r}): seconds, 0 or more.")
+                raise ValueError(f"Retry: {name} must be 0 seconds or more, got {value!r}.")
 
 
 @dataclass(frozen=True, slots=True)
 class Timeout(PublicPickle):
-    """How long a call may take, in seconds; None is no limit.
+    """How long a call may take, in seconds; None means no limit.
 
     Attributes:
         total: the whole call: waiting for a connection, all attempts and the waits between them. For a stream, up to
             its first event.
-        connect: one connection's TCP and TLS.
+        connect: TCP and TLS of one connection.
         read: from one event of a stream to the next.
-        queue: waiting for a free connection when `max_connections` are in use; None: as long as `total` allows.
+        queue: waiting for a free connection while `max_connections` are in use; None waits as long as `total` allows.
     """
 
     total: float | None = 300.0  # Databricks ends an execution after 297 s
@@ -94,17 +94,17 @@ class Timeout(PublicPickle):
         for name in ("total", "connect", "read", "queue"):
             value = getattr(self, name)
             if value is not None and not (_is_seconds(value) and value > 0):
-                raise ValueError(f"Timeout({name}={value!r}): seconds above 0, or None for no limit.")
+                raise ValueError(f"Timeout: {name} must be more than 0 seconds or None (no limit), got {value!r}.")
 
     @classmethod
     def of(cls, value: float | Timeout) -> Timeout:
-        """A `Timeout` from what users may write: a number is the total."""
+        """A `Timeout` from what users may pass: a number is the total."""
         return value if isinstance(value, Timeout) else cls(total=value)
 
 
 def classify(error: BaseException, method: str) -> FailureClass:
     """The class of a failed attempt; what is ambiguous on a POST is transient on a method that may be repeated."""
-    if isinstance(error, StreamInterruptedError):  # before the first chunk, or it would not come here
+    if isinstance(error, StreamInterruptedError):  # before the first chunk: later ones are raised to the caller
         return "throttled" if error.error_code in _THROTTLED_CODES else "ambiguous"
     ambiguous: FailureClass = "transient" if method in IDEMPOTENT else "ambiguous"
     if isinstance(error, (APIConnectionError, APITimeoutError)):
@@ -163,19 +163,19 @@ async def retry_call(
     clock: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]],
 ) -> tuple[T, int]:
-    """Go on after a first attempt has failed: (the answer, attempts made).
+    """Go on after a first attempt has failed; returns the result and the number of attempts.
 
-    Entered only then, since entering tenacity costs more than a call on a good day.
+    A call that succeeds at once never comes here: entering tenacity costs more than such a call.
 
     Raises:
-        APIError: the last failure; its `previous` has those before it. It is raised at once, without a wait, when the
-            wait would end after the deadline.
+        APIError: the last failure; its `previous` has the earlier ones. If the next wait would end after the deadline,
+            it is raised at once.
     """
     failed: list[APIError] = []
     pauses: list[float] = []
     policy = retry
     if retry.attempts > 1 and classify(first, method) == "never sent":
-        policy = replace(retry, attempts=retry.attempts + 1)  # what never reached the server cost nobody anything
+        policy = replace(retry, attempts=retry.attempts + 1)  # an attempt that never reached the server costs nothing
 
     async def next_attempt() -> T:
         if not failed:
@@ -184,7 +184,7 @@ async def retry_call(
 
     def wanted(state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
-        if not isinstance(error, APIError):  # an interrupt, a cancellation, a bug: never ours to repeat
+        if not isinstance(error, APIError):  # an interrupt, a cancellation or a bug: never repeated
             return False
         failed.append(error)
         pause = retry_delay(error, failures=len(failed), method=method, retry=policy)
@@ -193,7 +193,7 @@ async def retry_call(
         pauses.append(pause)
         return True
 
-    from tenacity import AsyncRetrying  # here: a program whose calls succeed never pays for the import
+    from tenacity import AsyncRetrying  # imported here: a program whose calls succeed does not need it
 
     loop = AsyncRetrying(sleep=sleep, retry=wanted, wait=lambda _: pauses[-1], reraise=True)
     try:

@@ -1,4 +1,4 @@
-"""One logical call: headers, attempts, judgement, log line; and the opening of a stream."""
+"""One logical call: headers, attempts, errors for a status, log line; and the opening of a stream."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ log = logging.getLogger("dbllm")
 
 InfoT = TypeVar("InfoT", bound=CallInfo)
 Send = Callable[[Call, Mapping[str, str]], Awaitable[InfoT]]
-"""Makes a call once, with these headers of the auth's."""
+"""Sends a call once, with the auth's headers."""
 
 OnAttempt = Callable[[Attempt], "Awaitable[object] | object"]
-"""A user's function, sync or async, that is told of each attempt."""
+"""A user's function, sync or async, that is called after each attempt."""
 
 
 class Transport:
-    """Carries calls to a workspace, and to other origins that have credentials of their own."""
+    """Sends calls to a workspace, and to other origins that have credentials of their own."""
 
     def __init__(self, host: str, auth: Auth, backend: Backend, on_attempt: OnAttempt | None = None) -> None:
         self.host, self.backend, self.on_attempt = host, backend, on_attempt
         self._auths = {host: auth}
         self._closed = False
         self._headers: dict[object, tuple[Mapping[str, str], Mapping[str, str], RequestHeaders]] = {}
-        _own_headers()  # imports something slow: here, where no event loop waits for it
+        _own_headers()  # called early: it imports a slow module, and no event loop waits yet
         weakref.finalize(self, backend.close_when_possible)
 
     def add_origin(self, origin: str, auth: Auth) -> None:
-        """Let calls go to another origin, with its own credentials and no others."""
+        """Allow calls to another origin, with its own credentials and no others."""
         self._auths[origin] = auth
 
     def call(self, call: Call) -> Coroutine[Any, Any, CallInfo]:
-        """The response to a call, after as many attempts as it takes.
+        """Send a call, in as many attempts as it takes, and return the response.
 
         Raises:
             APIError: the last attempt's failure.
@@ -53,11 +53,11 @@ class Transport:
         return self._carry(call, self._send_once)
 
     def open(self, call: Call) -> Coroutine[Any, Any, OpenStream]:
-        """A stream, open and up to its first event; until then it is tried again as `call` is, and raises the same."""
+        """Open a stream and read up to its first event; until then retries and errors are those of `call`."""
         return self._carry(call, self._open_once)
 
     async def aclose(self) -> None:
-        """Close the connections; calls after this fail."""
+        """Close the connections; later calls fail."""
         self._closed = True
         await self.backend.aclose()
 
@@ -69,7 +69,7 @@ class Transport:
                 info = await attempt(call, send)
             except APIError as first:
                 if retry_delay(first, failures=1, method=call.method, retry=call.retry) is None:
-                    raise  # not once more through the loop that retries
+                    raise  # at once, so that the traceback does not show the retry loop
 
                 async def again() -> InfoT:
                     call.attempt += 1
@@ -87,7 +87,7 @@ class Transport:
         return info
 
     async def _send_authenticated(self, call: Call, send: Send[InfoT]) -> InfoT:
-        """One attempt with the auth's headers; where the workspace says that these have expired, it is made anew."""
+        """One attempt with the auth's headers; if they have expired, it is sent once more with new ones."""
         if self._closed:
             raise RuntimeError("this client is closed; make a new one.")
         auth = self._auth(call)
@@ -132,7 +132,7 @@ class Transport:
     def _auth(self, call: Call) -> Auth:
         auth = self._auths.get(call.origin or self.host)
         if auth is None:
-            raise ConfigError(f"this client has no credentials for {call.origin}, and sends it none of another host.")
+            raise ConfigError(f"this client has no credentials for {call.origin}, and sends it those of no other host.")
         return auth
 
     def _raise_for_status(self, raw: Raw, call: Call, sent: Mapping[str, str]) -> Raw:
@@ -141,7 +141,7 @@ class Transport:
         raise status_error(redact(raw, sent, call.path), wall=self.backend.wall_clock(), url=self.host + call.logged)
 
     async def _send_observed(self, call: Call, send: Send[InfoT]) -> InfoT:
-        """One attempt, of which the hook `on_attempt` is told."""
+        """One attempt, followed by a call of the hook `on_attempt`."""
         began = self.backend.clock()
         try:
             info = await self._send_authenticated(call, send)
@@ -173,7 +173,7 @@ class Transport:
         )
 
     def _request_headers(self, call: Call, sent: Mapping[str, str], base: str) -> RequestHeaders:
-        """What a call is sent with; the same value again as long as neither the auth's headers nor its own change."""
+        """The headers of a call; the same object as long as neither the auth's headers nor the call's own change."""
         key = call.origin, call.accept, call.body is None
         made = self._headers.get(key)
         if made is None or made[0] is not sent or made[1] != call.headers:
@@ -191,10 +191,10 @@ def _redacted(error: APIError, sent: Mapping[str, str], path: str) -> APIError:
 
 @lru_cache
 def _own_headers() -> dict[str, str]:
-    from importlib import metadata  # slow to import, and wanted by the first call only
+    from importlib import metadata  # slow to import, and needed once
 
     try:
         own = metadata.version("dbllm")
-    except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+    except metadata.PackageNotFoundError:  # a source tree that was never installed
         own = "0"
     return {"user-agent": f"dbllm/{own}", "accept-encoding": "gzip, deflate"}

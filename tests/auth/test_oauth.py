@@ -24,7 +24,7 @@ ME = "/api/2.0/preview/scim/v2/Me"
 
 
 class Connection:
-    """A transport of the user's, in both colours: it answers by path and writes down what came."""
+    """A transport of the user's, in both modes: it answers by path and records requests."""
 
     def __init__(self, **answers: Any) -> None:
         self.requests: list[httpx.Request] = []

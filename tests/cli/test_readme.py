@@ -20,9 +20,9 @@ SHELL = "".join(re.findall(r"^```bash\n(.*?)^```$", README, re.S | re.M)).splitl
 CALLS = [line for line in SHELL if re.search(r"\bdbllm (complete|chat|embed|predict)\b", line)]
 
 
-def chart() -> list[list[str]]:
-    """The map of files, row by row."""
-    rows = re.findall(r"^\| (`.*?) \|", README.split("The files of `dbllm/`")[1], re.M)
+def package_map() -> list[list[str]]:
+    """The map of packages and modules, row by row."""
+    rows = re.findall(r"^\| (`.*?) \|", README.split("## How it is built")[1], re.M)
     return [re.findall(r"`(\w+\.py|\w+/)`", row) for row in rows]
 
 
@@ -76,33 +76,61 @@ def test_there_is_code_for_every_kind_of_call() -> None:
 
 
 def test_the_two_commands_of_the_first_page_are_one_line_each() -> None:
-    assert [line for line in SHELL if line.startswith("pip install -e ")] == ["pip install -e '.[local]' && dbllm demo"]
+    assert [line for line in SHELL if line.endswith("dbllm demo")] == ["pip install -e '.[local]' && dbllm demo"]
     assert [line for line in SHELL if line.startswith("pip install nox")] == ["pip install nox && nox"]
 
 
-def test_the_map_names_every_file_of_the_package() -> None:
-    named = {name for row in chart() for name in row}
-    there = {path.name + "/" * path.is_dir() for path in (ROOT / "dbllm").iterdir() if path.suffix in ("", ".py")}
-    assert named == there - {"__init__.py", "__pycache__/"}
+def test_the_map_names_every_package_and_module() -> None:
+    named = [name for row in package_map() for name in row]
+    assert len(named) == len(set(named))
+    there = {path.name for path in (ROOT / "dbllm").glob("*.py")}
+    there |= {f"{path.parent.name}/" for path in (ROOT / "dbllm").glob("*/__init__.py")}
+    assert set(named) == there - {"__init__.py"}
 
 
-def test_files_import_only_what_the_map_puts_before_or_beside_them() -> None:
-    row_of = {name.removesuffix(".py").removesuffix("/"): number for number, row in enumerate(chart()) for name in row}
+def test_packages_import_only_what_the_map_puts_below_or_beside_them() -> None:
+    rows = [[name.removesuffix(".py").removesuffix("/") for name in row] for row in package_map()]
+    core = [row for row in rows if set(row) & {"_client", "errors"} or all(name.startswith("_") for name in row)]
+    core = [row for row in core if "__main__" not in row]
+    row_of = {name: number for number, row in enumerate(core) for name in row}
+    assert len(row_of) > 8
     for name, row in row_of.items():
-        file = ROOT / "dbllm" / f"{name}.py"
-        if file.exists():
-            later = {other for other in imported(file) if row_of.get(other, -1) > row}
-            assert not later, f"{name}.py imports {later}"
+        package = ROOT / "dbllm" / name
+        for file in package.glob("*.py") if package.is_dir() else [package.with_suffix(".py")]:
+            above = {other for other in imported(file) if row_of.get(other, row) < row}
+            assert not above, f"{file.relative_to(ROOT)} imports {above}"
 
 
 def imported(file: Path) -> set[str]:
-    """The modules of the package that a file imports, by any form, anywhere in it."""
+    """The packages and modules at the top of dbllm that a file imports, anywhere in it."""
+    package = file.relative_to(ROOT).parent.parts
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "dbllm"):
-            path = (node.module or "").removeprefix("dbllm").strip(".")
-            found |= {path.split(".")[0]} if path else {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            path = [*base, *(node.module or "").split(".")]
+            path = [part for part in path if part]
+            if path[:1] == ["dbllm"]:
+                found |= {path[1]} if len(path) > 1 else {alias.name for alias in node.names}
     return found
+
+
+def test_every_link_of_the_documents_leads_to_a_file() -> None:
+    documents = [ROOT / "README.md", ROOT / "dbllm" / "ARCHITECTURE.md", *(ROOT / ".github").glob("*.md")]
+    assert len(documents) == 4
+    for document in documents:
+        text = document.read_text("utf-8")
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert "://" in target or (document.parent / target).exists(), f"{document.name}: {target}"
+        for name in re.findall(r"`((?:tests|_[a-z]+)/[\w/]+\.\w+)`", text):
+            assert (ROOT / name).exists() or (ROOT / "dbllm" / name).exists(), f"{document.name}: {name}"
+
+
+def test_no_install_line_of_the_readme_needs_a_package_index_to_have_dbllm() -> None:
+    installs = [line for line in SHELL if "pip install" in line and "nox" not in line]
+    assert installs
+    for line in installs:
+        assert line.startswith("pip install -e '.["), line
 
 
 def test_the_check_of_the_readme_can_be_run() -> None:

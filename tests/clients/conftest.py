@@ -1,7 +1,7 @@
 """One `dbllm up` process with the real model for all tests of this folder, and a note of what each client did there.
 
-A test that is marked `does(client, operation)` is one cell of the README's table "Clients of others"; the last test,
-in test_table.py, compares that table with this run.
+A test that is marked `does(client, operation)` is one cell of the README's table "Works with other clients"; the last
+test, in test_table.py, compares that table with this run.
 """
 
 from __future__ import annotations

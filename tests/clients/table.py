@@ -1,4 +1,4 @@
-"""The table "Clients of others" of the README: which client did what, as a test run found it."""
+"""The table "Works with other clients" of the README: which client did what, as a test run found it."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ async def test_all_requests_share_one_time(make, wire, clock):
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "3", None])
 async def test_a_limit_is_a_whole_number_from_one(make, wire, name, value):
     async with make() as client:
-        with pytest.raises(ValueError, match=f"{name}=.* is a whole number from 1 up"):
+        with pytest.raises(ValueError, match=f"{name} must be (1 or more|an integer), got {value!r}"):
             await client.endpoint("ep").embed(NUMBERS, **{name: value})
     assert not wire.calls
 

@@ -341,7 +341,7 @@ class TestWaiting:
     ) -> None:
         states(wire, endpoint("READY", "UPDATE_FAILED"))
         async with clock.on(make()) as client:
-            with pytest.raises(APIError, match="served before goes on"):
+            with pytest.raises(APIError, match="still serves its old config"):
                 await client.endpoints.wait_until_ready("my-chat")
 
     @pytest.mark.parametrize("verb", ["create", "update_config"])

@@ -198,7 +198,7 @@ def test_without_its_config_a_provider_is_incomplete(way: int) -> None:
     key = PROVIDERS[made["provider"]].key
     del made[key]
     assert f"{key} is missing" in said(made)
-    assert "is a dict" in said({**made, key: LITERAL})
+    assert "must be a dict, got str" in said({**made, key: LITERAL})
 
 
 def test_two_ways_to_prove_who_calls_are_one_too_many() -> None:
@@ -256,7 +256,8 @@ def test_a_provider_outside_is_reached_by_https_only(address: str) -> None:
 
 @pytest.mark.parametrize("thing", [None, "openai", 3, ["openai"]])
 def test_a_model_is_a_dict(thing: object) -> None:
-    assert "external_model is" in said(thing)
+    expected = "is missing" if thing is None else f"must be a dict, got {type(thing).__name__}"
+    assert f"external_model {expected}" in said(thing)
 
 
 def config(*models: dict[str, Any]) -> dict[str, Any]:
@@ -292,7 +293,7 @@ def test_the_models_of_one_endpoint_share_one_task() -> None:
 
 def test_an_entity_is_an_external_model_or_a_registered_one() -> None:
     both = {"served_entities": [{"external_model": model(0), "entity_name": "a.b.c"}]}
-    assert "one or the other" in refused(both)
+    assert "give one of them" in refused(both)
 
 
 def test_a_typing_error_in_external_model_is_named() -> None:

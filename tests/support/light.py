@@ -1,4 +1,4 @@
-"""A local workspace without its models: who may come in is tested with it. As a program, it serves apart."""
+"""A local workspace without its models, for tests of auth. Run as a program, it serves in a process of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECRET = "dose-canary-client-secret"
 
 
 class Counting:
-    """Counts token requests: how many, and how many at a time; can hold them up or answer in their place."""
+    """Counts token requests, also those at the same time; can delay them or answer in their place."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app, self.count, self.flying, self.peak = app, 0, 0, 0
@@ -43,7 +43,7 @@ class Counting:
 
 
 class Light:
-    """A local workspace without its models: who may come in is what is tested here."""
+    """A local workspace without its models, for tests of auth."""
 
     def __init__(self, token_seconds: float = 3600.0, subjects: frozenset[str] = frozenset()) -> None:
         self.identity = new_identity()
@@ -58,7 +58,7 @@ class Light:
 
     @property
     def principal(self) -> dict[str, str]:
-        """The arguments of a client that calls as the service principal."""
+        """The arguments for a client that calls as the service principal."""
         return {"host": self.host, "client_id": PRINCIPAL, "client_secret": SECRET}
 
     def stop(self) -> None:
@@ -66,7 +66,7 @@ class Light:
 
 
 def main(token_seconds: float, delay: float) -> None:
-    """Serve until the standard input ends; say where at the start, and what came for tokens at the end."""
+    """Serve until the standard input ends; print the address at the start and the token requests at the end."""
     workspace = Light(token_seconds=token_seconds)
     workspace.tokens.delay = delay
     print(json.dumps({"host": workspace.host, "token": workspace.identity.token}), flush=True)

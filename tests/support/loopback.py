@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback whose every connection follows a script: for the faults that only sockets have.
+"""A real HTTP server on loopback in which each connection follows a script, for faults that only sockets have.
 
 A script is a function that gets a `Peer`, the server's end of one connection, and runs in a thread of its own.
 Nothing here sleeps: the two ends wait for each other's bytes, or for events.
@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-PATIENCE = 6.0  # seconds until a test that waits for something that never comes fails
+PATIENCE = 6.0  # seconds until a test fails that waits for something in vain
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What came in."""
+    """A received request."""
 
     line: str
     headers: dict[str, str]
@@ -32,7 +32,7 @@ class Request:
 
 
 def head(status: int = 200, length: int = 0, **headers: str) -> bytes:
-    """The head of an answer; `content_type="x"` becomes `content-type: x`."""
+    """The head of a response; `content_type="x"` becomes `content-type: x`."""
     fields = {"content-type": "application/json", "content-length": str(length)}
     fields |= {name.replace("_", "-"): value for name, value in headers.items()}
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
@@ -60,7 +60,7 @@ class Peer:
         self._buffer = b""
 
     def request(self) -> Request | None:
-        """Read one request; None when the client has closed instead."""
+        """Read one request; None if the client has closed the connection."""
         while b"\r\n\r\n" not in self._buffer:
             if not self._receive():
                 return None
@@ -79,7 +79,7 @@ class Peer:
         return request
 
     def answer(self, content: object = "hello", status: int = 200, **headers: str) -> None:
-        """A whole JSON answer."""
+        """Send a whole JSON response."""
         body = json.dumps(content).encode()
         self.send(head(status, len(body), **headers) + body)
 
@@ -94,7 +94,7 @@ class Peer:
         self.server.go.wait(PATIENCE)
 
     def wait_gone(self) -> None:
-        """Read on until the client closes."""
+        """Read until the client closes."""
         while self._receive():
             pass
 
@@ -151,7 +151,7 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """How many connections there have been."""
+        """How many connections the server has accepted."""
         return len(self.peers)
 
     @property
@@ -160,11 +160,11 @@ class Server:
         return sum(not peer.gone.is_set() for peer in self.peers)
 
     def wait_arrived(self) -> None:
-        """Until one more request has come in whole."""
+        """Wait until one more request has arrived completely."""
         assert self.arrived.acquire(timeout=PATIENCE), "no request came"
 
     def wait_gone(self, *places: int) -> None:
-        """Until the client has closed these connections (all of them by default)."""
+        """Wait until the client has closed these connections (all of them by default)."""
         for place in places or range(len(self.peers)):
             assert self.peers[place].gone.wait(PATIENCE), f"connection {place} was never closed"
 

@@ -1,4 +1,4 @@
-"""The sync client behind the async one's names, so that one test body serves all colours.
+"""The sync client behind the async one's names, so that one test body serves all modes (the fixture `colour`).
 
 In a "sync" run the real `Client`, `Endpoint`, `DriverApp` and `Stream` do the work; the adapters only put `async` in
 front of their methods. The body is then run by one `send(None)`: if anything in it suspends, the test fails.
@@ -20,7 +20,7 @@ COLOURS = ("asyncio", "trio", "sync")
 
 
 def run(colour: str, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a test's body in one colour."""
+    """Run a test's body in one mode."""
     if colour == "asyncio":
         return asyncio.run(body())
     if colour == "trio":
@@ -35,7 +35,7 @@ def run(colour: str, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 
 
 class Plain:
-    """An object of the sync kind under the async kind's names."""
+    """A sync object with async methods."""
 
     _makers = frozenset({"endpoint", "driver_app", "with_options"})
     _areas = frozenset({"endpoints", "secrets"})
@@ -78,7 +78,7 @@ class Plain:
 
 
 async def together(colour: str, thunks: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
-    """Run all side by side (tasks, or threads in plain code): results in order, exceptions as values."""
+    """Run all calls at once (tasks, or threads in plain code): results in order, exceptions as values."""
     results: list[Any] = [None] * len(thunks)
 
     async def one(place: int) -> None:
@@ -102,37 +102,37 @@ async def together(colour: str, thunks: list[Callable[[], Awaitable[Any]]]) -> l
 
 
 async def waited(colour: str, blocking: Callable[..., Any], *args: Any) -> Any:
-    """Call what blocks (a wait for the server), while the loop goes on."""
+    """Call a function that blocks (a wait for the server), while the loop goes on."""
     if colour == "sync":
         return blocking(*args)
     return await anyio.to_thread.run_sync(blocking, *args)
 
 
 def backend_of(client: Any) -> Any:
-    """The backend of a client of either colour."""
+    """The backend of a client of either mode."""
     core = getattr(client, "plain", client)
     return getattr(core, "_core", core)._transport.backend
 
 
 def permits(client: Any) -> int:
-    """How many connections the client's calls hold, in all its homes."""
+    """How many connections the client's calls hold, in all its event loops and processes."""
     return sum(len(context.limiter.holders) for context in backend_of(client)._contexts.values())
 
 
 def idle(client: Any) -> int:
-    """How many connections wait for a next call, in all the client's homes."""
+    """How many idle connections the client has, in all its event loops and processes."""
     return sum(len(pool._idle) for context in backend_of(client)._contexts.values() for pool in context.pools.values())
 
 
 class Clock:
-    """A clock that stands still but for the waits, which it writes down."""
+    """A clock that only waits move on; it records them."""
 
     def __init__(self) -> None:
         self.time = 1000.0
         self.waits: list[float] = []
 
     def on(self, client: Any) -> Any:
-        """Put it into a client that has made no call yet."""
+        """Use this clock in a client that has made no call yet."""
         backend = backend_of(client)
         backend.clock, backend.wall_clock, backend.sleep = (
             (lambda: self.time),
@@ -147,7 +147,7 @@ class Clock:
 
 
 class Steps:
-    """Runs a coroutine and counts where it suspends; at suspension `at` it does something to it first."""
+    """Runs a coroutine and counts its suspensions; at suspension `at` it acts on the coroutine first."""
 
     def __init__(
         self, coroutine: Coroutine[Any, Any, Any], at: int = 0, then: Callable[[], None] | None = None
@@ -174,7 +174,7 @@ class Steps:
 
 @contextmanager
 def in_thread(function: Callable[[], Any]) -> Any:
-    """Run something beside the block; its end is awaited when the block ends."""
+    """Run something beside the block, and wait for its end when the block ends."""
     thread = threading.Thread(target=function, daemon=True)
     thread.start()
     try:

@@ -1,4 +1,4 @@
-"""A workspace in this process, on a clock of the test: its control plane, without a socket."""
+"""The control plane of a workspace in this process, without a socket, on a clock of the test."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Plane:
         self.app = create_app(engine, Vectors(), IDENTITY, store=store, options=chosen)
 
     def answer(self, method: str, path: str, json: object = None, token: str = OWNER, **more: Any) -> httpx.Response:
-        """Any answer."""
+        """Any response."""
 
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(app=self.app)
@@ -52,7 +52,7 @@ class Plane:
         return answer.status_code, told["error_code"], told["message"]
 
     def somebody(self, name: str, *, service: bool = False) -> str:
-        """The token of a new principal that is no admin."""
+        """The token of a new principal who is not an admin."""
         self.do("POST", "/api/local/principals", {"name": name, "service": service})
         token: str = self.do("POST", "/api/local/tokens", {"principal": name})["token_value"]
         return token

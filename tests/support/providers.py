@@ -1,4 +1,4 @@
-"""Providers for tests: a server that answers as scripted, and recorded answers of Anthropic and Cohere."""
+"""Providers for tests: a server with scripted responses, and recorded responses of Anthropic and Cohere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dbllm.local.http.server import WebServer, listen
 
 @dataclass
 class Received:
-    """What a provider got."""
+    """A request that a provider received."""
 
     method: str
     path: str
@@ -26,7 +26,7 @@ class Received:
 
 
 class Provider:
-    """A server on loopback whose answer a test sets; it remembers what it got."""
+    """A server on loopback whose response a test sets; it records its requests."""
 
     def __init__(self) -> None:
         self.got: list[Received] = []
@@ -64,7 +64,7 @@ class Provider:
 
 
 def typed(*events: dict[str, Any]) -> tuple[str, ...]:
-    """Events whose kind stands twice, as Anthropic and Cohere send them."""
+    """Events that name their kind twice, as Anthropic and Cohere send them."""
     return tuple(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
 
 

@@ -1,4 +1,4 @@
-"""Answers as the workspace sends them."""
+"""Responses as the workspace sends them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HELLO = (piece("Hel", usage=1, role="assistant"), piece("lo", "stop", usage=2), 
 
 
 def sse(*events: object) -> httpx.Response:
-    """A whole event stream; what is no str is sent as JSON, a str as it is, bytes without a frame."""
+    """A whole event stream: a str is sent as it is, bytes without a frame, anything else as JSON."""
     text = b"".join(
         event
         if isinstance(event, bytes)
@@ -55,7 +55,7 @@ def sse(*events: object) -> httpx.Response:
 
 
 def route(wire: respx.MockRouter, name: str = "ep") -> respx.Route:
-    """Where an endpoint is called."""
+    """The path of an endpoint's invocations."""
     return wire.post(f"/serving-endpoints/{name}/invocations")
 
 
@@ -65,5 +65,5 @@ def speaks(wire: respx.MockRouter, task: str | None, name: str = "ep") -> respx.
 
 
 def sent(route: respx.Route, place: int = -1) -> Any:
-    """The JSON of a call that respx has seen."""
+    """The JSON body of a call that respx has recorded."""
     return json.loads(route.calls[place].request.content)

@@ -1,4 +1,4 @@
-"""The types of streams in both colours; run by mypy and pyright, never executed."""
+"""The types of streams in both modes; run by mypy and pyright, never executed."""
 
 from __future__ import annotations
 

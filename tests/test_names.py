@@ -1,0 +1,170 @@
+"""Names: one name means one thing, and it is the field's own word."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import dbllm
+
+ROOT = Path(dbllm.__file__).parent
+TREES = {  # dotted name below dbllm: its tree
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text("utf-8"))
+    for path in sorted(ROOT.rglob("*.py"))
+}
+
+TWINS = {  # names that two modules define on purpose: the modules, and the one concept that they share
+    "Endpoint": (
+        "_sync_client local.management.catalog",
+        "a serving endpoint: as a caller and as its workspace has it",
+    ),
+    "Endpoints": ("_management.endpoints local.management.endpoints", "the endpoints of a workspace: from both sides"),
+    "Options": ("_transport.options local.app", "what a user may choose: of a call, of a local workspace"),
+    "Secrets": ("_management.secrets dbutils", "the secrets of a workspace, under dbllm's and under dbutils' names"),
+    "_embeddings": ("local.gateway.cohere local.gateway.dialect", "embeddings in a provider's wire format"),
+    "_Events": ("local.gateway.anthropic local.gateway.cohere", "a provider's stream as chat chunks"),
+    "add_to": ("cli.doctor cli.endpoints cli.models cli.secrets", "each module adds its commands to the command line"),
+    "create_app": ("local.app local.driver.server", "makes the ASGI app of a server"),
+    "is_loopback": ("_urls local.driver.server", "the same question; an extra uses no private module"),
+    "main": ("__main__ cli.main", "the command `dbllm`: the first looks for its packages and starts the second"),
+    "response_format": ("_protocol.structured_output langchain.tools", "the field of a chat request of that name"),
+    "_tool_choice": ("local.gateway.anthropic local.gateway.cohere", "the field of that name in a provider's format"),
+    "_usage": (
+        "local.gateway.anthropic local.gateway.cohere local.invocation.agent",
+        "tokens in a wire format's words",
+    ),
+}
+
+# Names that still mean two things and are to be renamed. The list only gets shorter.
+STILL_TWO_MEANINGS = {
+    "Call": "_transport.call local.http.operations local.model.tools",
+    "_Server": "local.http.server local.invocation.custom_models",
+    "_bad": "local.driver.server local.invocation.scoring local.model.grammar",
+    "_blocks": "langchain.responses local.gateway.anthropic",
+    "_call": "local.gateway.cohere local.invocation.responses",
+    "_choice": "local.invocation.agent local.invocation.responses",
+    "_content": "local.invocation.agent local.invocation.requests",
+    "_count": "langchain.messages local.invocation.requests local.management.endpoint_config",
+    "_described": "_protocol.structured_output local.http.operations",
+    "_embed": "local.gateway.cohere local.invocation.own_models",
+    "_in_thread": "langchain.workspace local.invocation.callables",
+    "_item": "langchain.responses local.invocation.agent",
+    "_items": "_protocol.responses langchain.responses local.invocation.agent",
+    "_json": "_auth.oauth cli.models local.invocation.custom_models",
+    "_kept": "local.driver.proxy local.storage.identity",
+    "_known": "_auth.config langchain.tools",
+    "_listed": "cli.doctor local.model.grammar",
+    "_messages": "local.gateway.anthropic local.invocation.requests",
+    "_name": "local.invocation.faults local.management.secrets",
+    "_number": "local.invocation.faults local.invocation.requests",
+    "_part": "local.gateway.anthropic local.invocation.agent local.invocation.requests",
+    "_plain": "_protocol.json_encoder local.management.endpoint_record",
+    "_read": "local.invocation.requests local.storage.identity",
+    "_show": "cli.doctor cli.models",
+    "_shown": "langchain.chat_model local.invocation.requests",
+    "_tool": "local.gateway.anthropic local.model.tools",
+    "_user": "cli.doctor langchain.messages",
+    "_value": "cli.models local.management.secrets",
+    "bounded": "langchain.workspace local.model.grammar",
+    "chat": "cli.demo cli.models",
+    "complete": "cli.demo cli.models",
+    "embed": "cli.demo cli.models",
+    "openapi": "cli.endpoints local.management.endpoint_record",
+    "parse": "_protocol.responses local.invocation.faults local.invocation.scoring",
+    "predict": "cli.demo cli.models",
+    "read": "local.gateway.dialect local.invocation.faults",
+    "read_json": "_transport.replies cli.endpoints local.http.operations",
+    "read_object": "cli.models local.management.endpoint_config",
+    "refusal": "local.invocation.faults local.model.llama",
+    "result": "langchain.responses local.model.tools",
+    "tags": "cli.endpoints local.management.endpoint_record",
+    "text": "local.http.operations local.invocation.callables",
+    "whole": "local.gateway.dialect local.invocation.responses",
+}
+
+# Names that were private metaphors or bare participles, by the packages in which they were; all have the field's word.
+METAPHORS = {
+    "_backends": (
+        "Leaf AsyncLeaf BlockingLeaf drive Home _Process _Loop _homes _parents soon gather Plain now made as_a"
+    ),
+    "_http _urls": (
+        "Gate Wire DirectWire HttpxWire Way Outgoing cut_at Fields unreached broke told bare parsed "
+        "plain_headers wires watched _Cut _Cutting _Discreet _SEEN_AT _genuine Chunks Sized _alarm _rings "
+        "_ends silent route _tls _trusting DIRECT"
+    ),
+    "_protocol": (
+        "Traced Meta _Said Head M content_of _grown first_flaw kind_of checked_task guesses all_refused "
+        "which_verb which_exist flat_request envelope wire_params checked_stop Place"
+    ),
+    "_inference": (
+        "Signature _promised _sound text_piece chat_piece response_piece joined Reading _came _at_hand "
+        "_advance Plain kind_of"
+    ),
+    "_transport": "_promised _sound _signed _whole _begun _good _go_on again wait_before Class",
+    "_auth": (
+        "Told _Asked Lease Renewed fixed refused says_expired REST Hidden _Unseen hide kept scrubbed Place "
+        "_Search _asked _foreign _last_resort halves saved serving allowed asked lease sdk_there truth told"
+    ),
+    "_client _sync_client _management": (
+        "Workspace _owns Plain now made Control _ask _learn _explain forget _settled _look story scrubbed"
+    ),
+    "cli": "told complain moment",
+    "local": "Outside Passes Answers Ask Tally Telling Offer Chooser Guard Gate Models",
+}
+
+
+def definitions() -> dict[str, set[str]]:
+    """Each class and function at the top of a module, with the modules that define it; Python's own hooks apart."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for module, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name[:2] != "__":
+                found[node.name].add(module)
+    return found
+
+
+def top_names(tree: ast.Module) -> Iterator[str]:
+    """What a module defines: classes, functions and variables."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
+def test_a_name_is_defined_once_or_means_the_same_wherever_it_is() -> None:
+    listed = {name: set(modules.split()) for name, (modules, _) in TWINS.items()}
+    listed |= {name: set(modules.split()) for name, modules in STILL_TWO_MEANINGS.items()}
+    wrong = {
+        name: sorted(modules - listed.get(name, set()) if name in listed else modules)
+        for name, modules in definitions().items()
+        if len(modules) > 1 and not modules <= listed.get(name, set())
+    }
+    assert wrong == {}, "rename them, or say in TWINS why they are one concept"
+
+
+def test_each_allowed_twin_has_a_reason_and_is_still_one() -> None:
+    defined = definitions()
+    assert not TWINS.keys() & STILL_TWO_MEANINGS.keys()
+    for name, (modules, reason) in TWINS.items():
+        assert len(defined[name] & set(modules.split())) > 1, f"{name} is a twin no more: take it out"
+        assert len(reason.split()) > 3, name
+
+
+def test_no_private_metaphor_is_left_where_the_field_has_a_word() -> None:
+    left = []
+    for packages, names in METAPHORS.items():
+        for module, tree in TREES.items():
+            if module.split(".")[0] in packages.split():
+                left += [f"{module}: {name}" for name in top_names(tree) if name in names.split()]
+    left += [
+        f"{module}: {name}"
+        for module, tree in TREES.items()
+        for name in top_names(tree)
+        if module.startswith("local") and name.startswith(("MOST_", "_MOST_"))
+    ]
+    assert left == []
