@@ -125,9 +125,11 @@ def run() -> None:
     Raises:
         typer.Exit: one of them failed, which has been said in a sentence.
     """
-    stage = Stage(Console(highlight=False, soft_wrap=True))
+    stage = Stage(console.rich_console())
     try:
         _show_all(stage)
+    except BrokenPipeError:
+        raise
     except Exception as error:  # whoever tries this out for the first time gets a sentence, whatever it was
         reason = error if isinstance(error, DbllmError) else f"{type(error).__name__}: {error}"
         console.print_error(f"the demo stopped. {reason}")
@@ -216,12 +218,12 @@ class Stage:
 
     def code(self, source: str) -> None:
         """Source code; the answers follow, printed by that code itself."""
-        if self._out.is_terminal:
+        if self._out.color_system:
             self._out.print(Syntax(source, "python", theme="ansi_dark", background_color="default"))
         else:
             self._say(source)
 
     def _say(self, text: str, style: str | None = None) -> None:
         # markup off: brackets in a title or in code are meant. The examples print too, so nothing may be left behind.
-        self._out.print(text, style=style, markup=False)
+        self._out.print(text, style=style, markup=False, soft_wrap=True)
         self._out.file.flush()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -12,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
+
+from dbllm.cli import console
+from dbllm.cli.options import Host, Profile
 
 if TYPE_CHECKING:
     from dbllm import Client
@@ -39,17 +41,9 @@ class Finding:
     advice: str = ""
 
 
-def add_to(app: typer.Typer) -> None:
-    """Make it a command of `app`."""
-    app.command()(doctor)
-
-
 def doctor(
-    host: Annotated[
-        str | None,
-        typer.Option("--host", help="The workspace's address.", show_default="DATABRICKS_HOST, then the profile's"),
-    ] = None,
-    profile: Annotated[str | None, typer.Option("--profile", help="A profile of ~/.databrickscfg.")] = None,
+    host: Host = None,
+    profile: Profile = None,
     endpoint: Annotated[str | None, typer.Option("--endpoint", help="Also call this serving endpoint once.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -60,17 +54,18 @@ def doctor(
         if not as_json:
             _show(finding)
     if as_json:
-        typer.echo(json.dumps({"ok": all(one.ok for one in findings), "checks": [asdict(one) for one in findings]}))
+        console.write_json({"ok": all(one.ok for one in findings), "checks": [asdict(one) for one in findings]})
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
 
 def _show(finding: Finding) -> None:
-    colour = None if os.environ.get("NO_COLOR") else typer.colors.GREEN if finding.ok else typer.colors.RED
-    mark = typer.style("ok  " if finding.ok else "FAIL", fg=colour)
-    typer.echo(f"{mark} {finding.check:<14} {finding.seconds * 1000:6.0f} ms  {finding.said}")
+    color = typer.colors.GREEN if finding.ok else typer.colors.RED
+    mark = console.colored("ok  " if finding.ok else "FAIL", color, sys.stdout)
+    said = " ".join(console.printable(finding.said).split())
+    typer.echo(f"{mark} {finding.check:<14} {finding.seconds * 1000:6.0f} ms  {said}")
     if finding.advice:
-        typer.echo(f"{'':31}-> {finding.advice}")
+        typer.echo(f"{'':31}-> {console.printable(finding.advice)}")
 
 
 def examine(host: str | None, profile: str | None, endpoint: str | None) -> Iterator[Finding]:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dbllm.cli import console, doctor, endpoints, models, secrets
+from dbllm.cli import console
+from dbllm.cli.doctor import doctor
+from dbllm.cli.endpoints import endpoints
+from dbllm.cli.models import models
+from dbllm.cli.options import Pair, read_pair
+from dbllm.cli.secrets import secrets
 
 if TYPE_CHECKING:
     from dbllm.local.driver.server import DriverServer
@@ -22,7 +27,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if sys.stdout.isatty() else None,  # no boxes for other programs
 )
 
 
@@ -30,13 +34,20 @@ def main() -> None:
     """Run the command line; the entry point of `dbllm`. What cannot work ends with a sentence and exit status 1."""
     from dbllm import DbllmError
 
+    console.prepare_streams()
+    app.rich_markup_mode = None if console.is_plain(sys.stdout) else "rich"  # no boxes for other programs
     try:
         app()
     except DbllmError as error:
         console.print_error(error)
         sys.exit(1)
+    except OSError as error:
+        console.print_error(console.describe_os_error(error))
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        console.drop_unwritten()
 
 
 @app.callback()
@@ -76,15 +87,19 @@ def up(
     seed: Annotated[int | None, typer.Option(help="Makes the split of traffic repeatable.")] = None,
     at_once: Annotated[int, typer.Option(help="Calls of models worked on at once; others wait.", min=1)] = 256,
     upstream: Annotated[
-        list[str] | None,
+        list[Pair] | None,
         typer.Option(
-            metavar="PROVIDER=URL", help="Where a provider of external models is; openai=local: here. May be repeated."
+            metavar="PROVIDER=URL",
+            help="Where a provider of external models is; openai=local: here. May be repeated.",
+            parser=read_pair,
         ),
     ] = None,
     custom: Annotated[
-        list[str] | None,
+        list[Pair] | None,
         typer.Option(
-            metavar="NAME=TARGET", help="A custom model: module:function or a scoring server's URL. Repeatable."
+            metavar="NAME=TARGET",
+            help="A custom model: module:function or a scoring server's URL. Repeatable.",
+            parser=read_pair,
         ),
     ] = None,
     fault: Annotated[
@@ -120,12 +135,12 @@ def up(
             deploy_seconds=deploy_seconds,
             seed=seed,
             at_once=at_once,
-            upstreams=dict(_pair(one, "--upstream") for one in upstream or ()),
+            upstreams=dict(upstream or ()),
             upstream_key=upstream_key,
-            customs=dict(_pair(one, "--custom") for one in custom or ()),
+            customs=dict(custom or ()),
             faults=dict(parse(one) for one in fault or ()),
         ),
-    ).run(_say_up)
+    ).run(_announce_workspace)
 
 
 def _secret(variable: str) -> str:
@@ -134,18 +149,12 @@ def _secret(variable: str) -> str:
     return secret
 
 
-def _pair(text: str, option: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not (name and sign and value):
-        raise typer.BadParameter(f"{text!r} is not of the form name=value.", param_hint=option)
-    return name, value
-
-
-def _say_up(workspace: Workspace) -> None:
-    for name, value in workspace.env.items():
-        print(f"export {name}={shlex.quote(value)}")
-    print(f"# upstream: {workspace.upstream_url} takes the key {workspace.upstream_key}")
-    print(f"# ready: {workspace.host} answers (Ctrl-C stops it)", flush=True)
+def _announce_workspace(workspace: Workspace) -> None:
+    console.announce(
+        *(f"export {name}={shlex.quote(value)}" for name, value in workspace.env.items()),
+        f"# upstream: {workspace.upstream_url} takes the key {workspace.upstream_key}",
+        f"# ready: {workspace.host} answers (Ctrl-C stops it)",
+    )
 
 
 @app.command(short_help="Run a driver app, until Ctrl-C.")
@@ -158,15 +167,15 @@ def serve(
     """Run a driver app: a model that a cluster's driver proxy can reach, until Ctrl-C."""
     from dbllm.local.driver.server import DriverServer
 
-    DriverServer(model, port=port).run(_say_serving)
+    DriverServer(model, port=port).run(_announce_driver)
 
 
-def _say_serving(driver: DriverServer) -> None:
-    print(f"# ready: {driver.url} answers (Ctrl-C stops it)", flush=True)
-    print(driver.registration, file=sys.stderr, flush=True)
+def _announce_driver(driver: DriverServer) -> None:
+    console.announce(f"# ready: {driver.url} answers (Ctrl-C stops it)")
+    console.note(driver.registration)
 
 
-models.add_to(app)
-endpoints.add_to(app)
-secrets.add_to(app)
-doctor.add_to(app)
+app.add_typer(models)
+app.add_typer(endpoints)
+app.add_typer(secrets)
+app.command()(doctor)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from dbllm import Client, StreamInterruptedError
-from dbllm.cli.models import Conversation, read_object, read_params
+from dbllm.cli.models import Conversation, read_param
 from dbllm.local import Workspace
 
 SHORT = ("--param", "max_tokens=12")
@@ -223,15 +223,18 @@ class TestWhatGoesWrong:
 
 class TestParameters:
     def test_a_value_that_is_json_is_that_value(self) -> None:
-        found = read_params(["temperature=0.1", "n=2", "flag=true", "tags=[1]", "none=null"])
-        assert found == {"temperature": 0.1, "n": 2, "flag": True, "tags": [1], "none": None}
+        texts = ["temperature=0.1", "n=2", "flag=true", "tags=[1]", "none=null"]
+        assert dict(read_param(text) for text in texts) == {
+            "temperature": 0.1,
+            "n": 2,
+            "flag": True,
+            "tags": [1],
+            "none": None,
+        }
 
     def test_any_other_value_is_text(self) -> None:
-        assert read_params(["style=dry=wit", "empty="]) == {"style": "dry=wit", "empty": ""}
+        assert dict(read_param(text) for text in ("style=dry=wit", "empty=")) == {"style": "dry=wit", "empty": ""}
 
     @pytest.mark.parametrize("pair", ["temperature", "=1", "stop=.", "timeout=5", "headers={}"])
     def test_what_is_no_parameter_is_wrong_usage(self, run: Any, pair: str) -> None:
         assert run("complete", "dolly", "hi", "--param", pair).status == 2
-
-    def test_a_body_is_a_json_object(self) -> None:
-        assert read_object('{"inputs": [1]}') == {"inputs": [1]}
