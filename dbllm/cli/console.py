@@ -97,13 +97,19 @@ def failures() -> Iterator[None]:
 
     TypeError and ValueError belong to it: with them the SDK refuses arguments, which here are the user's words.
     """
-    from dbllm import DbllmError
+    from dbllm import APIConnectionError, DbllmError
 
     try:
         yield
     except (DbllmError, TypeError, ValueError) as error:
-        print_error(error)
+        advice = " `dbllm doctor` shows how far a call gets." if isinstance(error, APIConnectionError) else ""
+        print_error(f"{error}{advice}")
         raise typer.Exit(1) from error
+
+
+def join_surrogates(text: str) -> str:
+    """Text in which the two halves of a surrogate pair are one character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def write(text: str, *, end: str = "\n") -> None:
@@ -151,7 +157,7 @@ def show(value: object, titles: Sequence[str], rows: Sequence[Sequence[object]],
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(titles))
     for title in titles:
         table.add_column(title, overflow="fold")  # a name that is cut is no name
     for row in cells:
@@ -185,7 +191,7 @@ def read_stdin() -> str:
     try:
         text = decode_text(sys.stdin.buffer.read(), "the standard input")
     except OSError as error:
-        raise ValueError(f"the standard input cannot be read: {error.strerror}.") from None
+        raise ValueError(f"the standard input cannot be read: {error.strerror}. Pipe text into it.") from None
     if not (text := text.removesuffix("\n").removesuffix("\r")):
         raise ValueError("the standard input is empty: nothing was sent. Did the command before the pipe fail?")
     return text

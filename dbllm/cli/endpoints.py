@@ -184,7 +184,7 @@ def entity_summary(entity: Mapping[str, Any]) -> str:
     """A served entity in a few words."""
     model = entity.get("external_model") or entity.get("foundation_model") or {}
     version = entity.get("entity_version") or entity.get("model_version")
-    what = entity.get("entity_name") or entity.get("model_name") or model.get("name")
+    what = entity.get("entity_name") or entity.get("model_name") or model.get("name") or ""
     words = [str(entity.get("name") or what), f"= {model.get('provider') or ''} {what}".replace("  ", " ")]
     return " ".join(words) + (f" version {version}" if version else "")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,9 +51,25 @@ def main() -> None:
         console.drop_unwritten()
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.write(f"dbllm {metadata.version('dbllm')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
     """Language models that Databricks serves."""
+
+
+def _read_target(text: str) -> Pair:
+    if not (pair := read_pair(text)).value:
+        raise typer.BadParameter(f"{text!r} is not of the form name=value.")
+    return pair
 
 
 @app.command()
@@ -91,7 +108,7 @@ def up(
         typer.Option(
             metavar="PROVIDER=URL",
             help="Where a provider of external models is; openai=local: here. May be repeated.",
-            parser=read_pair,
+            parser=_read_target,
         ),
     ] = None,
     custom: Annotated[
@@ -99,7 +116,7 @@ def up(
         typer.Option(
             metavar="NAME=TARGET",
             help="A custom model: module:function or a scoring server's URL. Repeatable.",
-            parser=read_pair,
+            parser=_read_target,
         ),
     ] = None,
     fault: Annotated[

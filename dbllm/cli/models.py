@@ -104,15 +104,18 @@ def complete(
 
 def _show(chunks: Stream[Any, Any], *, as_json: bool) -> None:
     """Print a stream as it comes."""
+    half = ""  # of a character that two chunks share
     try:
         for chunk in chunks:
             if as_json:
                 console.write_json(chunk, indent=None)
-            else:
-                console.write(chunk.text, end="")
+                continue
+            text = console.join_surrogates(half + chunk.text)
+            half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+            console.write(text.removesuffix(half), end="")
     finally:
         if not as_json:  # after an error too, so that its line stands alone
-            console.write("")
+            console.write(half)
 
 
 def _check_message(message: str | None, **_: object) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from dbllm.cli.console import failures
 
@@ -40,6 +41,23 @@ def read_pair(text: str) -> Pair:
     if not name or not sign:
         raise typer.BadParameter(f"{text!r} is not of the form name=value.")
     return Pair(name, value)
+
+
+class _Command(TyperCommand):
+    """A command whose usage errors say what to write instead."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # a UsageError: click's, or of the copy of click in newer versions of typer
+            takes_param = any(each.name == "param" for each in self.params)
+            message, option = getattr(error, "message", ""), getattr(error, "option_name", None) or ""
+            if "extra argument" in message:
+                message += ". A text with spaces needs quotes."
+            elif option.startswith("--") and not getattr(error, "possibilities", True) and takes_param:
+                message += f". A parameter of the model is --param {option[2:].replace('-', '_')}=VALUE."
+            error.message = message  # type: ignore[attr-defined]
+            raise
 
 
 def connect(host: Host = None, profile: Profile = None, timeout: Seconds = None) -> Client:
@@ -76,6 +94,6 @@ def client_command(
             [each.replace(kind=each.KEYWORD_ONLY, annotation=hints[each.name]) for each in parameters]
         )
         command.__annotations__ = {each.name: hints[each.name] for each in parameters}
-        return app.command(name)(command)
+        return app.command(name, cls=_Command)(command)
 
     return register

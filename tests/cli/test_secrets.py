@@ -108,7 +108,7 @@ class TestGetSecret:
     def test_a_pipe_gets_the_bytes_as_they_are(self, serve: Callable[..., Server], held: bytes, shown: bytes) -> None:
         """In a process of its own, whose standard output is a pipe."""
         value = base64.b64encode(held).decode()
-        server = serve(answering({"/api/2.0/secrets/get": (200, {"key": "k", "value": value})}))
+        server = serve(answering({"/api/2.0/secrets/get?scope=s&key=k": (200, {"key": "k", "value": value})}))
         environ = {**os.environ, "DATABRICKS_HOST": server.host, "DATABRICKS_TOKEN": "t", "PYTHONIOENCODING": "cp1252"}
         command = [sys.executable, "-m", "dbllm", "secrets", "get-secret", "s", "k"]
         ended = subprocess.run(command, capture_output=True, env=environ, check=True, timeout=60)
