@@ -107,9 +107,9 @@ def failures() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def join_surrogates(text: str) -> str:
-    """Text in which the two halves of a surrogate pair are one character."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+def join_surrogates(text: str, *, lone: str = "surrogatepass") -> str:
+    """Text in which the two halves of a surrogate pair are one character; `lone` decides about a half alone."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", lone)
 
 
 def write(text: str, *, end: str = "\n") -> None:
@@ -193,7 +193,7 @@ def read_stdin() -> str:
     except OSError as error:
         raise ValueError(f"the standard input cannot be read: {error.strerror}. Pipe text into it.") from None
     if not (text := text.removesuffix("\n").removesuffix("\r")):
-        raise ValueError("the standard input is empty: nothing was sent. Did the command before the pipe fail?")
+        raise ValueError("the standard input is empty, and nothing was sent. Pipe text into it.")
     return text
 
 

@@ -47,7 +47,10 @@ def doctor(
     endpoint: Annotated[str | None, typer.Option("--endpoint", help="Also call this serving endpoint once.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Find out what is configured, and why a call does not work. The exit status is 1 when something is red."""
+    """Find out what is configured, and why a call does not work.
+
+    The exit status is 1 when something is red.
+    """
     findings: list[Finding] = []
     for finding in examine(host, profile, endpoint):
         findings.append(finding)

@@ -169,7 +169,8 @@ class Conversation:
         """Send the user's words after the history, and print the answer; both join the history, on an error neither."""
         messages = [*self.history, {"role": "user", "content": words}]
         answer = self._streamed(messages) if self._stream else self._whole(messages)
-        self.history = [*messages, {"role": "assistant", "content": answer}]
+        content = console.join_surrogates(answer, lone="replace")  # a request cannot hold half a character
+        self.history = [*messages, {"role": "assistant", "content": content}]
 
     def _whole(self, messages: list[dict[str, Any]]) -> str:
         reply = self._endpoint.chat(messages, stop=self._stop, **self._params)
@@ -199,13 +200,16 @@ def converse(talk: Conversation) -> None:
         except EOFError:
             console.write("")
             return
+        except KeyboardInterrupt:
+            console.write("")
+            raise
         except UnicodeDecodeError:
             console.print_error("the line is not text in the terminal's encoding; it was not sent.")
             continue
         if words.strip():
             try:
                 talk.say(words)
-            except APIError as error:
+            except (APIError, ValueError) as error:
                 console.print_error(error)
 
 

@@ -69,7 +69,7 @@ def put_secret(
     """Write a secret; one that is there is replaced.
 
     Without an option the value is asked for, and not shown; from a pipe it is all of the standard input, as UTF-8,
-    without one line end at its end.
+    without a byte order mark and without one line end at its end.
     """
     value: str | bytes | None = binary_file.read_bytes() if binary_file else string_value
     client.secrets.put(scope, key, _ask_for_value(key) if value is None else value)
@@ -81,6 +81,7 @@ def _ask_for_value(key: str) -> str:
     try:
         value = getpass(f"Value of {key} (not shown): ")
     except EOFError:
+        console.note("")
         value = ""
     if not value:
         raise ValueError("no value was given, and none was written.")
