@@ -35,7 +35,7 @@ def prepare_streams() -> None:
     # A closed stream is opened the wrong way round: its use fails as on a closed one, and no socket gets its number.
     for name, flags, mode in (("stdin", os.O_WRONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8"))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8", closefd=False))
     if getattr(sys.stdout, "errors", "") in ("strict", "surrogateescape", "backslashreplace"):
         sys.stdout.reconfigure(errors="json_escape")  # type: ignore[union-attr]
 
