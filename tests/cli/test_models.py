@@ -91,10 +91,10 @@ class TestChat:
 
 class TestConversation:
     @staticmethod
-    def talk(asked: list[Any], statuses: list[int]) -> Conversation:
+    def talk(asked: list[Any], statuses: list[int], text: str = "") -> Conversation:
         def answer(request: httpx.Request) -> httpx.Response:
             asked.append(json.loads(request.content)["messages"])
-            message = {"role": "assistant", "content": f"answer {len(asked)}"}
+            message = {"role": "assistant", "content": text or f"answer {len(asked)}"}
             return httpx.Response(statuses.pop(0), json={"choices": [{"index": 0, "message": message}]})
 
         client = Client("http://127.0.0.1:1", "token", transport=httpx.MockTransport(answer))
@@ -116,6 +116,13 @@ class TestConversation:
             talk.say("two")
         talk.say("three")
         assert [message["content"] for message in asked[-1]] == ["one", "answer 1", "three"]
+
+    def test_an_answer_that_ends_in_half_a_character_can_be_answered(self) -> None:
+        asked: list[Any] = []
+        talk = self.talk(asked, [200, 200], "half \ud83d")
+        talk.say("one")
+        talk.say("two")
+        assert asked[1][1]["content"] == "half \ufffd"
 
     def test_an_answer_that_breaks_off_is_shown_with_its_line_ended(self, capsys: pytest.CaptureFixture[str]) -> None:
         def answer(_request: httpx.Request) -> httpx.Response:
