@@ -7,8 +7,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,13 +20,6 @@ if TYPE_CHECKING:
 
 # A server's words must not move the cursor, retitle the window or hide text: only line ends and tabs pass.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_ENCODINGS = {  # by the byte order mark; UTF-32's begins like UTF-16's
-    codecs.BOM_UTF8: "UTF-8",
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
 
 
 def prepare_streams() -> None:
@@ -79,32 +72,13 @@ def note(text: str) -> None:
 
 
 def print_error(error: object) -> None:
-    """One line on the standard error, red on a terminal."""
+    """One line on the standard error, red on a terminal. An OSError is a file's, or else the standard output's."""
+    if isinstance(error, OSError) and error.filename:
+        error = f"{error.filename}: {error.strerror}."
+    elif isinstance(error, OSError):
+        reason = error.strerror or type(error).__name__
+        error = f"the standard output cannot be written: {reason}. Redirect it to a file, or to {os.devnull}."
     note(colored(f"dbllm: {printable(' '.join(str(error).split()))}", typer.colors.RED, sys.stderr))
-
-
-def describe_os_error(error: OSError) -> str:
-    """A sentence about a file, or about the standard output, which has no name."""
-    reason = error.strerror or type(error).__name__
-    if error.filename:
-        return f"{error.filename}: {reason}."
-    return f"the standard output cannot be written: {reason}. Redirect it to a file, or to {os.devnull}."
-
-
-@contextmanager
-def failures() -> Iterator[None]:
-    """Turn what the SDK or a workspace refuses into one line and exit status 1, without a traceback.
-
-    TypeError and ValueError belong to it: with them the SDK refuses arguments, which here are the user's words.
-    """
-    from dbllm import APIConnectionError, DbllmError
-
-    try:
-        yield
-    except (DbllmError, TypeError, ValueError) as error:
-        advice = " `dbllm doctor` shows how far a call gets." if isinstance(error, APIConnectionError) else ""
-        print_error(f"{error}{advice}")
-        raise typer.Exit(1) from error
 
 
 def join_surrogates(text: str, *, lone: str = "surrogatepass") -> str:
@@ -130,18 +104,19 @@ def announce(*lines: str) -> None:
     try:
         write("\n".join(lines))
     except OSError as error:
-        print_error(describe_os_error(error))
+        print_error(error)
         drop_unwritten()
 
 
 def write_json(value: object, *, indent: int | None = 2) -> None:
     """Write JSON, answers of the SDK included; JSON escapes control characters by itself, except DEL and C1."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent, default=_fields)
+    text = json.dumps(
+        value,
+        ensure_ascii=False,
+        indent=indent,
+        default=lambda answer: answer.model_dump(mode="json", exclude_unset=True),
+    )
     write(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
-
-
-def _fields(answer: Any) -> object:
-    return answer.model_dump(mode="json", exclude_unset=True)
 
 
 def show(value: object, titles: Sequence[str], rows: Sequence[Sequence[object]], *, as_json: bool) -> None:
@@ -203,11 +178,13 @@ def decode_text(data: bytes, source: str) -> str:
     Raises:
         ValueError: it is no text. The message does not show it, for it may be a secret.
     """
-    encoding = next((name for mark, name in _ENCODINGS.items() if data.startswith(mark)), "UTF-8")
+    encoding = json.detect_encoding(data)  # by the mark; without one it guesses as well, which would spoil a secret
+    if encoding not in ("utf-8-sig", "utf-16", "utf-32"):
+        encoding = "utf-8"
     try:
         text = data.decode(encoding).lstrip("\ufeff")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{source} is not {encoding} (at byte {error.start}): save it as UTF-8.") from None
+        raise ValueError(f"{source} is no text in {encoding} (at byte {error.start}): save it as UTF-8.") from None
     if "\0" in text:
         raise ValueError(f"{source} has NUL characters, as UTF-16 without a byte order mark has: save it as UTF-8.")
     return text

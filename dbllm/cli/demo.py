@@ -138,30 +138,27 @@ def run() -> None:
 
 def _show_all(stage: Stage) -> None:
     began = time.perf_counter()
-    stage.title("A Databricks workspace on this machine")
-    stage.note(MODELS)
+    stage.say("\nA Databricks workspace on this machine", "bold")
+    stage.say(MODELS)
     with Workspace() as workspace, environment(workspace.env), DriverServer(port=0) as app:
         stage.aside(f"{workspace.host} and a driver app on port {app.port}: ready in {_since(began)}")
         for number, (title, example) in enumerate(EXAMPLES, 1):
-            stage.title(f"{number}. {title}")
+            stage.say(f"\n{number}. {title}", "bold")
             stage.code(inspect.getsource(example))
             arguments = {"port": app.port} if "port" in inspect.signature(example).parameters else {}
             stage.aside(account(*timed(example, **arguments)))
-    stage.title("What next")
-    stage.note(NEXT)
+    stage.say("\nWhat next", "bold")
+    stage.say(NEXT)
     stage.aside(f"all of this took {_since(began)}")
 
 
 def timed(example: Example, **arguments: int) -> tuple[Answer, float]:
     """Run an example, async or not: what it returned, and the seconds it took."""
     began = time.perf_counter()
-    found = example(**arguments)
-    answer = asyncio.run(_awaited(found)) if inspect.isawaitable(found) else found
-    return answer, time.perf_counter() - began
-
-
-async def _awaited(answer: Awaitable[Answer]) -> Answer:
-    return await answer
+    answer = example(**arguments)
+    if inspect.iscoroutine(answer):
+        answer = asyncio.run(answer)
+    return answer, time.perf_counter() - began  # type: ignore[return-value]
 
 
 def account(answer: Answer, seconds: float) -> str:
@@ -204,26 +201,19 @@ class Stage:
     def __init__(self, out: Console) -> None:
         self._out = out
 
-    def title(self, text: str) -> None:
-        """The head of a part."""
-        self._say(f"\n{text}", "bold")
-
-    def note(self, text: str) -> None:
-        """What a reader should know."""
-        self._say(text)
-
-    def aside(self, text: str) -> None:
-        """Figures."""
-        self._say(f"    [{text}]", "dim")
-
     def code(self, source: str) -> None:
         """Source code; the answers follow, printed by that code itself."""
         if self._out.color_system:
             self._out.print(Syntax(source, "python", theme="ansi_dark", background_color="default"))
         else:
-            self._say(source)
+            self.say(source)
 
-    def _say(self, text: str, style: str | None = None) -> None:
+    def aside(self, text: str) -> None:
+        """Show figures."""
+        self.say(f"    [{text}]", "dim")
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Show text."""
         # markup off: brackets in a title or in code are meant. The examples print too, so nothing may be left behind.
         self._out.print(text, style=style, markup=False, soft_wrap=True)
         self._out.file.flush()

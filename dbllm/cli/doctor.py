@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dbllm import Client
 
 SECONDS = 10.0
-ENDPOINTS = "/api/2.0/serving-endpoints"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,29 +92,20 @@ def examine(host: str | None, profile: str | None, endpoint: str | None) -> Iter
             except DbllmError as error:
                 said, advice, ok = getattr(error, "detail", "") or str(error), getattr(error, "hint", ""), False
             except OSError as error:
-                said, advice, ok = (
-                    f"{type(error).__name__}: {error.strerror or error}",
-                    _advice(check, client.host),
-                    False,
-                )
+                said, ok = f"{type(error).__name__}: {error.strerror or error}", False
+                by_http = check == "TCP" and client.host.startswith("http://")  # which only this machine may answer
+                advice = _ADVICE["local" if by_http else check]
             yield Finding(check, ok, said, time.perf_counter() - began, advice)
             if not ok:
                 return
 
 
 _ADVICE = {
+    "local": "No workspace runs on this port: start one with `dbllm up`; compare DATABRICKS_HOST with what it says.",
     "DNS": "The name is not known here: check its spelling, the VPN, or the DNS settings.",
     "TCP": "Nothing answers there: check firewall, proxy (HTTPS_PROXY) and port.",
     "TLS": "The certificate is not trusted: pass verify= a CA file, set SSL_CERT_FILE, or use verify='system'.",
 }
-
-
-def _advice(check: str, host: str) -> str:
-    if check == "TCP" and host.startswith("http://"):  # by http there is only this machine
-        return (
-            "No workspace runs on this port: start one with `dbllm up`, and compare DATABRICKS_HOST with what it says."
-        )
-    return _ADVICE[check]
 
 
 def _checks(client: Client, endpoint: str | None) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -158,6 +148,5 @@ def _user(client: Client) -> str:
 
 
 def _listed(client: Client) -> str:
-    content = client.request("GET", ENDPOINTS)
-    names = [str(one.get("name")) for one in (content or {}).get("endpoints", [])]
+    names = [endpoint.name for endpoint in client.endpoints.list()]
     return f"{len(names)} serving endpoints: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dbllm.cli import console
-from dbllm.cli.options import AsJson, Pair, client_command, read_pair
+from dbllm.cli.options import AsJson, Pair, client_command, pairs_option
 
 if TYPE_CHECKING:
     from dbllm import Client
@@ -54,8 +53,9 @@ def create(
     request = console.read_json(config)
     inner = request.pop("config", None)
     inner, rest = (request, {}) if inner is None else (inner, request)
-    with waiting(name, wait):
-        endpoint = client.endpoints.create(name, inner, extra_body=rest, wait=wait, timeout=timeout)
+    if wait:
+        note_wait(name)
+    endpoint = client.endpoints.create(name, inner, extra_body=rest, wait=wait, timeout=timeout)
     show(endpoint, as_json=as_json)
 
 
@@ -64,16 +64,17 @@ def update(
     client: Client, name: Name, config: Json, wait: Wait = False, as_json: AsJson = False, timeout: ToWait = None
 ) -> None:
     """Give an endpoint another config; the old one serves until the new one is ready."""
-    with waiting(name, wait):
-        endpoint = client.endpoints.update_config(name, console.read_json(config), wait=wait, timeout=timeout)
+    if wait:
+        note_wait(name)
+    endpoint = client.endpoints.update_config(name, console.read_json(config), wait=wait, timeout=timeout)
     show(endpoint, as_json=as_json)
 
 
 @client_command(endpoints)
 def wait(client: Client, name: Name, as_json: AsJson = False, timeout: ToWait = None) -> None:
     """Wait until an endpoint is ready and no update is under way; exit status 1 if that fails."""
-    with waiting(name, True):
-        endpoint = client.endpoints.wait_until_ready(name, **({} if timeout is None else {"timeout": timeout}))
+    note_wait(name)
+    endpoint = client.endpoints.wait_until_ready(name, **({} if timeout is None else {"timeout": timeout}))
     show(endpoint, as_json=as_json)
 
 
@@ -111,10 +112,7 @@ def openapi(client: Client, name: Name) -> None:
 def tags(
     client: Client,
     name: Name,
-    add: Annotated[
-        list[Pair] | None,
-        typer.Option(help="A tag to add or change; may be repeated.", metavar="K=V", parser=read_pair),
-    ] = None,
+    add: Annotated[list[Pair] | None, pairs_option("A tag to add or change; may be repeated.")] = None,
     delete: Annotated[list[str] | None, typer.Option(help="A tag to delete; may be repeated.", metavar="K")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -138,17 +136,16 @@ def ai_gateway(client: Client, name: Name, config: Json) -> None:
     console.write_json(client.endpoints.set_ai_gateway(name, console.read_json(config)))
 
 
-def _level(help_text: str) -> Any:
-    return typer.Option(help=help_text, metavar="NAME=LEVEL", parser=read_pair)
+LEVEL = "NAME=LEVEL"
 
 
 @client_command(endpoints)
 def permissions(
     client: Client,
     name: Name,
-    user: Annotated[list[Pair] | None, _level("CAN_VIEW, CAN_QUERY or CAN_MANAGE.")] = None,
-    group: Annotated[list[Pair] | None, _level("The same for a group.")] = None,
-    service_principal: Annotated[list[Pair] | None, _level("The same for a service principal.")] = None,
+    user: Annotated[list[Pair] | None, pairs_option("CAN_VIEW, CAN_QUERY or CAN_MANAGE.", LEVEL)] = None,
+    group: Annotated[list[Pair] | None, pairs_option("The same for a group.", LEVEL)] = None,
+    service_principal: Annotated[list[Pair] | None, pairs_option("The same for a service principal.", LEVEL)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show who may do what with an endpoint; with --user, --group or --service-principal change it first."""
@@ -189,13 +186,7 @@ def entity_summary(entity: Mapping[str, Any]) -> str:
     return " ".join(words) + (f" version {version}" if version else "")
 
 
-@contextmanager
-def waiting(name: str, wait: bool) -> Iterator[None]:
-    """On a terminal, show that the command waits."""
-    if not wait or console.is_plain(sys.stderr):
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"Waiting for {console.printable(name)} …"):
-        yield
+def note_wait(name: str) -> None:
+    """Say on a terminal that the command waits."""
+    if sys.stderr.isatty():
+        console.note(f"Waiting until {name} is ready.")

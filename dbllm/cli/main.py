@@ -15,7 +15,7 @@ from dbllm.cli import console
 from dbllm.cli.doctor import doctor
 from dbllm.cli.endpoints import endpoints
 from dbllm.cli.models import models
-from dbllm.cli.options import Pair, read_pair
+from dbllm.cli.options import Pair, pairs_option, read_pair
 from dbllm.cli.secrets import secrets
 
 if TYPE_CHECKING:
@@ -39,11 +39,8 @@ def main() -> None:
     app.rich_markup_mode = None if console.is_plain(sys.stdout) else "rich"  # no boxes for other programs
     try:
         app()
-    except DbllmError as error:
+    except (DbllmError, OSError) as error:
         console.print_error(error)
-        sys.exit(1)
-    except OSError as error:
-        console.print_error(console.describe_os_error(error))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -105,18 +102,14 @@ def up(
     at_once: Annotated[int, typer.Option(help="Calls of models worked on at once; others wait.", min=1)] = 256,
     upstream: Annotated[
         list[Pair] | None,
-        typer.Option(
-            metavar="PROVIDER=URL",
-            help="Where a provider of external models is; openai=local: here. May be repeated.",
-            parser=_read_target,
+        pairs_option(
+            "Where a provider of external models is; openai=local: here. May be repeated.", "PROVIDER=URL", _read_target
         ),
     ] = None,
     custom: Annotated[
         list[Pair] | None,
-        typer.Option(
-            metavar="NAME=TARGET",
-            help="A custom model: module:function or a scoring server's URL. Repeatable.",
-            parser=_read_target,
+        pairs_option(
+            "A custom model: module:function or a scoring server's URL. Repeatable.", "NAME=TARGET", _read_target
         ),
     ] = None,
     fault: Annotated[

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dbllm.cli import console
-from dbllm.cli.options import Pair, client_command, read_pair
+from dbllm.cli.options import Pair, client_command, pairs_option, read_pair
 
 if TYPE_CHECKING:
     from dbllm import Client, DriverApp, Endpoint, Stream
@@ -40,12 +41,7 @@ def read_param(text: str) -> Pair:
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; may be repeated.")]
 Param = Annotated[
     list[Pair] | None,
-    typer.Option(
-        "--param",
-        help="A parameter of the model, such as temperature=0.1; may be repeated.",
-        metavar="K=V",
-        parser=read_param,
-    ),
+    pairs_option("A parameter of the model, such as temperature=0.1; may be repeated.", parser=read_param),
 ]
 Streamed = Annotated[
     bool | None, typer.Option("--stream/--no-stream", help="Print the answer as it comes.", show_default=False)
@@ -93,16 +89,20 @@ def complete(
     prompt, params = console.read_argument(prompt), dict(param or ())
     if stream:
         with target.stream_complete(prompt, stop=stop, **params) as chunks:
-            _show(chunks, as_json=as_json)
+            _print_stream(chunks, as_json=as_json)
         return
     text = target.complete(prompt, stop=stop, **params)
+    _print_answer(text, {"text": text}, as_json=as_json)
+
+
+def _print_answer(text: str, value: object, *, as_json: bool) -> None:
     if as_json:
-        console.write_json({"text": text}, indent=None)
+        console.write_json(value, indent=None)
     else:
         console.write(text)
 
 
-def _show(chunks: Stream[Any, Any], *, as_json: bool) -> None:
+def _print_stream(chunks: Stream[Any, Any], *, as_json: bool) -> None:
     """Print a stream as it comes."""
     half = ""  # of a character that two chunks share
     try:
@@ -152,38 +152,32 @@ def chat(
         talk.say(console.read_argument(message))
 
 
+@dataclass
 class Conversation:
     """The messages so far, and how to ask for the next one."""
 
-    def __init__(
-        self, endpoint: Endpoint, stop: Sequence[str] | None, params: Mapping[str, Any], *, stream: bool, as_json: bool
-    ) -> None:
-        self.history: list[dict[str, Any]] = []
-        self._endpoint = endpoint
-        self._stop = stop
-        self._params = params
-        self._stream = stream
-        self._as_json = as_json
+    endpoint: Endpoint
+    stop: Sequence[str] | None
+    params: Mapping[str, Any]
+    stream: bool
+    as_json: bool
+    history: list[dict[str, Any]] = field(default_factory=list)
 
     def say(self, words: str) -> None:
         """Send the user's words after the history, and print the answer; both join the history, on an error neither."""
         messages = [*self.history, {"role": "user", "content": words}]
-        answer = self._streamed(messages) if self._stream else self._whole(messages)
+        answer = self._ask(messages)
         content = console.join_surrogates(answer, lone="replace")  # a request cannot hold half a character
         self.history = [*messages, {"role": "assistant", "content": content}]
 
-    def _whole(self, messages: list[dict[str, Any]]) -> str:
-        reply = self._endpoint.chat(messages, stop=self._stop, **self._params)
-        if self._as_json:
-            console.write_json(reply, indent=None)
-        else:
-            console.write(reply.text)
+    def _ask(self, messages: list[dict[str, Any]]) -> str:
+        if self.stream:
+            with self.endpoint.stream_chat(messages, stop=self.stop, **self.params) as chunks:
+                _print_stream(chunks, as_json=self.as_json)
+                return chunks.text
+        reply = self.endpoint.chat(messages, stop=self.stop, **self.params)
+        _print_answer(reply.text, reply, as_json=self.as_json)
         return reply.text
-
-    def _streamed(self, messages: list[dict[str, Any]]) -> str:
-        with self._endpoint.stream_chat(messages, stop=self._stop, **self._params) as chunks:
-            _show(chunks, as_json=self._as_json)
-            return chunks.text
 
 
 def converse(talk: Conversation) -> None:

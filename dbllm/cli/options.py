@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from dbllm.cli.console import failures
+from dbllm.cli.console import print_error
 
 if TYPE_CHECKING:
     from dbllm import Client
@@ -41,6 +41,11 @@ def read_pair(text: str) -> Pair:
     if not name or not sign:
         raise typer.BadParameter(f"{text!r} is not of the form name=value.")
     return Pair(name, value)
+
+
+def pairs_option(help_text: str, metavar: str = "K=V", parser: Callable[[str], Pair] = read_pair) -> Any:
+    """An option that may be repeated, of the form name=value."""
+    return typer.Option(help=help_text, metavar=metavar, parser=parser)
 
 
 class _Command(TyperCommand):
@@ -85,10 +90,17 @@ def client_command(
 
         @functools.wraps(function)
         def command(**words: Any) -> None:
+            from dbllm import APIConnectionError, DbllmError
+
             if check is not None:
                 check(**words)
-            with failures(), connect(**{key: words.pop(key) for key in shared}) as client:
-                function(client, **words)
+            try:
+                with connect(**{key: words.pop(key) for key in shared}) as client:
+                    function(client, **words)
+            except (DbllmError, TypeError, ValueError) as error:  # the SDK refuses arguments with the last two
+                advice = " `dbllm doctor` shows how far a call gets." if isinstance(error, APIConnectionError) else ""
+                print_error(f"{error}{advice}")
+                raise typer.Exit(1) from error
 
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [each.replace(kind=each.KEYWORD_ONLY, annotation=hints[each.name]) for each in parameters]

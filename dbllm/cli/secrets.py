@@ -101,16 +101,15 @@ def get_secret(
         console.write_json({"key": key, "value": base64.b64encode(value).decode()})
         return
     try:
-        text = value.decode()
+        text, end = value.decode(), b"\n"
     except UnicodeDecodeError:
-        if sys.stdout.isatty():
-            raise ValueError("the value is not text: write it to a file with >, or use --json.") from None
-        console.write_bytes(value)
+        text, end = "", b""
+    if not sys.stdout.isatty():
+        console.write_bytes(value + end)
+    elif end:
+        console.write(text)
     else:
-        if sys.stdout.isatty():
-            console.write(text)
-        else:
-            console.write_bytes(value + b"\n")
+        raise ValueError("the value is not text: write it to a file with >, or use --json.")
 
 
 @client_command(secrets)

@@ -95,7 +95,8 @@ class TestConversation:
         def answer(request: httpx.Request) -> httpx.Response:
             asked.append(json.loads(request.content)["messages"])
             message = {"role": "assistant", "content": text or f"answer {len(asked)}"}
-            return httpx.Response(statuses.pop(0), json={"choices": [{"index": 0, "message": message}]})
+            content = json.dumps({"choices": [{"index": 0, "message": message}]})
+            return httpx.Response(statuses.pop(0), text=content, headers={"content-type": "application/json"})
 
         client = Client("http://127.0.0.1:1", "token", transport=httpx.MockTransport(answer))
         return Conversation(client.endpoint("any"), None, {}, stream=False, as_json=False)
