@@ -94,7 +94,6 @@ def write(text: str, *, end: str = "\n") -> None:
 
 def write_bytes(data: bytes) -> None:
     """Write bytes as they are."""
-    sys.stdout.flush()
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
@@ -210,15 +209,8 @@ def read_json(text: str) -> dict[str, Any]:
         ) from None
     try:
         value = json.loads(text)
-    except RecursionError:
-        raise ValueError(f"{source} is nested too deeply for JSON.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is not JSON: {error}. Write @FILE, JSON in quotes, or - for stdin.") from None
     if not isinstance(value, dict):
         raise ValueError(f'{source} is a JSON {type(value).__name__}; an object is needed, such as {{"inputs": [1]}}.')
     return value
-
-
-def is_interactive() -> bool:
-    """Whether a person sits at both ends."""
-    return sys.stdin.isatty() and sys.stdout.isatty()

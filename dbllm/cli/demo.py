@@ -125,9 +125,8 @@ def run() -> None:
     Raises:
         typer.Exit: one of them failed, which has been said in a sentence.
     """
-    stage = Stage(console.rich_console())
     try:
-        _show_all(stage)
+        _show_all(console.rich_console())
     except BrokenPipeError:
         raise
     except Exception as error:  # whoever tries this out for the first time gets a sentence, whatever it was
@@ -136,20 +135,20 @@ def run() -> None:
         raise typer.Exit(1) from error
 
 
-def _show_all(stage: Stage) -> None:
+def _show_all(out: Console) -> None:
     began = time.perf_counter()
-    stage.say("\nA Databricks workspace on this machine", "bold")
-    stage.say(MODELS)
+    _say(out, "\nA Databricks workspace on this machine", "bold")
+    _say(out, MODELS)
     with Workspace() as workspace, environment(workspace.env), DriverServer(port=0) as app:
-        stage.aside(f"{workspace.host} and a driver app on port {app.port}: ready in {_since(began)}")
+        _say(out, f"    [{workspace.host} and a driver app on port {app.port}: ready in {_since(began)}]", "dim")
         for number, (title, example) in enumerate(EXAMPLES, 1):
-            stage.say(f"\n{number}. {title}", "bold")
-            stage.code(inspect.getsource(example))
+            _say(out, f"\n{number}. {title}", "bold")
+            _show_code(out, inspect.getsource(example))
             arguments = {"port": app.port} if "port" in inspect.signature(example).parameters else {}
-            stage.aside(account(*timed(example, **arguments)))
-    stage.say("\nWhat next", "bold")
-    stage.say(NEXT)
-    stage.aside(f"all of this took {_since(began)}")
+            _say(out, f"    [{account(*timed(example, **arguments))}]", "dim")
+    _say(out, "\nWhat next", "bold")
+    _say(out, NEXT)
+    _say(out, f"    [all of this took {_since(began)}]", "dim")
 
 
 def timed(example: Example, **arguments: int) -> tuple[Answer, float]:
@@ -195,25 +194,15 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-class Stage:
-    """Where it is shown: coloured on a terminal, plain text elsewhere."""
+def _say(out: Console, text: str, style: str | None = None) -> None:
+    # markup off: brackets in a title or in code are meant. The examples print too, so nothing may be left behind.
+    out.print(text, style=style, markup=False, soft_wrap=True)
+    out.file.flush()
 
-    def __init__(self, out: Console) -> None:
-        self._out = out
 
-    def code(self, source: str) -> None:
-        """Source code; the answers follow, printed by that code itself."""
-        if self._out.color_system:
-            self._out.print(Syntax(source, "python", theme="ansi_dark", background_color="default"))
-        else:
-            self.say(source)
-
-    def aside(self, text: str) -> None:
-        """Show figures."""
-        self.say(f"    [{text}]", "dim")
-
-    def say(self, text: str, style: str | None = None) -> None:
-        """Show text."""
-        # markup off: brackets in a title or in code are meant. The examples print too, so nothing may be left behind.
-        self._out.print(text, style=style, markup=False, soft_wrap=True)
-        self._out.file.flush()
+def _show_code(out: Console, source: str) -> None:
+    """Source code; the answers follow, printed by that code itself."""
+    if out.color_system:
+        out.print(Syntax(source, "python", theme="ansi_dark", background_color="default"), soft_wrap=True)
+    else:
+        _say(out, source)

@@ -53,8 +53,7 @@ def create(
     request = console.read_json(config)
     inner = request.pop("config", None)
     inner, rest = (request, {}) if inner is None else (inner, request)
-    if wait:
-        note_wait(name)
+    note_wait(name, wait)
     endpoint = client.endpoints.create(name, inner, extra_body=rest, wait=wait, timeout=timeout)
     show(endpoint, as_json=as_json)
 
@@ -64,8 +63,7 @@ def update(
     client: Client, name: Name, config: Json, wait: Wait = False, as_json: AsJson = False, timeout: ToWait = None
 ) -> None:
     """Give an endpoint another config; the old one serves until the new one is ready."""
-    if wait:
-        note_wait(name)
+    note_wait(name, wait)
     endpoint = client.endpoints.update_config(name, console.read_json(config), wait=wait, timeout=timeout)
     show(endpoint, as_json=as_json)
 
@@ -186,7 +184,7 @@ def entity_summary(entity: Mapping[str, Any]) -> str:
     return " ".join(words) + (f" version {version}" if version else "")
 
 
-def note_wait(name: str) -> None:
+def note_wait(name: str, wait: bool = True) -> None:
     """Say on a terminal that the command waits."""
-    if sys.stderr.isatty():
+    if wait and sys.stderr.isatty():
         console.note(f"Waiting until {name} is ready.")

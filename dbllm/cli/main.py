@@ -131,7 +131,9 @@ def up(
     from dbllm.local import Options, Workspace
     from dbllm.local.invocation.faults import parse
 
-    principals = {client_id: _secret(client_secret_env)} if client_id else {}
+    secret = os.environ.get(client_secret_env)
+    if client_id and not secret:
+        raise typer.BadParameter(f"{client_secret_env} is not set.", param_hint="--client-secret-env")
     Workspace(
         host=host,
         port=port,
@@ -139,7 +141,7 @@ def up(
         state=state,
         model=model,
         drivers=driver or (),
-        principals=principals,
+        principals={client_id: secret} if client_id and secret else {},
         drain=drain,
         options=Options(
             deploy_seconds=deploy_seconds,
@@ -151,12 +153,6 @@ def up(
             faults=dict(parse(one) for one in fault or ()),
         ),
     ).run(_announce_workspace)
-
-
-def _secret(variable: str) -> str:
-    if not (secret := os.environ.get(variable)):
-        raise typer.BadParameter(f"{variable} is not set.", param_hint="--client-secret-env")
-    return secret
 
 
 def _announce_workspace(workspace: Workspace) -> None:

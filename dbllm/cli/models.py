@@ -7,6 +7,7 @@ environment or a profile, never from an option: other users of a machine can rea
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
@@ -119,7 +120,7 @@ def _print_stream(chunks: Stream[Any, Any], *, as_json: bool) -> None:
 
 
 def _check_message(message: str | None, **_: object) -> None:
-    if message is None and not console.is_interactive():
+    if message is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise typer.BadParameter("give one (or - for stdin): a conversation needs a terminal.", param_hint="MESSAGE")
 
 

@@ -78,14 +78,9 @@ def put_secret(
 def _ask_for_value(key: str) -> str:
     if not sys.stdin.isatty():
         return console.read_stdin()
-    try:
-        value = getpass(f"Value of {key} (not shown): ")
-    except EOFError:
-        console.note("")
-        value = ""
-    if not value:
-        raise ValueError("no value was given, and none was written.")
-    return value
+    if value := getpass(f"Value of {key} (not shown): "):
+        return value
+    raise ValueError("no value was given, and none was written.")
 
 
 @client_command(secrets)
