@@ -97,7 +97,7 @@ def not_json(raw: Raw) -> tuple[str, str] | None:
         return "the answer is empty", "Something on the way may have answered instead of the workspace: check the host."
     if json_or_none(text) is not None or text == "null":
         return None
-    if (shown := _plain(text)).startswith(_PAGE):
+    if (shown := _readable(text)).startswith(_PAGE):
         return f"the answer is {shown}", (
             "Something on the way (a sign-in page, a gateway, a proxy, a VPN) answered instead of the workspace: check "
             "the host, and open it in a browser."

@@ -1,67 +1,150 @@
-"""How the commands talk to people and to other programs: what they read, and how they say that something failed."""
+"""How the commands talk to people and to other programs: what they read and print, and how they report a failure."""
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-# A model's words must not move the cursor, retitle the window or hide text: only line ends and tabs pass.
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# A server's words must not move the cursor, retitle the window or hide text: only line ends and tabs pass.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+def prepare_streams() -> None:
+    """Let the standard streams be used: whatever their encoding is, and although one may be closed."""
+    codecs.register_error("json_escape", _json_escape)
+    # A closed stream is opened the wrong way round: its use fails as on a closed one, and no socket gets its number.
+    for name, flags, mode in (("stdin", os.O_WRONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8", closefd=False))
+    if getattr(sys.stdout, "errors", "") in ("strict", "surrogateescape", "backslashreplace"):
+        sys.stdout.reconfigure(errors="json_escape")  # type: ignore[union-attr]
+
+
+def _json_escape(error: UnicodeError) -> tuple[str, int]:
+    """Write what an encoding lacks (an emoji, half a surrogate pair) so that text stays readable, and JSON is JSON."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+def drop_unwritten() -> None:
+    """Drop what a standard stream did not take: the interpreter would try it once more, and show a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def is_plain(stream: TextIO) -> bool:
+    """Whether a stream gets text alone, without colours: it is no terminal, or NO_COLOR or TERM say so."""
+    return not stream.isatty() or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") in ("dumb", "unknown")
+
+
+def colored(text: str, color: str, stream: TextIO) -> str:
+    """Text in a colour, if the stream shows colours."""
+    return text if is_plain(stream) else typer.style(text, fg=color)
+
+
+def printable(text: object) -> str:
+    """Text without control characters, except line ends and tabs."""
+    return _CONTROL.sub("", str(text))
+
+
+def note(text: str) -> None:
+    """Write a line to the standard error."""
+    with suppress(OSError):  # nobody can be told
+        typer.echo(text, err=True)
+
+
 def print_error(error: object) -> None:
-    """One line on the standard error, red on a terminal (unless NO_COLOR is set)."""
-    line = f"dbllm: {' '.join(str(error).split())}"
-    typer.secho(line, err=True, fg=None if os.environ.get("NO_COLOR") else typer.colors.RED)
+    """One line on the standard error, red on a terminal. An OSError is a file's, or else the standard output's."""
+    if isinstance(error, OSError) and error.filename:
+        error = f"{error.filename}: {error.strerror}."
+    elif isinstance(error, OSError):
+        reason = error.strerror or type(error).__name__
+        error = f"the standard output cannot be written: {reason}. Redirect it to a file, or to {os.devnull}."
+    note(colored(f"dbllm: {printable(' '.join(str(error).split()))}", typer.colors.RED, sys.stderr))
 
 
-@contextmanager
-def failures() -> Iterator[None]:
-    """What the SDK refuses or a workspace answers becomes one line and exit status 1, without a traceback.
-
-    TypeError and ValueError belong to it: with them the SDK refuses arguments, which here are the user's words.
-    """
-    from dbllm import DbllmError
-
-    try:
-        yield
-    except (DbllmError, TypeError, ValueError) as error:
-        print_error(error)
-        raise typer.Exit(1) from error
+def join_surrogates(text: str, *, lone: str = "surrogatepass") -> str:
+    """Text in which the two halves of a surrogate pair are one character; `lone` decides about a half alone."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", lone)
 
 
 def write(text: str, *, end: str = "\n") -> None:
-    """Write a model's words at once. On a terminal without control characters; elsewhere as they are."""
-    typer.echo((_CONTROL.sub("", text) if sys.stdout.isatty() else text) + end, nl=False)
+    """Write text at once: to a terminal without control characters, elsewhere as it is."""
+    sys.stdout.write((printable(text) if sys.stdout.isatty() else text) + end)
+    sys.stdout.flush()
 
 
-def write_json(value: object) -> None:
-    """Write JSON, in several lines; JSON escapes control characters by itself."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+def write_bytes(data: bytes) -> None:
+    """Write bytes as they are."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table for people on a terminal; elsewhere one line a row, its cells separated by tabs, without titles."""
-    cells = [[_CONTROL.sub("", str(cell)).replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
+def announce(*lines: str) -> None:
+    """Write what a server says when it is ready. It runs on although nobody can read it."""
+    try:
+        write("\n".join(lines))
+    except OSError as error:
+        print_error(error)
+        drop_unwritten()
+
+
+def write_json(value: object, *, indent: int | None = 2) -> None:
+    """Write JSON, answers of the SDK included; JSON escapes control characters by itself, except DEL and C1."""
+    text = json.dumps(
+        value,
+        ensure_ascii=False,
+        indent=indent,
+        default=lambda answer: answer.model_dump(mode="json", exclude_unset=True),
+    )
+    write(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def show(value: object, titles: Sequence[str], rows: Sequence[Sequence[object]], *, as_json: bool) -> None:
+    """Print JSON; or a table on a terminal, and elsewhere a line for each row, with tabs and without titles."""
+    if as_json:
+        write_json(value)
+        return
+    cells = [[" ".join(re.split(r"[\n\t]", printable(cell))) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in cells:
-            typer.echo("\t".join(row))
+            write("\t".join(row))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(*titles, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(titles))
+    for title in titles:
+        table.add_column(title, overflow="fold")  # a name that is cut is no name
     for row in cells:
-        shown.add_row(*(Text(cell) for cell in row))  # no markup: a name may hold brackets
-    Console().print(shown)
+        table.add_row(*(Text(cell) for cell in row))  # no markup: a name may hold brackets
+    rich_console().print(table)
+
+
+def rich_console() -> Console:
+    """The standard output for rich, with colours if it shows them."""
+    from rich.console import Console
+
+    color = None if is_plain(sys.stdout) else "auto"
+    return Console(color_system=color, highlight=False)  # type: ignore[arg-type]
 
 
 def format_time(milliseconds: float | None) -> str:
@@ -72,13 +155,38 @@ def format_time(milliseconds: float | None) -> str:
 
 
 def read_stdin() -> str:
-    """All of the standard input, as UTF-8, without the line end that `echo` adds.
+    """All of the standard input as text, without the line end that `echo` adds.
 
     Raises:
-        ValueError: it is not UTF-8.
+        ValueError: it is empty, cannot be read, or is no text.
     """
-    text = sys.stdin.buffer.read().decode("utf-8")
-    return text.removesuffix("\n").removesuffix("\r")
+    if sys.stdin.isatty():
+        note(f"Reading the standard input; {'Ctrl-Z and Enter end' if os.name == 'nt' else 'Ctrl-D ends'} it.")
+    try:
+        text = decode_text(sys.stdin.buffer.read(), "the standard input")
+    except OSError as error:
+        raise ValueError(f"the standard input cannot be read: {error.strerror}. Pipe text into it.") from None
+    if not (text := text.removesuffix("\n").removesuffix("\r")):
+        raise ValueError("the standard input is empty, and nothing was sent. Pipe text into it.")
+    return text
+
+
+def decode_text(data: bytes, source: str) -> str:
+    """Bytes as text: UTF-8, or what a byte order mark says; the mark is no part of the text.
+
+    Raises:
+        ValueError: it is no text. The message does not show it, for it may be a secret.
+    """
+    encoding = json.detect_encoding(data)  # by the mark; without one it guesses as well, which would spoil a secret
+    if encoding not in ("utf-8-sig", "utf-16", "utf-32"):
+        encoding = "utf-8"
+    try:
+        text = data.decode(encoding).lstrip("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is no text in {encoding} (at byte {error.start}): save it as UTF-8.") from None
+    if "\0" in text:
+        raise ValueError(f"{source} has NUL characters, as UTF-16 without a byte order mark has: save it as UTF-8.")
+    return text
 
 
 def read_argument(words: str) -> str:
@@ -86,6 +194,23 @@ def read_argument(words: str) -> str:
     return read_stdin() if words == "-" else words
 
 
-def interactive() -> bool:
-    """Whether a person sits at both ends."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+def read_json(text: str) -> dict[str, Any]:
+    """A JSON object from an argument, a file (@FILE) or the standard input (-).
+
+    Raises:
+        ValueError: it is something else, or the file cannot be read. The message does not show it: it may hold a key.
+    """
+    source = "the standard input" if text == "-" else text[1:] if text.startswith("@") else "the argument"
+    try:
+        text = decode_text(Path(source).read_bytes(), source) if text.startswith("@") else read_argument(text)
+    except OSError as error:
+        raise ValueError(
+            f"{source or '@'} cannot be read: {error.strerror}. Write @FILE, JSON, or - for stdin."
+        ) from None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is not JSON: {error}. Write @FILE, JSON in quotes, or - for stdin.") from None
+    if not isinstance(value, dict):
+        raise ValueError(f'{source} is a JSON {type(value).__name__}; an object is needed, such as {{"inputs": [1]}}.')
+    return value

@@ -125,41 +125,39 @@ def run() -> None:
     Raises:
         typer.Exit: one of them failed, which has been said in a sentence.
     """
-    stage = Stage(Console(highlight=False, soft_wrap=True))
     try:
-        _show_all(stage)
+        _show_all(console.rich_console())
+    except BrokenPipeError:
+        raise
     except Exception as error:  # whoever tries this out for the first time gets a sentence, whatever it was
         reason = error if isinstance(error, DbllmError) else f"{type(error).__name__}: {error}"
         console.print_error(f"the demo stopped. {reason}")
         raise typer.Exit(1) from error
 
 
-def _show_all(stage: Stage) -> None:
+def _show_all(out: Console) -> None:
     began = time.perf_counter()
-    stage.title("A Databricks workspace on this machine")
-    stage.note(MODELS)
+    _say(out, "\nA Databricks workspace on this machine", "bold")
+    _say(out, MODELS)
     with Workspace() as workspace, environment(workspace.env), DriverServer(port=0) as app:
-        stage.aside(f"{workspace.host} and a driver app on port {app.port}: ready in {_since(began)}")
+        _say(out, f"    [{workspace.host} and a driver app on port {app.port}: ready in {_since(began)}]", "dim")
         for number, (title, example) in enumerate(EXAMPLES, 1):
-            stage.title(f"{number}. {title}")
-            stage.code(inspect.getsource(example))
+            _say(out, f"\n{number}. {title}", "bold")
+            _show_code(out, inspect.getsource(example))
             arguments = {"port": app.port} if "port" in inspect.signature(example).parameters else {}
-            stage.aside(account(*timed(example, **arguments)))
-    stage.title("What next")
-    stage.note(NEXT)
-    stage.aside(f"all of this took {_since(began)}")
+            _say(out, f"    [{account(*timed(example, **arguments))}]", "dim")
+    _say(out, "\nWhat next", "bold")
+    _say(out, NEXT)
+    _say(out, f"    [all of this took {_since(began)}]", "dim")
 
 
 def timed(example: Example, **arguments: int) -> tuple[Answer, float]:
     """Run an example, async or not: what it returned, and the seconds it took."""
     began = time.perf_counter()
-    found = example(**arguments)
-    answer = asyncio.run(_awaited(found)) if inspect.isawaitable(found) else found
-    return answer, time.perf_counter() - began
-
-
-async def _awaited(answer: Awaitable[Answer]) -> Answer:
-    return await answer
+    answer = example(**arguments)
+    if inspect.iscoroutine(answer):
+        answer = asyncio.run(answer)
+    return answer, time.perf_counter() - began  # type: ignore[return-value]
 
 
 def account(answer: Answer, seconds: float) -> str:
@@ -196,32 +194,15 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-class Stage:
-    """Where it is shown: coloured on a terminal, plain text elsewhere."""
+def _say(out: Console, text: str, style: str | None = None) -> None:
+    # markup off: brackets in a title or in code are meant. The examples print too, so nothing may be left behind.
+    out.print(text, style=style, markup=False, soft_wrap=True)
+    out.file.flush()
 
-    def __init__(self, out: Console) -> None:
-        self._out = out
 
-    def title(self, text: str) -> None:
-        """The head of a part."""
-        self._say(f"\n{text}", "bold")
-
-    def note(self, text: str) -> None:
-        """What a reader should know."""
-        self._say(text)
-
-    def aside(self, text: str) -> None:
-        """Figures."""
-        self._say(f"    [{text}]", "dim")
-
-    def code(self, source: str) -> None:
-        """Source code; the answers follow, printed by that code itself."""
-        if self._out.is_terminal:
-            self._out.print(Syntax(source, "python", theme="ansi_dark", background_color="default"))
-        else:
-            self._say(source)
-
-    def _say(self, text: str, style: str | None = None) -> None:
-        # markup off: brackets in a title or in code are meant. The examples print too, so nothing may be left behind.
-        self._out.print(text, style=style, markup=False)
-        self._out.file.flush()
+def _show_code(out: Console, source: str) -> None:
+    """Source code; the answers follow, printed by that code itself."""
+    if out.color_system:
+        out.print(Syntax(source, "python", theme="ansi_dark", background_color="default"), soft_wrap=True)
+    else:
+        _say(out, source)

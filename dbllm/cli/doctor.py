@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -13,11 +12,13 @@ from urllib.parse import urlsplit
 
 import typer
 
+from dbllm.cli import console
+from dbllm.cli.options import Host, Profile
+
 if TYPE_CHECKING:
     from dbllm import Client
 
 SECONDS = 10.0
-ENDPOINTS = "/api/2.0/serving-endpoints"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,38 +40,34 @@ class Finding:
     advice: str = ""
 
 
-def add_to(app: typer.Typer) -> None:
-    """Make it a command of `app`."""
-    app.command()(doctor)
-
-
 def doctor(
-    host: Annotated[
-        str | None,
-        typer.Option("--host", help="The workspace's address.", show_default="DATABRICKS_HOST, then the profile's"),
-    ] = None,
-    profile: Annotated[str | None, typer.Option("--profile", help="A profile of ~/.databrickscfg.")] = None,
+    host: Host = None,
+    profile: Profile = None,
     endpoint: Annotated[str | None, typer.Option("--endpoint", help="Also call this serving endpoint once.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Find out what is configured, and why a call does not work. The exit status is 1 when something is red."""
+    """Find out what is configured, and why a call does not work.
+
+    The exit status is 1 when something is red.
+    """
     findings: list[Finding] = []
     for finding in examine(host, profile, endpoint):
         findings.append(finding)
         if not as_json:
             _show(finding)
     if as_json:
-        typer.echo(json.dumps({"ok": all(one.ok for one in findings), "checks": [asdict(one) for one in findings]}))
+        console.write_json({"ok": all(one.ok for one in findings), "checks": [asdict(one) for one in findings]})
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
 
 def _show(finding: Finding) -> None:
-    colour = None if os.environ.get("NO_COLOR") else typer.colors.GREEN if finding.ok else typer.colors.RED
-    mark = typer.style("ok  " if finding.ok else "FAIL", fg=colour)
-    typer.echo(f"{mark} {finding.check:<14} {finding.seconds * 1000:6.0f} ms  {finding.said}")
+    color = typer.colors.GREEN if finding.ok else typer.colors.RED
+    mark = console.colored("ok  " if finding.ok else "FAIL", color, sys.stdout)
+    said = " ".join(console.printable(finding.said).split())
+    typer.echo(f"{mark} {finding.check:<14} {finding.seconds * 1000:6.0f} ms  {said}")
     if finding.advice:
-        typer.echo(f"{'':31}-> {finding.advice}")
+        typer.echo(f"{'':31}-> {console.printable(finding.advice)}")
 
 
 def examine(host: str | None, profile: str | None, endpoint: str | None) -> Iterator[Finding]:
@@ -103,6 +100,7 @@ def examine(host: str | None, profile: str | None, endpoint: str | None) -> Iter
 
 
 _ADVICE = {
+    "local": "No workspace runs on this port: start one with `dbllm up`; compare DATABRICKS_HOST with what it says.",
     "DNS": "The name is not known here: check its spelling, the VPN, or the DNS settings.",
     "TCP": "Nothing answers there: check firewall, proxy (HTTPS_PROXY) and port.",
     "TLS": "The TLS handshake failed: check the port, and whether a firewall or VPN cuts connections.",
@@ -112,11 +110,8 @@ _ADVICE = {
 def _advice(check: str, host: str, said: str) -> str:
     from dbllm._http.tls import tls_advice
 
-    if check == "TCP" and host.startswith("http://"):  # by http there is only this machine
-        return (
-            "No workspace runs on this port: start one with `dbllm up`, and compare DATABRICKS_HOST with what it says."
-        )
-    return tls_advice(said) or _ADVICE[check]
+    by_http = check == "TCP" and host.startswith("http://")  # which only this machine may answer
+    return tls_advice(said) or _ADVICE["local" if by_http else check]
 
 
 def _checks(client: Client, endpoint: str | None) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -165,6 +160,5 @@ def _user(client: Client) -> str:
 
 
 def _listed(client: Client) -> str:
-    content = client.request("GET", ENDPOINTS)
-    names = [str(one.get("name")) for one in (content or {}).get("endpoints", [])]
+    names = [endpoint.name for endpoint in client.endpoints.list()]
     return f"{len(names)} serving endpoints: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"

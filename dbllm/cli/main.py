@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dbllm.cli import console, doctor, endpoints, models, secrets
+from dbllm.cli import console
+from dbllm.cli.doctor import doctor
+from dbllm.cli.endpoints import endpoints
+from dbllm.cli.models import models
+from dbllm.cli.options import Pair, pairs_option, read_pair
+from dbllm.cli.secrets import secrets
 
 if TYPE_CHECKING:
     from dbllm.local.driver.server import DriverServer
@@ -22,7 +28,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if sys.stdout.isatty() else None,  # no boxes for other programs
 )
 
 
@@ -30,18 +35,38 @@ def main() -> None:
     """Run the command line; the entry point of `dbllm`. What cannot work ends with a sentence and exit status 1."""
     from dbllm import DbllmError
 
+    console.prepare_streams()
+    app.rich_markup_mode = None if console.is_plain(sys.stdout) else "rich"  # no boxes for other programs
     try:
         app()
-    except DbllmError as error:
+    except (DbllmError, OSError) as error:
         console.print_error(error)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        console.drop_unwritten()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.write(f"dbllm {metadata.version('dbllm')}")
+        raise typer.Exit
 
 
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
     """Language models that Databricks serves."""
+
+
+def _read_target(text: str) -> Pair:
+    if not (pair := read_pair(text)).value:
+        raise typer.BadParameter(f"{text!r} is not of the form name=value.")
+    return pair
 
 
 @app.command()
@@ -76,15 +101,15 @@ def up(
     seed: Annotated[int | None, typer.Option(help="Makes the split of traffic repeatable.")] = None,
     at_once: Annotated[int, typer.Option(help="Calls of models worked on at once; others wait.", min=1)] = 256,
     upstream: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PROVIDER=URL", help="Where a provider of external models is; openai=local: here. May be repeated."
+        list[Pair] | None,
+        pairs_option(
+            "Where a provider of external models is; openai=local: here. May be repeated.", "PROVIDER=URL", _read_target
         ),
     ] = None,
     custom: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=TARGET", help="A custom model: module:function or a scoring server's URL. Repeatable."
+        list[Pair] | None,
+        pairs_option(
+            "A custom model: module:function or a scoring server's URL. Repeatable.", "NAME=TARGET", _read_target
         ),
     ] = None,
     fault: Annotated[
@@ -106,7 +131,9 @@ def up(
     from dbllm.local import Options, Workspace
     from dbllm.local.invocation.faults import parse
 
-    principals = {client_id: _secret(client_secret_env)} if client_id else {}
+    secret = os.environ.get(client_secret_env)
+    if client_id and not secret:
+        raise typer.BadParameter(f"{client_secret_env} is not set.", param_hint="--client-secret-env")
     Workspace(
         host=host,
         port=port,
@@ -114,38 +141,26 @@ def up(
         state=state,
         model=model,
         drivers=driver or (),
-        principals=principals,
+        principals={client_id: secret} if client_id and secret else {},
         drain=drain,
         options=Options(
             deploy_seconds=deploy_seconds,
             seed=seed,
             at_once=at_once,
-            upstreams=dict(_pair(one, "--upstream") for one in upstream or ()),
+            upstreams=dict(upstream or ()),
             upstream_key=upstream_key,
-            customs=dict(_pair(one, "--custom") for one in custom or ()),
+            customs=dict(custom or ()),
             faults=dict(parse(one) for one in fault or ()),
         ),
-    ).run(_say_up)
+    ).run(_announce_workspace)
 
 
-def _secret(variable: str) -> str:
-    if not (secret := os.environ.get(variable)):
-        raise typer.BadParameter(f"{variable} is not set.", param_hint="--client-secret-env")
-    return secret
-
-
-def _pair(text: str, option: str) -> tuple[str, str]:
-    name, sign, value = text.partition("=")
-    if not (name and sign and value):
-        raise typer.BadParameter(f"{text!r} is not of the form name=value.", param_hint=option)
-    return name, value
-
-
-def _say_up(workspace: Workspace) -> None:
-    for name, value in workspace.env.items():
-        print(f"export {name}={shlex.quote(value)}")
-    print(f"# upstream: {workspace.upstream_url} takes the key {workspace.upstream_key}")
-    print(f"# ready: {workspace.host} answers (Ctrl-C stops it)", flush=True)
+def _announce_workspace(workspace: Workspace) -> None:
+    console.announce(
+        *(f"export {name}={shlex.quote(value)}" for name, value in workspace.env.items()),
+        f"# upstream: {workspace.upstream_url} takes the key {workspace.upstream_key}",
+        f"# ready: {workspace.host} answers (Ctrl-C stops it)",
+    )
 
 
 @app.command(short_help="Run a driver app, until Ctrl-C.")
@@ -158,15 +173,15 @@ def serve(
     """Run a driver app: a model that a cluster's driver proxy can reach, until Ctrl-C."""
     from dbllm.local.driver.server import DriverServer
 
-    DriverServer(model, port=port).run(_say_serving)
+    DriverServer(model, port=port).run(_announce_driver)
 
 
-def _say_serving(driver: DriverServer) -> None:
-    print(f"# ready: {driver.url} answers (Ctrl-C stops it)", flush=True)
-    print(driver.registration, file=sys.stderr, flush=True)
+def _announce_driver(driver: DriverServer) -> None:
+    console.announce(f"# ready: {driver.url} answers (Ctrl-C stops it)")
+    console.note(driver.registration)
 
 
-models.add_to(app)
-endpoints.add_to(app)
-secrets.add_to(app)
-doctor.add_to(app)
+app.add_typer(models)
+app.add_typer(endpoints)
+app.add_typer(secrets)
+app.command()(doctor)

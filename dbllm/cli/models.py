@@ -7,27 +7,42 @@ environment or a profile, never from an option: other users of a machine can rea
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dbllm.cli import console
+from dbllm.cli.options import Pair, client_command, pairs_option, read_pair
 
 if TYPE_CHECKING:
     from dbllm import Client, DriverApp, Endpoint, Stream
 
-Host = Annotated[
-    str | None,
-    typer.Option("--host", help="The workspace's address.", show_default="DATABRICKS_HOST, then the profile's"),
-]
-Profile = Annotated[str | None, typer.Option("--profile", help="A profile of ~/.databrickscfg.")]
-Seconds = Annotated[float | None, typer.Option("--timeout", help="Seconds for the whole call.", show_default="300")]
+OURS = frozenset({"prompt", "messages", "input", "stop", "stream", "timeout", "retry", "headers", "extra_body"})
+"""Names that mean something to the SDK, so they cannot be parameters of the model."""
+
+
+def read_param(text: str) -> Pair:
+    """`name=value` as a parameter of a model: a value that is JSON is that value, any other is text.
+
+    Raises:
+        typer.BadParameter: no `=`, or a name that is the SDK's.
+    """
+    name, value = read_pair(text)
+    if name in OURS:
+        raise typer.BadParameter(f"{name!r} is no parameter of a model; see --help.")
+    try:
+        return Pair(name, json.loads(value))
+    except ValueError:
+        return Pair(name, value)
+
+
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="Text that ends the answer; may be repeated.")]
 Param = Annotated[
-    list[str] | None,
-    typer.Option("--param", help="A parameter of the model, such as temperature=0.1; may be repeated.", metavar="K=V"),
+    list[Pair] | None,
+    pairs_option("A parameter of the model, such as temperature=0.1; may be repeated.", parser=read_param),
 ]
 Streamed = Annotated[
     bool | None, typer.Option("--stream/--no-stream", help="Print the answer as it comes.", show_default=False)
@@ -35,17 +50,19 @@ Streamed = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; with --stream one object for each piece.")]
 Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The serving endpoint's name.")]
 
-OURS = frozenset({"prompt", "messages", "input", "stop", "stream", "timeout", "retry", "headers", "extra_body"})
-"""Names that mean something to the SDK, so they cannot be parameters of the model."""
+models = typer.Typer()
 
 
-def add_to(app: typer.Typer) -> None:
-    """Make them commands of `app`."""
-    for command in (complete, chat, embed, predict):
-        app.command()(command)
+def _check_target(first: str, second: str | None, driver_app: int | None, **_: object) -> None:
+    if driver_app is not None and second is not None:
+        raise typer.BadParameter("an endpoint and --app were given: it is one or the other.", param_hint="--app")
+    if driver_app is None and second is None:
+        raise typer.BadParameter("it is missing: dbllm complete ENDPOINT PROMPT.", param_hint="PROMPT")
 
 
+@client_command(models, check=_check_target)
 def complete(
+    client: Client,
     first: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The serving endpoint's name; not with --app.")],
     second: Annotated[
         str | None, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from stdin.", show_default=False)
@@ -60,65 +77,56 @@ def complete(
     param: Param = None,
     stream: Streamed = None,
     as_json: AsJson = False,
-    host: Host = None,
-    profile: Profile = None,
-    timeout: Seconds = None,
 ) -> None:
     """Ask an endpoint or a driver app for one text.
 
     dbllm complete dolly "How are you?", or dbllm complete --app 7777 "How are you?"
     """
-    endpoint, prompt = _endpoint_and_prompt(first, second, driver_app)
-    params = read_params(param)
-    with connected(host, profile, timeout) as client:
-        if driver_app is None:
-            target: Endpoint | DriverApp = client.endpoint(endpoint)
-        else:
-            target = client.driver_app(driver_app, cluster)
-        _complete(target, console.read_argument(prompt), stop, params, stream=bool(stream), as_json=as_json)
-
-
-def _endpoint_and_prompt(first: str, second: str | None, driver_app: int | None) -> tuple[str, str]:
-    if driver_app is not None:
-        if second is not None:
-            raise typer.BadParameter("an endpoint and --app were given: it is one or the other.", param_hint="--app")
-        return "", first
-    if second is None:
-        raise typer.BadParameter("it is missing: dbllm complete ENDPOINT PROMPT.", param_hint="PROMPT")
-    return first, second
-
-
-def _complete(
-    target: Endpoint | DriverApp,
-    prompt: str,
-    stop: Sequence[str] | None,
-    params: Mapping[str, Any],
-    *,
-    stream: bool,
-    as_json: bool,
-) -> None:
-    if not stream:
-        text = target.complete(prompt, stop=stop, **params)
-        console.write(_json({"text": text}) if as_json else text)
+    target: Endpoint | DriverApp
+    if driver_app is None:
+        target, prompt = client.endpoint(first), second or ""
+    else:
+        target, prompt = client.driver_app(driver_app, cluster), first
+    prompt, params = console.read_argument(prompt), dict(param or ())
+    if stream:
+        with target.stream_complete(prompt, stop=stop, **params) as chunks:
+            _print_stream(chunks, as_json=as_json)
         return
-    with target.stream_complete(prompt, stop=stop, **params) as pieces:
-        _show(pieces, as_json=as_json)
+    text = target.complete(prompt, stop=stop, **params)
+    _print_answer(text, {"text": text}, as_json=as_json)
 
 
-def _show(pieces: Stream[Any, Any], *, as_json: bool) -> None:
+def _print_answer(text: str, value: object, *, as_json: bool) -> None:
+    if as_json:
+        console.write_json(value, indent=None)
+    else:
+        console.write(text)
+
+
+def _print_stream(chunks: Stream[Any, Any], *, as_json: bool) -> None:
     """Print a stream as it comes."""
+    half = ""  # of a character that two chunks share
     try:
-        for piece in pieces:
+        for chunk in chunks:
             if as_json:
-                console.write(piece.model_dump_json(exclude_unset=True))
-            else:
-                console.write(piece.text, end="")
+                console.write_json(chunk, indent=None)
+                continue
+            text = console.join_surrogates(half + chunk.text)
+            half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+            console.write(text.removesuffix(half), end="")
     finally:
         if not as_json:  # after an error too, so that its line stands alone
-            console.write("")
+            console.write(half)
 
 
+def _check_message(message: str | None, **_: object) -> None:
+    if message is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise typer.BadParameter("give one (or - for stdin): a conversation needs a terminal.", param_hint="MESSAGE")
+
+
+@client_command(models, check=_check_message)
 def chat(
+    client: Client,
     name: Name,
     message: Annotated[
         str | None, typer.Argument(metavar="MESSAGE", help="What to say; - reads it from stdin.", show_default=False)
@@ -128,58 +136,49 @@ def chat(
     param: Param = None,
     stream: Streamed = None,
     as_json: AsJson = False,
-    host: Host = None,
-    profile: Profile = None,
-    timeout: Seconds = None,
 ) -> None:
     """Talk to a chat endpoint.
 
     With a MESSAGE once; on a terminal without one it is a conversation, which ends with Ctrl-D. The answer is printed
     as it comes, unless --no-stream or --json.
     """
-    if message is None and not console.interactive():
-        raise typer.BadParameter("give one (or - for stdin): a conversation needs a terminal.", param_hint="MESSAGE")
-    params = read_params(param)
-    with connected(host, profile, timeout) as client:
-        talk = Conversation(
-            client.endpoint(name), stop, params, stream=not as_json if stream is None else stream, as_json=as_json
-        )
-        if system is not None:
-            talk.history.append({"role": "system", "content": system})
-        if message is None:
-            converse(talk)
-        else:
-            talk.say(console.read_argument(message))
+    if stream is None:
+        stream = not as_json
+    talk = Conversation(client.endpoint(name), stop, dict(param or ()), stream=stream, as_json=as_json)
+    if system is not None:
+        talk.history.append({"role": "system", "content": system})
+    if message is None:
+        converse(talk)
+    else:
+        talk.say(console.read_argument(message))
 
 
+@dataclass
 class Conversation:
     """The messages so far, and how to ask for the next one."""
 
-    def __init__(
-        self, endpoint: Endpoint, stop: Sequence[str] | None, params: Mapping[str, Any], *, stream: bool, as_json: bool
-    ) -> None:
-        self.history: list[dict[str, Any]] = []
-        self._endpoint = endpoint
-        self._stop = stop
-        self._params = params
-        self._stream = stream
-        self._as_json = as_json
+    endpoint: Endpoint
+    stop: Sequence[str] | None
+    params: Mapping[str, Any]
+    stream: bool
+    as_json: bool
+    history: list[dict[str, Any]] = field(default_factory=list)
 
     def say(self, words: str) -> None:
-        """Send the user's words after all that was said, print the answer and keep both; on an error neither."""
+        """Send the user's words after the history, and print the answer; both join the history, on an error neither."""
         messages = [*self.history, {"role": "user", "content": words}]
-        answer = self._streamed(messages) if self._stream else self._whole(messages)
-        self.history = [*messages, {"role": "assistant", "content": answer}]
+        answer = self._ask(messages)
+        content = console.join_surrogates(answer, lone="replace")  # a request cannot hold half a character
+        self.history = [*messages, {"role": "assistant", "content": content}]
 
-    def _whole(self, messages: list[dict[str, Any]]) -> str:
-        reply = self._endpoint.chat(messages, stop=self._stop, **self._params)
-        console.write(reply.model_dump_json(exclude_unset=True) if self._as_json else reply.text)
+    def _ask(self, messages: list[dict[str, Any]]) -> str:
+        if self.stream:
+            with self.endpoint.stream_chat(messages, stop=self.stop, **self.params) as chunks:
+                _print_stream(chunks, as_json=self.as_json)
+                return chunks.text
+        reply = self.endpoint.chat(messages, stop=self.stop, **self.params)
+        _print_answer(reply.text, reply, as_json=self.as_json)
         return reply.text
-
-    def _streamed(self, messages: list[dict[str, Any]]) -> str:
-        with self._endpoint.stream_chat(messages, stop=self._stop, **self._params) as chunks:
-            _show(chunks, as_json=self._as_json)
-            return chunks.text
 
 
 def converse(talk: Conversation) -> None:
@@ -196,106 +195,55 @@ def converse(talk: Conversation) -> None:
         except EOFError:
             console.write("")
             return
+        except KeyboardInterrupt:
+            console.write("")
+            raise
+        except UnicodeDecodeError:
+            console.print_error("the line is not text in the terminal's encoding; it was not sent.")
+            continue
         if words.strip():
             try:
                 talk.say(words)
-            except APIError as error:
+            except (APIError, ValueError) as error:
                 console.print_error(error)
 
 
+@client_command(models)
 def embed(
+    client: Client,
     name: Name,
     texts: Annotated[
         list[str] | None, typer.Argument(metavar="TEXT", help="The texts; without any, the lines of stdin.")
     ] = None,
     param: Param = None,
-    host: Host = None,
-    profile: Profile = None,
-    timeout: Seconds = None,
 ) -> None:
     """Turn texts into vectors.
 
     Prints one JSON list a line, in the order of the texts.
     """
-    params = read_params(param)
-    with connected(host, profile, timeout) as client:
-        wanted = texts or [line.removesuffix("\r") for line in console.read_stdin().split("\n")]
-        for vector in client.endpoint(name).embed(wanted, **params).vectors:
-            console.write(json.dumps(vector))
+    texts = texts or [line.removesuffix("\r") for line in console.read_stdin().split("\n")]
+    for vector in client.endpoint(name).embed(texts, **dict(param or ())).vectors:
+        console.write_json(vector, indent=None)
 
 
+@client_command(models)
 def predict(
+    client: Client,
     name: Name,
     body: Annotated[
         str,
         typer.Argument(
-            metavar="BODY", help='The request: {"dataframe_records": [...]} or another form; - reads it from stdin.'
+            metavar="BODY",
+            help='The request: {"dataframe_records": [...]} or another form; @FILE or - (stdin) hold it.',
         ),
     ] = "-",
-    host: Host = None,
-    profile: Profile = None,
-    timeout: Seconds = None,
 ) -> None:
     """Call a custom model with rows of data.
 
     The request has a form of MLflow's scoring protocol: dataframe_records, dataframe_split, inputs or instances, and
     "params" may stand beside it. Prints the answer as JSON.
     """
-    with connected(host, profile, timeout) as client:
-        request = read_object(console.read_argument(body))
-        known = ("dataframe_records", "dataframe_split", "inputs", "instances", "params")
-        forms = {key: request.pop(key) for key in known if key in request}
-        reply = client.endpoint(name).predict(**forms, extra_body=request)
-        console.write(reply.model_dump_json(exclude_unset=True))
-
-
-@contextmanager
-def connected(host: str | None, profile: str | None, timeout: float | None) -> Iterator[Client]:
-    """A client by the options that all commands have; failures inside end the command with one line."""
-    from dbllm import Client
-
-    with console.failures(), Client(host, profile=profile, timeout=timeout) as client:
-        yield client
-
-
-def read_params(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """`k=v` texts as parameters: a value that is JSON is that value, any other is text.
-
-    Raises:
-        typer.BadParameter: no `=`, or a name that is not the model's to take.
-    """
-    params: dict[str, Any] = {}
-    for pair in pairs or ():
-        key, sign, value = pair.partition("=")
-        if not sign or not key:
-            raise typer.BadParameter(f"{pair!r} is not of the form name=value.", param_hint="--param")
-        if key in OURS:
-            raise typer.BadParameter(f"{key!r} is no parameter of a model; see --help.", param_hint="--param")
-        params[key] = _value(value)
-    return params
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def read_object(text: str) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"the body is not JSON: {error}.") from None
-    if not isinstance(found, dict):
-        raise ValueError('the body is a JSON object, such as {"dataframe_records": [{"prompt": "hi"}]}.')
-    return found
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    request = console.read_json(body)
+    known = ("dataframe_records", "dataframe_split", "inputs", "instances", "params")
+    forms = {key: request.pop(key) for key in known if key in request}
+    console.write_json(client.endpoint(name).predict(**forms, extra_body=request), indent=None)

@@ -17,7 +17,7 @@ from dbllm.cli import doctor
 
 def run(*arguments: str) -> Any:
     app = typer.Typer()
-    doctor.add_to(app)
+    app.command()(doctor.doctor)
     return CliRunner().invoke(app, [*arguments])
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from dbllm import Client, StreamInterruptedError
-from dbllm.cli.models import Conversation, read_object, read_params
+from dbllm.cli.models import Conversation, read_param
 from dbllm.local import Workspace
 
 SHORT = ("--param", "max_tokens=12")
@@ -91,11 +91,12 @@ class TestChat:
 
 class TestConversation:
     @staticmethod
-    def talk(asked: list[Any], statuses: list[int]) -> Conversation:
+    def talk(asked: list[Any], statuses: list[int], text: str = "") -> Conversation:
         def answer(request: httpx.Request) -> httpx.Response:
             asked.append(json.loads(request.content)["messages"])
-            message = {"role": "assistant", "content": f"answer {len(asked)}"}
-            return httpx.Response(statuses.pop(0), json={"choices": [{"index": 0, "message": message}]})
+            message = {"role": "assistant", "content": text or f"answer {len(asked)}"}
+            content = json.dumps({"choices": [{"index": 0, "message": message}]})
+            return httpx.Response(statuses.pop(0), text=content, headers={"content-type": "application/json"})
 
         client = Client("http://127.0.0.1:1", "token", transport=httpx.MockTransport(answer))
         return Conversation(client.endpoint("any"), None, {}, stream=False, as_json=False)
@@ -116,6 +117,13 @@ class TestConversation:
             talk.say("two")
         talk.say("three")
         assert [message["content"] for message in asked[-1]] == ["one", "answer 1", "three"]
+
+    def test_an_answer_that_ends_in_half_a_character_can_be_answered(self) -> None:
+        asked: list[Any] = []
+        talk = self.talk(asked, [200, 200], "half \ud83d")
+        talk.say("one")
+        talk.say("two")
+        assert asked[1][1]["content"] == "half \ufffd"
 
     def test_an_answer_that_breaks_off_is_shown_with_its_line_ended(self, capsys: pytest.CaptureFixture[str]) -> None:
         def answer(_request: httpx.Request) -> httpx.Response:
@@ -223,15 +231,18 @@ class TestWhatGoesWrong:
 
 class TestParameters:
     def test_a_value_that_is_json_is_that_value(self) -> None:
-        found = read_params(["temperature=0.1", "n=2", "flag=true", "tags=[1]", "none=null"])
-        assert found == {"temperature": 0.1, "n": 2, "flag": True, "tags": [1], "none": None}
+        texts = ["temperature=0.1", "n=2", "flag=true", "tags=[1]", "none=null"]
+        assert dict(read_param(text) for text in texts) == {
+            "temperature": 0.1,
+            "n": 2,
+            "flag": True,
+            "tags": [1],
+            "none": None,
+        }
 
     def test_any_other_value_is_text(self) -> None:
-        assert read_params(["style=dry=wit", "empty="]) == {"style": "dry=wit", "empty": ""}
+        assert dict(read_param(text) for text in ("style=dry=wit", "empty=")) == {"style": "dry=wit", "empty": ""}
 
     @pytest.mark.parametrize("pair", ["temperature", "=1", "stop=.", "timeout=5", "headers={}"])
     def test_what_is_no_parameter_is_wrong_usage(self, run: Any, pair: str) -> None:
         assert run("complete", "dolly", "hi", "--param", pair).status == 2
-
-    def test_a_body_is_a_json_object(self) -> None:
-        assert read_object('{"inputs": [1]}') == {"inputs": [1]}

@@ -7,14 +7,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import respx
-
-import dbllm
+from support.loopback import Server, answering
 
 API = "https://workspace.example.com/api/2.0/secrets"
 VALUE = "sk-välue-1234"
@@ -103,22 +102,17 @@ class TestGetSecret:
         self.held(rest, b"\xff\xfe")
         assert json.loads(run("secrets", "get-secret", "s", "k", "--json").out) == {"key": "k", "value": "//4="}
 
-    def test_other_bytes_go_to_a_pipe_as_they_are(self, rest: respx.MockRouter) -> None:
-        """In a process of its own, whose standard output is a pipe; the answer comes through a transport."""
-        program = (
-            "import httpx, sys, typer\n"
-            "from dbllm import Client, secret_commands\n"
-            "from contextlib import contextmanager\n"
-            "answer = httpx.MockTransport(lambda _: httpx.Response(200, json={'key': 'k', 'value': '//4='}))\n"
-            "@contextmanager\n"
-            "def connected(*_):\n"
-            "    with Client('https://h', 't', transport=answer) as client: yield client\n"
-            "secret_commands.connected = connected\n"
-            "secret_commands.secrets(['get-secret', 's', 'k'])\n"
-        )
-        environ = {**os.environ, "PYTHONPATH": str(Path(dbllm.__file__).parents[1])}
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environ, check=True, timeout=60)
-        assert done.stdout == b"\xff\xfe"
+    @pytest.mark.parametrize(
+        ("held", "shown"), [(b"\xff\xfe", b"\xff\xfe"), ("\x1b[1m✓".encode(), "\x1b[1m✓\n".encode())]
+    )
+    def test_a_pipe_gets_the_bytes_as_they_are(self, serve: Callable[..., Server], held: bytes, shown: bytes) -> None:
+        """In a process of its own, whose standard output is a pipe."""
+        value = base64.b64encode(held).decode()
+        server = serve(answering({"/api/2.0/secrets/get?scope=s&key=k": (200, {"key": "k", "value": value})}))
+        environ = {**os.environ, "DATABRICKS_HOST": server.host, "DATABRICKS_TOKEN": "t", "PYTHONIOENCODING": "cp1252"}
+        command = [sys.executable, "-m", "dbllm", "secrets", "get-secret", "s", "k"]
+        ended = subprocess.run(command, capture_output=True, env=environ, check=True, timeout=60)
+        assert ended.stdout == shown
 
     def test_other_bytes_do_not_go_to_a_terminal(
         self, run: Any, rest: respx.MockRouter, monkeypatch: pytest.MonkeyPatch

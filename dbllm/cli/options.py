@@ -1,0 +1,111 @@
+"""What the commands share: their options, and the client that is made from them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from dbllm.cli.console import print_error
+
+if TYPE_CHECKING:
+    from dbllm import Client
+
+Host = Annotated[
+    str | None,
+    typer.Option("--host", help="The workspace's address.", show_default="DATABRICKS_HOST, then the profile's"),
+]
+Profile = Annotated[str | None, typer.Option("--profile", help="A profile of ~/.databrickscfg.")]
+Seconds = Annotated[float | None, typer.Option("--timeout", help="Seconds for the whole call.", show_default="300")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the workspace sends it.")]
+
+
+class Pair(NamedTuple):
+    """`name=value`, as it is written on a command line."""
+
+    name: str
+    value: Any
+
+
+def read_pair(text: str) -> Pair:
+    """`name=value` as a pair.
+
+    Raises:
+        typer.BadParameter: the name or the sign is missing.
+    """
+    name, sign, value = text.partition("=")
+    if not name or not sign:
+        raise typer.BadParameter(f"{text!r} is not of the form name=value.")
+    return Pair(name, value)
+
+
+def pairs_option(help_text: str, metavar: str = "K=V", parser: Callable[[str], Pair] = read_pair) -> Any:
+    """An option that may be repeated, of the form name=value."""
+    return typer.Option(help=help_text, metavar=metavar, parser=parser)
+
+
+class _Command(TyperCommand):
+    """A command whose usage errors say what to write instead."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # a UsageError: click's, or of the copy of click in newer versions of typer
+            takes_param = any(each.name == "param" for each in self.params)
+            message, option = getattr(error, "message", ""), getattr(error, "option_name", None) or ""
+            if "extra argument" in message:
+                message += ". A text with spaces needs quotes."
+            elif option.startswith("--") and not getattr(error, "possibilities", True) and takes_param:
+                message += f". A parameter of the model is --param {option[2:].replace('-', '_')}=VALUE."
+            error.message = message  # type: ignore[attr-defined]
+            raise
+
+
+def connect(host: Host = None, profile: Profile = None, timeout: Seconds = None) -> Client:
+    """A client by the options that the commands share."""
+    from dbllm import Client
+
+    return Client(host, profile=profile, timeout=timeout)
+
+
+def client_command(
+    app: typer.Typer, name: str | None = None, *, check: Callable[..., None] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command of `app`: it gets a client before its own words, and the command gets its options.
+
+    A failure ends the command with one line and exit status 1. `check` sees the words before there is a client, and
+    refuses wrong usage. A function with a `timeout` of its own takes that option's place.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(connect, localns={"Client": object}, include_extras=True)
+        hints |= get_type_hints(function, localns={"Client": object}, include_extras=True)
+        own = list(inspect.signature(function).parameters.values())[1:]
+        shared = inspect.signature(connect).parameters.keys() - {parameter.name for parameter in own}
+        parameters = own + [each for each in inspect.signature(connect).parameters.values() if each.name in shared]
+
+        @functools.wraps(function)
+        def command(**words: Any) -> None:
+            from dbllm import APIConnectionError, DbllmError
+
+            if check is not None:
+                check(**words)
+            try:
+                with connect(**{key: words.pop(key) for key in shared}) as client:
+                    function(client, **words)
+            except (DbllmError, TypeError, ValueError) as error:  # the SDK refuses arguments with the last two
+                advice = " `dbllm doctor` shows how far a call gets." if isinstance(error, APIConnectionError) else ""
+                print_error(f"{error}{advice}")
+                raise typer.Exit(1) from error
+
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [each.replace(kind=each.KEYWORD_ONLY, annotation=hints[each.name]) for each in parameters]
+        )
+        command.__annotations__ = {each.name: hints[each.name] for each in parameters}
+        return app.command(name, cls=_Command)(command)
+
+    return register
