@@ -17,7 +17,8 @@ from .._protocol.models import (
     Response,
     ResponseEvent,
 )
-from .._protocol.responses import assemble_chat, assemble_response, parse, text_chunk
+from .._protocol.responses import parse, text_chunk
+from .._protocol.streams import ChatPlaces, ItemPlaces, assemble_chat, assemble_response
 from .._protocol.structured_output import parsed
 from .._transport.call import OpenStream
 from .._transport.replies import decode_or_raise, reply_of
