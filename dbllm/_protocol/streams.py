@@ -12,7 +12,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .models import ChatCompletion, ChatCompletionChunk, Delta, OutputItem, Response, ResponseEvent, ToolCall
+from .models import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    CompletionChunk,
+    Delta,
+    OutputItem,
+    Response,
+    ResponseEvent,
+    ToolCall,
+)
 
 _NO_ID = frozenset({"", "null", "None", "none"})
 
@@ -146,6 +155,16 @@ def _has_text(item: dict[str, Any]) -> bool:
     return any(part.get("text") or part.get("thinking") for part in _parts(item))
 
 
+def renumber(chunk: ChatCompletionChunk | CompletionChunk, first: int | None) -> int | None:
+    """Number a chunk's choices from 0; `first` is the number that the first of the stream had, None before it came."""
+    for choice in chunk.choices:
+        if first is None:
+            first = choice.index
+        if first:
+            choice.index = {first: 0, 0: first}.get(choice.index, choice.index)
+    return first
+
+
 class ChatPlaces:
     """What the pieces of one chat stream belong to. `settle` is given every chunk, in the order in which they came."""
 
@@ -155,11 +174,8 @@ class ChatPlaces:
 
     def settle(self, chunk: ChatCompletionChunk) -> None:
         """Number the chunk's choices from 0, and give its calls and blocks the `index` of what they belong to."""
+        self._first = renumber(chunk, self._first)
         for choice in chunk.choices:
-            if self._first is None:
-                self._first = choice.index
-            if self._first:
-                choice.index = {self._first: 0, 0: self._first}.get(choice.index, choice.index)
             delta = choice.delta
             if delta.tool_calls or type(delta.content) is list or choice.index in self._messages:
                 self._messages.setdefault(choice.index, _Message()).settle(delta)

@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from .._protocol.error_responses import answer_error
 from .._protocol.models import CallInfo, Reply
 from .._protocol.responses import first_error, parse
+from ..errors import APIError
 
 T = TypeVar("T")
 ReplyT = TypeVar("ReplyT", bound=Reply)
@@ -20,9 +22,16 @@ def decode_or_raise(what: str, info: CallInfo, read: Callable[[], T]) -> T:
     try:
         return read()
     except ValidationError as error:
-        raise info.unexpected(f"{what} ({first_error(error)})") from error
+        raise unexpected(info, f"{what} ({first_error(error)})") from error
     except (ValueError, RecursionError):
-        raise info.unexpected(f"{what} (it is not JSON)") from None
+        raise unexpected(info, f"{what} (it is not JSON)") from None
+
+
+def unexpected(info: CallInfo, detail: str, hint: str = "") -> APIError:
+    """The error for a response that is not what was promised: the one that its body reports, where it reports one."""
+    error = answer_error(info.raw) or info.unexpected(detail, hint)
+    error.attempts = info.attempts
+    return error
 
 
 def read_json(info: CallInfo) -> Any:
