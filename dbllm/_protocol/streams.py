@@ -21,6 +21,7 @@ from .models import (
     Response,
     ResponseEvent,
     ToolCall,
+    WireModel,
 )
 
 _NO_ID = frozenset({"", "null", "None", "none"})
@@ -33,6 +34,13 @@ def _known_id(value: object) -> str | None:
 def _index(item: Any) -> int | None:
     value = item.get("index") if isinstance(item, dict) else None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _extra_of(model: WireModel) -> dict[str, Any]:
+    """The fields without a name of their own, to be changed."""
+    if model.__pydantic_extra__ is None:
+        model.__pydantic_extra__ = {}
+    return model.__pydantic_extra__
 
 
 @dataclass(slots=True)
@@ -86,7 +94,7 @@ class _Message:
             delta.content = [self._settled_block(item) if isinstance(item, dict) else item for item in content]
 
     def _settle_call(self, call: ToolCall, number: int | None) -> None:
-        extra: dict[str, Any] = call.__pydantic_extra__ or {}
+        extra = _extra_of(call)
         index = _index(extra)
         index = number if index is None else index
         own_id, function = _known_id(call.id), call.function
@@ -255,7 +263,7 @@ class ItemPlaces:
 
     def settle(self, event: ResponseEvent) -> int:
         """Give the event the `output_index` of its item; -1 where it is about none."""
-        extra: dict[str, Any] = event.__pydantic_extra__ or {}
+        extra = _extra_of(event)
         kind = event.type
         if event.item is not None and kind == "response.output_item.added":
             item = self._new(event.item.type, extra, event.item.id)

@@ -1,4 +1,4 @@
-"""dbllm's errors, which are langchain-core's too: `except dbllm.RateLimitError` and `except ModelRateLimitError` both work.
+"""dbllm's errors, which are langchain-core's too: `RateLimitError` is caught as `ModelRateLimitError` as well.
 
 LangChain's retries ask `is_retryable` of its own classes, and repeat everything that is none of them. A langchain-core
 that has no such class yet gets dbllm's error as it is.
@@ -57,8 +57,7 @@ def cut_error(text: str) -> Exception:
     """The error for an output that ends where the limit of tokens was, so that it is not whole."""
     what = f"; it begins with {text[:200]!r}" if text else ""
     error: Exception = _CLASSES[errors.APIResponseError](
-        f"the answer was cut at the limit of tokens (finish_reason length){what}",
-        hint="Allow more with max_tokens=.",
+        f"the answer was cut at the limit of tokens (finish_reason length){what}", hint="Allow more with max_tokens=."
     )
     return error
 

@@ -25,7 +25,11 @@ def finish_metadata(reason: str | None, *, calls: bool, refused: bool) -> dict[s
     if not reason:
         return {}
     state = "suspended" if reason.lower() in ("pause_turn", "pause") else "complete"
-    return {"finish_reason": reason, "normalized_finish_reason": normalized(reason, calls, refused), "finish_state": state}
+    return {
+        "finish_reason": reason,
+        "normalized_finish_reason": normalized(reason, calls, refused),
+        "finish_state": state,
+    }
 
 
 def normalized(reason: str, calls: bool = False, refused: bool = False) -> str:

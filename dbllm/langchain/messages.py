@@ -31,7 +31,9 @@ EXTRAS = "tool_call_extras"
 """In `additional_kwargs`: what a server put beside its calls (Gemini's thought signatures), by the calls' ids."""
 
 # What an answer has beside its content, and what is never sent back.
-_NOT_SENT_BACK = frozenset({EXTRAS, "custom_outputs", "reasoning_content", "reasoning", "refusal", "audio", "id", "name"})
+_NOT_SENT_BACK = frozenset(
+    {EXTRAS, "custom_outputs", "reasoning_content", "reasoning", "refusal", "audio", "id", "name"}
+)
 
 
 def wire_messages(messages: Iterable[BaseMessage], model: str) -> list[Wire]:

@@ -12,16 +12,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from .chunks import AIMessageChunk, own_id
 from .content import PROVIDER
 from .finish import finish_metadata
-from .messages import (
-    EXTRAS,
-    Wire,
-    add_custom,
-    beside,
-    choice_metadata,
-    generation_info,
-    told_of,
-    usage_metadata,
-)
+from .messages import Wire, add_custom, beside, choice_metadata, generation_info, told_of, usage_metadata
 
 if TYPE_CHECKING:
     from dbllm import ChatCompletion, ChatCompletionChunk, Usage
@@ -67,7 +58,9 @@ class Pieces:
         content: Any = delta.content or ""
         if content and not isinstance(content, str):
             self._blocks = True
-            content = [self._block(item) if isinstance(item, dict) else str(item) for item in content if item is not None]
+            content = [
+                self._block(item) if isinstance(item, dict) else str(item) for item in content if item is not None
+            ]
         calls = self._calls(delta.tool_calls) if delta.tool_calls else []
         texts = self._beside(delta.model_extra) if delta.model_extra else {}
         if not (content or calls or texts or info):
@@ -107,9 +100,7 @@ class Pieces:
         place = item.get("index")
         block = self._named(item, place)
         if isinstance(parts := block.get("summary"), list):
-            block["summary"] = [
-                self._named(part, place, part.get("index")) for part in parts if isinstance(part, dict)
-            ]
+            block["summary"] = [self._named(part, place, part.get("index")) for part in parts if isinstance(part, dict)]
         return block
 
     def _named(self, item: Wire, *place: Any) -> Wire:

@@ -206,8 +206,8 @@ def _told(response: Response, endpoint: str) -> Item:
 
 # What a response repeats of its request.
 _ASKED = {
-    "instructions", "tools", "tool_choice", "temperature", "top_p", "parallel_tool_calls", "text", "store", "truncation",
-    "created_at", "reasoning", "max_output_tokens", "user", "background",
+    "instructions", "tools", "tool_choice", "temperature", "top_p", "parallel_tool_calls", "text", "store",
+    "truncation", "created_at", "reasoning", "max_output_tokens", "user", "background",
 }  # fmt: skip
 
 
