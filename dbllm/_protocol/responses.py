@@ -107,3 +107,32 @@ def first_error(error: ValidationError) -> str:
     flaw = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in flaw["loc"])
     return f"{place}: {flaw['msg']}" if place else flaw["msg"]
+
+
+# Strings that name a thing come whole, though some servers repeat them on every piece; all others grow.
+_WHOLE = frozenset({"role", "type", "id", "name", "finish_reason", "signature", "format", "status"})
+
+
+def merge_delta(known: Any, piece: Any, key: str = "") -> Any:
+    """What is known of a value, and the next piece of it."""
+    if piece is None or (key in _WHOLE and known and not piece):
+        return known
+    if isinstance(known, dict) and isinstance(piece, dict):
+        for name, value in piece.items():
+            known[name] = merge_delta(known.get(name), value, name)
+        return known
+    if isinstance(known, list) or isinstance(piece, list):
+        known = _items(known)
+        for item in _items(piece):
+            index = item.get("index") if isinstance(item, dict) else None
+            same = (old for old in known if isinstance(old, dict) and old.get("index") == index)
+            if index is None or (old := next(same, None)) is None:
+                known.append(item)
+            else:
+                merge_delta(old, item)
+        return known
+    return known + piece if isinstance(known, str) and isinstance(piece, str) and key not in _WHOLE else piece
+
+
+def _items(value: Any) -> list[Any]:
+    return [{"type": "text", "text": value}] if value and isinstance(value, str) else value or []

@@ -23,6 +23,7 @@ from .models import (
     ToolCall,
     WireModel,
 )
+from .responses import merge_delta
 
 _NO_ID = frozenset({"", "null", "None", "none"})
 
@@ -45,6 +46,7 @@ def _extra_of(model: WireModel) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Call:
+    place: int
     wire_index: int | None
     id: str | None
     name: str
@@ -71,9 +73,9 @@ def _is_object(text: str) -> bool:
 
 @dataclass(slots=True)
 class _Block:
+    place: int
     kind: object
     wire_index: int | None
-    parts: list[object] = field(default_factory=list)  # the types of a reasoning block's parts
     signed: bool = False
 
 
@@ -105,13 +107,13 @@ class _Message:
         if known is not None and own_id == known.id and name and text == known.arguments and _is_object(text):
             text = function.arguments = ""  # type: ignore[union-attr] # the whole call once more, as a summary
         if known is None or known.is_another(own_id, name, text):
-            known = _Call(index, own_id, name)
+            known = _Call(len(self.calls), index, own_id, name)
             self.calls.append(known)
         known.id, known.name = known.id or own_id, known.name or name
         known.arguments += text
         if own_id != known.id:
             call.id = None
-        extra["index"] = next(place for place, old in enumerate(self.calls) if old is known)
+        extra["index"] = known.place
 
     def _call_of(self, own_id: str | None, index: int | None, name: str) -> _Call | None:
         """The call that a piece continues, unless its name begins another."""
@@ -131,24 +133,15 @@ class _Message:
         if block is None and self.blocks and index is None and kind in ("text", "reasoning", "thinking"):
             block = self.blocks[-1]
         if block is None or block.kind != kind or (block.signed and _has_text(item)):
-            block = _Block(kind, index)
+            block = _Block(len(self.blocks), kind, index)
             self.blocks.append(block)
         block.signed = block.signed or _is_signed(item)
-        settled = {**item, "index": next(place for place, old in enumerate(self.blocks) if old is block)}
+        settled = {**item, "index": block.place}
         if isinstance(parts := item.get("summary"), list):
-            settled["summary"] = [_settled_part(block, part, at) for at, part in enumerate(parts)]
+            settled["summary"] = [
+                {**part, "index": at} if isinstance(part, dict) else part for at, part in enumerate(parts)
+            ]
         return settled
-
-
-def _settled_part(block: _Block, part: Any, place: int) -> Any:
-    if not isinstance(part, dict):
-        return part
-    while place < len(block.parts) and block.parts[place] != part.get("type"):
-        place += 1
-    if place >= len(block.parts):
-        place = len(block.parts)
-        block.parts.append(part.get("type"))
-    return {**part, "index": place}
 
 
 def _parts(item: dict[str, Any]) -> list[dict[str, Any]]:
@@ -214,40 +207,12 @@ def assemble_chat(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
     return ChatCompletion.model_validate({**head, "object": "chat.completion", "choices": whole})
 
 
-# Strings that name a thing come whole, though some servers repeat them on every piece; all others grow.
-_WHOLE = frozenset({"role", "type", "id", "name", "finish_reason", "signature", "format", "status"})
-
-
-def merge_delta(known: Any, piece: Any, key: str = "") -> Any:
-    """What is known of a value, and the next piece of it."""
-    if piece is None or (key in _WHOLE and known and not piece):
-        return known
-    if isinstance(known, dict) and isinstance(piece, dict):
-        for name, value in piece.items():
-            known[name] = merge_delta(known.get(name), value, name)
-        return known
-    if isinstance(known, list) or isinstance(piece, list):
-        known = _items(known)
-        for item in _items(piece):
-            index = item.get("index") if isinstance(item, dict) else None
-            same = (old for old in known if isinstance(old, dict) and old.get("index") == index)
-            if index is None or (old := next(same, None)) is None:
-                known.append(item)
-            else:
-                merge_delta(old, item)
-        return known
-    return known + piece if isinstance(known, str) and isinstance(piece, str) and key not in _WHOLE else piece
-
-
-def _items(value: Any) -> list[Any]:
-    return [{"type": "text", "text": value}] if value and isinstance(value, str) else value or []
-
-
 # --- Responses --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class _Item:
+    place: int
     kind: str | None
     wire_index: int | None
     ids: set[str] = field(default_factory=set)
@@ -274,13 +239,12 @@ class ItemPlaces:
             item.text += event.text
         else:
             return -1
-        place = next(place for place, old in enumerate(self._items) if old is item)
-        extra["output_index"] = place
-        return place
+        extra["output_index"] = item.place
+        return item.place
 
     def _new(self, kind: str | None, extra: dict[str, Any], own_id: object) -> _Item:
         known = _known_id(own_id)
-        item = _Item(kind, extra.get("output_index"), {known} if known else set())
+        item = _Item(len(self._items), kind, extra.get("output_index"), {known} if known else set())
         self._items.append(item)
         return item
 
@@ -321,7 +285,6 @@ def assemble_response(events: Iterable[ResponseEvent]) -> Response:
     head: dict[str, Any] = {}
     items: dict[int, list[Any]] = {}
     texts: dict[int, str] = {}
-    begun: dict[int, Any] = {}  # calls whose arguments come in pieces
     places = ItemPlaces()
     for event in events:
         place = places.settle(event)
@@ -330,21 +293,15 @@ def assemble_response(events: Iterable[ResponseEvent]) -> Response:
         elif event.type == "response.output_item.done" and event.item is not None:
             items.setdefault(place, []).append(event.item)
             texts[place] = rest_of(texts.get(place, ""), event.item.text)
-        elif event.type == "response.output_item.added" and event.item is not None:
-            begun[place] = event.item.model_dump(exclude_unset=True)
-        elif event.type == "response.function_call_arguments.delta" and place in begun:
-            begun[place] = merge_delta(begun[place], {"arguments": str(event.delta or "")})
         said = event.response.model_dump(exclude_unset=True) if event.response else {}
         said["custom_outputs"] = event.custom_outputs or said.get("custom_outputs")
         head.update({key: value for key, value in said.items() if value})
     output: list[Any] = []
-    for place in dict.fromkeys([*items, *texts, *begun]):
+    for place in dict.fromkeys([*items, *texts]):
         output += items.get(place, ())
         if text := texts.get(place):  # an agent that sends nothing but deltas
             content = [{"type": "output_text", "text": text}]
             output.append({"type": "message", "role": "assistant", "content": content})
-        elif place not in items and begun.get(place, {}).get("arguments"):
-            output.append(begun[place])
     came = Response.model_validate({"output": output}).output
     last = Response.model_validate({"output": head.pop("output", [])}).output
     return Response.model_validate({"output": _fuller(came, last), **head})

@@ -99,12 +99,10 @@ def _open_object(schema: Any, place: str = "the schema") -> str:
     if "patternProperties" in schema or (_is_object(schema) and unnamed):
         return place
     for key, value in schema.items():
-        if key in _NAMED and isinstance(value, Mapping):
-            inside = ((f"{name!r}", item) for name, item in value.items())
-        else:
-            inside = iter([(place, value)]) if key not in _VALUES else iter(())
-        if found := next((found for name, item in inside if (found := _open_object(item, name))), ""):
-            return found
+        named = key in _NAMED and isinstance(value, Mapping)
+        for name, item in value.items() if named else () if key in _VALUES else ((place, value),):
+            if found := _open_object(item, repr(name) if named else place):
+                return found
     return ""
 
 

@@ -108,13 +108,15 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
             dbllm.DbllmError: there is no such endpoint, or it may not be looked up.
         """
         with as_langchains:
-            self.profile = profile_for(self.model, self._sync().endpoints.get(self.model)) or self.profile
+            found: Any = profile_for(self.model, self._sync().endpoints.get(self.model))
+        self.profile = found or self.profile
         return self.profile
 
     async def aload_profile(self) -> Any:
         """As `load_profile`."""
         with as_langchains:
-            self.profile = profile_for(self.model, await self._async().endpoints.get(self.model)) or self.profile
+            found: Any = profile_for(self.model, await self._async().endpoints.get(self.model))
+        self.profile = found or self.profile
         return self.profile
 
     def _profile(self) -> str | None:

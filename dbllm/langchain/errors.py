@@ -72,7 +72,7 @@ class _AsLangChains:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is not None and (both := _CLASSES.get(type(error))):  # type: ignore[call-overload]
+        if error is not None and (both := _CLASSES.get(type(error))):
             error.__class__ = both
 
 

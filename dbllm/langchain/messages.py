@@ -142,10 +142,10 @@ def answer(message: Message, usage: UsageMetadata | None) -> AIMessage:
     """The model's message. Its id is LangChain's to give: servers repeat theirs, and memories take it for the same."""
     taken: set[str] = set()
     ids = [own_id(call.id, taken) for call in message.tool_calls or ()]
-    read = [
-        read_call(call.function and call.function.name, call.function and call.function.arguments, call_id)
-        for call, call_id in zip(message.tool_calls or (), ids, strict=True)
-    ]
+    read = []
+    for call, call_id in zip(message.tool_calls or (), ids, strict=True):
+        function = call.function
+        read.append(read_call(function.name if function else None, function.arguments if function else None, call_id))
     calls, invalid = valid_and_invalid(read)
     return AIMessage(
         content=_said(message.content),

@@ -10,6 +10,7 @@ from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.output_parsers.transform import BaseCumulativeTransformOutputParser
 from langchain_core.outputs import ChatGeneration, Generation
+from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.json import parse_json_markdown
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
@@ -48,9 +49,18 @@ def binding(
     else:
         raise ValueError(f"Unrecognized method {method!r}: it is 'function_calling', 'json_mode' or 'json_schema'.")
     shown: dict[str, Any] = {"method": method} if strict is None else {"method": method, "strict": strict}
-    traced = {"title": described.name, **described.schema} if described else {}
-    sent["ls_structured_output_format"] = {"kwargs": shown, "schema": traced}
+    sent["ls_structured_output_format"] = {"kwargs": shown, "schema": _traced(schema, described)}
     return sent, Answer(kind=kind, tool=name)
+
+
+def _traced(schema: Any, described: Described | None) -> dict[str, Any]:
+    """The schema as traces show it. What they cannot read is no reason to fail."""
+    if described is None:
+        return {}
+    try:
+        return convert_to_json_schema(schema)
+    except Exception:  # noqa: BLE001
+        return {"title": described.name, **described.schema}
 
 
 class Answer(BaseCumulativeTransformOutputParser[Any]):
