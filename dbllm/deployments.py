@@ -157,8 +157,8 @@ class DatabricksDeploymentClient:
         The call is made when the first piece is asked for; closing the iterator ends it.
         """
         whole = dict(inputs or {})
-        # As the text that it may be: whatever a piece is, it is none that cannot be read.
-        handle = self._client.endpoint(_named(endpoint), task="custom", transform_input=lambda **_: whole)
+        task = "completions" if "prompt" in whole else "custom"  # neither wraps the request, nor minds what a piece is
+        handle = self._client.endpoint(_named(endpoint), task=task, transform_input=lambda **_: whole)
         with handle.stream_complete("") as stream:
             for _ in stream:
                 yield stream.last_received

@@ -51,22 +51,25 @@ class _Call:
     id: str | None
     name: str
     arguments: str = ""
+    is_named_again: bool = False  # after its arguments were whole: another call of the same tool may follow
 
     def is_another(self, own_id: str | None, name: str, text: str) -> bool:
-        """Whether a piece begins another call than this one: only a name does."""
+        """Whether a piece begins another call than this one: only a name does, at once or for the piece after it."""
+        more = bool(text.strip())
         if not name:
-            return False
-        begins = text.lstrip().startswith("{")
-        if name == self.name and self.arguments and not begins:
-            return False  # a server that names the call, and perhaps numbers it anew, on every piece
-        if own_id and self.id and own_id != self.id:
+            return self.is_named_again and more
+        if (self.name or name) != name:
             return True
-        return (bool(self.name) and name != self.name) or (begins and _is_object(self.arguments))
+        ended = _is_object(self.arguments)
+        if own_id and self.id and own_id != self.id:  # a number of its own, or a new one on every piece
+            return ended or not self.arguments or text.lstrip().startswith("{")
+        self.is_named_again = ended
+        return ended and more
 
 
 def _is_object(text: str) -> bool:
     try:
-        return isinstance(json.loads(text), dict)
+        return text.rstrip().endswith("}") and isinstance(json.loads(text), dict)
     except ValueError:
         return False
 
@@ -107,6 +110,9 @@ class _Message:
         if known is not None and own_id == known.id and name and text == known.arguments and _is_object(text):
             text = function.arguments = ""  # type: ignore[union-attr] # the whole call once more, as a summary
         if known is None or known.is_another(own_id, name, text):
+            if known is not None and not name and function is not None:  # it was named by the piece before this one
+                own_id, name, function.name = known.id, known.name, known.name
+                call.id = own_id
             known = _Call(len(self.calls), index, own_id, name)
             self.calls.append(known)
         known.id, known.name = known.id or own_id, known.name or name
