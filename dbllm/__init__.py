@@ -33,7 +33,8 @@ if _typing.TYPE_CHECKING:
         APIConnectionError as APIConnectionError, APIError as APIError, APIResponseError as APIResponseError,
         APIStatusError as APIStatusError, APITimeoutError as APITimeoutError,
         AuthenticationError as AuthenticationError, BadRequestError as BadRequestError, ConfigError as ConfigError,
-        ConflictError as ConflictError, DbllmError as DbllmError, InternalServerError as InternalServerError,
+        ConflictError as ConflictError, ContextOverflowError as ContextOverflowError, DbllmError as DbllmError,
+        InternalServerError as InternalServerError,
         NotFoundError as NotFoundError, PermissionDeniedError as PermissionDeniedError,
         RateLimitError as RateLimitError, Raw as Raw, RequestTooLargeError as RequestTooLargeError,
         StreamInterruptedError as StreamInterruptedError,
@@ -43,8 +44,8 @@ if _typing.TYPE_CHECKING:
 
 _NAMES = {  # where each public name is defined
     "errors": "APIConnectionError APIError APIResponseError APIStatusError APITimeoutError AuthenticationError "
-    "BadRequestError ConfigError ConflictError DbllmError InternalServerError NotFoundError PermissionDeniedError "
-    "RateLimitError Raw RequestTooLargeError StreamInterruptedError",
+    "BadRequestError ConfigError ConflictError ContextOverflowError DbllmError InternalServerError NotFoundError "
+    "PermissionDeniedError RateLimitError Raw RequestTooLargeError StreamInterruptedError",
     "_client": "AsyncClient",
     "_sync_client": "Client DriverApp Endpoint",
     "_inference.endpoint": "AsyncEndpoint",

@@ -19,10 +19,6 @@ from dbllm import Client, ConfigError, ServingEndpoint
 ENDPOINTS = "/api/2.0/serving-endpoints"
 
 
-TASKS = {"messages": "chat", "input": "responses", "prompt": "completions"}
-"""What an endpoint speaks that is asked with this field."""
-
-
 class DatabricksEndpoint(dict[str, Any]):
     """An answer: a dict whose keys are attributes too, in the dicts inside it as well."""
 
@@ -154,23 +150,17 @@ class DatabricksDeploymentClient:
 
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Mapping[str, Any] | None = None, endpoint: str | None = None
-    ) -> Iterator[dict[str, Any]]:
-        """Call an endpoint that makes text, chunk by chunk. Arguments as for `predict`; the chunks are as on the wire.
+    ) -> Iterator[Any]:
+        """Call an endpoint that streams, chunk by chunk. Arguments as for `predict`; the chunks are as on the wire.
 
         The call is made when the first chunk is requested; closing the iterator ends it.
         """
         whole = dict(inputs or {})
-        task = next((task for key, task in TASKS.items() if key in whole), "custom")  # then nobody looks it up
+        task = "completions" if "prompt" in whole else "custom"  # neither wraps the request, nor minds what a piece is
         handle = self._client.endpoint(_require_name(endpoint), task=task, transform_input=lambda **_: whole)
-        if "messages" in whole:
-            pieces: Any = handle.stream_chat(whole.pop("messages"), extra_body=whole)
-        elif "input" in whole:
-            pieces = handle.stream_respond(whole.pop("input"), extra_body=whole)
-        else:
-            pieces = handle.stream_complete("", extra_body=whole)
-        with pieces:
-            for piece in pieces:
-                yield piece.model_dump(mode="json", exclude_unset=True)
+        with handle.stream_complete("") as stream:
+            for _ in stream:
+                yield stream.last_received
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> DatabricksEndpoint:
         return DatabricksEndpoint(self._client.request(method, ENDPOINTS + path, json=body) or {})

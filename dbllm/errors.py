@@ -7,6 +7,7 @@
         ├── APITimeoutError           no answer in time
         ├── APIStatusError            the workspace answered with a status that is not a success
         │   ├── BadRequestError           400, 422
+        │   │   └── ContextOverflowError      the input is longer than the model's context
         │   ├── AuthenticationError       401
         │   ├── PermissionDeniedError     403
         │   ├── NotFoundError             404
@@ -161,6 +162,12 @@ class BadRequestError(APIStatusError):
     """400 or 422: the endpoint does not understand the request."""
 
     next_step = "Compare what was sent with what the endpoint expects."
+
+
+class ContextOverflowError(BadRequestError):
+    """400 or 422 because the input, or it and the answer asked for, is longer than the model's context."""
+
+    next_step = "Send less: shorten or summarize the input, or take a model with a larger context."
 
 
 class AuthenticationError(APIStatusError):

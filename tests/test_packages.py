@@ -38,7 +38,10 @@ EXTRAS = {  # they use public names of dbllm, and what is said here
     "testing": {"local"},
     "serve": {"local"},
 }
-LENT = {"local.gateway.gateway": {"_protocol.sse"}}  # a provider's stream is read by the decoder of the core
+LENT = {
+    "local.gateway.gateway": {"_protocol.sse"},  # a provider's stream is read by the decoder of the core
+    "langchain.tools": {"_protocol.structured_output"},  # what is strict, is strict in the same way
+}
 ENTRIES = {"__init__", "__main__"}  # may import anything, when it is needed
 
 MOST_LINES_OF_A_FILE = 250

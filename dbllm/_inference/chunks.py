@@ -7,7 +7,6 @@ from typing import Generic
 
 from pydantic import ValidationError
 
-from .._protocol.error_responses import read_error
 from .._protocol.models import (
     CallInfo,
     ChatCompletion,
@@ -17,18 +16,28 @@ from .._protocol.models import (
     Response,
     ResponseEvent,
 )
-from .._protocol.responses import assemble_chat, assemble_response, parse, text_chunk
+from .._protocol.responses import parse, text_chunk
+from .._protocol.streams import ChatPlaces, ItemPlaces, assemble_chat, assemble_response, renumber
 from .._protocol.structured_output import parsed
 from .._transport.call import OpenStream
-from .._transport.replies import decode_or_raise, reply_of
+from .._transport.replies import decode_or_raise, reply_of, unexpected
 
 
 class TextWire:
     """Streamed text of any kind of endpoint; the whole is the text."""
 
+    def __init__(self) -> None:
+        self._first: int | None = None  # the number of the one choice there is, as the server counts
+
+    def again(self) -> TextWire:
+        """The format for the same stream, from its beginning."""
+        return TextWire()
+
     def chunk(self, data: bytes, info: CallInfo) -> CompletionChunk:
         """A piece of text; APIResponseError if the event is not one."""
-        return decode_or_raise("a piece of the stream is no text chunk", info, lambda: text_chunk(json.loads(data)))
+        chunk = decode_or_raise("a piece of the stream is no text chunk", info, lambda: text_chunk(json.loads(data)))
+        self._first = renumber(chunk, self._first)
+        return chunk
 
     def whole(self, chunks: list[CompletionChunk], info: CallInfo) -> str:
         """The whole text."""
@@ -38,11 +47,21 @@ class TextWire:
 class ChatWire(Generic[ParsedT]):
     """A streamed chat; the whole is a `ChatCompletion`, read as the `response_model` if one was passed."""
 
-    def __init__(self, response_model: type[ParsedT] | None) -> None:
-        self._response_model = response_model
+    def __init__(self, response_model: type[ParsedT] | None, several: bool = False) -> None:
+        self._response_model, self._several = response_model, several
+        self._places = ChatPlaces(several)
+
+    def again(self) -> ChatWire[ParsedT]:
+        """The format for the same stream, from its beginning."""
+        return ChatWire(self._response_model, self._several)
 
     def chunk(self, data: bytes, stream: OpenStream) -> ChatCompletionChunk:
         """A chunk of a chat; APIResponseError if the event is not one."""
+        chunk = self._chunk(data, stream)
+        self._places.settle(chunk)
+        return chunk
+
+    def _chunk(self, data: bytes, stream: OpenStream) -> ChatCompletionChunk:
         if stream.exchange is None:  # the whole answer, from a server that does not stream
             return ChatCompletionChunk.model_validate(reply_of(ChatCompletion, stream).model_dump(exclude_unset=True))
         try:  # the first step of `parse`, written out: a stream has many chunks
@@ -65,12 +84,21 @@ class ChatWire(Generic[ParsedT]):
 class ResponsesWire:
     """An agent's streamed response; the whole is a `Response`."""
 
+    def __init__(self) -> None:
+        self._places = ItemPlaces()
+
+    def again(self) -> ResponsesWire:
+        """The format for the same stream, from its beginning."""
+        return ResponsesWire()
+
     def chunk(self, data: bytes, stream: OpenStream) -> ResponseEvent:
         """An event of a response; APIResponseError if it is not one."""
         if stream.exchange is None:  # the whole answer, from a server that does not stream
             return ResponseEvent(type="response.completed", response=response_of(stream))
         what = "a piece of the stream is no response event"
-        return decode_or_raise(what, stream, lambda: parse(ResponseEvent, data))
+        event = decode_or_raise(what, stream, lambda: parse(ResponseEvent, data))
+        self._places.settle(event)
+        return event
 
     def whole(self, events: list[ResponseEvent], info: CallInfo) -> Response:
         """The whole response; APIResponseError if the agent failed."""
@@ -85,8 +113,11 @@ def response_of(info: CallInfo) -> Response:
 
 
 def raise_if_failed(response: Response) -> Response:
-    """The response; APIResponseError if it reports a failure."""
-    if response.error:
-        info = response._call
-        raise info.unexpected(f"the agent failed: {read_error(info.raw.body)[1] or response.error}")
+    """The response; an APIError if it reports a failure, or has none of a response's fields."""
+    if response.error or not response.model_fields_set & {"output", "id", "status", "custom_outputs"}:
+        failed = f"the agent failed: {response.error}" if response.error else "the answer is no Response"
+        error = unexpected(response._call, failed)
+        if response.error and not error.detail.startswith(failed[:16]):
+            error.detail = f"the agent failed: {error.detail}"
+        raise error
     return response

@@ -87,7 +87,8 @@ class AsyncEndpoint(ModelHandle):
         """As `chat`, chunk by chunk; `final()` is the whole reply. The call is made on entering the stream."""
         body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        return self._stream("chat", body, options, ChatWire(response_model))
+        several = isinstance(n := body.get("n"), int) and n > 1
+        return self._stream("chat", body, options, ChatWire(response_model, several))
 
     async def respond(
         self,

@@ -10,7 +10,7 @@ from .._protocol.models import CallInfo, Completion, Predictions
 from .._protocol.requests import model_params, prompt_request
 from .._protocol.responses import answer_text, text_chunk
 from .._protocol.tasks import Kind
-from .._transport.replies import read_json, reply_of
+from .._transport.replies import read_json, reply_of, unexpected
 
 _FINISHED = {"completed": "stop", "incomplete": "length"}  # finish reasons for the status of a response
 
@@ -63,7 +63,7 @@ class PromptSignature:
         if isinstance(text, str):
             return text
         if self.transform_output is None:
-            raise info.unexpected("the answer holds no text", "Say where the text is with transform_output=.")
+            raise unexpected(info, "the answer holds no text", "Say where the text is with transform_output=.")
         raise TypeError(f"transform_output must return the text as a str, got {type(text).__name__}.")
 
 

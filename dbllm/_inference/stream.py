@@ -6,8 +6,9 @@ and no cancel scope is open while the caller holds a chunk.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from .._backends.backend import run_without_loop
 from .._backends.sync_facade import SyncFacade
@@ -28,6 +29,7 @@ _AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is 
 class Wire(Protocol[C, R_co]):
     """The wire format of a stream: bytes to chunks, and chunks to the whole reply."""
 
+    def again(self) -> Wire[C, R_co]: ...
     def chunk(self, data: bytes, stream: OpenStream, /) -> C: ...
     def whole(self, chunks: list[C], stream: OpenStream, /) -> R_co: ...
 
@@ -48,6 +50,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         self._opened: OpenStream | None = None
         self._received: list[bytes] = []
         self._made: list[C] = []  # chunks of the first of them
+        self._again: Wire[C, R] | None = None  # what makes them: a chunk is read in the light of those before it
         self._complete = False  # [DONE], a finish_reason or a whole answer has arrived
         self._ended = self._busy = False
 
@@ -88,14 +91,20 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
 
     @property
     def _chunks(self) -> list[C]:
+        wire = self._again = self._again or self._wire.again()
         while self._opened is not None and len(self._made) < len(self._received):
-            self._made.append(self._wire.chunk(self._received[len(self._made)], self._opened))
+            self._made.append(wire.chunk(self._received[len(self._made)], self._opened))
         return self._made
 
     @property
     def text(self) -> str:
         """The text that has arrived so far."""
         return "".join(chunk.text for chunk in self._chunks)
+
+    @property
+    def last_received(self) -> Any:
+        """The piece that came last as it is on the wire: the JSON of its event. None before the first."""
+        return json.loads(self._received[-1]) if self._received else None
 
     @property
     def usage(self) -> Usage | None:
@@ -213,6 +222,11 @@ class Stream(SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
     def text(self) -> str:
         """The text that has arrived so far."""
         return self._core.text
+
+    @property
+    def last_received(self) -> Any:
+        """The piece that came last as it is on the wire: the JSON of its event. None before the first."""
+        return self._core.last_received
 
     @property
     def usage(self) -> Usage | None:

@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from .. import errors
-from ..errors import APIStatusError, Raw
+from ..errors import APIError, APIStatusError, Raw
 from .hints import status_hint
 from .responses import json_or_none
 from .sse import Event
@@ -30,6 +30,26 @@ _CLASSES: dict[int, type[APIStatusError]] = {
     422: errors.BadRequestError,
     429: errors.RateLimitError,
 }
+_MEANINGS = {  # what codes in words mean: without "_error" and "_exceeded" at their end
+    400: "bad_request invalid_request invalid_parameter_value invalid_argument malformed_request context_length",
+    401: "unauthenticated unauthorized authentication invalid_api_key",
+    403: "permission_denied permission forbidden",
+    404: "not_found resource_does_not_exist endpoint_not_found model_not_found feature_disabled",
+    409: "conflict resource_conflict resource_already_exists aborted",
+    413: "request_too_large",
+    429: "request_limit rate_limit rate_limit_reached resource_exhausted too_many_requests insufficient_quota quota",
+    500: "internal internal_server internal_server_error server api unknown",
+    503: "temporarily_unavailable unavailable service_unavailable overloaded",
+    504: "deadline timeout upstream_timeout",
+}
+_OVERFLOW = re.compile(
+    r"context_length_exceeded|context.?(window|length).?exceeded|maximum context (length|size)|prompt is too long"
+    r"|exceeds?\b.{0,60}\bcontext (length|window|limit|size)|context (length|window|limit)\b.{0,60}\bexceed"
+    r"|input (is )?too (long|many tokens)|too many (input )?tokens"
+    r"|\b(input|prompt)\b.{0,60}(token|length).{0,60}\bexceed"
+    r"|`?inputs?`? tokens \+ .{0,40}must be",
+    re.IGNORECASE | re.DOTALL,
+)
 _CODES = ("error_code", "errorCode", "code", "type", "scimType")
 _TEXTS = ("message", "error_description", "errorSummary", "detail", "msg")
 _CODE_AND_TEXT = re.compile(r"\s*([A-Z][A-Z0-9_]{3,99}):\s+(.+)", re.DOTALL)
@@ -50,7 +70,7 @@ def status_error(raw: Raw, *, wall: float, url: str = "") -> APIStatusError:
     `wall` is the time now, in epoch seconds; `url` is what was asked, without its query.
     """
     code, detail, details = read_error(raw.body)
-    kind = _CLASSES.get(raw.status) or (errors.InternalServerError if raw.status >= 500 else APIStatusError)
+    kind = _class_of(raw.status, f"{code} {detail}") or APIStatusError
     if 300 <= raw.status < 400:
         where = raw.headers.get("location", "")
         detail = f"the workspace answered with a redirect to {where.split('?', 1)[0] or 'an unnamed place'}"
@@ -62,6 +82,37 @@ def status_error(raw: Raw, *, wall: float, url: str = "") -> APIStatusError:
         retry_after=retry_after(raw.headers, details, wall=wall, status=raw.status),
         raw=raw,
     )
+
+
+def _class_of(status: int, text: str) -> type[APIStatusError] | None:
+    kind = _CLASSES.get(status) or (errors.InternalServerError if 500 <= status < 600 else None)
+    return errors.ContextOverflowError if kind is errors.BadRequestError and _OVERFLOW.search(text) else kind
+
+
+def answer_error(raw: Raw) -> APIError | None:
+    """The error that the body of a 2xx answer reports, in the class that its code means; None where it reports none."""
+    content = json_or_none(raw.body)
+    if not isinstance(content, dict) or not _reports_error(content):
+        return None
+    code, detail, _ = read_error(raw.body)
+    inner = content.get("error")
+    words = [code, *(_word(inner.get(key)) for key in _CODES if isinstance(inner, dict))]
+    status = next((status for word in words if (status := _status_of(word))), 0)
+    return (_class_of(status, f"{' '.join(words)} {detail}") or errors.APIResponseError)(
+        detail, error_code=code, request_id=request_id(raw.headers, detail), raw=raw
+    )
+
+
+def _status_of(code: str) -> int:
+    if code.isascii() and code.isdigit():
+        return int(code)
+    words = code.lower().removesuffix("_error").replace("_exceeded", "")
+    return next((status for status, names in _MEANINGS.items() if words in names.split()), 0)
+
+
+def _reports_error(content: Mapping[str, Any]) -> bool:
+    kinds = (content.get("type"), content.get("object"))
+    return bool(content.get("error") or content.get("error_code") or {"error", "response.failed"} & {*map(str, kinds)})
 
 
 def request_id(headers: Mapping[str, str], detail: str = "") -> str | None:
@@ -155,8 +206,7 @@ def error_frame(event: Event) -> tuple[str, str] | None:
         content = json_or_none(event.data.decode("utf-8", "replace")) if b'"error' in event.data[:4096] else None
         if not isinstance(content, dict):
             return None
-        failed = content.get("type") in ("error", "response.failed")
-        if not (failed or content.get("error") or content.get("error_code")):
+        if not _reports_error(content):
             return None
     return read_error(event.data)[:2]
 

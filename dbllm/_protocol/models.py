@@ -142,8 +142,11 @@ def content_text(content: object) -> str:
     if isinstance(content, str):
         return content
     items = content if isinstance(content, list) else []
-    texts = (item for item in items if isinstance(item, dict) and item.get("type") in ("text", "output_text"))
-    return "".join(str(item.get("text") or "") for item in texts)
+    texts = (item.get("text") if isinstance(item, dict) and item.get("type") in _TEXTS else item for item in items)
+    return "".join(text for text in texts if isinstance(text, str))
+
+
+_TEXTS = ("text", "output_text")
 
 
 class _TextContent(WireModel):
@@ -222,7 +225,7 @@ class _CompletionFields(WireModel):
 
     @property
     def text(self) -> str:
-        """The first choice's text, or what this piece adds to it; "" for a pure tool call."""
+        """What this piece adds to the first choice's text; "" for a pure tool call."""
         return "".join(choice.text for choice in self.choices if choice.index == 0)
 
     @property
@@ -234,10 +237,28 @@ class _CompletionFields(WireModel):
         return None
 
 
+class _WholeFields(_CompletionFields):
+    """A whole answer; whatever its choices are numbered from, the first is the one of the lowest number."""
+
+    @property
+    def _first(self) -> Any:
+        return min(self.choices, key=lambda choice: choice.index)
+
+    @property
+    def text(self) -> str:
+        """The first choice's text; "" for a pure tool call."""
+        return self._first.text  # type: ignore[no-any-return]
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the first choice ended: stop, length, tool_calls …; None when nobody says."""
+        return self._first.finish_reason  # type: ignore[no-any-return]
+
+
 PARSED = "_parsed"  # where an answer keeps what its text was read as: beside its fields
 
 
-class ChatCompletion(_CompletionFields, Reply, Generic[ParsedT]):
+class ChatCompletion(_WholeFields, Reply, Generic[ParsedT]):
     """Answer of `llm/v1/chat`."""
 
     choices: list[Choice] = Field(min_length=1)
@@ -250,10 +271,10 @@ class ChatCompletion(_CompletionFields, Reply, Generic[ParsedT]):
     @property
     def message(self) -> Message:
         """The first choice's message."""
-        return self.choices[0].message
+        return self._first.message  # type: ignore[no-any-return]
 
 
-class Completion(_CompletionFields, Reply):
+class Completion(_WholeFields, Reply):
     """Answer of `llm/v1/completions`."""
 
     choices: list[CompletionChoice] = Field(min_length=1)

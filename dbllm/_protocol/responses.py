@@ -1,22 +1,13 @@
-"""From JSON to typed answers: whole, from any kind of endpoint, or put together from the pieces of a stream. Pure."""
+"""From JSON to typed answers, from any kind of endpoint; a stream's pieces are put together in `streams`. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from .models import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    CompletionChunk,
-    Response,
-    ResponseEvent,
-    WireModel,
-    content_text,
-)
+from .models import CompletionChunk, WireModel, content_text
 
 ModelT = TypeVar("ModelT", bound=WireModel)
 
@@ -118,27 +109,8 @@ def first_error(error: ValidationError) -> str:
     return f"{place}: {flaw['msg']}" if place else flaw["msg"]
 
 
-def assemble_chat(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
-    """The whole answer from its chunks: texts joined, tool calls merged by index, the last usage kept."""
-    head: dict[str, Any] = {}
-    choices: dict[int, dict[str, Any]] = {}
-    for chunk in chunks:
-        piece = chunk.model_dump(exclude_unset=True)
-        for choice in piece.pop("choices", None) or ():
-            place = choice.setdefault("index", 0)
-            choices[place] = merge_delta(choices.get(place, {}), choice)
-        head.update({key: value for key, value in piece.items() if value is not None})
-    whole = []
-    for _, choice in sorted(choices.items()):
-        message = {"role": "assistant", **choice.pop("delta", {})}
-        for call in message.get("tool_calls") or ():
-            call.pop("index", None)  # only a stream's pieces need it
-        whole.append({**choice, "message": message})
-    return ChatCompletion.model_validate({**head, "object": "chat.completion", "choices": whole})
-
-
 # Strings that name a thing come whole, though some servers repeat them on every piece; all others grow.
-_WHOLE = frozenset({"role", "type", "id", "name", "finish_reason", "signature"})
+_WHOLE = frozenset({"role", "type", "id", "name", "finish_reason", "signature", "format", "status"})
 
 
 def merge_delta(known: Any, piece: Any, key: str = "") -> Any:
@@ -164,21 +136,3 @@ def merge_delta(known: Any, piece: Any, key: str = "") -> Any:
 
 def _items(value: Any) -> list[Any]:
     return [{"type": "text", "text": value}] if value and isinstance(value, str) else value or []
-
-
-def assemble_response(events: Iterable[ResponseEvent]) -> Response:
-    """The whole response from its events: what its last event says, else the items and texts that came."""
-    whole: dict[str, Any] = {"object": "response"}
-    output: list[Any] = []
-    text = ""
-    for event in events:
-        text += event.text
-        if event.type == "response.output_item.done" and event.item is not None:
-            output.append(event.item)
-            text = "" if event.item.type == "message" else text
-        said = event.response.model_dump(exclude_unset=True) if event.response else {}
-        said["custom_outputs"] = event.custom_outputs or said.get("custom_outputs")
-        whole.update({key: value for key, value in said.items() if value})
-    if text:  # an agent that sends nothing but deltas
-        output.append({"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]})
-    return Response.model_validate({"output": output, **whole})

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from .._protocol.error_responses import not_json
+from .._protocol.error_responses import answer_error, not_json
 from .._protocol.models import CallInfo, Reply
 from .._protocol.responses import first_error, parse
+from ..errors import APIError
 
 T = TypeVar("T")
 ReplyT = TypeVar("ReplyT", bound=Reply)
@@ -21,18 +22,28 @@ def decode_or_raise(what: str, info: CallInfo, read: Callable[[], T]) -> T:
     try:
         return read()
     except ValidationError as error:
-        raise_if_not_json(info)
-        raise info.unexpected(f"{what} ({first_error(error)})") from error
+        raise unexpected(info, f"{what} ({first_error(error)})") from error
     except (ValueError, RecursionError):
-        raise_if_not_json(info)
-        raise info.unexpected(f"{what} (it is not JSON)") from None
+        raise unexpected(info, f"{what} (it is not JSON)") from None
+
+
+def unexpected(info: CallInfo, detail: str, hint: str = "") -> APIError:
+    """The error for a response that is not what was promised: the one that its body reports, where it reports one."""
+    error = answer_error(info.raw) or _no_json_error(info) or info.unexpected(detail, hint)
+    error.attempts = info.attempts
+    return error
+
+
+def _no_json_error(info: CallInfo) -> APIError | None:
+    streams = getattr(info, "exchange", None) is not None  # its body is elsewhere
+    said = None if streams else not_json(info.raw)
+    return info.unexpected(*said) if said else None
 
 
 def raise_if_not_json(info: CallInfo) -> None:
     """APIResponseError for a page, a text or nothing instead of an answer, with the server's words."""
-    streams = getattr(info, "exchange", None) is not None  # its body is elsewhere
-    if not streams and (said := not_json(info.raw)):
-        raise info.unexpected(*said) from None
+    if (error := _no_json_error(info)) is not None:
+        raise error
 
 
 def read_json(info: CallInfo) -> Any:

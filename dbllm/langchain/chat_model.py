@@ -12,13 +12,15 @@ from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.utils.function_calling import convert_to_json_schema
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableMap, RunnablePassthrough
 from pydantic import AliasChoices, BaseModel, Field, model_validator
 
-from . import responses
+from . import responses, structured
 from . import tools as tool_fields
-from .messages import Pieces, chat_result, wire_messages
+from .errors import as_langchains
+from .messages import chat_result, wire_messages
+from .pieces import Pieces
+from .profiles import profile_for
 from .tools import Method, Tool, ToolChoice
 from .workspace import Config, WorkspaceModel, bounded, profile_of
 
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 
 Asked = TypeVar("Asked", bound=Callable[..., Any])
 
-# Keywords of LangChain's own that reach a model's methods; they are not the endpoint's.
-_NOT_SENT = ("stream", "stream_usage", "ls_structured_output_format", "structured_output_format")
+# Keywords of LangChain's own that reach a model's methods; they are not the endpoint's. Nor is what begins with "ls_".
+_NOT_SENT = frozenset({"stream", "stream_usage", "structured_output_format", "output_version", "run_manager"})
+# One thing under the names that it has had; what is said later replaces it under whatever name.
+_TOKEN_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
 def _signed(method: Asked) -> Asked:
@@ -50,18 +54,24 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
 
     Attributes:
         model: the endpoint's name; also taken as `endpoint`.
-        temperature, max_tokens, n, stop: sent where they are set (`n` where it is not 1).
+        temperature, max_tokens, max_completion_tokens, n, stop: sent where they are set (`n` where it is not 1).
+            `max_completion_tokens` is the name that reasoning models take; set one of the two.
         extra_params: further parameters of the model, for every call; also taken as `model_kwargs`.
         stream_usage: ask for token counts in streams. They come once, with the last chunk.
         streaming: make `invoke` stream underneath.
         use_responses_api: the endpoint is an agent that speaks the Responses API (`agent/v1/responses`).
         target_uri: "databricks", or "databricks://profile".
 
+    `profile` (what the model can do) is that of the model's name, where it is known and none is given; `load_profile`
+    asks the workspace what the endpoint serves.
+
     Calls take `custom_inputs`, and agents' answers have `custom_outputs`. The `response_metadata` of an answer has
-    `model_name` (the endpoint), `model` (the model behind it), `usage`, `finish_reason` and `request_id`.
+    `id` (the server's), `model_name` (the endpoint), `model` (the model behind it), `usage`, `finish_reason`,
+    `normalized_finish_reason`, `request_id`, and what else the server told.
 
     Raises (when called):
-        dbllm.DbllmError: the call failed; see the tree in `dbllm.errors`.
+        dbllm.DbllmError: the call failed; see the tree in `dbllm.errors`. It is an error of langchain-core as well
+            (`ModelRateLimitError` …), where that has them.
         ValueError: a message or content block that a chat endpoint does not take.
     """
 
@@ -70,7 +80,8 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
     temperature: float | None = None
     n: int = Field(default=1, ge=1)
     stop: list[str] | None = None
-    max_tokens: int | None = Field(default=None, validation_alias=AliasChoices("max_tokens", "max_completion_tokens"))
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
     extra_params: dict[str, Any] | None = Field(
         default=None, validation_alias=AliasChoices("extra_params", "model_kwargs")
     )
@@ -83,7 +94,30 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         profile_of(self.target_uri, "target_uri")
         if self.target_uri is not None and self.workspace_client is not None:
             raise ValueError("Cannot specify both 'workspace_client' and 'target_uri': leave target_uri out.")
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("max_tokens and max_completion_tokens are the same thing: set one of them.")
         return self
+
+    def _resolve_model_profile(self) -> Any:
+        return profile_for(self.model)
+
+    def load_profile(self) -> Any:
+        """The profile of the model that the endpoint serves, by the workspace's description of it; kept in `profile`.
+
+        Raises:
+            dbllm.DbllmError: there is no such endpoint, or it may not be looked up.
+        """
+        with as_langchains:
+            found: Any = profile_for(self.model, self._sync().endpoints.get(self.model))
+        self.profile = found or self.profile
+        return self.profile
+
+    async def aload_profile(self) -> Any:
+        """As `load_profile`."""
+        with as_langchains:
+            found: Any = profile_for(self.model, await self._async().endpoints.get(self.model))
+        self.profile = found or self.profile
+        return self.profile
 
     def _profile(self) -> str | None:
         return self.config_profile or profile_of(self.target_uri, "target_uri")
@@ -103,13 +137,27 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
 
     @property
     def _default_params(self) -> dict[str, Any]:
-        params = {"temperature": self.temperature, "max_tokens": self.max_tokens, "n": self.n if self.n != 1 else None}
+        params = {
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "max_completion_tokens": self.max_completion_tokens,
+            "n": self.n if self.n != 1 else None,
+        }
         given = {name: value for name, value in params.items() if value is not None}
-        return {**given, **(self.extra_params or {})}
+        return _over(given, self.extra_params or {})
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        return {"model": self.model, "stop": self.stop, **self._default_params}
+        # Caches go by this: another workspace, or another wire, is another model.
+        about = {"model": self.model, **self._workspace(), "use_responses_api": self.use_responses_api}
+        return {**about, "stop": self.stop, **self._default_params}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        limit = kwargs.get("max_completion_tokens") or (None if self.max_tokens else self.max_completion_tokens)
+        if limit and "max_tokens" not in kwargs:
+            params["ls_max_tokens"] = limit
+        return params
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -127,11 +175,12 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        name, body, params = self._request(messages, stop, kwargs)
-        endpoint = self._sync().endpoint(name)
-        if self.use_responses_api:
-            return responses.result(endpoint.respond(body, **params), name)
-        return chat_result(endpoint.chat(body, **params), name)
+        with as_langchains:
+            name, body, params = self._request(messages, stop, kwargs)
+            endpoint = self._sync().endpoint(name)
+            if self.use_responses_api:
+                return responses.result(endpoint.respond(body, **params), name)
+            return chat_result(endpoint.chat(body, **params), name)
 
     @_signed
     async def _agenerate(
@@ -141,11 +190,12 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        name, body, params = self._request(messages, stop, kwargs)
-        endpoint = self._async().endpoint(name)
-        if self.use_responses_api:
-            return responses.result(await endpoint.respond(body, **params), name)
-        return chat_result(await endpoint.chat(body, **params), name)
+        with as_langchains:
+            name, body, params = self._request(messages, stop, kwargs)
+            endpoint = self._async().endpoint(name)
+            if self.use_responses_api:
+                return responses.result(await endpoint.respond(body, **params), name)
+            return chat_result(await endpoint.chat(body, **params), name)
 
     def _stream(
         self,
@@ -156,27 +206,28 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         from dbllm import BadRequestError
 
-        name, body, params = self._request(messages, stop, kwargs, stream=True)
-        endpoint = self._sync().endpoint(name)
-        if self.use_responses_api:
-            events = responses.Events(name)
-            with endpoint.stream_respond(body, **params) as answer:
-                for event in answer:
-                    if (chunk := events.chunk(event)) is not None:
+        with as_langchains:
+            name, body, params = self._request(messages, stop, kwargs, stream=True)
+            endpoint = self._sync().endpoint(name)
+            if self.use_responses_api:
+                events = responses.Events(name)
+                with endpoint.stream_respond(body, **params) as answer:
+                    for event in answer:
+                        if (chunk := events.chunk(event)) is not None:
+                            yield chunk
+                    yield events.last(answer.request_id, answer.final())
+                return
+            pieces = Pieces(name)
+            stream = endpoint.stream_chat(body, **params)
+            try:
+                stream.__enter__()
+            except BadRequestError as error:
+                stream = endpoint.stream_chat(body, **self._without_usage(name, params, error))
+            with stream:
+                for piece in stream:
+                    if (chunk := pieces.chunk(piece)) is not None:
                         yield chunk
-                yield events.last(answer.request_id, answer.final())
-            return
-        pieces = Pieces(name)
-        stream = endpoint.stream_chat(body, **params)
-        try:
-            stream.__enter__()
-        except BadRequestError as error:
-            stream = endpoint.stream_chat(body, **self._without_usage(name, params, error))
-        with stream:
-            for piece in stream:
-                if (chunk := pieces.chunk(piece)) is not None:
-                    yield chunk
-            yield pieces.last(stream.request_id)
+                yield pieces.last(stream.request_id, stream.final() if pieces.needs_whole else None)
 
     async def _astream(
         self,
@@ -187,33 +238,35 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         from dbllm import BadRequestError
 
-        name, body, params = self._request(messages, stop, kwargs, stream=True)
-        endpoint = self._async().endpoint(name)
-        if self.use_responses_api:
-            events = responses.Events(name)
-            async with endpoint.stream_respond(body, **params) as answer:
-                async for event in answer:
-                    if (chunk := events.chunk(event)) is not None:
+        with as_langchains:
+            name, body, params = self._request(messages, stop, kwargs, stream=True)
+            endpoint = self._async().endpoint(name)
+            if self.use_responses_api:
+                events = responses.Events(name)
+                async with endpoint.stream_respond(body, **params) as answer:
+                    async for event in answer:
+                        if (chunk := events.chunk(event)) is not None:
+                            yield chunk
+                    yield events.last(answer.request_id, await answer.final())
+                return
+            pieces = Pieces(name)
+            stream = endpoint.stream_chat(body, **params)
+            try:
+                await stream.__aenter__()
+            except BadRequestError as error:
+                stream = endpoint.stream_chat(body, **self._without_usage(name, params, error))
+            async with stream:
+                async for piece in stream:
+                    if (chunk := pieces.chunk(piece)) is not None:
                         yield chunk
-                yield events.last(answer.request_id, await answer.final())
-            return
-        pieces = Pieces(name)
-        stream = endpoint.stream_chat(body, **params)
-        try:
-            await stream.__aenter__()
-        except BadRequestError as error:
-            stream = endpoint.stream_chat(body, **self._without_usage(name, params, error))
-        async with stream:
-            async for piece in stream:
-                if (chunk := pieces.chunk(piece)) is not None:
-                    yield chunk
-            yield pieces.last(stream.request_id)
+                yield pieces.last(stream.request_id, await stream.final() if pieces.needs_whole else None)
 
     def _request(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any], *, stream: bool = False
     ) -> tuple[str, list[dict[str, Any]], dict[str, Any]]:
         """(endpoint, messages, keywords) of a call: the object's settings, and what the call says instead."""
-        params = {**self._default_params, **{key: value for key, value in kwargs.items() if key not in _NOT_SENT}}
+        own = {key: value for key, value in kwargs.items() if key not in _NOT_SENT and not key.startswith("ls_")}
+        params = _over(self._default_params, own)
         name = params.pop("model", None) or self.model
         stop = self.stop if stop is None else stop
         if self.use_responses_api:
@@ -238,15 +291,14 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
         """What several answers tell as one: their tokens are added up."""
         combined: dict[str, Any] = {}
+        counts = ("prompt_tokens", "completion_tokens", "total_tokens")
         for output in llm_outputs:
             for key, value in (output or {}).items():
-                both = isinstance(value, int) and isinstance(combined.get(key), int)
+                both = key in counts and isinstance(value, int) and isinstance(combined.get(key), int)
                 combined[key] = combined[key] + value if both else value
-        counts = ("prompt_tokens", "completion_tokens", "total_tokens")
         if "usage" in combined:
             combined["usage"] = {key: combined[key] for key in counts if key in combined}
-        combined.pop("request_id", None)
-        return combined
+        return {key: value for key, value in combined.items() if key not in ("request_id", "id")}
 
     # --- batches ------------------------------------------------------------------------------------------------------
 
@@ -263,6 +315,20 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         """As `batch`."""
         config = bounded(config, self.max_concurrency)
         return await Runnable.abatch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    def batch_as_completed(
+        self, inputs: Sequence[Any], config: Any = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> Iterator[Any]:
+        """As `batch`: (place of the input, its answer) for each, as soon as it is there."""
+        config = bounded(config, self.max_concurrency)
+        return Runnable.batch_as_completed(self, inputs, config, return_exceptions=return_exceptions, **kwargs)  # type: ignore[call-overload,no-any-return]
+
+    def abatch_as_completed(
+        self, inputs: Sequence[Any], config: Any = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """As `batch_as_completed`."""
+        config = bounded(config, self.max_concurrency)
+        return Runnable.abatch_as_completed(self, inputs, config, return_exceptions=return_exceptions, **kwargs)  # type: ignore[call-overload,no-any-return]
 
     # --- tools and structured output ----------------------------------------------------------------------------------
 
@@ -293,6 +359,10 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         given = {name: value for name, value in said.items() if value is not None}
         return cast("Runnable[LanguageModelInput, AIMessage]", self.bind(tools=formatted, **given, **kwargs))
 
+    def bind(self, **kwargs: Any) -> Any:
+        """This model with parameters for each of its calls."""
+        return _Bound(bound=self, kwargs=kwargs, config={})
+
     def with_structured_output(
         self,
         schema: dict[str, Any] | type | None = None,
@@ -300,40 +370,33 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         method: Method = "function_calling",
         include_raw: bool = False,
         strict: bool | None = None,
+        tools: Sequence[Tool] | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
         """This model with answers in the form of a schema.
 
         Args:
-            schema: a pydantic class (answers are its instances), a TypedDict, a JSON schema or a tool's schema (answers
-                are dicts).
+            schema: a pydantic class (answers are its instances), a TypedDict, a JSON schema, a tool's schema or
+                `response_format` in OpenAI's form (answers are dicts).
             method: "function_calling" (one tool that must be called), "json_schema" (`response_format` with the
                 schema) or "json_mode" (any JSON object; the prompt has to say which).
             include_raw: answer with {"raw", "parsed", "parsing_error"} instead of raising what does not fit.
-            strict: have the answer follow the schema exactly; "json_schema" does so unless this is False.
+            strict: have the answer follow the schema exactly; "json_schema" does so unless this is False, or the schema
+                has objects with any keys (`dict[str, int]`), which no strict schema can say.
+            tools: tools that the model may call instead; then the answer is None.
             **kwargs: further parameters of the calls.
 
         Raises:
-            ValueError: no schema where the method needs one, or an unknown method.
+            ValueError: no schema where the method needs one, an unknown method, or a schema that cannot be strict.
+            APIResponseError: (when called) the answer was cut at the limit of tokens, or the model refused; the latter
+                is a `ModelRefusalError` of langchain-core too.
+            OutputParserException, ValidationError: (when called) the answer does not fit the schema.
         """
-        if schema is None and method != "json_mode":
-            raise ValueError(f"schema must be specified when method is {method!r}; only 'json_mode' works without one.")
-        shown: dict[str, Any] = {"method": method} if strict is None else {"method": method, "strict": strict}
-        traced: dict[str, Any] = {"ls_structured_output_format": {"kwargs": shown, "schema": _shown(schema)}}
-        if method == "function_calling":
-            tool = tool_fields.wire_tools([cast("Tool", schema)], strict)[0]
-            name = tool["function"]["name"]
-            llm = self.bind_tools([tool], tool_choice=name, **traced, **kwargs)
-            parser = _tool_parser(schema, name)
-        elif method in ("json_schema", "json_mode"):
-            form = tool_fields.response_format(schema, strict) if method == "json_schema" else {"type": "json_object"}
-            llm = cast("Runnable[LanguageModelInput, AIMessage]", self.bind(response_format=form, **traced, **kwargs))
-            parser = _text_parser(schema)
-        else:
-            raise ValueError(f"Unrecognized method {method!r}: it is 'function_calling', 'json_mode' or 'json_schema'.")
+        sent, parser = structured.binding(schema, method, strict, tools)
+        llm = cast("Runnable[LanguageModelInput, AIMessage]", self.bind(**{**kwargs, **sent}))
         if not include_raw:
-            structured: Runnable[LanguageModelInput, Any] = llm | parser
-            return structured
+            structured_model: Runnable[LanguageModelInput, Any] = llm | parser
+            return structured_model
         parsed: Any = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
         failed: Any = RunnablePassthrough.assign(parsed=lambda _: None)
         whole: Runnable[LanguageModelInput, Any] = RunnableMap(raw=llm) | parsed.with_fallbacks(
@@ -342,24 +405,21 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
         return whole
 
 
-def _shown(schema: Any) -> Any:
-    """The schema as traces show it."""
-    return convert_to_json_schema(schema) if schema is not None else {}
+class _Bound(RunnableBinding[LanguageModelInput, AIMessage]):
+    """A chat model with parameters, which structured output keeps: the tools of `bind_tools` among them."""
+
+    @classmethod
+    def lc_id(cls) -> list[str]:
+        return RunnableBinding.lc_id()
+
+    def with_structured_output(self, schema: dict[str, Any] | type | None = None, **kwargs: Any) -> Any:
+        """As the model's own, with the parameters that were bound."""
+        bound = {name: value for name, value in self.kwargs.items() if name != "tool_choice"}
+        return cast("Any", self.bound).with_structured_output(schema, **{**bound, **kwargs})
 
 
-def _tool_parser(schema: Any, name: str) -> Any:
-    from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
-    from langchain_core.utils.pydantic import is_basemodel_subclass
-
-    if isinstance(schema, type) and is_basemodel_subclass(schema):
-        return PydanticToolsParser(tools=[schema], first_tool_only=True)
-    return JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
-
-
-def _text_parser(schema: Any) -> Any:
-    from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-    from langchain_core.utils.pydantic import is_basemodel_subclass
-
-    if isinstance(schema, type) and is_basemodel_subclass(schema):
-        return PydanticOutputParser[Any](pydantic_object=schema)
-    return JsonOutputParser()
+def _over(params: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters, and what is said later instead; the limit of tokens is one thing under each of its names."""
+    limited = any(name in later for name in _TOKEN_LIMITS)
+    kept = {name: value for name, value in params.items() if not (limited and name in _TOKEN_LIMITS)}
+    return {**kept, **later}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.embeddings import Embeddings
@@ -10,6 +10,7 @@ from langchain_core.rate_limiters import BaseRateLimiter
 from pydantic import AliasChoices, Field, model_validator
 
 from .concurrency import gather, in_threads
+from .errors import as_langchains
 from .workspace import WorkspaceModel, profile_of
 
 Vectors = list[list[float]]
@@ -51,7 +52,12 @@ class DatabricksEmbeddings(WorkspaceModel, Embeddings):
         return self.config_profile or profile_of(self.target_uri, "target_uri")
 
     def embed(self, texts: Sequence[str], params: dict[str, Any] | None = None) -> Vectors:
-        """One vector for each text, in this order; `params` are the model's."""
+        """One vector for each text, in this order; `params` are the model's.
+
+        Raises:
+            TypeError: a str is no list of texts.
+        """
+        batches = self._batches(texts)
         endpoint = self._sync().endpoint(self.endpoint)
 
         def call(batch: list[str]) -> Vectors:
@@ -59,10 +65,12 @@ class DatabricksEmbeddings(WorkspaceModel, Embeddings):
                 self.rate_limiter.acquire(blocking=True)
             return endpoint.embed(batch, batch_size=self.chunk_size, **(params or {})).vectors
 
-        return _joined(in_threads(call, list(self._batches(texts)), self.max_concurrency))
+        with as_langchains:
+            return _joined(in_threads(call, batches, self.max_concurrency))
 
     async def aembed(self, texts: Sequence[str], params: dict[str, Any] | None = None) -> Vectors:
         """As `embed`."""
+        batches = self._batches(texts)
         endpoint = self._async().endpoint(self.endpoint)
 
         async def call(batch: list[str]) -> Vectors:
@@ -70,7 +78,8 @@ class DatabricksEmbeddings(WorkspaceModel, Embeddings):
                 await self.rate_limiter.aacquire(blocking=True)
             return (await endpoint.embed(batch, batch_size=self.chunk_size, **(params or {}))).vectors
 
-        return _joined(await gather(call, list(self._batches(texts)), self.max_concurrency))
+        with as_langchains:
+            return _joined(await gather(call, batches, self.max_concurrency))
 
     def embed_documents(self, texts: list[str]) -> Vectors:
         """One vector for each document."""
@@ -88,9 +97,13 @@ class DatabricksEmbeddings(WorkspaceModel, Embeddings):
         """The vector of a query."""
         return (await self.aembed([text], self.query_params))[0]
 
-    def _batches(self, texts: Sequence[str]) -> Iterator[list[str]]:
-        for first in range(0, len(texts), self.chunk_size):
-            yield list(texts[first : first + self.chunk_size])
+    def _batches(self, texts: Sequence[str]) -> list[list[str]]:
+        if isinstance(texts, (str, bytes)):
+            raise TypeError(f"embedding takes a list of texts, not one {type(texts).__name__}: use embed_query for it.")
+        texts = list(texts)
+        if wrong := next((text for text in texts if not isinstance(text, str)), None):
+            raise TypeError(f"embedding takes texts (str), not {type(wrong).__name__}.")
+        return [texts[first : first + self.chunk_size] for first in range(0, len(texts), self.chunk_size)]
 
 
 def _joined(batches: Sequence[Vectors]) -> Vectors:

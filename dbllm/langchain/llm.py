@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -14,6 +14,7 @@ from langchain_core.runnables import Runnable
 from pydantic import Field, field_validator, model_validator
 
 from .concurrency import gather, in_threads
+from .errors import as_langchains
 from .workspace import Config, WorkspaceModel, bounded, profile_of
 
 PORTS = range(3000, 8001)
@@ -127,6 +128,7 @@ class Databricks(WorkspaceModel, LLM):
             "temperature", "n", "stop", "max_tokens", "extra_params", "task",
         )  # fmt: skip
         shown = {name: getattr(self, name) for name in names}
+        shown |= {name: value for name, value in self._workspace().items() if value is not None}
         functions = {"transform_input_fn": self.transform_input_fn, "transform_output_fn": self.transform_output_fn}
         shown.update({name: _called(function) for name, function in functions.items() if function is not None})
         return shown
@@ -177,8 +179,9 @@ class Databricks(WorkspaceModel, LLM):
     ) -> str:
         if self.rate_limiter is not None:
             self.rate_limiter.acquire(blocking=True)
-        text: str = self._place(self._sync()).complete(prompt, **self._request(stop, kwargs))
-        return text
+        with as_langchains:
+            text: str = self._place(self._sync()).complete(prompt, **self._request(stop, kwargs))
+            return text
 
     async def _acall(
         self,
@@ -189,8 +192,9 @@ class Databricks(WorkspaceModel, LLM):
     ) -> str:
         if self.rate_limiter is not None:
             await self.rate_limiter.aacquire(blocking=True)
-        text: str = await self._place(self._async()).complete(prompt, **self._request(stop, kwargs))
-        return text
+        with as_langchains:
+            text: str = await self._place(self._async()).complete(prompt, **self._request(stop, kwargs))
+            return text
 
     def _generate(
         self,
@@ -236,7 +240,7 @@ class Databricks(WorkspaceModel, LLM):
         if self.rate_limiter is not None:
             self.rate_limiter.acquire(blocking=True)
         came = False
-        with self._place(self._sync()).stream_complete(prompt, **self._request(stop, kwargs)) as stream:
+        with as_langchains, self._place(self._sync()).stream_complete(prompt, **self._request(stop, kwargs)) as stream:
             for piece in stream:
                 if piece.text:
                     came = True
@@ -260,14 +264,15 @@ class Databricks(WorkspaceModel, LLM):
         if self.rate_limiter is not None:
             await self.rate_limiter.aacquire(blocking=True)
         came = False
-        async with self._place(self._async()).stream_complete(prompt, **self._request(stop, kwargs)) as stream:
-            async for piece in stream:
-                if piece.text:
-                    came = True
-                    chunk = GenerationChunk(text=piece.text)
-                    if run_manager is not None:
-                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                    yield chunk
+        with as_langchains:
+            async with self._place(self._async()).stream_complete(prompt, **self._request(stop, kwargs)) as stream:
+                async for piece in stream:
+                    if piece.text:
+                        came = True
+                        chunk = GenerationChunk(text=piece.text)
+                        if run_manager is not None:
+                            await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                        yield chunk
         if not came:
             yield GenerationChunk(text="")
 
@@ -286,6 +291,20 @@ class Databricks(WorkspaceModel, LLM):
         """As `batch`."""
         config = bounded(config, self.max_concurrency)
         return await Runnable.abatch(self, inputs, config, return_exceptions=return_exceptions, **kwargs)
+
+    def batch_as_completed(
+        self, inputs: Sequence[Any], config: Any = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> Iterator[Any]:
+        """As `batch`: (place of the input, its answer) for each, as soon as it is there."""
+        config = bounded(config, self.max_concurrency)
+        return Runnable.batch_as_completed(self, inputs, config, return_exceptions=return_exceptions, **kwargs)  # type: ignore[call-overload,no-any-return]
+
+    def abatch_as_completed(
+        self, inputs: Sequence[Any], config: Any = None, *, return_exceptions: bool = False, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """As `batch_as_completed`."""
+        config = bounded(config, self.max_concurrency)
+        return Runnable.abatch_as_completed(self, inputs, config, return_exceptions=return_exceptions, **kwargs)  # type: ignore[call-overload,no-any-return]
 
     # --- what is sent -------------------------------------------------------------------------------------
 

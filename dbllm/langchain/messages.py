@@ -8,26 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import (
     AIMessage,
-    AIMessageChunk,
     BaseMessage,
     ChatMessage,
     FunctionMessage,
     HumanMessage,
-    InvalidToolCall,
     SystemMessage,
-    ToolCall,
     ToolMessage,
 )
 from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
-from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatResult
 
-from .content import PROVIDER, wire_content
+from .chunks import own_id, read_call, valid_and_invalid
+from .content import PROVIDER, refusal_of, wire_content
+from .finish import finish_metadata
 
 if TYPE_CHECKING:
-    from dbllm import ChatCompletion, ChatCompletionChunk, Message, Usage
+    from dbllm import ChatCompletion, Message, Usage
 
 Wire = dict[str, Any]
+
+EXTRAS = "tool_call_extras"
+"""In `additional_kwargs`: what a server put beside its calls (Gemini's thought signatures), by the calls' ids."""
+
+# What an answer has beside its content, and what is never sent back.
+_NOT_SENT_BACK = frozenset(
+    {EXTRAS, "custom_outputs", "reasoning_content", "reasoning", "refusal", "audio", "id", "name"}
+)
 
 
 def wire_messages(messages: Iterable[BaseMessage], model: str) -> list[Wire]:
@@ -72,23 +78,37 @@ def _user(message: HumanMessage) -> Iterator[Wire]:
 
 
 def _assistant(message: AIMessage, model: str) -> Wire:
-    calls = [_wire_call(call["id"], call["name"], call["args"]) for call in message.tool_calls]
-    calls += [_wire_call(call["id"], call["name"], call["args"] or "") for call in message.invalid_tool_calls]
+    extras, rest = _own_fields(message, model)
+    made = [*message.tool_calls, *message.invalid_tool_calls]
+    calls = [
+        _wire_call(call["id"], call["name"], "" if call["args"] is None else call["args"], extras) for call in made
+    ]
     if not calls and not isinstance(message.content, str):  # Anthropic's form, without LangChain's beside it
         used = (block for block in message.content if isinstance(block, dict) and block.get("type") == "tool_use")
-        calls = [_wire_call(block.get("id"), block.get("name"), block.get("input") or {}) for block in used]
-    content: Any = wire_content(message.content, "assistant")
+        calls = [_wire_call(block.get("id"), block.get("name"), block.get("input") or {}, {}) for block in used]
+    content: Any = wire_content(message.content, "assistant") or message.additional_kwargs.get("refusal") or ""
     if not calls:
-        return {"role": "assistant", "content": content}
+        return {"role": "assistant", "content": content, **rest}
     if not content:
         # Claude's endpoints refuse an empty text beside a tool call, null too.
         content = " " if "claude" in model.lower() else None
-    return {"role": "assistant", "content": content, "tool_calls": calls}
+    return {"role": "assistant", "content": content, "tool_calls": calls, **rest}
 
 
-def _wire_call(call_id: str | None, name: str | None, arguments: object) -> Wire:
+def _own_fields(message: AIMessage, model: str) -> tuple[Mapping[str, Any], Wire]:
+    """What this endpoint put beside its calls and its message: it wants that back, others would refuse it."""
+    told = message.response_metadata
+    if told.get("model_provider") != PROVIDER or told.get("model_name") != model:
+        return {}, {}
+    kept = message.additional_kwargs
+    return kept.get(EXTRAS) or {}, {name: value for name, value in kept.items() if name not in _NOT_SENT_BACK}
+
+
+def _wire_call(call_id: str | None, name: str | None, arguments: object, extras: Mapping[str, Any]) -> Wire:
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return {"type": "function", "id": call_id, "function": {"name": name, "arguments": text}}
+    extra = dict(extras.get(call_id or "") or {})
+    inner = extra.pop("function", None) or {}
+    return {**extra, "type": "function", "id": call_id, "function": {**inner, "name": name, "arguments": text}}
 
 
 # --- answers ----------------------------------------------------------------------------------------------------------
@@ -96,15 +116,18 @@ def _wire_call(call_id: str | None, name: str | None, arguments: object) -> Wire
 
 def chat_result(reply: ChatCompletion, endpoint: str) -> ChatResult:
     """A whole answer; one generation for each of its choices."""
-    told = told_of(reply.model, endpoint, reply.usage, reply.request_id)
+    head = {"id": reply.id, "model": reply.model, **(reply.model_extra or {})}
+    told = told_of(head, endpoint, reply.usage, reply.request_id)
     usage = usage_metadata(reply.usage)
-    custom = (reply.model_extra or {}).get("custom_outputs")
     generations = []
     for place, choice in enumerate(reply.choices):
-        info = generation_info(choice)
-        message = answer(choice.message, reply.id, {**told, **info}, usage if place == 0 else None)
-        add_custom(message, custom)
-        generations.append(ChatGeneration(message=message, generation_info=info))
+        message = answer(choice.message, usage if place == 0 else None)
+        end = finish_metadata(
+            choice.finish_reason, calls=bool(message.tool_calls), refused=refusal_of(message) is not None
+        )
+        message.response_metadata = {**told, **choice_metadata(choice), **end}
+        add_custom(message, head.get("custom_outputs"))
+        generations.append(ChatGeneration(message=message, generation_info=generation_info(choice)))
     return ChatResult(generations=generations, llm_output=told)
 
 
@@ -115,43 +138,46 @@ def add_custom(message: BaseMessage, custom: Any) -> None:
         message.custom_outputs = custom  # type: ignore[attr-defined]
 
 
-def answer(message: Message, message_id: str | None, metadata: Wire, usage: UsageMetadata | None) -> AIMessage:
-    """The model's message."""
-    calls, invalid = tool_calls(message)
+def answer(message: Message, usage: UsageMetadata | None) -> AIMessage:
+    """The model's message. Its id is LangChain's to give: servers repeat theirs, and memories take it for the same."""
+    taken: set[str] = set()
+    ids = [own_id(call.id, taken) for call in message.tool_calls or ()]
+    read = []
+    for call, call_id in zip(message.tool_calls or (), ids, strict=True):
+        function = call.function
+        read.append(read_call(function.name if function else None, function.arguments if function else None, call_id))
+    calls, invalid = valid_and_invalid(read)
     return AIMessage(
         content=_said(message.content),
-        additional_kwargs=_beside(message.model_extra),
-        response_metadata=metadata,
+        additional_kwargs=beside(message, ids),
         tool_calls=calls,
         invalid_tool_calls=invalid,
         usage_metadata=usage,
-        id=message_id,
+        response_metadata={"model_provider": PROVIDER},
     )
 
 
-def tool_calls(message: Message) -> tuple[list[ToolCall], list[InvalidToolCall]]:
-    """The calls a message asks for, and those whose arguments are no JSON object."""
-    calls, invalid = [], []
-    for call in message.tool_calls or ():
-        function = call.function
-        name, arguments = (function.name, function.arguments) if function else (None, None)
-        try:
-            given = json.loads(arguments or "{}") if not isinstance(arguments, dict) else arguments
-            if not isinstance(given, dict) or not name:
-                raise ValueError("no JSON object" if name else "no name")
-            calls.append(tool_call(name=name, args=given, id=call.id))
-        except ValueError as error:
-            text = arguments if isinstance(arguments, str) else None
-            why = f"The model called {name!r} with arguments that are not a JSON object: {error}"
-            invalid.append(invalid_tool_call(name=name, args=text, id=call.id, error=why))
-    return calls, invalid
+def beside(message: Message, ids: Sequence[str]) -> Wire:
+    """What came in a message beside its known fields, but for nulls, and beside its calls, by their ids."""
+    kept = {name: value for name, value in (message.model_extra or {}).items() if value is not None}
+    extras: dict[str, Wire] = {}
+    for call, call_id in zip(message.tool_calls or (), ids, strict=False):
+        extra = {name: value for name, value in (call.model_extra or {}).items() if value is not None}
+        extra.pop("index", None)
+        if inner := call.function and call.function.model_extra:
+            extra["function"] = inner
+        if extra:
+            extras[call_id] = extra
+    return {**kept, **({EXTRAS: extras} if extras else {})}
 
 
-def told_of(model: str | None, endpoint: str, usage: Usage | None, request_id: str | None) -> Wire:
-    """What an answer tells beside its text: `model_name` is the endpoint, `model` the model behind it that answered."""
+def told_of(head: Mapping[str, Any], endpoint: str, usage: Usage | None, request_id: str | None) -> Wire:
+    """What an answer tells beside its text: `model_name` is the endpoint, `model` the model behind it that answered.
+
+    `head` has the answer's other fields: its id, and what the server adds.
+    """
     told: Wire = {"model_name": endpoint, "model_provider": PROVIDER}
-    if model:
-        told["model"] = model
+    told.update({name: value for name, value in head.items() if value and name not in _ELSEWHERE})
     if request_id:
         told["request_id"] = request_id
     if usage is not None:
@@ -162,6 +188,7 @@ def told_of(model: str | None, endpoint: str, usage: Usage | None, request_id: s
 
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+_ELSEWHERE = {"custom_outputs", "delta", "messages", "finish_reason", "output_version", *_COUNTS}
 
 
 def generation_info(choice: Any) -> Wire:
@@ -170,6 +197,12 @@ def generation_info(choice: Any) -> Wire:
     if logprobs := (choice.model_extra or {}).get("logprobs"):
         info["logprobs"] = logprobs
     return info
+
+
+def choice_metadata(choice: Any) -> Wire:
+    """What a server says of a choice beside its known fields, such as what its content filter found."""
+    extra = choice.model_extra or {}
+    return {name: value for name, value in extra.items() if value is not None and name not in ("logprobs", "text")}
 
 
 def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
@@ -184,11 +217,18 @@ def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
         return known
     before = _counts(given.get("prompt_tokens_details") or given.get("input_tokens_details"))
     after = _counts(given.get("completion_tokens_details") or given.get("output_tokens_details"))
-    cached = before.get("cached_tokens", _count(given.get("cache_read_input_tokens")))
-    details = {"audio": before.get("audio_tokens"), "cache_read": cached}
-    details["cache_creation"] = _count(given.get("cache_creation_input_tokens"))
+    top, made = _counts(given), _counts(given.get("cache_creation"))
+    written = ("cache_creation_tokens", "cache_write_tokens", "cache_creation_input_tokens")
+    details = {
+        "audio": before.get("audio_tokens"),
+        "cache_read": before.get("cached_tokens", top.get("cache_read_input_tokens")),
+        "cache_creation": next((found[name] for found in (before, top) for name in written if name in found), None),
+        **{name: made.get(f"{name}_input_tokens") for name in ("ephemeral_5m", "ephemeral_1h")},
+    }
     if found := {name: count for name, count in details.items() if count is not None}:
-        known["input_token_details"] = InputTokenDetails(**found)  # type: ignore[typeddict-item]
+        names = {"ephemeral_5m": "ephemeral_5m_input_tokens", "ephemeral_1h": "ephemeral_1h_input_tokens"}
+        renamed = {names.get(name, name): count for name, count in found.items()}
+        known["input_token_details"] = InputTokenDetails(**renamed)  # type: ignore[typeddict-item]
     details = {"audio": after.get("audio_tokens"), "reasoning": after.get("reasoning_tokens")}
     if found := {name: count for name, count in details.items() if count is not None}:
         known["output_token_details"] = OutputTokenDetails(**found)  # type: ignore[typeddict-item]
@@ -196,125 +236,12 @@ def usage_metadata(usage: Usage | None) -> UsageMetadata | None:
 
 
 def _counts(details: object) -> dict[str, int]:
-    return (
-        {name: value for name, value in details.items() if isinstance(value, int)} if isinstance(details, dict) else {}
-    )
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    found = details.items() if isinstance(details, dict) else ()
+    return {name: value for name, value in found if isinstance(value, int) and not isinstance(value, bool)}
 
 
 def _said(content: object) -> Any:
     """Content as LangChain keeps it: a text, or blocks. A reasoning model's list stays a list."""
     if not isinstance(content, list):
         return content or ""
-    return [dict(item) if isinstance(item, Mapping) else str(item) for item in content]
-
-
-def _beside(extra: Mapping[str, Any] | None) -> Wire:
-    """What came in a message beside its known fields (a refusal, `reasoning_content`), but for nulls."""
-    return {name: value for name, value in (extra or {}).items() if value is not None}
-
-
-# --- streams ----------------------------------------------------------------------------------------------------------
-
-
-class Pieces:
-    """One stream's chunks, so that their sum is the answer.
-
-    What a server repeats (usage, the model's name, the names and ids of tool calls) is given once: LangChain adds
-    chunks up. Usage and what is known of the whole come in a last, empty chunk.
-    """
-
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
-        self._model: str | None = None
-        self._usage: Usage | None = None
-        self._info: Wire = {}
-        self._custom: Any = None
-        self._named: set[tuple[int, str]] = set()
-        self._block = ""  # the kind of the block that is being written, once the content has blocks
-        self._place = -1
-
-    def chunk(self, piece: ChatCompletionChunk) -> ChatGenerationChunk | None:
-        """What a piece adds; None where that is nothing."""
-        self._model = piece.model or self._model
-        self._usage = piece.usage or self._usage
-        self._custom = (piece.model_extra or {}).get("custom_outputs") or self._custom
-        choice = next((choice for choice in piece.choices if choice.index == 0), None)
-        if choice is None:
-            return None
-        info = generation_info(choice)
-        if "finish_reason" in info:
-            self._info["finish_reason"] = info.pop("finish_reason")
-        delta = choice.delta
-        content, calls = self._content(delta.content), self._calls(delta.tool_calls) if delta.tool_calls else []
-        beside = {name: value for name, value in (delta.model_extra or {}).items() if isinstance(value, str)}
-        if not (content or calls or beside or info):
-            return None
-        message = AIMessageChunk(
-            content=content,
-            tool_call_chunks=calls,
-            additional_kwargs=beside,
-            response_metadata={"model_provider": PROVIDER},
-            id=piece.id,
-        )
-        return ChatGenerationChunk(message=message, generation_info=info or None)
-
-    def last(self, request_id: str | None, whole: object = None) -> ChatGenerationChunk:
-        """The chunk that ends the answer."""
-        told = {**told_of(self._model, self._endpoint, self._usage, request_id), **self._info}
-        message = AIMessageChunk(
-            content=[] if self._block else "",
-            usage_metadata=usage_metadata(self._usage),
-            response_metadata=told,
-            chunk_position="last",
-        )
-        add_custom(message, self._custom)
-        return ChatGenerationChunk(message=message, generation_info=self._info)
-
-    def _content(self, content: object) -> Any:
-        if content is None or isinstance(content, str):
-            if not content or not self._block:
-                return content or ""
-            content = [{"type": "text", "text": content}]
-        items = [item if isinstance(item, dict) else {"type": "text", "text": str(item)} for item in content]  # type: ignore[attr-defined]
-        return [self._placed(item) for item in items]
-
-    def _placed(self, item: Wire) -> Wire:
-        """A block with its place, by which LangChain joins the pieces of one block."""
-        kind = str(item.get("type"))
-        if kind != self._block:
-            self._block, self._place = kind, self._place + 1
-        placed = {**item, "index": self._place}
-        if isinstance(summary := item.get("summary"), list):
-            placed["summary"] = [
-                {**part, "index": place} for place, part in enumerate(summary) if isinstance(part, dict)
-            ]
-        return placed
-
-    def _calls(self, calls: Sequence[Any]) -> list[ToolCallChunk]:
-        chunks = []
-        for number, call in enumerate(calls):
-            extra = (call.model_extra or {}).get("index")
-            place = extra if isinstance(extra, int) else number
-            function = call.function
-            arguments = function.arguments if function else None
-            if isinstance(arguments, dict):
-                arguments = json.dumps(arguments, ensure_ascii=False)
-            chunk = ToolCallChunk(
-                name=self._once(place, "name", function.name if function else None),
-                args=arguments or "",
-                id=self._once(place, "id", call.id),
-                index=place,
-                type="tool_call_chunk",
-            )
-            chunks.append(chunk)
-        return chunks
-
-    def _once(self, place: int, field: str, value: str | None) -> str | None:
-        if not value or (place, field) in self._named:
-            return None
-        self._named.add((place, field))
-        return value
+    return [dict(item) if isinstance(item, Mapping) else str(item) for item in content if item is not None]

@@ -7,16 +7,19 @@ functions gave, and whatever else an agent tells.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ChatMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage
 from langchain_core.messages import ToolMessage as Gave
-from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call
+from langchain_core.messages.tool import ToolCallChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from .content import PROVIDER, wire_content
-from .messages import add_custom, told_of, usage_metadata
+from .chunks import AIMessageChunk, own_id, read_call, valid_and_invalid
+from .content import PROVIDER, is_langchains_id, refusal_of, wire_content
+from .finish import finish_metadata
+from .messages import EXTRAS, add_custom, told_of, usage_metadata
 
 if TYPE_CHECKING:
     from dbllm import OutputItem, Response, ResponseEvent
@@ -75,22 +78,32 @@ def _answered(message: AIMessage) -> Iterator[Item]:
                 yield {"type": "message", "role": "assistant", "content": said}
         elif block.get("type") == "reasoning":
             summary = block.get("summary") or (block.get("extras") or {}).get("summary")
-            kept = {name: block[name] for name in ("encrypted_content", "id") if block.get(name)}
+            told = {**(block.get("extras") or {}), **block}
+            kept = {name: told[name] for name in ("encrypted_content", "id") if told.get(name)}
             text = block.get("reasoning") or ""
             yield _item({"type": "reasoning", "summary": summary or [{"type": "summary_text", "text": text}], **kept})
+        elif block.get("type") == "refusal":
+            said = [{"type": "refusal", "refusal": block.get("refusal") or ""}]
+            yield {"type": "message", "role": "assistant", "content": said}
         elif block.get("type") == "non_standard":
             yield _item(block["value"])
         elif block.get("type") not in ("tool_call", "tool_use", "invalid_tool_call"):
             yield _item(block)
+    extras = message.additional_kwargs.get(EXTRAS) or {}
     for call in (*message.tool_calls, *message.invalid_tool_calls):
         given = call["args"] if isinstance(call["args"], str) else json.dumps(call["args"] or {}, ensure_ascii=False)
-        yield {"type": "function_call", "call_id": call["id"], "name": call["name"], "arguments": given}
+        item = {"type": "function_call", "call_id": call["id"], "name": call["name"], "arguments": given}
+        yield {**(extras.get(call["id"] or "") or {}), **item}
 
 
 def _item(block: Mapping[str, Any]) -> Item:
     item = {name: value for name, value in block.items() if name != "index"}
-    if isinstance(item.get("id"), str):
+    if is_langchains_id(item.get("id")):
+        item.pop("id", None)
+    elif isinstance(item["id"], str):
         item["id"] = item["id"][:_ID]
+    if isinstance(parts := item.get("summary"), list):
+        item["summary"] = [_item(part) if isinstance(part, Mapping) else part for part in parts]
     return item
 
 
@@ -105,8 +118,9 @@ def wire_params(params: Mapping[str, Any], stop: Sequence[str] | None) -> dict[s
         raise ValueError("An agent takes no stop sequences (the Responses API has none): leave stop out.")
     if (count := sent.pop("n", 1)) != 1:
         raise ValueError(f"An agent gives one answer, so n={count} would lose the others: leave n out.")
-    if "max_tokens" in sent:
-        sent["max_output_tokens"] = sent.pop("max_tokens")
+    for name in ("max_tokens", "max_completion_tokens"):
+        if name in sent:
+            sent["max_output_tokens"] = sent.pop(name)
     if "tools" in sent:
         sent["tools"] = [_flat(tool) for tool in sent["tools"]]
     if isinstance(sent.get("tool_choice"), dict):
@@ -127,32 +141,43 @@ def _flat(tool: Mapping[str, Any]) -> Item:
 def result(response: Response, endpoint: str) -> ChatResult:
     """An agent's answer."""
     blocks: list[Any] = [block for item in response.output for block in _blocks(item)]
-    calls, invalid = [], []
-    for item in open_calls(response.output):
-        try:
-            given = json.loads(item.arguments or "{}")
-            if not isinstance(given, dict):
-                raise ValueError("no JSON object")
-            calls.append(tool_call(name=item.name or "", args=given, id=item.call_id))
-        except ValueError as error:
-            invalid.append(invalid_tool_call(name=item.name, args=item.arguments, id=item.call_id, error=str(error)))
+    calls = _Calls(response.output)
     plain = blocks[0] if len(blocks) == 1 else {}
     message = AIMessage(
         content=plain["text"] if plain.keys() == {"type", "text"} else blocks,
-        tool_calls=calls,
-        invalid_tool_calls=invalid,
-        response_metadata=_told(response, endpoint),
+        tool_calls=calls.valid,
+        invalid_tool_calls=calls.invalid,
         usage_metadata=usage_metadata(response.usage),
-        id=response.id,
+        additional_kwargs=calls.extras,
+        response_metadata={"model_provider": PROVIDER},
     )
+    told = _told(response, endpoint)
+    message.response_metadata = {**told, **_end(response, message)}
     add_custom(message, response.custom_outputs)
-    return ChatResult(generations=[ChatGeneration(message=message)], llm_output=_told(response, endpoint))
+    return ChatResult(generations=[ChatGeneration(message=message)], llm_output=told)
 
 
-def open_calls(items: Sequence[OutputItem]) -> list[OutputItem]:
+class _Calls:
     """The calls the caller is to make. Those that the agent made itself come with what they gave."""
-    made = {item.call_id for item in items if item.type == "function_call_output"}
-    return [item for item in items if item.type == "function_call" and item.call_id not in made]
+
+    def __init__(self, items: Sequence[OutputItem]) -> None:
+        made = {item.call_id for item in items if item.type == "function_call_output"}
+        taken: set[str] = set()
+        self.items = [
+            (item, own_id(item.call_id or item.id, taken))
+            for item in items
+            if item.type == "function_call" and item.call_id not in made
+        ]
+        self.valid, self.invalid = valid_and_invalid(
+            [read_call(item.name, item.arguments, call_id) for item, call_id in self.items]
+        )
+        beside = {call_id: item.model_extra or {} for item, call_id in self.items}
+        extras = {
+            call_id: kept
+            for call_id, extra in beside.items()
+            if (kept := {name: value for name, value in extra.items() if name != "status" and value is not None})
+        }
+        self.extras = {EXTRAS: extras} if extras else {}
 
 
 def _blocks(item: OutputItem) -> Iterator[Item]:
@@ -164,6 +189,8 @@ def _blocks(item: OutputItem) -> Iterator[Item]:
         return
     parts = item.content if isinstance(item.content, list) else [{"type": "output_text", "text": item.content or ""}]
     for part in parts:
+        if not isinstance(part, dict):
+            continue
         if part.get("type") in ("output_text", "text"):
             notes = {"annotations": part["annotations"]} if part.get("annotations") else {}
             yield {"type": "text", "text": part.get("text") or "", **notes}
@@ -172,62 +199,93 @@ def _blocks(item: OutputItem) -> Iterator[Item]:
 
 
 def _told(response: Response, endpoint: str) -> Item:
-    told = told_of(response.model, endpoint, response.usage, response.request_id)
-    more = {"status": response.status, "incomplete_details": (response.model_extra or {}).get("incomplete_details")}
-    return {**told, **{name: value for name, value in more.items() if value is not None}}
+    head = {"id": response.id, "model": response.model, "status": response.status, **(response.model_extra or {})}
+    told = told_of(head, endpoint, response.usage, response.request_id)
+    return {name: value for name, value in told.items() if name not in _ASKED}
+
+
+# What a response repeats of its request.
+_ASKED = {
+    "instructions", "tools", "tool_choice", "temperature", "top_p", "parallel_tool_calls", "text", "store",
+    "truncation", "created_at", "reasoning", "max_output_tokens", "user", "background",
+}  # fmt: skip
+
+
+def _end(response: Response, message: AIMessage) -> Item:
+    details = (response.model_extra or {}).get("incomplete_details")
+    reason = (details.get("reason") if isinstance(details, dict) else None) or response.status
+    ended = reason if response.status in ("completed", "incomplete", "failed") else None
+    calls = bool(message.tool_calls or message.invalid_tool_calls)
+    return finish_metadata(ended, calls=calls, refused=refusal_of(message) is not None)
 
 
 class Events:
     """One stream's chunks, so that their sum is the answer.
 
     Texts come as they are written, other items when they are whole, and calls at the end: until then nobody knows
-    whether the agent makes them itself.
+    whether the agent makes them itself. dbllm says in `output_index` which item an event is about.
     """
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._places: dict[Any, int] = {}
-        self._seen: set[Any] = set()  # items whose content has been given
+        self._texts: dict[Any, str] = {}  # texts that were given, of items that are not whole yet
+        self._given: Counter[str | None] = Counter()  # items that were given, by type
 
     def chunk(self, event: ResponseEvent) -> ChatGenerationChunk | None:
         """What an event adds; None where that is nothing."""
+        extra = event.model_extra or {}
+        item = extra.get("output_index")
         if event.text:
-            item = (event.model_extra or {}).get("item_id")
-            self._seen.add(item)
-            return self._written([{"type": "text", "text": event.text, "index": self._place(item)}])
+            part = (item, extra.get("content_index"))
+            if item not in self._texts:
+                self._given["message"] += 1
+            self._texts[item] = self._texts.get(item, "") + event.text
+            return self._written([{"type": "text", "text": event.text, "index": self._place(part)}])
         if event.type == "response.output_item.done" and event.item is not None:
-            return self._whole(event.item)
+            blocks = self._whole(event.item, item)
+            return self._written(blocks) if blocks else None
         return None
 
     def last(self, request_id: str | None, response: Response) -> ChatGenerationChunk:
-        """The chunk that ends the answer, with what no event has told yet."""
-        blocks: list[Any] = [block for item in response.output for block in self._new_blocks(item)]
-        calls = [
-            ToolCallChunk(
-                name=item.name, args=item.arguments or "", id=item.call_id, index=place, type="tool_call_chunk"
-            )
-            for place, item in enumerate(open_calls(response.output))
-        ]
+        """The chunk that ends the answer, with the items that no event has told."""
+        left = self._given.copy()
+        blocks: list[Any] = []
+        for item in response.output:
+            left[item.type] -= 1
+            blocks += self._new_blocks(item) if left[item.type] < 0 else ()
+        whole = result(response, self._endpoint).generations[0].message
+        calls = _Calls(response.output)
         message = AIMessageChunk(
             content=blocks,
-            tool_call_chunks=calls,
+            tool_call_chunks=[
+                ToolCallChunk(
+                    name=item.name, args=item.arguments or "", id=call_id, index=place, type="tool_call_chunk"
+                )
+                for place, (item, call_id) in enumerate(calls.items)
+            ],
             usage_metadata=usage_metadata(response.usage),
-            response_metadata=_told(response, self._endpoint),
-            id=response.id,
+            response_metadata=whole.response_metadata,
+            additional_kwargs=calls.extras,
             chunk_position="last",
         )
         add_custom(message, response.custom_outputs)
         return ChatGenerationChunk(message=message)
 
-    def _whole(self, item: OutputItem) -> ChatGenerationChunk | None:
-        blocks = self._new_blocks(item)
-        return self._written(blocks) if blocks else None
+    def _whole(self, item: OutputItem, place: Any) -> list[Item]:
+        """The blocks of a whole item, but for the text that was given in pieces."""
+        if item.type != "message" or place not in self._texts:
+            self._given[item.type] += item.type != "function_call"
+            return self._new_blocks(item)
+        given = self._texts.pop(place)
+        if len(given) > len(item.text) and given.startswith(item.text):  # pieces of the next item came under its name
+            self._texts[place] = given[len(item.text) :]
+            self._given["message"] += 1
+        others = [block for block in self._new_blocks(item) if block["type"] != "text"]
+        rest = item.text[len(given) :] if item.text.startswith(given) else ""
+        return [*([{"type": "text", "text": rest, "index": self._place(object())}] if rest else []), *others]
 
     def _new_blocks(self, item: OutputItem) -> list[Item]:
-        if item.type == "function_call" or item.id in self._seen:
-            return []
-        if item.id is not None:
-            self._seen.add(item.id)
         return [{**block, "index": self._place(object())} for block in _blocks(item)]
 
     def _place(self, item: Any) -> int:

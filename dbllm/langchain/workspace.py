@@ -170,6 +170,14 @@ class WorkspaceModel(BaseModel):
         if "api_token" not in given and token is not None and host in (None, self.host):
             object.__setattr__(self, "api_token", SecretStr(token))
 
+    def _workspace(self) -> dict[str, Any]:
+        """Which workspace is called: its host where that is known, and the profile."""
+        own = self.client or self.async_client
+        host = own.host if own is not None else self.host
+        if own is None and self.workspace_client is not None:
+            host = self.workspace_client.config.host
+        return {"host": host, "profile": self._profile()}
+
     # --- clients ------------------------------------------------------------------------------------------------------
 
     def _sync(self) -> Client:

@@ -18,8 +18,10 @@ from langchain_core.messages import (
 )
 
 from dbllm import ChatCompletion, ChatCompletionChunk, Usage
+from dbllm._protocol.streams import ChatPlaces
 from dbllm.langchain.content import wire_content
-from dbllm.langchain.messages import Pieces, chat_result, usage_metadata, wire_messages
+from dbllm.langchain.messages import chat_result, usage_metadata, wire_messages
+from dbllm.langchain.pieces import Pieces
 
 SUMMARY = [{"type": "summary_text", "text": "A cat.", "signature": "s1gn"}]
 CALL = {"name": "add", "args": {"a": 1, "b": "é"}, "id": "c1", "type": "tool_call"}
@@ -202,8 +204,10 @@ def test_reasoning_beside_the_content_is_kept() -> None:
 
 def summed(*chunks: dict[str, Any]) -> AIMessageChunk:
     """What LangChain makes of a stream."""
-    pieces = Pieces("ep")
-    found = [pieces.chunk(ChatCompletionChunk.model_validate(chunk)) for chunk in chunks]
+    pieces, places, found = Pieces("ep"), ChatPlaces(), []
+    for chunk in map(ChatCompletionChunk.model_validate, chunks):
+        places.settle(chunk)  # as a stream does
+        found.append(pieces.chunk(chunk))
     messages = [chunk.message for chunk in (*found, pieces.last("r1")) if chunk is not None]
     whole = messages[0]
     for message in messages[1:]:

@@ -110,7 +110,7 @@ BODIES: list[tuple[str, int, object, type[APIStatusError], str, str]] = [
         "provider with its own error object",
         400,
         {"error": "Received error from azure", "external_model_message": NESTED},
-        errors.BadRequestError,
+        errors.ContextOverflowError,
         "context_length_exceeded",
         "Received error from azure: too long",
     ),

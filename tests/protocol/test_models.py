@@ -27,7 +27,8 @@ from dbllm import (
 )
 from dbllm._protocol import models
 from dbllm._protocol.models import CallInfo
-from dbllm._protocol.responses import answer_text, assemble_chat, first_error, parse, text_chunk
+from dbllm._protocol.responses import answer_text, first_error, parse, text_chunk
+from dbllm._protocol.streams import assemble_chat
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CHAT: dict[str, Any] = {
