@@ -15,13 +15,11 @@ With `Accept: text/event-stream` the answer comes piece by piece: `data: <JSON s
 from __future__ import annotations
 
 import functools
-import ipaddress
 import os
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -38,6 +36,8 @@ try:
 
     from dbllm.local.driver.proxy import PORTS
     from dbllm.local.http.asgi import MEGABYTE, EventStream, decode_json, read_body, until_gone
+    from dbllm.local.http.caller import check_host, check_origin, is_json
+    from dbllm.local.http.client import is_loopback
     from dbllm.local.http.middleware import ErrorMiddleware
     from dbllm.local.http.server import Service, WebServer, listen
     from dbllm.local.invocation import callables, requests
@@ -108,7 +108,8 @@ class DriverServer(Service):
         self._port = sock.getsockname()[1]
         answerer, interrupt = self._answerer(stack)
         self.registration = stack.enter_context(_Registered(self.port)).outcome
-        return WebServer(create_app(answerer, max_body=self._max_body), sock, before_exit=interrupt)
+        app = create_app(answerer, max_body=self._max_body, this_machine_only=is_loopback(sock.getsockname()[0]))
+        return WebServer(app, sock, before_exit=interrupt)
 
     def _answerer(self, stack: ExitStack) -> tuple[Answerer, Callable[[], None]]:
         model = self._model
@@ -155,10 +156,20 @@ def gguf_answerer(engine: engines.Engine) -> Answerer:
     return answer
 
 
-def create_app(answerer: Answerer, *, max_body: int = MAX_BODY) -> ASGIApp:
-    """The driver app around a callable, as ASGI."""
+def create_app(answerer: Answerer, *, max_body: int = MAX_BODY, this_machine_only: bool = False) -> ASGIApp:
+    """The driver app around a callable, as ASGI.
+
+    Args:
+        answerer: makes the text.
+        max_body: bytes of a request that are taken.
+        this_machine_only: refuse what reached this machine by another name, and what a web page of another one sent.
+    """
 
     async def answer(request: Request) -> Response:
+        if this_machine_only:
+            check_host(request.headers)
+            check_origin(request.method, request.headers)
+        check_content_type(request.headers.get("content-type", ""))
         prompt = read_prompt(decode_json(await read_body(request, max_body)))
         arguments = call_arguments(answerer, prompt)
         if "text/event-stream" in request.headers.get("accept", ""):
@@ -179,6 +190,17 @@ def create_app(answerer: Answerer, *, max_body: int = MAX_BODY) -> ASGIApp:
         Route("/{rest:path}", nothing_here, methods=every_method),
     ]
     return ErrorMiddleware(Router(routes, redirect_slashes=False))
+
+
+def check_content_type(header: str) -> None:
+    """The body is JSON and says so, as FastAPI and Flask want it: what says text/plain may be a web page's.
+
+    Raises:
+        Problem: 415, it says something else.
+    """
+    if not is_json(header):
+        sent = f"got {header!r}" if header else "there is none"
+        raise Problem(415, "BAD_REQUEST", f"The Content-Type must be application/json (in UTF-8); {sent}.")
 
 
 def read_prompt(body: object) -> Prompt:
@@ -252,12 +274,3 @@ class _Registered:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             return type(error).__name__
         return None if answer.is_success else f"HTTP {answer.status_code}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a URL names this machine."""
-    try:
-        name = urlsplit(host if "//" in host else f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -22,12 +22,12 @@ from dbllm.local.errors import Problem
 from dbllm.local.gateway import dialect, providers
 from dbllm.local.gateway.dialect import Json
 from dbllm.local.http.asgi import EventStream, decode_json, until_gone
+from dbllm.local.http.client import http_client
 from dbllm.local.management.served_entity import Entity
 
 EXECUTION = 297.0
 """Seconds that a call may take (Databricks docs: model serving limits); in a stream, until the next piece."""
 
-CONNECT = 10.0
 HINTS = ("retry-after", "retry-after-ms")
 """Headers of a provider's error that say when to come again."""
 
@@ -135,15 +135,6 @@ class Gateway:
             raise call.broken(f"answered in another form than promised ({type(error).__name__}: {error})") from error
         finally:
             await answer.aclose()
-
-
-def http_client(timeout: float) -> httpx.AsyncClient:
-    """A client for models elsewhere; no proxy of the environment is asked for what is on this machine."""
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(timeout, connect=min(CONNECT, timeout)),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-        mounts=dict.fromkeys(("http://127.0.0.1", "http://localhost", "http://[::1]")),
-    )
 
 
 @dataclass(frozen=True, slots=True)

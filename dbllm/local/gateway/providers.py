@@ -6,7 +6,6 @@ a reference to a secret, `{{secrets/scope/key}}`, or stands in the setting's twi
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from dbllm.local.errors import LocalError, Problem
 from dbllm.local.gateway.anthropic import VERSION, Anthropic
 from dbllm.local.gateway.cohere import Cohere
 from dbllm.local.gateway.dialect import CHAT, COMPLETIONS, EMBEDDINGS, Dialect, OpenAI
+from dbllm.local.http.client import is_loopback
 
 Settings = Mapping[str, object]
 Secrets = Callable[[str, str], "str | None"]
@@ -178,15 +178,6 @@ def target(external: Settings, task: str, secrets: Secrets, upstreams: Mapping[s
     return Target(url, headers, credential, provider.dialect)
 
 
-def on_this_machine(url: str) -> bool:
-    """Whether a URL's host is a loopback address."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _provider(external: Settings) -> tuple[Provider, Settings]:
     name = external.get("provider")
     provider = PROVIDERS.get(name) if isinstance(name, str) else None
@@ -223,7 +214,7 @@ def _checked(place: str) -> str:
     parts = urlsplit(place)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
         raise _invalid(f"the provider's URL must be https://host/..., got '{parts.scheme}://{parts.hostname or ''}'")
-    if parts.scheme == "http" and not on_this_machine(place):
+    if parts.scheme == "http" and not is_loopback(place):
         raise _invalid(f"the provider at {parts.hostname} must be called by https: plain http is for this machine only")
     return place
 

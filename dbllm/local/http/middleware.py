@@ -15,6 +15,7 @@ from dbllm.local.access.oauth import PATHS
 from dbllm.local.access.permissions import Caller
 from dbllm.local.errors import Problem, headers_too_large, no_credential, wrong_token
 from dbllm.local.http.asgi import ClientGoneError
+from dbllm.local.http.caller import check_origin, read_token
 
 logger = logging.getLogger("dbllm.local")
 
@@ -98,19 +99,19 @@ class AuthMiddleware:
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             _check_size(scope)
-            if scope["path"].startswith(
-                "/api/"
-            ):  # mlflow lists and creates endpoints at a path with a slash at its end
+            check_origin(scope["method"], Headers(scope=scope))
+            # mlflow lists and creates endpoints at a path with a slash at its end.
+            if scope["path"].startswith("/api/"):
                 scope = {**scope, "path": scope["path"].rstrip("/")}
             if scope["path"] not in OPEN_PATHS and not scope["path"].startswith(self._open_paths):
                 scope = {**scope, "dbllm.caller": self._caller(Headers(scope=scope))}
         await self._app(scope, receive, send)
 
     def _caller(self, headers: Headers) -> Caller:
-        scheme, _, credential = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not credential.strip():
+        token = read_token(headers.get("authorization", ""))
+        if token is None:
             raise no_credential()
-        caller = self._callers(credential.strip())
+        caller = self._callers(token)
         if caller is None:
             raise wrong_token()
         return caller

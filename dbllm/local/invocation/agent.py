@@ -1,7 +1,9 @@
 """Agent endpoints, task agent/v1/responses: OpenAI's Responses wire as Databricks' agents speak it. All pure.
 
 The agent is the chat model itself: its items are read as messages, and it answers with a text or with a function
-call that the caller carries out. `custom_inputs` come back as `custom_outputs` (source: mlflow's ResponsesAgent types).
+call that the caller carries out. `custom_inputs` come back as `custom_outputs`. A request is read as MLflow's scoring
+server reads it for a ResponsesAgent (mlflow 3.17, ResponsesAgentRequest): a field of that type has to have its type,
+any other is dropped. `instructions`, which are OpenAI's, are followed all the same.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dbllm.local.errors import Problem, bad_request, unknown_field
+from dbllm.local.errors import Problem, bad_request
 from dbllm.local.invocation.requests import TextRequest, read_chat
 from dbllm.local.invocation.responses import Accumulator, Head, Json
 from dbllm.local.invocation.scoring import kind_of
@@ -21,17 +23,23 @@ ECHOED = (
     "tool_choice", "tools", "top_p", "truncation", "user",
 )  # fmt: skip
 """Fields of a request that its answer repeats."""
-SAME = ("temperature", "top_p", "stream", "model", "parallel_tool_calls", "client_request_id", "usage_context")
+SAME = ("temperature", "top_p", "stream", "parallel_tool_calls")
 """Fields that mean the same in a chat request."""
-WITHOUT_MEANING = (
-    "context",
-    "databricks_options",
-    "store",
-    "include",
-    "stream_options",
-    "service_tier",
-    "top_logprobs",
-)
+TYPES = {
+    "background": (bool, "true or false"),
+    "context": (dict, "an object"),
+    "custom_inputs": (dict, "an object"),
+    "instructions": (str, "a string"),
+    "metadata": (dict, "an object of strings"),
+    "parallel_tool_calls": (bool, "true or false"),
+    "reasoning": (dict, "an object"),
+    "store": (bool, "true or false"),
+    "stream": (bool, "true or false"),
+    "tools": (list, "a list"),
+    "truncation": (str, "a string"),
+    "user": (str, "a string"),
+}
+"""The types of the fields that the chat request does not check."""
 TEXTS = ("input_text", "output_text", "text")
 
 
@@ -44,8 +52,8 @@ class AgentRequest:
     custom_inputs: object
 
 
-def read_response(body: object) -> AgentRequest:
-    """An agent's request: `input` is a text or a list of items.
+def read_response(body: object, *, text_allowed: bool = True) -> AgentRequest:
+    """An agent's request: `input` is a list of items; on OpenAI's path, which `text_allowed` means, also a text.
 
     Raises:
         Problem: 400 with the reason.
@@ -53,20 +61,19 @@ def read_response(body: object) -> AgentRequest:
     if not isinstance(body, dict):
         raise bad_request(f"json: cannot unmarshal {kind_of(body)} into a request object")
     fields = {name: value for name, value in body.items() if value is not None}
-    if "messages" in fields:
-        raise bad_request("an agent of task agent/v1/responses takes 'input', not 'messages'")
-    for name in fields:
-        if name == "previous_response_id":
-            raise bad_request(
-                "'previous_response_id' is not supported: nothing is stored here; send all items in 'input'"
-            )
-        if name not in (*ECHOED, *SAME, *WITHOUT_MEANING, "input", "custom_inputs"):
-            raise unknown_field(name)
     if "input" not in fields:
-        raise bad_request("missing required field 'input'")
-    custom = fields.get("custom_inputs")
-    if custom is not None and not isinstance(custom, dict):
-        raise bad_request(f"field 'custom_inputs' must be an object, got {kind_of(custom)}")
+        instead = "an agent of task agent/v1/responses takes 'input', not 'messages'"
+        raise bad_request(instead if "messages" in fields else "missing required field 'input'")
+    for name, (kind, words) in TYPES.items():
+        if name in fields and not isinstance(fields[name], kind):
+            raise bad_request(f"field '{name}' must be {words}, got {kind_of(fields[name])}")
+    if not all(isinstance(value, str) for value in fields.get("metadata", {}).values()):
+        raise bad_request("field 'metadata' must be an object of strings")
+    if isinstance(fields["input"], str) and not text_allowed:
+        # mlflow's words: its signature has `'input': Array(Any) (required)`.
+        reason = "Failed to enforce schema of data. Error: Expected data of 'input' to be list, got str"
+        example = '"input": [{"role": "user", "content": "..."}]'
+        raise Problem(400, "INVALID_PARAMETER_VALUE", f"{reason}. Send a list of items: {example}")
     ahead = _instructions(fields.get("instructions"))
     chat = {name: fields[name] for name in SAME if name in fields}
     chat["messages"] = [*ahead, *_items(fields["input"])]
@@ -82,7 +89,7 @@ def read_response(body: object) -> AgentRequest:
         wanted = read_chat(chat)
     except Problem as problem:
         raise bad_request(_in_our_words(problem.message, len(ahead))) from problem
-    return AgentRequest(wanted, {name: fields[name] for name in ECHOED if name in fields}, custom)
+    return AgentRequest(wanted, {name: fields[name] for name in ECHOED if name in fields}, fields.get("custom_inputs"))
 
 
 def _in_our_words(message: str, ahead: int) -> str:
@@ -94,18 +101,14 @@ def _in_our_words(message: str, ahead: int) -> str:
 
 
 def _instructions(value: object) -> list[Json]:
-    if value is None:
-        return []
-    if not isinstance(value, str):
-        raise bad_request(f"field 'instructions' must be a string, got {kind_of(value)}")
-    return [{"role": "system", "content": value}]
+    return [] if value is None else [{"role": "system", "content": value}]
 
 
 def _items(value: object) -> list[Json]:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
-        raise bad_request("field 'input' must be a string or a list of items, not empty")
+        raise bad_request(f"field 'input' must be a list of items, not empty; got {kind_of(value)}")
     return [_item(f"input[{number}]", item) for number, item in enumerate(value)]
 
 
@@ -162,16 +165,22 @@ def _tools(value: object) -> object:
 
 
 def _choice(value: object) -> object:
-    if isinstance(value, dict) and value.get("type") == "function" and "name" in value:
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") == "function" and "name" in value:
         return {"type": "function", "function": {"name": value["name"]}}
+    if value.get("type") == "allowed_tools" and isinstance(value.get("tools"), list):
+        allowed = {"mode": value.get("mode"), "tools": [_choice(tool) for tool in value["tools"]]}
+        return {"type": "allowed_tools", "allowed_tools": allowed}
     return value
 
 
 def _format(value: object) -> object:
-    wanted = value.get("format", {"type": "text"}) if isinstance(value, dict) else None
-    if not isinstance(wanted, dict):
+    """As a chat's `response_format`; the schema may also stand inside `json_schema`, as it does there."""
+    if not isinstance(value, dict) or not isinstance(value.get("format") or {}, dict):
         raise bad_request('field \'text\' must be an object such as {"format": {"type": "text"}}')
-    if wanted.get("type") != "json_schema":
+    wanted = value.get("format") or {"type": "text"}
+    if wanted.get("type") != "json_schema" or isinstance(wanted.get("json_schema"), dict):
         return wanted
     return {"type": "json_schema", "json_schema": {name: one for name, one in wanted.items() if name != "type"}}
 

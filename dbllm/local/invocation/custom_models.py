@@ -21,9 +21,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dbllm.local.errors import LocalError, Problem, bad_request
-from dbllm.local.gateway.gateway import EXECUTION, http_client
-from dbllm.local.gateway.providers import on_this_machine
+from dbllm.local.gateway.gateway import EXECUTION
 from dbllm.local.http.asgi import EventStream, decode_json, until_gone
+from dbllm.local.http.client import http_client, is_loopback
 from dbllm.local.invocation import callables, scoring
 from dbllm.local.invocation.callables import Answerer, Prompt, RefusedError
 from dbllm.local.invocation.own_models import check_content_type
@@ -101,7 +101,7 @@ def scoring_url(target: str) -> str:
     parts = urlsplit(target)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise LocalError(f"{target} is neither module:function nor the URL of an MLflow scoring server.")
-    if parts.scheme == "http" and not on_this_machine(target):
+    if parts.scheme == "http" and not is_loopback(target):
         raise LocalError(f"{target} must be https: plain http is for this machine only.")
     return target if parts.path.endswith("/invocations") else f"{target.rstrip('/')}/invocations"
 

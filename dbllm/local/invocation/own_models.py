@@ -50,7 +50,13 @@ async def invoke(request: Request, endpoint: Endpoint, models: LocalModels, body
     if endpoint.task == "llm/v1/embeddings":
         return await _embed(request, requests.read_embeddings(decoded), endpoint, models, headers)
     if endpoint.task == "agent/v1/responses":
-        return await _respond(request, agent.read_response(decoded), endpoint, models, headers)
+        return await _respond(
+            request,
+            agent.read_response(decoded, text_allowed="name" not in request.path_params),
+            endpoint,
+            models,
+            headers,
+        )
     chat = endpoint.task == "llm/v1/chat"
     wanted = requests.read_chat(decoded) if chat else requests.read_completions(decoded)
     head = responses.Head(

@@ -41,6 +41,7 @@ class TextRequest:
             otherwise it is on every chunk.
         offer: the tools that may or must be called instead.
         question: the message that the tools are for.
+        results: what came of the tools that were called for it already.
         alternatives: with logprobs, how many alternatives to each token are told.
     """
 
@@ -51,11 +52,12 @@ class TextRequest:
     offer: tools.ToolOffer | None = None
     question: str = ""
     alternatives: int = 0
+    results: tuple[str, ...] = ()
 
     def calling(self, tool: tools.Tool) -> TextRequest:
         """The same request once it is decided that a tool is called."""
         sampling = {name: value for name, value in self.jobs[0].request.items() if name in SAMPLING}
-        asked = {**tools.arguments_request(tool, self.question), **GUIDED, **sampling}
+        asked = {**tools.arguments_request(tool, self.question, self.results), **GUIDED, **sampling}
         return replace(self, jobs=(Job("chat", asked),) * len(self.jobs), offer=None)
 
 
@@ -84,12 +86,22 @@ def read_chat(body: object) -> TextRequest:
     if fields.get("logprobs"):
         request |= {"logprobs": True, "top_logprobs": max(1, _top(fields, "top_logprobs"))}  # with 0 llama.cpp has none
     offer = tools.read_offer(tools.read_tools(fields.get("tools", [])), fields.get("tool_choice"))
-    if offer is not None and not offer.required and last_role(messages) != "user":
+    results = results_since_question(messages)
+    if offer is not None and offer.required:
+        offer = tools.still_to_call(offer, [call.name for call, _ in results])
+    elif last_role(messages) != "user":
         offer = None  # the result of a tool is there: what is left to do is the answer
     count = _count(fields)
-    jobs, question = (Job("chat", request),) * count, last_question(messages)
-    top = _top(fields, "top_logprobs")
-    return TextRequest(jobs, count, _stream(fields), _usage_apart(fields), offer, question, top)
+    return TextRequest(
+        (Job("chat", request),) * count,
+        count,
+        _stream(fields),
+        _usage_apart(fields),
+        offer,
+        last_question(messages),
+        _top(fields, "top_logprobs"),
+        tuple(tools.result(call, text)["content"] for call, text in results),
+    )
 
 
 def read_completions(body: object) -> TextRequest:
@@ -210,6 +222,20 @@ def last_question(messages: object) -> str:
         if message["role"] == "user":
             return _content("messages", message["content"])
     return ""
+
+
+def results_since_question(messages: object) -> list[tuple[tools.Call, str]]:
+    """The calls that have a result since the user's last message, in the order of the results; read messages only."""
+    results: list[tuple[tools.Call, str]] = []
+    calls: dict[str, tools.Call] = {}
+    for message in messages if isinstance(messages, list) else []:
+        if message["role"] == "user":
+            results = []
+        elif message["role"] == "assistant":
+            calls |= {call.id: call for call in tools.read_calls("tool_calls", message.get("tool_calls") or [])}
+        elif message["role"] == "tool":
+            results.append((calls[str(message["tool_call_id"])], _content("content", message["content"])))
+    return results
 
 
 def _messages(messages: object) -> list[tools.Message]:

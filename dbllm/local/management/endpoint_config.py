@@ -14,7 +14,7 @@ Json = dict[str, object]
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
 REFERENCE = re.compile(r"\{\{secrets/([^/{}]+)/([^/{}]+)\}\}")
-MAX_ENTITIES = 10
+MAX_ENTITIES = 15
 MAX_VARIABLES = 30
 WORKLOAD_SIZES = ("Small", "Medium", "Large")
 WORKLOAD_TYPES = (

@@ -12,12 +12,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dbllm.local.errors import bad_request
+from dbllm.local.errors import Problem, bad_request
 from dbllm.local.invocation.scoring import kind_of
 from dbllm.local.model.grammar import json_grammar
 
 MAX_TOOLS = 32
 """Tools of one request (Databricks docs: function calling)."""
+
+MAX_RESULT = 1000
+"""Characters of an earlier result that the arguments of the next call are taken from."""
 
 Message = dict[str, str]
 
@@ -65,7 +68,7 @@ class ToolOffer:
 
 
 def read_tools(value: object) -> tuple[Tool, ...]:
-    """The `tools` of a request: `[{"type": "function", "function": {"name", "description"?, "parameters"}}]`.
+    """The `tools` of a request: `[{"type": "function", "function": {"name", "description"?, "parameters"?}}]`.
 
     Raises:
         Problem: 400 with the reason.
@@ -89,7 +92,7 @@ def _tool(where: str, value: object) -> Tool:
 
 
 def function_tool(where: str, function: Mapping[str, object]) -> Tool:
-    """A function's name, description and parameters.
+    """A function's name, description and parameters; without parameters it takes none (OpenAI's FunctionDefinition).
 
     Raises:
         Problem: 400 with the reason.
@@ -99,7 +102,7 @@ def function_tool(where: str, function: Mapping[str, object]) -> Tool:
         raise bad_request(f"'{where}.name' must be 1 to 64 letters, digits, _ or -; got {name!r}")
     if not isinstance(description, str):
         raise bad_request(f"'{where}.description' must be a string, got {kind_of(description)}")
-    schema = function.get("parameters")
+    schema = {} if function.get("parameters") is None else function["parameters"]
     if not isinstance(schema, dict):
         raise bad_request(f"'{where}.parameters' must be a JSON schema, got {kind_of(schema)}")
     if schema.get("type", "object") != "object":
@@ -114,7 +117,7 @@ def function_tool(where: str, function: Mapping[str, object]) -> Tool:
 
 
 def read_offer(tools: Sequence[Tool], choice: object) -> ToolOffer | None:
-    """What `tool_choice` makes of the tools: auto, none, required, or a function by its name.
+    """What `tool_choice` makes of the tools: auto, none, required, a function by its name, or some that are allowed.
 
     Raises:
         Problem: 400 with the reason.
@@ -127,17 +130,57 @@ def read_offer(tools: Sequence[Tool], choice: object) -> ToolOffer | None:
         raise bad_request("field 'tool_choice' is only allowed with 'tools'")
     if choice == "required":
         return ToolOffer(tuple(tools), required=True)
-    function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind == "allowed_tools" and isinstance(choice, dict):
+        return _read_allowed(tools, choice.get("allowed_tools"))
+    if kind != "function":
+        raise _no_choice(choice)
+    return ToolOffer((_named_tool(tools, choice),), required=True)
+
+
+def _read_allowed(tools: Sequence[Tool], allowed: object) -> ToolOffer:
+    """`{"mode": "auto" | "required", "tools": [...]}`: the same as if only these tools were offered."""
+    mode = allowed.get("mode") if isinstance(allowed, dict) else None
+    listed = allowed.get("tools") if isinstance(allowed, dict) else None
+    if mode not in ("auto", "required") or not isinstance(listed, list) or not listed:
+        raise bad_request("'tool_choice.allowed_tools' must have 'mode', auto or required, and a list 'tools'")
+    return ToolOffer(tuple(dict.fromkeys(_named_tool(tools, one) for one in listed)), required=mode == "required")
+
+
+def _named_tool(tools: Sequence[Tool], choice: object) -> Tool:
+    """The tool of `{"type": "function", "function": {"name"}}`."""
+    function = choice.get("function") if isinstance(choice, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str):
-        raise bad_request(
-            "field 'tool_choice' must be auto, none, required or "
-            '{"type": "function", "function": {"name": ...}}; got ' + repr(choice)[:60]
-        )
-    named = tuple(tool for tool in tools if tool.name == name)
-    if not named:
-        raise bad_request(f"field 'tool_choice' names '{name}', which is not among the tools")
-    return ToolOffer(named, required=True)
+        raise _no_choice(choice)
+    for tool in tools:
+        if tool.name == name:
+            return tool
+    raise bad_request(f"field 'tool_choice' names '{name}', which is not among the tools")
+
+
+def _no_choice(choice: object) -> Problem:
+    return bad_request(
+        "field 'tool_choice' must be auto, none, required or "
+        '{"type": "function", "function": {"name": ...}}; got ' + repr(choice)[:60]
+    )
+
+
+def still_to_call(offer: ToolOffer, called: Sequence[str]) -> ToolOffer:
+    """An offer of which one must be called, once the results of earlier calls are there.
+
+    No tool is called again for the same question, so that a caller who always requires a call comes to the tool that
+    ends its work. When each of them has a result, the last one is meant: its arguments were not accepted.
+
+    Args:
+        offer: the tools of the request.
+        called: the names of the tools that have results since the user's last message, in order.
+    """
+    left = tuple(tool for tool in offer.tools if tool.name not in called)
+    if not left:
+        last_first = called[::-1]
+        left = (min(offer.tools, key=lambda tool: last_first.index(tool.name)),)
+    return ToolOffer(left, offer.required)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +234,12 @@ def merged(messages: Sequence[Message]) -> list[Message]:
     return out
 
 
-def arguments_request(tool: Tool, question: str) -> dict[str, object]:
-    """What the engine is asked for the arguments of a call.
+def arguments_request(tool: Tool, question: str, results: Sequence[str] = ()) -> dict[str, object]:
+    """What the engine is asked for the arguments of a call; `results` of earlier calls may hold them, too.
 
     Examples come before: with them this model copies names and numbers out of the message instead of making them up.
     """
     purpose = f": {tool.purpose}" if tool.description else ""
-    asked = f"Message: {question}\nFunction: {tool.name}({', '.join(tool.arguments)}){purpose}"
+    message = "\n".join((question, *(text[:MAX_RESULT] for text in results)))
+    asked = f"Message: {message}\nFunction: {tool.name}({', '.join(tool.arguments)}){purpose}"
     return {"messages": [*_EXAMPLES, {"role": "user", "content": asked}], "grammar": tool.grammar}
