@@ -117,7 +117,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._open.add(self)  # type: ignore[arg-type]
+        self._open.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._begun = (self._begun + data).lstrip(b"\r\n")
@@ -125,13 +125,13 @@ class HttpProtocol(asyncio.Protocol):
         if self._transport is None or (not newline and len(self._begun) < MAX_LINE):
             return
         protocol = self._make(H11Protocol if line.rstrip().endswith(b"HTTP/1.0") else AutoHTTPProtocol)
-        self._open.discard(self)  # type: ignore[arg-type]
+        self._open.discard(self)
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
         protocol.data_received(self._begun)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._open.discard(self)  # type: ignore[arg-type]
+        self._open.discard(self)
 
     def shutdown(self) -> None:
         """uvicorn calls this when it stops."""
