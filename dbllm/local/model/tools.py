@@ -19,6 +19,8 @@ from dbllm.local.model.grammar import json_grammar
 MAX_TOOLS = 32
 """Tools of one request (Databricks docs: function calling)."""
 
+MAX_PURPOSE = 1000
+"""Characters of a description in which its first sentence is looked for."""
 MAX_RESULT = 1000
 """Characters of an earlier result that the arguments of the next call are taken from."""
 
@@ -54,8 +56,13 @@ class Tool:
 
     @property
     def purpose(self) -> str:
-        """What it does in a few words: the first sentence of its description, else its name."""
-        first = re.split(r"(?<=[.!?])\s|\n", self.description.strip(), maxsplit=1)[0]
+        """What it does in a few words: the first sentence of its description, else its name.
+
+        Some clients (LlamaIndex) write the function's signature in front, which says nothing about that.
+        """
+        signature = rf"\s*{re.escape(self.name)}\(.*?\)[^\n]*?(\n| - )"
+        told = re.sub(rf"\A{signature}", "", self.description[:MAX_PURPOSE], count=1, flags=re.DOTALL)
+        first = re.split(r"(?<=[.!?])\s|\n", told.strip(), maxsplit=1)[0]
         return (first or re.sub(r"[_\-]+", " ", self.name)).strip()[:120]
 
 
