@@ -32,7 +32,9 @@ from dbllm.local.invocation.callables import Answerer
 from dbllm.local.invocation.custom_models import Customs
 from dbllm.local.invocation.dispatch import AT_ONCE, Dispatch
 from dbllm.local.invocation.faults import Fault, Faults
-from dbllm.local.invocation.own_models import CUSTOM_LIMIT, FOUNDATION_LIMIT, LocalModels
+from dbllm.local.invocation.limits import FOUNDATION_BODY, max_body
+from dbllm.local.invocation.local_models import LocalModels
+from dbllm.local.json_values import Json
 from dbllm.local.management import catalog, endpoint_config, endpoint_record
 from dbllm.local.management.endpoint_record import Record
 from dbllm.local.management.endpoints import DEPLOY_SECONDS, Endpoints, ManagementHooks, no_such_served
@@ -234,7 +236,7 @@ class _Workspace:
             Operation("DELETE", DRIVER_APPS, self._remove_driver_app, "Let it reach one less", port),
         ]
 
-    def _me(self, call: operations.Call) -> operations.Json:
+    def _me(self, call: operations.Call) -> Json:
         """Who the token belongs to (SCIM)."""
         name = call.caller.name
         return {
@@ -247,15 +249,15 @@ class _Workspace:
             "groups": [{"display": "users", "type": "direct", "value": "1"}],
         }
 
-    def _driver_apps(self, _call: operations.Call) -> operations.Json:
+    def _driver_apps(self, _call: operations.Call) -> Json:
         """Local only, not a Databricks API: which ports of this machine the driver proxy may reach."""
         return {"cluster_id": self._identity.cluster_id, "ports": sorted(self._proxy.ports)}
 
-    def _add_driver_app(self, call: operations.Call) -> operations.Json:
+    def _add_driver_app(self, call: operations.Call) -> Json:
         self._proxy.ports.add(_port(call))
         return self._driver_apps(call)
 
-    def _remove_driver_app(self, call: operations.Call) -> operations.Json:
+    def _remove_driver_app(self, call: operations.Call) -> Json:
         self._proxy.ports.discard(_port(call))
         return self._driver_apps(call)
 
@@ -267,12 +269,12 @@ class _Workspace:
         served = request.path_params.get("served")
         if served is not None and served not in {entity.name for entity in endpoint_record.entities(record)}:
             raise no_such_served(served, record.name)
-        body = await read_body(request, CUSTOM_LIMIT if record.task is None else FOUNDATION_LIMIT)
+        body = await read_body(request, max_body(record.task))
         return await self._answer(request, record, served, body)
 
     async def by_model(self, request: Request) -> Response:
         """The paths of OpenAI clients, where `model` in the body names the endpoint."""
-        body = await read_body(request, FOUNDATION_LIMIT)
+        body = await read_body(request, FOUNDATION_BODY)
         decoded = decode_json(body)
         name = decoded.get("model") if isinstance(decoded, dict) else None
         if not isinstance(name, str):
@@ -319,8 +321,8 @@ def _described_only(_call: operations.Call) -> object:
     raise AssertionError("it is described in the document, and routed by itself")
 
 
-_STREAM: operations.Json = {"type": "boolean"}
-_MOST: operations.Json = {"type": "integer", "minimum": 1, "maximum": 8}
+_STREAM: Json = {"type": "boolean"}
+_MOST: Json = {"type": "integer", "minimum": 1, "maximum": 8}
 _MESSAGE = operations.body(
     "role", "content", role={"type": "string", "enum": ["system", "user", "assistant"]}, content=TEXT
 )

@@ -22,7 +22,7 @@ from dbllm.local.gateway.gateway import Gateway
 from dbllm.local.gateway.own_upstream import PATH, Upstream
 from dbllm.local.http.middleware import ErrorMiddleware
 from dbllm.local.http.server import WebServer, listen
-from dbllm.local.invocation.own_models import LocalModels
+from dbllm.local.invocation.local_models import LocalModels
 from dbllm.local.management.served_entity import Entity, Kind
 from dbllm.local.model.embeddings import Vectors
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dbllm.local.errors import denied, invalid
+from dbllm.local.json_values import Json
 
-Json = dict[str, object]
 Acl = Mapping[str, str]
 """Principal, as `<field>:<name>`, to level."""
 

@@ -16,9 +16,8 @@ from typing import cast
 from dbllm.local.access.permissions import Caller, only_admins
 from dbllm.local.errors import expired_token, invalid, missing, taken
 from dbllm.local.http.operations import TEXT, Call, Operation, body
+from dbllm.local.json_values import Json
 from dbllm.local.storage.store import Change, Store
-
-Json = dict[str, object]
 
 PRINCIPALS = "/api/local/principals"
 TOKENS = "/api/local/tokens"

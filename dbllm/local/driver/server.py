@@ -26,7 +26,7 @@ import httpx
 from dbllm.local import LocalError
 from dbllm.local.errors import Problem
 from dbllm.local.extras import missing_extra
-from dbllm.local.invocation.scoring import kind_of
+from dbllm.local.json_values import json_type
 
 try:
     from starlette.requests import Request
@@ -210,12 +210,12 @@ def read_prompt(body: object) -> Prompt:
         Problem: 400 with the reason.
     """
     if not isinstance(body, dict):
-        raise _bad(f"the body must be a JSON object with 'prompt', got {kind_of(body)}")
+        raise _bad(f"the body must be a JSON object with 'prompt', got {json_type(body)}")
     if "prompt" not in body:
         raise _bad("'prompt' is missing")
     prompt, stop = body["prompt"], body.get("stop")
     if not isinstance(prompt, str):
-        raise _bad(f"'prompt' must be a string, got {kind_of(prompt)}")
+        raise _bad(f"'prompt' must be a string, got {json_type(prompt)}")
     stop = [] if stop is None else stop
     if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
         raise _bad("'stop' must be a list of strings that are not empty")

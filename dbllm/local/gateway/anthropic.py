@@ -17,7 +17,6 @@ from dbllm.local.gateway.dialect import (
     CHAT,
     EMBEDDINGS,
     Chunks,
-    Json,
     Reader,
     as_list,
     decoded,
@@ -26,6 +25,7 @@ from dbllm.local.gateway.dialect import (
     tool_call,
     whole,
 )
+from dbllm.local.json_values import Json
 
 VERSION = "2023-06-01"
 """The API's version, a header of every request."""

@@ -10,18 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from dbllm.local.errors import bad_request
-from dbllm.local.gateway.dialect import (
-    CHAT,
-    EMBEDDINGS,
-    Chunks,
-    Json,
-    Reader,
-    as_list,
-    decoded,
-    one_prompt,
-    tool_call,
-    whole,
-)
+from dbllm.local.gateway.dialect import CHAT, EMBEDDINGS, Chunks, Reader, as_list, decoded, one_prompt, tool_call, whole
+from dbllm.local.json_values import Json
 
 FINISH = {
     "COMPLETE": "stop",

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from dbllm.local.errors import Problem, bad_request
-from dbllm.local.invocation.scoring import kind_of
-
-Json = dict[str, object]
+from dbllm.local.json_values import Json, json_type
 
 CHAT = "llm/v1/chat"
 COMPLETIONS = "llm/v1/completions"
@@ -99,7 +97,7 @@ def read(task: str, body: object) -> Json:
     if task not in (CHAT, COMPLETIONS, EMBEDDINGS):
         raise bad_request(f"an external model cannot answer the task '{task}'")
     if not isinstance(body, dict):
-        raise bad_request(f"the body must be a JSON object, got {kind_of(body)}")
+        raise bad_request(f"the body must be a JSON object, got {json_type(body)}")
     wanted = {name: value for name, value in body.items() if name not in OWN_FIELDS and value is not None}
     _READ[task](wanted)
     if not isinstance(wanted.get("stream", False), bool):
@@ -154,7 +152,7 @@ def unparsable(field: str, expected: str, got: object) -> Problem:
         400,
         "BAD_REQUEST",
         f"Unable to parse json body for request, field '{field}' expects input with json type '{expected}' "
-        f"but got '{kind_of(got)}'",
+        f"but got '{json_type(got)}'",
     )
 
 
@@ -162,7 +160,7 @@ def decoded(data: str) -> Json:
     """An event's JSON object; ValueError when it is something else."""
     found = json.loads(data)
     if not isinstance(found, dict):
-        raise ValueError(f"an event is {kind_of(found)}, not an object")
+        raise ValueError(f"an event is {json_type(found)}, not an object")
     return found
 
 

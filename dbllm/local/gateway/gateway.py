@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -20,9 +20,9 @@ from starlette.responses import JSONResponse, Response
 from dbllm._protocol.sse import Decoder
 from dbllm.local.errors import Problem
 from dbllm.local.gateway import dialect, providers
-from dbllm.local.gateway.dialect import Json
-from dbllm.local.http.asgi import EventStream, decode_json, until_gone
+from dbllm.local.http.asgi import Emit, EventStream, decode_json, until_gone
 from dbllm.local.http.client import http_client
+from dbllm.local.json_values import Json
 from dbllm.local.management.served_entity import Entity
 
 EXECUTION = 297.0
@@ -31,7 +31,6 @@ EXECUTION = 297.0
 HINTS = ("retry-after", "retry-after-ms")
 """Headers of a provider's error that say when to come again."""
 
-Emit = Callable[[object], Awaitable[None]]
 _T = TypeVar("_T")
 
 

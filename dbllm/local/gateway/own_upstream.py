@@ -18,7 +18,9 @@ from starlette.types import Receive, Scope, Send
 
 from dbllm.local.errors import Problem
 from dbllm.local.http.asgi import read_body
-from dbllm.local.invocation.own_models import FOUNDATION_LIMIT, LocalModels, invoke
+from dbllm.local.invocation.limits import FOUNDATION_BODY
+from dbllm.local.invocation.local_models import LocalModels
+from dbllm.local.invocation.own_models import invoke
 from dbllm.local.management.catalog import FOUNDATION, Endpoint
 from dbllm.local.model.embeddings import NAME as VECTORS
 
@@ -62,7 +64,7 @@ class Upstream:
             raise Problem(404, "unknown_url", f"Invalid URL ({request.method} {PATH}/{path})")
         name = VECTORS if task == "llm/v1/embeddings" else self._models.engine.name
         endpoint = Endpoint("upstream", task, FOUNDATION, "upstream", name, "")
-        return await invoke(request, endpoint, self._models, await read_body(request, FOUNDATION_LIMIT))
+        return await invoke(request, endpoint, self._models, await read_body(request, FOUNDATION_BODY))
 
 
 class _Answer:

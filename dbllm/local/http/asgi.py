@@ -103,7 +103,10 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-Frames = Callable[[Callable[[object], Awaitable[None]]], Coroutine[Any, Any, object]]
+Emit = Callable[[object], Awaitable[None]]
+"""Sends one frame of a stream: a JSON value."""
+
+Frames = Callable[[Emit], Coroutine[Any, Any, object]]
 """Makes the frames of a stream: it is handed `emit` and awaits it with one JSON value per frame."""
 
 

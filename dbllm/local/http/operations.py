@@ -19,8 +19,7 @@ from starlette.routing import Route
 from dbllm.local.access.permissions import Caller
 from dbllm.local.errors import malformed
 from dbllm.local.http.asgi import MEGABYTE, decode_json, read_body
-
-Json = dict[str, object]
+from dbllm.local.json_values import Json
 
 LARGEST = MEGABYTE
 """Bytes of a request's body."""

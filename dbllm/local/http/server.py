@@ -111,7 +111,7 @@ class HttpProtocol(asyncio.Protocol):
             server_state=server_state,
             **more,
         )
-        self._open = server_state.connections
+        self._open: set[Any] = server_state.connections
         self._transport: asyncio.Transport | None = None
         self._begun = b""
 

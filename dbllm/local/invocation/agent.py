@@ -1,4 +1,4 @@
-"""Agent endpoints, task agent/v1/responses: OpenAI's Responses wire as Databricks' agents speak it. All pure.
+"""Agent endpoints, task agent/v1/responses: OpenAI's Responses wire as Databricks' agents speak it.
 
 The agent is the chat model itself: its items are read as messages, and it answers with a text or with a function
 call that the caller carries out. `custom_inputs` come back as `custom_outputs`. A request is read as MLflow's scoring
@@ -9,13 +9,20 @@ any other is dropped. `instructions`, which are OpenAI's, are followed all the s
 from __future__ import annotations
 
 import re
+import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from starlette.requests import Request
+
 from dbllm.local.errors import Problem, bad_request
+from dbllm.local.http.asgi import Emit, decode_json
+from dbllm.local.invocation.local_models import LocalModels
 from dbllm.local.invocation.requests import TextRequest, read_chat
-from dbllm.local.invocation.responses import Accumulator, Head, Json
-from dbllm.local.invocation.scoring import kind_of
+from dbllm.local.invocation.responses import Accumulator, Head
+from dbllm.local.invocation.task import Task
+from dbllm.local.json_values import Json, json_type
 from dbllm.local.model.llama import Piece
 
 ECHOED = (
@@ -51,6 +58,39 @@ class AgentRequest:
     echoed: Json
     custom_inputs: object
 
+    @property
+    def stream(self) -> bool:
+        """Whether the answer is wanted piece by piece."""
+        return self.wanted.stream
+
+
+class AgentTask(Task[AgentRequest]):
+    """agent/v1/responses."""
+
+    def read(self, request: Request, body: bytes) -> AgentRequest:
+        by_model = "name" not in request.path_params  # the path of OpenAI's clients
+        return read_response(decode_json(body), text_allowed=by_model)
+
+    async def answer(self, models: LocalModels, model: str, wanted: AgentRequest) -> Json:
+        async def drop(_event: object) -> None:
+            pass
+
+        return (await self.stream(models, model, wanted, drop)).whole()
+
+    async def stream(self, models: LocalModels, model: str, wanted: AgentRequest, emit: Emit) -> ResponseEvents:
+        head = Head(f"resp_{uuid.uuid4().hex}", int(time.time()), model, "llm/v1/chat")
+        head, text_request = await models.decide_call(head, wanted.wanted)
+        response = ResponseEvents(head, wanted)
+        async with models.generate(text_request.jobs) as pieces:
+            begun = False
+            async for piece in pieces:
+                for event in ([] if begun else response.begin()) + response.add(piece):
+                    await emit(event)
+                begun = True
+        for event in response.end():
+            await emit(event)
+        return response
+
 
 def read_response(body: object, *, text_allowed: bool = True) -> AgentRequest:
     """An agent's request: `input` is a list of items; on OpenAI's path, which `text_allowed` means, also a text.
@@ -59,14 +99,14 @@ def read_response(body: object, *, text_allowed: bool = True) -> AgentRequest:
         Problem: 400 with the reason.
     """
     if not isinstance(body, dict):
-        raise bad_request(f"json: cannot unmarshal {kind_of(body)} into a request object")
+        raise bad_request(f"json: cannot unmarshal {json_type(body)} into a request object")
     fields = {name: value for name, value in body.items() if value is not None}
     if "input" not in fields:
         instead = "an agent of task agent/v1/responses takes 'input', not 'messages'"
         raise bad_request(instead if "messages" in fields else "missing required field 'input'")
     for name, (kind, words) in TYPES.items():
         if name in fields and not isinstance(fields[name], kind):
-            raise bad_request(f"field '{name}' must be {words}, got {kind_of(fields[name])}")
+            raise bad_request(f"field '{name}' must be {words}, got {json_type(fields[name])}")
     if not all(isinstance(value, str) for value in fields.get("metadata", {}).values()):
         raise bad_request("field 'metadata' must be an object of strings")
     if isinstance(fields["input"], str) and not text_allowed:
@@ -108,14 +148,14 @@ def _items(value: object) -> list[Json]:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
-        raise bad_request(f"field 'input' must be a list of items, not empty; got {kind_of(value)}")
+        raise bad_request(f"field 'input' must be a list of items, not empty; got {json_type(value)}")
     return [_item(f"input[{number}]", item) for number, item in enumerate(value)]
 
 
 def _item(where: str, item: object) -> Json:
     """One message per item, so that a problem with it names the right one."""
     if not isinstance(item, dict):
-        raise bad_request(f"'{where}' must be an item, an object with 'role' or 'type'; got {kind_of(item)}")
+        raise bad_request(f"'{where}' must be an item, an object with 'role' or 'type'; got {json_type(item)}")
     kind = item.get("type", "message")
     if kind == "message":
         role = "system" if item.get("role") == "developer" else item.get("role")
@@ -155,7 +195,7 @@ def _tools(value: object) -> object:
         return value
     for number, tool in enumerate(value):
         if not isinstance(tool, dict) or tool.get("type") != "function":
-            kind = tool.get("type") if isinstance(tool, dict) else kind_of(tool)
+            kind = tool.get("type") if isinstance(tool, dict) else json_type(tool)
             raise bad_request(
                 f"'tools[{number}].type' must be function: this agent has no tools of its own; got {kind!r}"
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,16 +22,15 @@ from starlette.responses import Response
 
 from dbllm.local.errors import LocalError, Problem, bad_request
 from dbllm.local.gateway.gateway import EXECUTION
-from dbllm.local.http.asgi import EventStream, decode_json, until_gone
+from dbllm.local.http.asgi import Emit, EventStream, decode_json, until_gone
 from dbllm.local.http.client import http_client, is_loopback
 from dbllm.local.invocation import callables, scoring
 from dbllm.local.invocation.callables import Answerer, Prompt, RefusedError
-from dbllm.local.invocation.own_models import check_content_type
+from dbllm.local.json_values import json_type
 from dbllm.local.management.served_entity import Entity
 
 logger = logging.getLogger("dbllm.local")
 
-Emit = Callable[[object], Awaitable[None]]
 T = TypeVar("T")
 KEPT = ("content-type", "accept")
 """Request headers that an MLflow scoring server looks at."""
@@ -113,7 +112,7 @@ class _Function:
     answerer: Answerer
 
     async def answer(self, request: Request, headers: Mapping[str, str], body: bytes) -> Response:
-        check_content_type(request.headers.get("content-type", ""))
+        scoring.check_content_type(request.headers.get("content-type", ""))
         decoded = decode_json(body)
         wanted = scoring.parse(decoded) if self._by_row or _is_table(decoded) else None
         if wanted is not None and self._by_row:
@@ -224,7 +223,7 @@ def _whole(decoded: Any, wanted: scoring.Scoring | None) -> tuple[object, object
         return [dict(row) for row in without.rows], decoded.get("params") or {}, True
     params = decoded.get("params")
     if params is not None and not isinstance(params, dict):
-        raise Problem(400, "BAD_REQUEST", f"'params' must be a JSON object, got {scoring.kind_of(params)}.")
+        raise Problem(400, "BAD_REQUEST", f"'params' must be a JSON object, got {json_type(params)}.")
     if any(key in decoded for key in scoring.UNIFIED):
         ours = (*scoring.AROUND, "params")
         return {key: value for key, value in decoded.items() if key not in ours}, params or {}, False

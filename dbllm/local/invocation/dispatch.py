@@ -15,7 +15,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dbllm.local.errors import Problem
 from dbllm.local.http.asgi import until_gone
-from dbllm.local.invocation.own_models import LocalModels, invoke
+from dbllm.local.invocation.local_models import LocalModels
+from dbllm.local.invocation.own_models import invoke
 from dbllm.local.management import endpoint_record, rate_limits
 from dbllm.local.management.catalog import Endpoint
 from dbllm.local.management.endpoint_record import Record

@@ -21,7 +21,8 @@ from starlette.types import Message, Receive, Scope, Send
 from dbllm.local.access.permissions import only_admins
 from dbllm.local.errors import LocalError, Problem, bad_request
 from dbllm.local.http.asgi import until_gone
-from dbllm.local.http.operations import OBJECT, Call, Json, Operation, body
+from dbllm.local.http.operations import OBJECT, Call, Operation, body
+from dbllm.local.json_values import Json
 
 PATH = "/api/local/faults"
 EVERY = "*"

@@ -10,13 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from dbllm.local.errors import Problem, bad_request, unknown_field
-from dbllm.local.invocation.scoring import kind_of
+from dbllm.local.invocation.limits import MAX_ANSWER_TOKENS
+from dbllm.local.json_values import json_type
 from dbllm.local.model import tools
 from dbllm.local.model.grammar import read_format
 from dbllm.local.model.llama import Job
-
-MAX_TOKENS = 512
-"""Tokens of an answer when the request names no max_tokens: a small model may otherwise ramble to its context's end."""
 
 SAMPLING = ("temperature", "max_tokens", "top_p", "top_k")
 """The parameters that every text endpoint hands to the model."""
@@ -67,6 +65,7 @@ class EmbeddingsRequest:
 
     texts: tuple[str, ...]
     base64: bool
+    stream: bool = False
 
 
 def read_chat(body: object) -> TextRequest:
@@ -166,12 +165,12 @@ def read_sampling(params: Body) -> dict[str, object]:
     """
     for name, value in params.items():
         _SAMPLING[name](name, value)
-    return {"max_tokens": MAX_TOKENS, **params}
+    return {"max_tokens": MAX_ANSWER_TOKENS, **params}
 
 
 def _read(body: object, known: Mapping[str, Check]) -> dict[str, object]:
     if not isinstance(body, dict):
-        raise bad_request(f"json: cannot unmarshal {kind_of(body)} into a request object")
+        raise bad_request(f"json: cannot unmarshal {json_type(body)} into a request object")
     for name, value in body.items():
         if name not in known:
             raise unknown_field(name)
@@ -181,7 +180,7 @@ def _read(body: object, known: Mapping[str, Check]) -> dict[str, object]:
 
 
 def _common(fields: Body) -> dict[str, object]:
-    request: dict[str, object] = {"max_tokens": MAX_TOKENS}
+    request: dict[str, object] = {"max_tokens": MAX_ANSWER_TOKENS}
     request.update({name: fields[name] for name in SAMPLING if name in fields})
     stop = fields.get("stop")
     if stop:
@@ -247,7 +246,7 @@ def _messages(messages: object) -> list[tools.Message]:
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         if not isinstance(message, dict):
-            raise bad_request(f"'{where}' must be an object with 'role' and 'content', got {kind_of(message)}")
+            raise bad_request(f"'{where}' must be an object with 'role' and 'content', got {json_type(message)}")
         role = message.get("role")
         if role not in ("system", "user", "assistant", "tool"):
             raise bad_request(f"'{where}.role' must be one of system, user, assistant, tool; got {role!r}")
@@ -280,7 +279,7 @@ def _content(where: str, content: object) -> str:
         return content
     if isinstance(content, list) and content:
         return "".join(_part(f"{where}[{number}]", part) for number, part in enumerate(content))
-    raise bad_request(f"'{where}' must be a string or a list of content parts, got {kind_of(content)}")
+    raise bad_request(f"'{where}' must be a string or a list of content parts, got {json_type(content)}")
 
 
 def _part(where: str, part: object) -> str:

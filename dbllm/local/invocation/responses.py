@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
 
+from dbllm.local.json_values import Json
 from dbllm.local.model.llama import Piece, Tokens
 
-Task = Literal["llm/v1/chat", "llm/v1/completions"]
-Json = dict[str, object]
+TextTaskName = Literal["llm/v1/chat", "llm/v1/completions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Head:
     id: str
     created: int
     model: str
-    task: Task
+    task: TextTaskName
     tool: str | None = None
     alternatives: int = 0
 

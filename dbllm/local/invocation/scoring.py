@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dbllm.local.errors import Problem
+from dbllm.local.json_values import json_type
 
 FORMATS = ("dataframe_records", "dataframe_split", "inputs", "instances")
 UNIFIED = ("messages", "prompt", "input")
@@ -42,10 +43,10 @@ def parse(body: object) -> Scoring:
         Problem: 400 with the reason.
     """
     if not isinstance(body, dict):
-        raise _bad(f"The input must be a JSON object, got {kind_of(body)}.")
+        raise _bad(f"The input must be a JSON object, got {json_type(body)}.")
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
-        raise _bad(f"'stream' must be true or false, got {kind_of(stream)}.")
+        raise _bad(f"'stream' must be true or false, got {json_type(stream)}.")
     if any(key in body for key in UNIFIED):
         row = {key: value for key, value in body.items() if key not in AROUND and key != "params"}
         return Scoring((_params(body) | row,), wrapped=False, stream=bool(stream))
@@ -60,21 +61,37 @@ def parse(body: object) -> Scoring:
     return Scoring(tuple({**params, **row} for row in rows), wrapped=True, stream=bool(stream))
 
 
+def check_content_type(header: str) -> None:
+    """A custom model takes JSON in UTF-8 (MLflow scoring server: 415 otherwise).
+
+    Raises:
+        Problem: 415, the header says something else.
+    """
+    kind, *options = (part.strip().lower() for part in header.split(";"))
+    if kind != "application/json":
+        message = f"This predictor only supports the content type application/json. Got '{header}'."
+        raise Problem(415, "BAD_REQUEST", message)
+    for option in options:
+        name, _, value = option.partition("=")
+        if name == "charset" and value.strip('"') not in ("utf-8", "utf8"):
+            raise Problem(415, "BAD_REQUEST", f"The scoring server only supports UTF-8. Got charset '{value}'.")
+
+
 def _params(body: Mapping[str, object]) -> dict[str, object]:
     params = body.get("params")
     if params is None:
         return {}
     if not isinstance(params, dict):
-        raise _bad(f"'params' must be a JSON object, got {kind_of(params)}.")
+        raise _bad(f"'params' must be a JSON object, got {json_type(params)}.")
     return params
 
 
 def _records(data: object) -> list[Row]:
     if not isinstance(data, list):
-        raise _bad(f"'dataframe_records' must be a list of records, got {kind_of(data)}.")
+        raise _bad(f"'dataframe_records' must be a list of records, got {json_type(data)}.")
     for record in data:
         if not isinstance(record, dict):
-            raise _bad(f"Each record must be a JSON object, got {kind_of(record)}.")
+            raise _bad(f"Each record must be a JSON object, got {json_type(record)}.")
     return data
 
 
@@ -99,11 +116,11 @@ def _named(data: object) -> list[Row]:
             if not isinstance(record, dict):
                 raise _bad(
                     "This model has named inputs: send a list of JSON objects or an object of columns, "
-                    f"not a list with {kind_of(record)}."
+                    f"not a list with {json_type(record)}."
                 )
         return data
     if not isinstance(data, dict):
-        raise _bad(f"The inputs must be a list or a JSON object, got {kind_of(data)}.")
+        raise _bad(f"The inputs must be a list or a JSON object, got {json_type(data)}.")
     prompts = data.get("prompt")
     if not isinstance(prompts, list):
         return [data]
@@ -137,7 +154,7 @@ def read_row(row: Row, known: Sequence[str]) -> PromptRow:
     if prompt is None:
         raise _schema(f"Model is missing inputs ['prompt']. Note that there were extra inputs: {sorted(row)}.")
     if not isinstance(prompt, str):
-        raise _schema(f"Incompatible input types for column prompt. Can not safely convert {kind_of(prompt)} to str.")
+        raise _schema(f"Incompatible input types for column prompt. Can not safely convert {json_type(prompt)} to str.")
     stop = row.get("stop")
     if stop is None:
         stop = []
@@ -145,12 +162,6 @@ def read_row(row: Row, known: Sequence[str]) -> PromptRow:
         raise _schema("Incompatible input types for column stop. It must be a list of strings that are not empty.")
     params = {name: row[name] for name in known if row.get(name) is not None}
     return PromptRow(prompt, tuple(stop), params)
-
-
-def kind_of(value: object) -> str:
-    """The JSON name of a value's type."""
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
-    return names.get(type(value), "null")
 
 
 def set_of(names: Sequence[str]) -> str:

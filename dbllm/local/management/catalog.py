@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dbllm.local.access.permissions import USERS
+from dbllm.local.json_values import Json
 from dbllm.local.management.endpoint_record import CUSTOM as CUSTOM
 from dbllm.local.management.endpoint_record import FOUNDATION as FOUNDATION
 from dbllm.local.management.endpoint_record import Record, Settings
 from dbllm.local.management.served_entity import slug, stable_id
 from dbllm.local.model.embeddings import DIMENSIONS
 from dbllm.local.model.embeddings import NAME as VECTORS_NAME
-
-Json = dict[str, object]
 
 CREATOR = "local@dbllm.invalid"
 

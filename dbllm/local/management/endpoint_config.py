@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from dbllm.local.errors import invalid
-
-Json = dict[str, object]
+from dbllm.local.json_values import Json
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
 REFERENCE = re.compile(r"\{\{secrets/([^/{}]+)/([^/{}]+)\}\}")

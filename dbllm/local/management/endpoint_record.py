@@ -11,10 +11,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
+from dbllm.local.json_values import Json
 from dbllm.local.management.endpoint_config import without_plaintext
 from dbllm.local.management.served_entity import Entity, Kind
-
-Json = dict[str, object]
 
 FOUNDATION = "FOUNDATION_MODEL_API"
 EXTERNAL = "EXTERNAL_MODEL"

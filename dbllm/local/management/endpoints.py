@@ -13,13 +13,12 @@ from dbllm.local.access import permissions
 from dbllm.local.access.permissions import Caller, need
 from dbllm.local.errors import Problem, invalid, missing, no_such_endpoint, taken
 from dbllm.local.http.operations import NUMBER, OBJECT, TEXT, TEXTS, Call, Operation, body, text
+from dbllm.local.json_values import Json
 from dbllm.local.management import endpoint_config, endpoint_record
 from dbllm.local.management.catalog import Endpoint, foundation_model
 from dbllm.local.management.endpoint_record import FOUNDATION, Record, Settings
 from dbllm.local.management.served_entity import Entity, Kind
 from dbllm.local.storage.store import Change, Store
-
-Json = dict[str, object]
 
 MAX_ENDPOINTS = 1000
 API = "/api/2.0/serving-endpoints"

@@ -15,9 +15,8 @@ from typing import cast
 from dbllm.local.access.permissions import SCOPE_LEVELS, Caller, need_scope, scope_level
 from dbllm.local.errors import Problem, invalid, malformed, missing, taken
 from dbllm.local.http.operations import TEXT, Call, Operation, body, text
+from dbllm.local.json_values import Json
 from dbllm.local.storage.store import Change, Store
-
-Json = dict[str, object]
 
 API = "/api/2.0/secrets"
 NAME = re.compile(r"[A-Za-z0-9_.@-]{1,128}", re.ASCII)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dbllm.local.errors import Problem, bad_request
-from dbllm.local.invocation.scoring import kind_of
+from dbllm.local.json_values import json_type
 
 MAX_LENGTH = 256
 """Characters of a string whose schema names no maxLength."""
@@ -189,7 +189,7 @@ class _Writer:
         if schema is False:
             raise _EndlessError
         if not isinstance(schema, dict):
-            raise self._bad(path, f"a schema is an object, got {kind_of(schema)}")
+            raise self._bad(path, f"a schema is an object, got {json_type(schema)}")
         for name in REFUSED:
             if name in schema:
                 raise self._bad(path, f"'{name}' is not supported")
@@ -248,7 +248,7 @@ class _Writer:
     def _plain(self, schema: object, path: str) -> Schema:
         """A part of an allOf without references or further allOfs at its top."""
         if not isinstance(schema, dict):
-            raise self._bad(path, f"a schema in 'allOf' is an object, got {kind_of(schema)}")
+            raise self._bad(path, f"a schema in 'allOf' is an object, got {json_type(schema)}")
         if "$ref" in schema:
             return self._plain({"allOf": [self._target(schema["$ref"], path), _assertions(schema, "$ref")]}, path)
         return self._merged(schema, path) if "allOf" in schema else schema
@@ -303,7 +303,7 @@ class _Writer:
         required = schema.get("required", [])
         more = schema.get("additionalProperties", True)
         if not isinstance(properties, dict):
-            raise self._bad(path, f"'properties' must be an object, got {kind_of(properties)}")
+            raise self._bad(path, f"'properties' must be an object, got {json_type(properties)}")
         if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
             raise self._bad(path, "'required' must be a list of names")
         named = properties | {name: more for name in required if name not in properties}
@@ -347,7 +347,7 @@ class _Writer:
         out: Schema = {"type": "string"}
         if "pattern" in schema:
             if not isinstance(schema["pattern"], str):
-                raise self._bad(path, f"'pattern' must be a string, got {kind_of(schema['pattern'])}")
+                raise self._bad(path, f"'pattern' must be a string, got {json_type(schema['pattern'])}")
             out["pattern"] = schema["pattern"]
         if schema.get("format") in FORMATS:
             out["format"] = schema["format"]
@@ -360,7 +360,7 @@ class _Writer:
         given = {name: schema[name] for name in OF_TYPE[kind] if name in schema}
         for name, value in given.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise self._bad(path, f"'{name}' must be a number, got {kind_of(value)}")
+                raise self._bad(path, f"'{name}' must be a number, got {json_type(value)}")
         low = given.get("minimum", given.get("exclusiveMinimum"))
         high = given.get("maximum", given.get("exclusiveMaximum"))
         if low is None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dbllm.local.errors import Problem, bad_request
-from dbllm.local.invocation.scoring import kind_of
+from dbllm.local.json_values import json_type
 from dbllm.local.model.grammar import json_grammar
 
 MAX_TOOLS = 32
@@ -81,7 +81,7 @@ def read_tools(value: object) -> tuple[Tool, ...]:
         Problem: 400 with the reason.
     """
     if not isinstance(value, list):
-        raise bad_request(f"field 'tools' must be a list, got {kind_of(value)}")
+        raise bad_request(f"field 'tools' must be a list, got {json_type(value)}")
     if len(value) > MAX_TOOLS:
         raise bad_request(f"field 'tools' has {len(value)} tools, {MAX_TOOLS} are the most")
     tools = tuple(_tool(f"tools[{number}]", one) for number, one in enumerate(value))
@@ -108,10 +108,10 @@ def function_tool(where: str, function: Mapping[str, object]) -> Tool:
     if not isinstance(name, str) or not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name):
         raise bad_request(f"'{where}.name' must be 1 to 64 letters, digits, _ or -; got {name!r}")
     if not isinstance(description, str):
-        raise bad_request(f"'{where}.description' must be a string, got {kind_of(description)}")
+        raise bad_request(f"'{where}.description' must be a string, got {json_type(description)}")
     schema = {} if function.get("parameters") is None else function["parameters"]
     if not isinstance(schema, dict):
-        raise bad_request(f"'{where}.parameters' must be a JSON schema, got {kind_of(schema)}")
+        raise bad_request(f"'{where}.parameters' must be a JSON schema, got {json_type(schema)}")
     if schema.get("type", "object") != "object":
         raise bad_request(f"'{where}.parameters' must be a schema of type object, got {schema['type']!r}")
     properties = schema.get("properties")
@@ -206,7 +206,7 @@ def read_calls(where: str, value: object) -> tuple[Call, ...]:
         Problem: 400 with the reason.
     """
     if not isinstance(value, list):
-        raise bad_request(f"'{where}' must be a list, got {kind_of(value)}")
+        raise bad_request(f"'{where}' must be a list, got {json_type(value)}")
     calls = []
     for number, one in enumerate(value):
         function = one.get("function") if isinstance(one, dict) else None
