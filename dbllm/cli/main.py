@@ -104,7 +104,7 @@ def up(
     The standard output can be pasted into a shell: it sets the variables by which clients find the workspace.
     """
     from dbllm.local import Options, Workspace
-    from dbllm.local.invocation.faults import parse
+    from dbllm.local.invocation.faults import parse_fault
 
     principals = {client_id: _secret(client_secret_env)} if client_id else {}
     Workspace(
@@ -123,7 +123,7 @@ def up(
             upstreams=dict(_pair(one, "--upstream") for one in upstream or ()),
             upstream_key=upstream_key,
             customs=dict(_pair(one, "--custom") for one in custom or ()),
-            faults=dict(parse(one) for one in fault or ()),
+            faults=dict(parse_fault(one) for one in fault or ()),
         ),
     ).run(_say_up)
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dbllm.local.access.oauth import TOKEN_SECONDS, Oidc
-from dbllm.local.app import Options, create_app
+from dbllm.local.app import Options, create_workspace_app
 from dbllm.local.driver.proxy import PORTS
 from dbllm.local.errors import LocalError
-from dbllm.local.gateway.own_upstream import PATH as UPSTREAM
+from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.providers import OWN_UPSTREAM, check_upstreams
 from dbllm.local.http.server import GRACE, Service, WebServer, listen
 from dbllm.local.invocation.custom_models import Customs
@@ -24,7 +24,7 @@ from dbllm.local.model.weights import default_model
 from dbllm.local.storage.identity import Identity, identity
 from dbllm.local.storage.store import Change, Store, opened
 
-PORT_HINT = "Stop what listens there, or choose another port with --port (0 takes a free one)."
+WORKSPACE_PORT_HINT = "Stop what listens there, or choose another port with --port (0 takes a free one)."
 
 
 class Workspace(Service):
@@ -123,7 +123,7 @@ class Workspace(Service):
         self._identity = stack.enter_context(identity(self._state, self._token))
         store = stack.enter_context(opened(self._state))
         # Before the model is fetched and loaded: a taken port should not cost a minute to find out.
-        sock = listen(self._bind, self._port, hint=PORT_HINT)
+        sock = listen(self._bind, self._port, hint=WORKSPACE_PORT_HINT)
         stack.callback(sock.close)
         self._host = url(sock.getsockname())
         stack.callback(self._forget)
@@ -135,7 +135,7 @@ class Workspace(Service):
         vectors = Vectors()
         vectors.load()
         asyncio.run(check_answers(engine))
-        app = create_app(
+        app = create_workspace_app(
             engine,
             vectors,
             self._identity,

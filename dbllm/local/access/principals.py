@@ -15,7 +15,7 @@ from typing import cast
 
 from dbllm.local.access.permissions import Caller, only_admins
 from dbllm.local.errors import expired_token, invalid, missing, taken
-from dbllm.local.http.operations import TEXT, Call, Operation, body
+from dbllm.local.http.operations import TEXT, Call, Operation, object_schema
 from dbllm.local.json_values import Json
 from dbllm.local.storage.store import Change, Store
 
@@ -69,8 +69,8 @@ class Principals:
     def operations(self) -> list[Operation]:
         """The local API."""
         flag: Json = {"type": "boolean"}
-        make = body(name=TEXT, service={**flag, "default": True}, admin=flag)
-        token = body("principal", principal=TEXT, comment=TEXT, lifetime_seconds={"type": "number"})
+        make = object_schema(name=TEXT, service={**flag, "default": True}, admin=flag)
+        token = object_schema("principal", principal=TEXT, comment=TEXT, lifetime_seconds={"type": "number"})
         return [
             Operation("GET", PRINCIPALS, self._list, "List users and service principals"),
             Operation("POST", PRINCIPALS, self._add, "Add a service principal, or a user", make),

@@ -56,7 +56,7 @@ except ModuleNotFoundError as error:
 
 MAX_BODY = 16 * MEGABYTE
 REGISTRY = "/api/local/driver-apps"
-PORT_HINT = "Stop what listens there, or choose another port with --port."
+DRIVER_PORT_HINT = "Stop what listens there, or choose another port with --port."
 
 
 class DriverServer(Service):
@@ -130,10 +130,10 @@ def open_port(port: int) -> socket.socket:
     """A listening socket on `port`, or on a free port of the driver proxy's range when it is 0."""
     host = "0.0.0.0" if os.environ.get("DATABRICKS_RUNTIME_VERSION") else "127.0.0.1"  # noqa: S104 - see DriverServer
     if port:
-        return listen(host, port, hint=PORT_HINT)
+        return listen(host, port, hint=DRIVER_PORT_HINT)
     for candidate in range(PORTS[-1] - 1, PORTS[0], -1):
         with suppress(LocalError):
-            return listen(host, candidate, hint=PORT_HINT)
+            return listen(host, candidate, hint=DRIVER_PORT_HINT)
     raise LocalError(f"No port from {PORTS[0]} to {PORTS[-1]} is free.")
 
 
@@ -169,12 +169,12 @@ def create_app(answerer: Answerer, *, max_body: int = MAX_BODY, this_machine_onl
         if this_machine_only:
             check_host(request.headers)
             check_origin(request.method, request.headers)
-        check_content_type(request.headers.get("content-type", ""))
+        require_json(request.headers.get("content-type", ""))
         prompt = read_prompt(decode_json(await read_body(request, max_body)))
         arguments = call_arguments(answerer, prompt)
         if "text/event-stream" in request.headers.get("accept", ""):
             return EventStream(functools.partial(_emit_pieces, answerer, arguments, prompt.stop))
-        answer = callables.text(answerer, arguments, prompt.stop)
+        answer = callables.whole_text(answerer, arguments, prompt.stop)
         return JSONResponse(await until_gone(request.receive, answer))
 
     async def health(_request: Request) -> Response:
@@ -192,7 +192,7 @@ def create_app(answerer: Answerer, *, max_body: int = MAX_BODY, this_machine_onl
     return ErrorMiddleware(Router(routes, redirect_slashes=False))
 
 
-def check_content_type(header: str) -> None:
+def require_json(header: str) -> None:
     """The body is JSON and says so, as FastAPI and Flask want it: what says text/plain may be a web page's.
 
     Raises:

@@ -19,18 +19,18 @@ from dbllm.local.gateway.dialect import (
     Chunks,
     Reader,
     as_list,
-    decoded,
+    decode_object,
     one_prompt,
     text_of,
     tool_call,
-    whole,
+    whole_answer,
 )
 from dbllm.local.json_values import Json
 
-VERSION = "2023-06-01"
+API_VERSION = "2023-06-01"
 """The API's version, a header of every request."""
 
-MAX_TOKENS = 4096
+DEFAULT_MAX_TOKENS = 4096
 """Tokens of an answer when the request does not say; every Claude model can give as many."""
 
 FINISH = {
@@ -87,7 +87,7 @@ class Anthropic:
             if block["type"] == "tool_use"
         ]
         reason = FINISH.get(str(told["stop_reason"]), "stop")
-        return whole(task, str(told["id"]), str(told["model"]), text, calls, reason, _usage(told["usage"]))
+        return whole_answer(task, str(told["id"]), str(told["model"]), text, calls, reason, _usage(told["usage"]))
 
     def reader(self, task: str, model: str) -> Reader:
         return _Events(task)
@@ -103,7 +103,7 @@ class _Events:
         self._usage: dict[str, Any] = {}
 
     def feed(self, data: str) -> list[Json]:
-        event: dict[str, Any] = decoded(data)
+        event: dict[str, Any] = decode_object(data)
         kind = event["type"]
         if kind == "message_start":
             message = event["message"]
@@ -135,7 +135,7 @@ class _Events:
 
 
 def _max_tokens(wanted: Json) -> object:
-    return wanted.get("max_tokens") or wanted.get("max_completion_tokens") or MAX_TOKENS
+    return wanted.get("max_tokens") or wanted.get("max_completion_tokens") or DEFAULT_MAX_TOKENS
 
 
 def _messages(messages: Iterable[Mapping[str, Any]]) -> list[Json]:

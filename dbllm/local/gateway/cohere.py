@@ -10,7 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 from dbllm.local.errors import bad_request
-from dbllm.local.gateway.dialect import CHAT, EMBEDDINGS, Chunks, Reader, as_list, decoded, one_prompt, tool_call, whole
+from dbllm.local.gateway.dialect import (
+    CHAT,
+    EMBEDDINGS,
+    Chunks,
+    Reader,
+    as_list,
+    decode_object,
+    one_prompt,
+    tool_call,
+    whole_answer,
+)
 from dbllm.local.json_values import Json
 
 FINISH = {
@@ -59,9 +69,9 @@ class Cohere:
             return _embeddings(model, told)
         message: Any = told["message"]
         text = "".join(part["text"] for part in message.get("content") or () if part["type"] == "text")
-        calls = [_call(call) for call in message.get("tool_calls") or ()]
+        calls = [_tool_call(call) for call in message.get("tool_calls") or ()]
         reason = FINISH.get(str(told["finish_reason"]), "stop")
-        return whole(task, str(told["id"]), model, text, calls, reason, _usage(told.get("usage")))
+        return whole_answer(task, str(told["id"]), model, text, calls, reason, _usage(told.get("usage")))
 
     def reader(self, task: str, model: str) -> Reader:
         return _Events(task, model)
@@ -79,7 +89,7 @@ class _Events:
         if data.strip() == "[DONE]":
             self.done = True
             return []
-        event: dict[str, Any] = decoded(data)
+        event: dict[str, Any] = decode_object(data)
         kind, delta = event["type"], event.get("delta") or {}
         message = delta.get("message") or {}
         if kind == "message-start":
@@ -88,7 +98,7 @@ class _Events:
         if kind in ("content-start", "content-delta"):
             return self._chunks.some_text(message["content"].get("text"))
         if kind == "tool-call-start":
-            return [self._chunks.call(event["index"], _call(message["tool_calls"]))]
+            return [self._chunks.call(event["index"], _tool_call(message["tool_calls"]))]
         if kind == "tool-call-delta":
             arguments = message["tool_calls"]["function"]["arguments"]
             return [self._chunks.call(event["index"], {"function": {"arguments": arguments}})] if arguments else []
@@ -100,7 +110,7 @@ class _Events:
         return []
 
 
-def _call(call: dict[str, Any]) -> Json:
+def _tool_call(call: dict[str, Any]) -> Json:
     return tool_call(call["id"], call["function"]["name"], call["function"].get("arguments") or "")
 
 

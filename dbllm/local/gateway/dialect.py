@@ -85,10 +85,10 @@ class _Passing:
         if data.strip() == "[DONE]":
             self.done = True
             return []
-        return [decoded(data)]
+        return [decode_object(data)]
 
 
-def read(task: str, body: object) -> Json:
+def read_request(task: str, body: object) -> Json:
     """A decoded request of `task`, as far as it must be understood here; the provider checks the rest.
 
     Raises:
@@ -99,7 +99,7 @@ def read(task: str, body: object) -> Json:
     if not isinstance(body, dict):
         raise bad_request(f"the body must be a JSON object, got {json_type(body)}")
     wanted = {name: value for name, value in body.items() if name not in OWN_FIELDS and value is not None}
-    _READ[task](wanted)
+    _CHECKS[task](wanted)
     if not isinstance(wanted.get("stream", False), bool):
         raise unparsable("stream", "boolean", wanted["stream"])
     stop = wanted.get("stop", [])
@@ -108,7 +108,7 @@ def read(task: str, body: object) -> Json:
     return wanted
 
 
-def _chat(wanted: Mapping[str, object]) -> None:
+def _check_chat(wanted: Mapping[str, object]) -> None:
     messages = wanted.get("messages")
     if messages is None:
         raise Problem(400, "INVALID_PARAMETER_VALUE", "Missing required chat parameter: 'messages'")
@@ -127,7 +127,7 @@ def _chat(wanted: Mapping[str, object]) -> None:
             raise unparsable(name, "array", wanted[name])
 
 
-def _completions(wanted: Mapping[str, object]) -> None:
+def _check_completions(wanted: Mapping[str, object]) -> None:
     prompt = wanted.get("prompt")
     if prompt is None:
         raise Problem(400, "INVALID_PARAMETER_VALUE", "Missing required completions parameter: 'prompt'")
@@ -135,7 +135,7 @@ def _completions(wanted: Mapping[str, object]) -> None:
         raise unparsable("prompt", "string", prompt)
 
 
-def _embeddings(wanted: Mapping[str, object]) -> None:
+def _check_embeddings(wanted: Mapping[str, object]) -> None:
     texts = wanted.get("input")
     if texts is None:
         raise Problem(400, "INVALID_PARAMETER_VALUE", "Missing required embeddings parameter: 'input'")
@@ -143,7 +143,7 @@ def _embeddings(wanted: Mapping[str, object]) -> None:
         raise unparsable("input", "string", texts)
 
 
-_READ = {CHAT: _chat, COMPLETIONS: _completions, EMBEDDINGS: _embeddings}
+_CHECKS = {CHAT: _check_chat, COMPLETIONS: _check_completions, EMBEDDINGS: _check_embeddings}
 
 
 def unparsable(field: str, expected: str, got: object) -> Problem:
@@ -156,7 +156,7 @@ def unparsable(field: str, expected: str, got: object) -> Problem:
     )
 
 
-def decoded(data: str) -> Json:
+def decode_object(data: str) -> Json:
     """An event's JSON object; ValueError when it is something else."""
     found = json.loads(data)
     if not isinstance(found, dict):
@@ -187,7 +187,7 @@ def tool_call(identity: str, name: str, arguments: str) -> Json:
     return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def whole(task: str, identity: str, model: str, text: str, calls: list[Json], reason: str, usage: Json) -> Json:
+def whole_answer(task: str, identity: str, model: str, text: str, calls: list[Json], reason: str, usage: Json) -> Json:
     """A whole answer of one choice."""
     message: Json = {"role": "assistant", "content": text or (None if calls else "")}
     choice: Json = {"message": message | ({"tool_calls": calls} if calls else {})} if task == CHAT else {"text": text}

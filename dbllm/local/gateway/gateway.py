@@ -71,7 +71,7 @@ class Gateway:
         external = entity.config.get("external_model")
         if not isinstance(external, Mapping):
             raise Problem(400, "INVALID_PARAMETER_VALUE", f"'{entity.name}' has no 'external_model'.")
-        wanted = dialect.read(task, decode_json(body))
+        wanted = dialect.read_request(task, decode_json(body))
         target = providers.target(external, task, self._secret, self._upstreams)
         call = _Call(str(external["provider"]), str(external["name"]), task, target)
         payload = target.dialect.request(task, call.model, wanted)

@@ -159,7 +159,7 @@ class WebServer:
             ws="none",
             timeout_graceful_shutdown=math.ceil(drain + CUT),
         )
-        self._server = _Server(config, before_exit, drain)
+        self._server = _UvicornServer(config, before_exit, drain)
         self._sock = sock
         self._thread: threading.Thread | None = None
 
@@ -200,7 +200,7 @@ class WebServer:
             self._server.settled.set()
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """Says when it has started, and leaves the signals to `WebServer`."""
 
     def __init__(self, config: uvicorn.Config, interrupt: Callable[[], None], drain: float) -> None:

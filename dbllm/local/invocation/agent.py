@@ -32,7 +32,7 @@ ECHOED = (
 """Fields of a request that its answer repeats."""
 SAME = ("temperature", "top_p", "stream", "parallel_tool_calls")
 """Fields that mean the same in a chat request."""
-TYPES = {
+FIELD_TYPES = {
     "background": (bool, "true or false"),
     "context": (dict, "an object"),
     "custom_inputs": (dict, "an object"),
@@ -47,7 +47,7 @@ TYPES = {
     "user": (str, "a string"),
 }
 """The types of the fields that the chat request does not check."""
-TEXTS = ("input_text", "output_text", "text")
+TEXT_PARTS = ("input_text", "output_text", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def read_response(body: object, *, text_allowed: bool = True) -> AgentRequest:
     if "input" not in fields:
         instead = "an agent of task agent/v1/responses takes 'input', not 'messages'"
         raise bad_request(instead if "messages" in fields else "missing required field 'input'")
-    for name, (kind, words) in TYPES.items():
+    for name, (kind, words) in FIELD_TYPES.items():
         if name in fields and not isinstance(fields[name], kind):
             raise bad_request(f"field '{name}' must be {words}, got {json_type(fields[name])}")
     if not all(isinstance(value, str) for value in fields.get("metadata", {}).values()):
@@ -122,7 +122,7 @@ def read_response(body: object, *, text_allowed: bool = True) -> AgentRequest:
     if "tools" in fields:
         chat["tools"] = _tools(fields["tools"])
     if "tool_choice" in fields:
-        chat["tool_choice"] = _choice(fields["tool_choice"])
+        chat["tool_choice"] = _tool_choice(fields["tool_choice"])
     if "text" in fields:
         chat["response_format"] = _format(fields["text"])
     try:
@@ -181,7 +181,7 @@ def _content(where: str, content: object) -> object:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "refusal":
             parts.append({"type": "text", "text": part.get("refusal")})
-        elif kind in TEXTS:
+        elif kind in TEXT_PARTS:
             parts.append({"type": "text", "text": part.get("text")})
         else:
             raise bad_request(
@@ -204,13 +204,13 @@ def _tools(value: object) -> object:
     ]
 
 
-def _choice(value: object) -> object:
+def _tool_choice(value: object) -> object:
     if not isinstance(value, dict):
         return value
     if value.get("type") == "function" and "name" in value:
         return {"type": "function", "function": {"name": value["name"]}}
     if value.get("type") == "allowed_tools" and isinstance(value.get("tools"), list):
-        allowed = {"mode": value.get("mode"), "tools": [_choice(tool) for tool in value["tools"]]}
+        allowed = {"mode": value.get("mode"), "tools": [_tool_choice(tool) for tool in value["tools"]]}
         return {"type": "allowed_tools", "allowed_tools": allowed}
     return value
 
@@ -248,7 +248,9 @@ class ResponseEvents:
             {"type": "response.output_item.added", "output_index": 0, "item": empty},
         ]
         if self.head.tool is None:
-            events.append({"type": "response.content_part.added", **self._at(), "content_index": 0, "part": _part("")})
+            events.append(
+                {"type": "response.content_part.added", **self._at(), "content_index": 0, "part": _output_text("")}
+            )
         return self._numbered(events)
 
     def add(self, piece: Piece) -> list[Json]:
@@ -280,7 +282,7 @@ class ResponseEvents:
             place: Json = {**self._at(), "content_index": 0}
             done = [
                 {"type": "response.output_text.done", **place, "text": text, "logprobs": []},
-                {"type": "response.content_part.done", **place, "part": _part(text)},
+                {"type": "response.content_part.done", **place, "part": _output_text(text)},
             ]
         item = {"type": "response.output_item.done", "output_index": 0, "item": self._item(self._status(), text)}
         return self._numbered([*done, item, {"type": f"response.{self._status()}", "response": whole}])
@@ -302,7 +304,7 @@ class ResponseEvents:
         if self.head.tool is not None:
             call: Json = {"call_id": f"call_{self.head.id[-24:]}", "name": self.head.tool, "arguments": text}
             return {"type": "function_call", "id": self._item_id(), "status": status, **call}
-        content = [] if status == "in_progress" else [_part(text)]
+        content = [] if status == "in_progress" else [_output_text(text)]
         return {"type": "message", "id": self._item_id(), "status": status, "role": "assistant", "content": content}
 
     def _response(self, status: str, output: list[Json]) -> Json:
@@ -329,7 +331,7 @@ class ResponseEvents:
         return numbered
 
 
-def _part(text: str) -> Json:
+def _output_text(text: str) -> Json:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 

@@ -119,7 +119,7 @@ def call_arguments(answerer: Answerer, prompt: Prompt) -> Mapping[str, object]:
     return {**prompt.params, "prompt": prompt.prompt, **stop}
 
 
-async def text(answerer: Answerer, arguments: Mapping[str, object], stop: Sequence[str]) -> str:
+async def whole_text(answerer: Answerer, arguments: Mapping[str, object], stop: Sequence[str]) -> str:
     """The whole answer; see `pieces`."""
     async with aclosing(pieces(answerer, arguments, stop)) as answer:
         return "".join([piece async for piece in answer])

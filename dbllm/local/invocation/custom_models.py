@@ -32,7 +32,7 @@ from dbllm.local.management.served_entity import Entity
 logger = logging.getLogger("dbllm.local")
 
 T = TypeVar("T")
-KEPT = ("content-type", "accept")
+FORWARDED_HEADERS = ("content-type", "accept")
 """Request headers that an MLflow scoring server looks at."""
 
 
@@ -47,13 +47,13 @@ class Customs:
     """
 
     def __init__(self, targets: Mapping[str, str | Answerer] | None = None) -> None:
-        self._models: dict[str, _Function | _Server] = {}
+        self._models: dict[str, _CallableModel | _ScoringServer] = {}
         self._to_load: dict[str, str] = {}
         for name, target in (targets or {}).items():
             if callable(target):
-                self._models[name] = _Function(callables.as_answerer(target))
+                self._models[name] = _CallableModel(callables.as_answerer(target))
             elif "://" in target:
-                self._models[name] = _Server(scoring_url(target))
+                self._models[name] = _ScoringServer(scoring_url(target))
             else:
                 self._to_load[name] = target
 
@@ -65,7 +65,7 @@ class Customs:
         """
         while self._to_load:
             name, target = self._to_load.popitem()
-            self._models[name] = _Function(callables.load_callable(target))
+            self._models[name] = _CallableModel(callables.load_callable(target))
 
     async def call(self, request: Request, entity: Entity, body: bytes) -> Response:
         """The answer of a custom model to one invocation, whose body has been read.
@@ -87,7 +87,7 @@ class Customs:
     async def close(self) -> None:
         """Close the connections to the scoring servers."""
         for model in self._models.values():
-            if isinstance(model, _Server):
+            if isinstance(model, _ScoringServer):
                 await model.close()
 
 
@@ -106,7 +106,7 @@ def scoring_url(target: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Function:
+class _CallableModel:
     """A callable as a model."""
 
     answerer: Answerer
@@ -114,7 +114,7 @@ class _Function:
     async def answer(self, request: Request, headers: Mapping[str, str], body: bytes) -> Response:
         scoring.check_content_type(request.headers.get("content-type", ""))
         decoded = decode_json(body)
-        wanted = scoring.parse(decoded) if self._by_row or _is_table(decoded) else None
+        wanted = scoring.parse_scoring(decoded) if self._by_row or _is_table(decoded) else None
         if wanted is not None and self._by_row:
             prompts = [self._prompt(row) for row in wanted.rows]
             if not wanted.stream:
@@ -142,7 +142,7 @@ class _Function:
 
     async def _texts(self, prompts: list[Prompt]) -> list[str]:
         return [
-            await callables.text(self.answerer, callables.call_arguments(self.answerer, prompt), prompt.stop)
+            await callables.whole_text(self.answerer, callables.call_arguments(self.answerer, prompt), prompt.stop)
             for prompt in prompts
         ]
 
@@ -180,7 +180,7 @@ class _Function:
             ) from error
 
 
-class _Server:
+class _ScoringServer:
     """An MLflow scoring server: what it answers is the endpoint's answer."""
 
     def __init__(self, url: str) -> None:
@@ -189,7 +189,7 @@ class _Server:
 
     async def answer(self, request: Request, headers: Mapping[str, str], body: bytes) -> Response:
         self._http = self._http or http_client(EXECUTION)
-        sent = {name: request.headers[name] for name in KEPT if name in request.headers}
+        sent = {name: request.headers[name] for name in FORWARDED_HEADERS if name in request.headers}
         outgoing = self._http.build_request("POST", self._url, headers=sent, content=body)
         try:
             told = await until_gone(request.receive, self._http.send(outgoing))
@@ -218,8 +218,8 @@ def _is_table(decoded: object) -> bool:
 def _whole(decoded: Any, wanted: scoring.Scoring | None) -> tuple[object, object, bool]:
     """The data for a callable that takes all of it, the params, and whether the answer is wrapped."""
     if wanted is not None:
-        form = next(key for key in scoring.FORMATS if key in decoded)
-        without = scoring.parse({form: decoded[form]})  # rows without the params, which stand beside them
+        form = next(key for key in scoring.INPUT_FORMS if key in decoded)
+        without = scoring.parse_scoring({form: decoded[form]})  # rows without the params, which stand beside them
         return [dict(row) for row in without.rows], decoded.get("params") or {}, True
     params = decoded.get("params")
     if params is not None and not isinstance(params, dict):
@@ -227,9 +227,9 @@ def _whole(decoded: Any, wanted: scoring.Scoring | None) -> tuple[object, object
     if any(key in decoded for key in scoring.UNIFIED):
         ours = (*scoring.AROUND, "params")
         return {key: value for key, value in decoded.items() if key not in ours}, params or {}, False
-    found = [key for key in scoring.FORMATS if key in decoded]
+    found = [key for key in scoring.INPUT_FORMS if key in decoded]
     if len(found) != 1:
-        scoring.parse(decoded)  # says what is wrong
+        scoring.parse_scoring(decoded)  # says what is wrong
     return decoded[found[0]], params or {}, True
 
 

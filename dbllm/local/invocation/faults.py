@@ -21,10 +21,10 @@ from starlette.types import Message, Receive, Scope, Send
 from dbllm.local.access.permissions import only_admins
 from dbllm.local.errors import LocalError, Problem, bad_request
 from dbllm.local.http.asgi import until_gone
-from dbllm.local.http.operations import OBJECT, Call, Operation, body
+from dbllm.local.http.operations import OBJECT, Call, Operation, object_schema
 from dbllm.local.json_values import Json
 
-PATH = "/api/local/faults"
+FAULTS_PATH = "/api/local/faults"
 EVERY = "*"
 """In place of an endpoint's name: every endpoint that has no faults of its own."""
 
@@ -72,11 +72,11 @@ class Fault:
 
     def __post_init__(self) -> None:
         for name in ("latency", "jitter", "cold_start"):
-            if not 0 <= _number(name, getattr(self, name)) <= 3600:
+            if not 0 <= _check_number(name, getattr(self, name)) <= 3600:
                 raise ValueError(f"'{name}' is in seconds, from 0 to 3600")
         shares = {"cut": self.cut, "error_frame": self.error_frame, **{str(k): v for k, v in self.statuses.items()}}
         for name, share in shares.items():
-            if not 0 <= _number(name, share) <= 1:
+            if not 0 <= _check_number(name, share) <= 1:
                 raise ValueError(f"'{name}' is a share, from 0 to 1")
         if not all(type(status) is int and 400 <= status <= 599 for status in self.statuses):
             raise ValueError("the keys of 'statuses' are from 400 to 599")
@@ -88,7 +88,7 @@ class Fault:
         if isinstance(hint, str) and not (hint.isascii() and hint.isprintable()):
             raise ValueError("'retry_after' must be printable ASCII")
         if hint is not None and not isinstance(hint, str):
-            _number("retry_after", hint)
+            _check_number("retry_after", hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +103,13 @@ class Plan:
 
 def plan(fault: Fault, draw: random.Random) -> Plan:
     """Draw what happens to the next call: always the same number of draws, so that one share does not move another."""
-    late, refusal, ending = draw.random(), draw.random(), draw.random()
+    late, fault_problem, ending = draw.random(), draw.random(), draw.random()
     status = None
     for candidate, share in fault.statuses.items():
-        if 0 <= refusal < share:
+        if 0 <= fault_problem < share:
             status = candidate
             break
-        refusal -= share
+        fault_problem -= share
     end = "cut" if ending < fault.cut else "error" if ending < fault.cut + fault.error_frame else None
     return Plan(fault.latency + late * fault.jitter, status, end, draw.randint(1, MAX_EVENTS))
 
@@ -149,7 +149,7 @@ class Faults:
         if wait > 0:
             await until_gone(request.receive, asyncio.sleep(wait))
         if drawn.status is not None:
-            raise refusal(drawn.status, endpoint.fault.retry_after)
+            raise fault_problem(drawn.status, endpoint.fault.retry_after)
         response = await answer()
         return response if drawn.ending is None else _Broken(response, drawn)
 
@@ -159,9 +159,13 @@ class Faults:
         shape: dict[str, object] = {one.name: number for one in fields(Fault) if one.type == "float"}
         shape |= {"statuses": OBJECT, "retry_after": {}, "seed": {"type": "integer"}}
         return [
-            Operation("GET", PATH, self._shown, "Faults of endpoints"),
-            Operation("PUT", PATH, self._put, "Give an endpoint faults", body("endpoint", **name, **shape)),
-            Operation("DELETE", PATH, self._delete, "End an endpoint's faults", body("endpoint", **name)),
+            Operation("GET", FAULTS_PATH, self._shown, "Faults of endpoints"),
+            Operation(
+                "PUT", FAULTS_PATH, self._put, "Give an endpoint faults", object_schema("endpoint", **name, **shape)
+            ),
+            Operation(
+                "DELETE", FAULTS_PATH, self._delete, "End an endpoint's faults", object_schema("endpoint", **name)
+            ),
         ]
 
     def _shown(self, _call: Call) -> Json:
@@ -170,16 +174,16 @@ class Faults:
 
     def _put(self, call: Call) -> Json:
         only_admins(call.caller)
-        name = _name(call)
+        name = _endpoint_name(call)
         try:
-            self.set(name, read({key: value for key, value in call.body.items() if key != "endpoint"}))
+            self.set(name, read_fault({key: value for key, value in call.body.items() if key != "endpoint"}))
         except ValueError as error:
             raise bad_request(str(error)) from error
         return self._shown(call)
 
     def _delete(self, call: Call) -> Json:
         only_admins(call.caller)
-        self.set(_name(call), None)
+        self.set(_endpoint_name(call), None)
         return self._shown(call)
 
 
@@ -251,7 +255,7 @@ ERROR_FRAME = (
 ).encode()
 
 
-def refusal(status: int, retry_after: float | str | None) -> Problem:
+def fault_problem(status: int, retry_after: float | str | None) -> Problem:
     """The answer of a call that is refused."""
     code = CODES.get(status, "INTERNAL_ERROR" if status >= 500 else "BAD_REQUEST")
     hint = f"{retry_after:g}" if isinstance(retry_after, int | float) else retry_after
@@ -259,7 +263,7 @@ def refusal(status: int, retry_after: float | str | None) -> Problem:
     return Problem(status, code, words, {} if hint is None else {"retry-after": hint})
 
 
-def read(given: Mapping[str, Any]) -> Fault:
+def read_fault(given: Mapping[str, Any]) -> Fault:
     """A fault of plain JSON.
 
     Raises:
@@ -275,7 +279,7 @@ def read(given: Mapping[str, Any]) -> Fault:
     return Fault(**{**given, "statuses": {int(status): share for status, share in statuses.items()}})
 
 
-def parse(text: str) -> tuple[str, Fault]:
+def parse_fault(text: str) -> tuple[str, Fault]:
     """A fault as the command line has it: `smollm2-chat:latency=0.2,429=0.1,seed=7`; `*` means every endpoint.
 
     Raises:
@@ -295,18 +299,18 @@ def parse(text: str) -> tuple[str, Fault]:
                 statuses[key] = float(value)
             else:
                 given[key] = value if key == "retry_after" else int(value) if key == "seed" else float(value)
-        return name, read({**given, "statuses": statuses})
+        return name, read_fault({**given, "statuses": statuses})
     except ValueError as error:
         raise LocalError(f"--fault {text}: {error}.") from None
 
 
-def _number(name: str, value: object) -> float:
+def _check_number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"'{name}' is a number")
     return value
 
 
-def _name(call: Call) -> str:
+def _endpoint_name(call: Call) -> str:
     name = call.body.get("endpoint")
     if not isinstance(name, str) or not name:
         raise bad_request("'endpoint' must be the name of an endpoint, or *")

@@ -28,7 +28,7 @@ class PromptRowsTask(Task[PromptRows]):
 
     def read(self, request: Request, body: bytes) -> PromptRows:
         scoring.check_content_type(request.headers.get("content-type", ""))
-        wanted = scoring.parse(decode_json(body))
+        wanted = scoring.parse_scoring(decode_json(body))
         jobs = tuple(_job(row) for row in wanted.rows)
         if wanted.stream and len(jobs) != 1:
             raise bad_request(f"a stream answers one row, got {len(jobs)}")

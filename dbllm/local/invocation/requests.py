@@ -74,7 +74,7 @@ def read_chat(body: object) -> TextRequest:
     Raises:
         Problem: 400 with the reason.
     """
-    fields = _read(body, _CHAT)
+    fields = _read_fields(body, _CHAT)
     if "messages" not in fields:
         raise bad_request("missing required field 'messages'")
     messages = fields["messages"]
@@ -90,7 +90,7 @@ def read_chat(body: object) -> TextRequest:
         offer = tools.still_to_call(offer, [call.name for call, _ in results])
     elif last_role(messages) != "user":
         offer = None  # the result of a tool is there: what is left to do is the answer
-    count = _count(fields)
+    count = _choice_count(fields)
     return TextRequest(
         (Job("chat", request),) * count,
         count,
@@ -112,7 +112,7 @@ def read_completions(body: object) -> TextRequest:
     Raises:
         Problem: 400 with the reason.
     """
-    fields = _read(body, _COMPLETIONS)
+    fields = _read_fields(body, _COMPLETIONS)
     prompts = fields.get("prompt")
     if prompts is None:
         raise bad_request("missing required field 'prompt'")
@@ -123,7 +123,7 @@ def read_completions(body: object) -> TextRequest:
         if fields.get(name):
             raise bad_request(f"field '{name}' is not supported by this model")
     raw = bool(fields.get("use_raw_prompt"))
-    count, request = _count(fields), _common(fields)
+    count, request = _choice_count(fields), _common(fields)
     top = _top(fields, "logprobs")  # one number, where chat has a flag and a number
     if "logprobs" in fields:
         request |= {"logprobs": max(1, top)} if raw else {"logprobs": True, "top_logprobs": max(1, top)}
@@ -145,7 +145,7 @@ def read_embeddings(body: object) -> EmbeddingsRequest:
     Raises:
         Problem: 400 with the reason.
     """
-    fields = _read(body, _EMBEDDINGS)
+    fields = _read_fields(body, _EMBEDDINGS)
     texts = fields.get("input")
     if texts is None:
         raise Problem(400, "INVALID_PARAMETER_VALUE", "Missing required embeddings parameter: 'input'")
@@ -168,7 +168,7 @@ def read_sampling(params: Body) -> dict[str, object]:
     return {"max_tokens": MAX_ANSWER_TOKENS, **params}
 
 
-def _read(body: object, known: Mapping[str, Check]) -> dict[str, object]:
+def _read_fields(body: object, known: Mapping[str, Check]) -> dict[str, object]:
     if not isinstance(body, dict):
         raise bad_request(f"json: cannot unmarshal {json_type(body)} into a request object")
     for name, value in body.items():
@@ -188,7 +188,7 @@ def _common(fields: Body) -> dict[str, object]:
     return request
 
 
-def _count(fields: Body) -> int:
+def _choice_count(fields: Body) -> int:
     count = fields.get("n", 1)
     return count if isinstance(count, int) else 1
 
@@ -223,10 +223,10 @@ def last_question(messages: object) -> str:
     return ""
 
 
-def results_since_question(messages: object) -> list[tuple[tools.Call, str]]:
+def results_since_question(messages: object) -> list[tuple[tools.ToolCall, str]]:
     """The calls that have a result since the user's last message, in the order of the results; read messages only."""
-    results: list[tuple[tools.Call, str]] = []
-    calls: dict[str, tools.Call] = {}
+    results: list[tuple[tools.ToolCall, str]] = []
+    calls: dict[str, tools.ToolCall] = {}
     for message in messages if isinstance(messages, list) else []:
         if message["role"] == "user":
             results = []
@@ -242,7 +242,7 @@ def _messages(messages: object) -> list[tools.Message]:
     if not isinstance(messages, list) or not messages:
         raise bad_request("field 'messages' must be a list of messages, not empty")
     read: list[tools.Message] = []
-    calls: dict[str, tools.Call] = {}
+    calls: dict[str, tools.ToolCall] = {}
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         if not isinstance(message, dict):

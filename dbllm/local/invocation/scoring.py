@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from dbllm.local.errors import Problem
 from dbllm.local.json_values import json_type
 
-FORMATS = ("dataframe_records", "dataframe_split", "inputs", "instances")
+INPUT_FORMS = ("dataframe_records", "dataframe_split", "inputs", "instances")
 UNIFIED = ("messages", "prompt", "input")
 AROUND = ("stream", "model", "client_request_id", "usage_context", "databricks_options")
 """Keys beside the data that are for the server, not for the model."""
@@ -36,7 +36,7 @@ class Scoring:
     stream: bool
 
 
-def parse(body: object) -> Scoring:
+def parse_scoring(body: object) -> Scoring:
     """Read a decoded JSON body.
 
     Raises:
@@ -50,10 +50,10 @@ def parse(body: object) -> Scoring:
     if any(key in body for key in UNIFIED):
         row = {key: value for key, value in body.items() if key not in AROUND and key != "params"}
         return Scoring((_params(body) | row,), wrapped=False, stream=bool(stream))
-    found = [key for key in FORMATS if key in body]
+    found = [key for key in INPUT_FORMS if key in body]
     if len(found) != 1:
         raise _bad(
-            f"The input must be a JSON dictionary with exactly one of the input fields {set_of(FORMATS)}. "
+            f"The input must be a JSON dictionary with exactly one of the input fields {set_of(INPUT_FORMS)}. "
             f"Received dictionary with input fields: {list(body)}."
         )
     params = _params(body)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dbllm.local.errors import invalid
 from dbllm.local.json_values import Json
 
-NAME = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
-REFERENCE = re.compile(r"\{\{secrets/([^/{}]+)/([^/{}]+)\}\}")
+ENDPOINT_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
+ANY_REFERENCE = re.compile(r"\{\{secrets/([^/{}]+)/([^/{}]+)\}\}")
 MAX_ENTITIES = 15
 MAX_VARIABLES = 30
 WORKLOAD_SIZES = ("Small", "Medium", "Large")
@@ -20,7 +20,7 @@ WORKLOAD_TYPES = (
     "CPU", "CPU_MEDIUM", "CPU_LARGE", "GPU_SMALL", "GPU_MEDIUM", "GPU_LARGE", "GPU_XLARGE", "GPU_XLARGE_8",
     "MULTIGPU_MEDIUM",
 )  # fmt: skip
-TASKS = ("llm/v1/chat", "llm/v1/completions", "llm/v1/embeddings")
+EXTERNAL_TASKS = ("llm/v1/chat", "llm/v1/completions", "llm/v1/embeddings")
 RATE_KEYS = ("user", "endpoint")
 GATEWAY_KEYS = ("user", "endpoint", "user_group", "service_principal")
 GATEWAY_PARTS = ("usage_tracking_config", "inference_table_config", "guardrails", "fallback_config")
@@ -32,7 +32,7 @@ def read_name(name: object) -> str:
     Raises:
         Problem: 400 with the reason.
     """
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if not isinstance(name, str) or not ENDPOINT_NAME.fullmatch(name):
         raise invalid("An endpoint name is 1 to 63 alphanumeric characters, dashes and underscores")
     return name
 
@@ -88,7 +88,7 @@ def _read_entity(raw: object) -> Json:
         raise invalid("A served entity has exactly one of external_model and entity_name")
     entity = _read_external(given) if "external_model" in given else _read_model(given)
     name = given.get("name", _default_name(entity))
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if not isinstance(name, str) or not ENDPOINT_NAME.fullmatch(name):
         raise invalid("A served entity's name is 1 to 63 alphanumeric characters, dashes and underscores")
     return {"name": name, **entity}
 
@@ -98,8 +98,8 @@ def _read_external(given: Json) -> Json:
     for field in ("provider", "name", "task"):
         if not isinstance(model.get(field), str) or not model[field]:
             raise invalid(f"external_model.{field} is missing")
-    if model["task"] not in TASKS:
-        raise invalid(f"external_model.task must be one of {', '.join(TASKS)}")
+    if model["task"] not in EXTERNAL_TASKS:
+        raise invalid(f"external_model.task must be one of {', '.join(EXTERNAL_TASKS)}")
     return {"external_model": model}
 
 
@@ -126,7 +126,7 @@ def _read_model(given: Json) -> Json:
         "max_provisioned_concurrency", "provisioned_model_units",
     ):  # fmt: skip
         if field in given:
-            entity[field] = _count(given[field], field)
+            entity[field] = _natural_number(given[field], field)
     if "environment_vars" in given:
         entity["environment_vars"] = _read_variables(given["environment_vars"])
     if isinstance(given.get("instance_profile_arn"), str):
@@ -171,7 +171,7 @@ def _read_route(raw: object, names: Sequence[str]) -> tuple[str, int]:
     name = route.get("served_entity_name") or route.get("served_model_name")
     if not isinstance(name, str) or name not in names:
         raise invalid("A route of traffic_config names no served entity of this config")
-    share = _count(route.get("traffic_percentage"), "traffic_percentage")
+    share = _natural_number(route.get("traffic_percentage"), "traffic_percentage")
     if share > 100:
         raise invalid("traffic_percentage must be 0 to 100")
     return name, share
@@ -220,7 +220,7 @@ def _read_limit(raw: object, keys: Sequence[str], units: Sequence[str]) -> Json:
     if key not in keys:
         raise invalid(f"The key of a rate limit must be one of {', '.join(keys)}")
     read: Json = {"renewal_period": "minute", "key": key}
-    read.update({unit: _count(given[unit], unit) for unit in units if unit in given})
+    read.update({unit: _natural_number(given[unit], unit) for unit in units if unit in given})
     if not any(unit in read for unit in units):
         raise invalid(f"A rate limit needs {' or '.join(units)}")
     if key in ("user_group", "service_principal"):
@@ -249,7 +249,7 @@ def read_tags(raw: object, what: str = "tags") -> dict[str, str | None]:
 def references(value: object) -> Iterator[tuple[str, str]]:
     """Every secret, as (scope, key), that a JSON value refers to as `{{secrets/scope/key}}`."""
     if isinstance(value, str):
-        yield from REFERENCE.findall(value)
+        yield from ANY_REFERENCE.findall(value)
     elif isinstance(value, Mapping):
         for inner in value.values():
             yield from references(inner)
@@ -285,7 +285,7 @@ def _list(value: object, what: str) -> list[object]:
     return value
 
 
-def _count(value: object, what: str) -> int:
+def _natural_number(value: object, what: str) -> int:
     if type(value) is not int or not 0 <= value < 2**53:
         raise invalid(f"{what} must be an integer that is not negative")
     return value

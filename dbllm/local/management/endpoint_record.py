@@ -21,7 +21,7 @@ CUSTOM = "CUSTOM_MODEL"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class EndpointSettings:
     """What can be set on every endpoint, without deploying it anew."""
 
     tags: Mapping[str, str | None] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Record:
     due_ms: int = 0
     failures: Mapping[str, str] = field(default_factory=dict)
     fixed: bool = False
-    settings: Settings = field(default_factory=Settings)
+    settings: EndpointSettings = field(default_factory=EndpointSettings)
 
 
 def to_json(record: Record) -> Json:
@@ -73,7 +73,7 @@ def to_json(record: Record) -> Json:
 
 def from_json(kept: Mapping[str, object], settings: Mapping[str, object]) -> Record:
     """What `to_json` and `asdict` of the settings made."""
-    return Record(**kept, settings=Settings(**settings))  # type: ignore[arg-type]
+    return Record(**kept, settings=EndpointSettings(**settings))  # type: ignore[arg-type]
 
 
 def deploying(record: Record, config: Json, failures: Mapping[str, str], now_ms: int, takes_ms: int) -> Record:

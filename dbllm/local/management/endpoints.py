@@ -12,16 +12,16 @@ from dataclasses import asdict, dataclass, replace
 from dbllm.local.access import permissions
 from dbllm.local.access.permissions import Caller, need
 from dbllm.local.errors import Problem, invalid, missing, no_such_endpoint, taken
-from dbllm.local.http.operations import NUMBER, OBJECT, TEXT, TEXTS, Call, Operation, body, text
+from dbllm.local.http.operations import NUMBER, OBJECT, TEXT, TEXTS, Call, Operation, object_schema, text_schema
 from dbllm.local.json_values import Json
 from dbllm.local.management import endpoint_config, endpoint_record
 from dbllm.local.management.catalog import Endpoint, foundation_model
-from dbllm.local.management.endpoint_record import FOUNDATION, Record, Settings
+from dbllm.local.management.endpoint_record import FOUNDATION, EndpointSettings, Record
 from dbllm.local.management.served_entity import Entity, Kind
 from dbllm.local.storage.store import Change, Store
 
 MAX_ENDPOINTS = 1000
-API = "/api/2.0/serving-endpoints"
+ENDPOINTS = "/api/2.0/serving-endpoints"
 PERMISSIONS = "/api/2.0/permissions/serving-endpoints/{endpoint_id}"
 DEPLOY_SECONDS = 0.5
 
@@ -92,32 +92,49 @@ class Endpoints:
 
     def operations(self) -> list[Operation]:
         """The REST operations."""
-        external = body("provider", "name", "task", provider=text("openai"), name=TEXT, task=text("llm/v1/chat"))
-        entity = body(
-            name=TEXT, entity_name=text("local.default.dolly"), entity_version=text("1"), external_model=external
+        external = object_schema(
+            "provider", "name", "task", provider=text_schema("openai"), name=TEXT, task=text_schema("llm/v1/chat")
+        )
+        entity = object_schema(
+            name=TEXT,
+            entity_name=text_schema("local.default.dolly"),
+            entity_version=text_schema("1"),
+            external_model=external,
         )
         entities: Json = {"type": "array", "items": entity}
-        config = body(served_entities=entities, traffic_config=OBJECT, auto_capture_config=OBJECT)
-        limit = body(calls=NUMBER, tokens=NUMBER, key=text("user"), renewal_period=text("minute"))
+        config = object_schema(served_entities=entities, traffic_config=OBJECT, auto_capture_config=OBJECT)
+        limit = object_schema(
+            calls=NUMBER, tokens=NUMBER, key=text_schema("user"), renewal_period=text_schema("minute")
+        )
         limits: Json = {"type": "array", "items": limit}
-        tag: Json = {"type": "array", "items": body("key", key=TEXT, value=TEXT)}
-        create = body("name", "config", name=TEXT, config=config, tags=tag, rate_limits=limits, ai_gateway=OBJECT)
-        gateway = body(fallback_config=OBJECT, rate_limits=limits, guardrails=OBJECT)
-        one, served = f"{API}/{{name}}", f"{API}/{{name}}/served-models/{{served}}"
-        grant = body(
+        tag: Json = {"type": "array", "items": object_schema("key", key=TEXT, value=TEXT)}
+        create = object_schema(
+            "name", "config", name=TEXT, config=config, tags=tag, rate_limits=limits, ai_gateway=OBJECT
+        )
+        gateway = object_schema(fallback_config=OBJECT, rate_limits=limits, guardrails=OBJECT)
+        one, served = f"{ENDPOINTS}/{{name}}", f"{ENDPOINTS}/{{name}}/served-models/{{served}}"
+        grant = object_schema(
             "permission_level", user_name=TEXT, permission_level={"type": "string", "enum": list(permissions.LEVELS)}
         )
-        acl = body(access_control_list={"type": "array", "items": grant})
+        acl = object_schema(access_control_list={"type": "array", "items": grant})
         return [
-            Operation("GET", API, self._list, "List the endpoints that the caller may see"),
-            Operation("POST", API, self._create, "Create an endpoint", create),
-            Operation("POST", f"{API}/pt", self._create, "Create an endpoint with provisioned throughput", create),
+            Operation("GET", ENDPOINTS, self._list, "List the endpoints that the caller may see"),
+            Operation("POST", ENDPOINTS, self._create, "Create an endpoint", create),
+            Operation(
+                "POST", f"{ENDPOINTS}/pt", self._create, "Create an endpoint with provisioned throughput", create
+            ),
             Operation("GET", one, self._get, "Describe an endpoint"),
             Operation("DELETE", one, self._delete, "Delete an endpoint", None),
             Operation("PUT", f"{one}/config", self._update, "Deploy another config", config),
-            Operation("PUT", f"{API}/pt/{{name}}/config", self._update, "The same", body("config", config=config)),
-            Operation("PATCH", f"{one}/tags", self._tag, "Change tags", body(add_tags=tag, delete_tags=TEXTS)),
-            Operation("PUT", f"{one}/rate-limits", self._limit, "Set rate limits", body(rate_limits=limits)),
+            Operation(
+                "PUT",
+                f"{ENDPOINTS}/pt/{{name}}/config",
+                self._update,
+                "The same",
+                object_schema("config", config=config),
+            ),
+            Operation("PATCH", f"{one}/tags", self._tag, "Change tags", object_schema(add_tags=tag, delete_tags=TEXTS)),
+            Operation("PUT", f"{one}/rate-limits", self._limit, "Set rate limits", object_schema(rate_limits=limits)),
             Operation("PUT", f"{one}/ai-gateway", self._gateway, "Set the AI gateway", gateway),
             Operation("PATCH", f"{one}/notifications", self._notify, "Set e-mail notifications", OBJECT),
             Operation("PATCH", f"{one}/telemetry-config", self._telemetry, "Set telemetry", OBJECT),
@@ -337,7 +354,7 @@ class Endpoints:
             raise invalid(f"Endpoint '{record.name}' was made by the workspace itself and cannot be {done}")
         return record
 
-    def _set(self, record: Record, settings: Settings) -> Record:
+    def _set(self, record: Record, settings: EndpointSettings) -> Record:
         record = replace(record, settings=settings)
         self._store.commit(Change("settings", record.name, asdict(settings)))
         self._records[record.name] = record
@@ -357,9 +374,9 @@ def no_such_served(served: str, name: str) -> Problem:
     return missing(f"Served model with name '{served}' does not exist in endpoint '{name}'")
 
 
-def _first_settings(call: Call) -> Settings:
+def _first_settings(call: Call) -> EndpointSettings:
     gateway = call.body.get("ai_gateway")
-    return Settings(
+    return EndpointSettings(
         tags=endpoint_config.read_tags(call.body.get("tags") or []),
         rate_limits=endpoint_config.read_rate_limits(call.body.get("rate_limits") or []),
         ai_gateway=endpoint_config.read_gateway(gateway) if gateway is not None else None,
@@ -376,7 +393,7 @@ def _optional(given: Json, name: str) -> Json | None:
 def _with_kept_settings(record: Record, kept: Mapping[str, object]) -> Record:
     if record.name not in kept:
         return record
-    return replace(record, settings=Settings(**_mapping(kept[record.name])))  # type: ignore[arg-type]
+    return replace(record, settings=EndpointSettings(**_mapping(kept[record.name])))  # type: ignore[arg-type]
 
 
 def _mapping(value: object) -> Json:

@@ -31,8 +31,8 @@ MARK = "qzxqzx"
 
 Schema = dict[str, Any]
 
-TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
-FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
+JSON_TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
+STRING_FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
 """String formats that llguidance enforces; in JSON Schema the others are only remarks."""
 REFUSED = (
     "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "patternProperties",
@@ -284,8 +284,8 @@ class _Writer:
 
     def _typed(self, schema: Schema, inside: tuple[str, ...], path: str) -> Schema:
         kinds = _listed(schema["type"]) if "type" in schema else _implied(schema)
-        if not kinds or not all(kind in TYPES for kind in kinds):
-            raise self._bad(path, f"'type' must be one of {', '.join(TYPES)}; got {schema.get('type')!r}")
+        if not kinds or not all(kind in JSON_TYPES for kind in kinds):
+            raise self._bad(path, f"'type' must be one of {', '.join(JSON_TYPES)}; got {schema.get('type')!r}")
         if len(kinds) > 1:
             return {"anyOf": self._possible([({**schema, "type": kind}, path) for kind in kinds], inside)}
         if kinds[0] == "object":
@@ -349,7 +349,7 @@ class _Writer:
             if not isinstance(schema["pattern"], str):
                 raise self._bad(path, f"'pattern' must be a string, got {json_type(schema['pattern'])}")
             out["pattern"] = schema["pattern"]
-        if schema.get("format") in FORMATS:
+        if schema.get("format") in STRING_FORMATS:
             out["format"] = schema["format"]
         least = self._whole(schema, "minLength", path, 0)
         if "maxLength" in schema or not out.keys() & {"pattern", "format"}:

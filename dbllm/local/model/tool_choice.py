@@ -28,7 +28,7 @@ SMALL_TALK = (
 """Messages that want no tool: a purpose has to be likelier than after any of these."""
 MAX_ASKED = 600
 """Characters of the message's end that are looked at."""
-KEPT = 512
+CACHE_SIZE = 512
 """Purposes whose likelihood after small talk is remembered, and grammars that are known to be enforced."""
 
 
@@ -64,7 +64,7 @@ class ToolChooser:
             async with self._engine.generate([Job("raw", request)]) as pieces:
                 text = "".join([piece.text async for piece in pieces])
             self._checked[grammar] = text.startswith(MARK)
-            if len(self._checked) > KEPT:
+            if len(self._checked) > CACHE_SIZE:
                 self._checked.popitem(last=False)
         if not self._checked[grammar]:
             raise bad_request(
@@ -82,7 +82,7 @@ class ToolChooser:
         for number, purpose in enumerate(new):
             base[purpose] = max(before[number * len(SMALL_TALK) :][: len(SMALL_TALK)])
         self._unprompted.update(base)
-        while len(self._unprompted) > KEPT:
+        while len(self._unprompted) > CACHE_SIZE:
             self._unprompted.popitem(last=False)
         return [given - base[purpose] for given, purpose in zip(after, purposes, strict=True)]
 

@@ -191,7 +191,7 @@ def still_to_call(offer: ToolOffer, called: Sequence[str]) -> ToolOffer:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ToolCall:
     """A call that an assistant message of the conversation made."""
 
     id: str
@@ -199,7 +199,7 @@ class Call:
     arguments: str
 
 
-def read_calls(where: str, value: object) -> tuple[Call, ...]:
+def read_calls(where: str, value: object) -> tuple[ToolCall, ...]:
     """The `tool_calls` of an assistant message.
 
     Raises:
@@ -215,17 +215,17 @@ def read_calls(where: str, value: object) -> tuple[Call, ...]:
         name, arguments = function.get("name"), function.get("arguments")
         if not isinstance(name, str) or not isinstance(arguments, str):
             raise bad_request(f"'{where}[{number}].function' must have the strings 'name' and 'arguments'")
-        calls.append(Call(one["id"], name, arguments))
+        calls.append(ToolCall(one["id"], name, arguments))
     return tuple(calls)
 
 
-def said(text: str, calls: Sequence[Call]) -> Message:
+def said(text: str, calls: Sequence[ToolCall]) -> Message:
     """An assistant message with calls, as the model reads it."""
     told = [f"I call {call.name}({call.arguments})." for call in calls]
     return {"role": "assistant", "content": "\n".join([text, *told] if text else told)}
 
 
-def result(call: Call, text: str) -> Message:
+def result(call: ToolCall, text: str) -> Message:
     """A tool message, as the model reads it: its template knows no tools, so it comes from the user."""
     return {"role": "user", "content": f"The result of {call.name} is: {text}"}
 
