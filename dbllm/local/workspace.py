@@ -66,12 +66,12 @@ class Workspace(Service):
         drain: float = GRACE,
         options: Options | None = None,
     ) -> None:
-        self._token = checked_token(token)
-        self._bind = checked_host(host, token)
+        self._token = check_token(token)
+        self._bind = check_host(host, token)
         self._port = port
         self._state = Path(state).expanduser() if state is not None else None
         self._model = Path(model).expanduser() if model is not None else None
-        self._drivers = checked_drivers(drivers)
+        self._drivers = check_drivers(drivers)
         self._oidc = Oidc(principals, token_seconds)
         self._drain = drain
         self._options = options or Options()
@@ -160,9 +160,9 @@ def with_upstream(options: Options, url: str, store: Store) -> Options:
     """The options with the workspace's own upstream in place: its key (kept, unless given) and the URL of "local"."""
     key = options.upstream_key
     if key is None:
-        kept = store.load("upstream").get("key")
-        key = kept if isinstance(kept, str) else f"local-{secrets.token_hex(16)}"
-        if not kept:
+        stored = store.load("upstream").get("key")
+        key = stored if isinstance(stored, str) else f"local-{secrets.token_hex(16)}"
+        if not stored:
             store.commit(Change("upstream", "key", key))
     upstreams = {provider: url if base == OWN_UPSTREAM else base for provider, base in options.upstreams.items()}
     return replace(options, upstream_key=key, upstreams=upstreams)
@@ -183,7 +183,7 @@ async def check_answers(engine: Engine) -> None:
         raise LocalError(f"{engine.path} was loaded, but does not answer: {error}") from error
 
 
-def checked_host(host: str, token: str | None) -> str:
+def check_host(host: str, token: str | None) -> str:
     """The address to listen on: loopback, or, with a token that was given, any.
 
     Raises:
@@ -210,7 +210,7 @@ def url(address: tuple[str, int]) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def checked_token(token: str | None) -> str | None:
+def check_token(token: str | None) -> str | None:
     """`token`, if it can travel in a header.
 
     Raises:
@@ -221,7 +221,7 @@ def checked_token(token: str | None) -> str | None:
     return token
 
 
-def checked_drivers(ports: Sequence[int]) -> tuple[int, ...]:
+def check_drivers(ports: Sequence[int]) -> tuple[int, ...]:
     """`ports`, if the driver proxy can reach all of them.
 
     Raises:

@@ -47,7 +47,7 @@ class Dialect(Protocol):
         """The body to send; Problem 400 for what the provider cannot express."""
         ...
 
-    def answer(self, task: str, model: str, told: Json) -> Json:
+    def answer(self, task: str, model: str, response: Json) -> Json:
         """A whole answer; KeyError, TypeError or ValueError when it is not of this wire format."""
         ...
 
@@ -65,11 +65,11 @@ class OpenAI:
     def request(self, task: str, model: str, wanted: Json) -> Json:
         return {"model": model, **wanted}
 
-    def answer(self, task: str, model: str, told: Json) -> Json:
+    def answer(self, task: str, model: str, response: Json) -> Json:
         promised = "data" if task == EMBEDDINGS else "choices"
-        if not isinstance(told.get(promised), list):
+        if not isinstance(response.get(promised), list):
             raise ValueError(f"there is no list '{promised}'")
-        return told
+        return response
 
     def reader(self, task: str, model: str) -> Reader:
         return _Passing()
@@ -158,10 +158,10 @@ def unparsable(field: str, expected: str, got: object) -> Problem:
 
 def decode_object(data: str) -> Json:
     """An event's JSON object; ValueError when it is something else."""
-    found = json.loads(data)
-    if not isinstance(found, dict):
-        raise ValueError(f"an event is {json_type(found)}, not an object")
-    return found
+    event = json.loads(data)
+    if not isinstance(event, dict):
+        raise ValueError(f"an event is {json_type(event)}, not an object")
+    return event
 
 
 # --- what translated requests and answers are made of

@@ -126,10 +126,10 @@ class Gateway:
     async def _whole(self, call: _Call, payload: Json) -> Json:
         answer = await self._open(call, payload)
         try:
-            told = json.loads(await answer.aread())
-            if not isinstance(told, dict):
+            response = json.loads(await answer.aread())
+            if not isinstance(response, dict):
                 raise ValueError("it is not a JSON object")
-            return call.target.dialect.answer(call.task, call.model, told)
+            return call.target.dialect.answer(call.task, call.model, response)
         except (LookupError, TypeError, ValueError) as error:
             raise call.broken(f"answered in another form than promised ({type(error).__name__}: {error})") from error
         finally:
@@ -154,15 +154,15 @@ class _Call:
             message = None
         if not isinstance(message, dict):
             message = {"message": text[:2000]}
-        said = f"Received error from {self.provider}"
+        summary = f"Received error from {self.provider}"
         hints = {name: headers[name] for name in HINTS if name in headers}
         # A redirect is no answer: the credential is not sent on to another place.
         return ProviderProblem(
             status if status >= 400 else 502,
             "EXTERNAL_MODEL_ERROR",
-            said,
+            summary,
             hints,
-            {"error": said, "external_model_message": message},
+            {"error": summary, "external_model_message": message},
         )
 
     def unreachable(self, error: httpx.TransportError) -> Problem:

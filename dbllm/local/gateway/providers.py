@@ -289,12 +289,12 @@ def _form(settings: ProviderSettings, name: str) -> re.Match[str] | str:
         return plain
     if not reference:
         raise _invalid(f"'{name}' is missing: give {{{{secrets/scope/key}}}}, or '{name}_plaintext'")
-    found = SECRET_REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
-    if found is None:
+    match = SECRET_REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
+    if match is None:
         raise _invalid(
             f"'{name}' must refer to a secret as {{{{secrets/scope/key}}}}; a literal goes into '{name}_plaintext'"
         )
-    return found
+    return match
 
 
 def _resolved(settings: ProviderSettings, name: str, secrets: Secrets) -> str:

@@ -39,13 +39,13 @@ class ErrorMiddleware:
         request_id = scope.setdefault("dbllm.request_id", str(uuid.uuid4()))
         started = False
 
-        async def watched(message: Message) -> None:
+        async def send_noting_start(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send_noting_start)
         except ClientGoneError:
             logger.debug("the client of %s %s went away", scope["method"], scope["path"])
         except Problem as problem:
@@ -87,14 +87,14 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = str(uuid.uuid4())
 
-        async def stamped(message: Message) -> None:
+        async def send_with_ids(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["x-databricks-org-id"] = self._workspace_id
             await send(message)
 
-        await self._guarded({**scope, "dbllm.request_id": request_id}, receive, stamped)
+        await self._guarded({**scope, "dbllm.request_id": request_id}, receive, send_with_ids)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

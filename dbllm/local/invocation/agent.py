@@ -237,7 +237,7 @@ class ResponseEvents:
     head: Head
     ask: AgentRequest
     _tally: Accumulator = field(default_factory=lambda: Accumulator(1))
-    _told: int = 0
+    _event_count: int = 0
 
     def begin(self) -> list[Json]:
         """The events before the first piece."""
@@ -326,8 +326,8 @@ class ResponseEvents:
         }
 
     def _numbered(self, events: list[Json]) -> list[Json]:
-        numbered = [{**event, "sequence_number": self._told + number} for number, event in enumerate(events)]
-        self._told += len(events)
+        numbered = [{**event, "sequence_number": self._event_count + number} for number, event in enumerate(events)]
+        self._event_count += len(events)
         return numbered
 
 

@@ -147,8 +147,8 @@ class _CallableModel:
         ]
 
     async def _result(self, data: object, arguments: Mapping[str, object]) -> object:
-        async with aclosing(callables.values(self.answerer, data, **arguments)) as given:
-            values = [value async for value in given]
+        async with aclosing(callables.values(self.answerer, data, **arguments)) as outputs:
+            values = [value async for value in outputs]
         return values[0] if len(values) == 1 else values
 
     async def _emit_text(self, prompt: Prompt, emit: Emit) -> None:
@@ -158,8 +158,8 @@ class _CallableModel:
                 await emit(piece)
 
     async def _emit_values(self, data: object, arguments: Mapping[str, object], emit: Emit) -> None:
-        async with aclosing(callables.values(self.answerer, data, **arguments)) as given:
-            async for value in given:
+        async with aclosing(callables.values(self.answerer, data, **arguments)) as outputs:
+            async for value in outputs:
                 await emit(plain(value))
 
     async def _guarded(self, work: Coroutine[Any, Any, T]) -> T:
@@ -192,7 +192,7 @@ class _ScoringServer:
         sent = {name: request.headers[name] for name in FORWARDED_HEADERS if name in request.headers}
         outgoing = self._http.build_request("POST", self._url, headers=sent, content=body)
         try:
-            told = await until_gone(request.receive, self._http.send(outgoing))
+            response = await until_gone(request.receive, self._http.send(outgoing))
         except httpx.TimeoutException as error:
             raise Problem(504, "DEADLINE_EXCEEDED", f"The model at {self._url} took too long.") from error
         except httpx.TransportError as error:
@@ -200,8 +200,8 @@ class _ScoringServer:
             raise Problem(
                 503, "TEMPORARILY_UNAVAILABLE", f"The model at {self._url} cannot be reached: {reason}."
             ) from error
-        kind = told.headers.get("content-type", "application/json")
-        return Response(told.content, told.status_code, {**headers, "content-type": kind})
+        kind = response.headers.get("content-type", "application/json")
+        return Response(response.content, response.status_code, {**headers, "content-type": kind})
 
     async def close(self) -> None:
         if self._http is not None:
@@ -227,10 +227,10 @@ def _whole(decoded: Any, wanted: scoring.Scoring | None) -> tuple[object, object
     if any(key in decoded for key in scoring.UNIFIED):
         ours = (*scoring.AROUND, "params")
         return {key: value for key, value in decoded.items() if key not in ours}, params or {}, False
-    found = [key for key in scoring.INPUT_FORMS if key in decoded]
-    if len(found) != 1:
+    forms = [key for key in scoring.INPUT_FORMS if key in decoded]
+    if len(forms) != 1:
         scoring.parse_scoring(decoded)  # says what is wrong
-    return decoded[found[0]], params or {}, True
+    return decoded[forms[0]], params or {}, True
 
 
 def plain(value: Any) -> object:
@@ -247,8 +247,8 @@ def plain(value: Any) -> object:
 def _json(result: object, headers: Mapping[str, str], *, wrapped: bool) -> Response:
     predictions = plain(result)
     try:
-        told = json.dumps({"predictions": predictions} if wrapped else predictions, ensure_ascii=False, allow_nan=False)
-        content = told.encode()
+        text = json.dumps({"predictions": predictions} if wrapped else predictions, ensure_ascii=False, allow_nan=False)
+        content = text.encode()
     except (TypeError, ValueError) as error:
         raise Problem(500, "INTERNAL_ERROR", f"The model's answer cannot be told as JSON: {error}.") from error
     return Response(content, headers=headers, media_type="application/json")

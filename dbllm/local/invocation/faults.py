@@ -144,14 +144,14 @@ class Faults:
         endpoint = self._wanted.get(name) or self._wanted.get(EVERY)
         if endpoint is None:
             return await answer()
-        drawn = plan(endpoint.fault, endpoint.draw)
-        wait = drawn.wait + endpoint.warming(self._now())
+        plan_of_call = plan(endpoint.fault, endpoint.draw)
+        wait = plan_of_call.wait + endpoint.warming(self._now())
         if wait > 0:
             await until_gone(request.receive, asyncio.sleep(wait))
-        if drawn.status is not None:
-            raise fault_problem(drawn.status, endpoint.fault.retry_after)
+        if plan_of_call.status is not None:
+            raise fault_problem(plan_of_call.status, endpoint.fault.retry_after)
         response = await answer()
-        return response if drawn.ending is None else _Broken(response, drawn)
+        return response if plan_of_call.ending is None else _Broken(response, plan_of_call)
 
     def operations(self) -> list[Operation]:
         """The local API (not Databricks'): look at faults, set those of an endpoint, end them."""
@@ -159,7 +159,7 @@ class Faults:
         shape: dict[str, object] = {one.name: number for one in fields(Fault) if one.type == "float"}
         shape |= {"statuses": OBJECT, "retry_after": {}, "seed": {"type": "integer"}}
         return [
-            Operation("GET", FAULTS_PATH, self._shown, "Faults of endpoints"),
+            Operation("GET", FAULTS_PATH, self._show, "Faults of endpoints"),
             Operation(
                 "PUT", FAULTS_PATH, self._put, "Give an endpoint faults", object_schema("endpoint", **name, **shape)
             ),
@@ -168,7 +168,7 @@ class Faults:
             ),
         ]
 
-    def _shown(self, _call: Call) -> Json:
+    def _show(self, _call: Call) -> Json:
         # The dictionary is copied: calls look into it on another thread.
         return {"faults": {name: asdict(one.fault) for name, one in dict(self._wanted).items()}}
 
@@ -179,12 +179,12 @@ class Faults:
             self.set(name, read_fault({key: value for key, value in call.body.items() if key != "endpoint"}))
         except ValueError as error:
             raise bad_request(str(error)) from error
-        return self._shown(call)
+        return self._show(call)
 
     def _delete(self, call: Call) -> Json:
         only_admins(call.caller)
         self.set(_endpoint_name(call), None)
-        return self._shown(call)
+        return self._show(call)
 
 
 class _Endpoint:
@@ -205,26 +205,26 @@ class _Endpoint:
 class _Broken(Response):
     """An answer that breaks off. To its maker it looks as if the client had gone away, so that no model runs on."""
 
-    def __init__(self, response: Response, drawn: Plan) -> None:
+    def __init__(self, response: Response, plan_of_call: Plan) -> None:
         super().__init__()
         self._response = response
-        self._drawn = drawn
+        self._plan = plan_of_call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         over = asyncio.Event()
-        streams, left = False, self._drawn.events
+        streams, left = False, self._plan.events
 
         async def until_over() -> Message:
             waiting = [asyncio.ensure_future(receive()), asyncio.ensure_future(over.wait())]
             try:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                told = waiting[0]
-                return told.result() if told.done() else {"type": "http.disconnect"}  # type: ignore[return-value]
+                received = waiting[0]
+                return received.result() if received.done() else {"type": "http.disconnect"}  # type: ignore[return-value]
             finally:
                 for one in waiting:
                     one.cancel()
 
-        async def breaking(message: Message) -> None:
+        async def send_until_over(message: Message) -> None:
             nonlocal streams, left
             if over.is_set():
                 return
@@ -234,18 +234,18 @@ class _Broken(Response):
                 await send(message)
                 return
             body = message.get("body", b"")
-            if not streams and self._drawn.ending == "cut" and body:
+            if not streams and self._plan.ending == "cut" and body:
                 await send({**message, "body": body[: len(body) // 2], "more_body": True})
                 over.set()
                 return
             await send(message)
             left -= bool(streams and body)
             if streams and left <= 0:
-                if self._drawn.ending == "error":
+                if self._plan.ending == "error":
                     await send({"type": "http.response.body", "body": ERROR_FRAME, "more_body": False})
                 over.set()
 
-        await self._response(scope, until_over, breaking)
+        await self._response(scope, until_over, send_until_over)
 
 
 ERROR_FRAME = (
@@ -263,20 +263,20 @@ def fault_problem(status: int, retry_after: float | str | None) -> Problem:
     return Problem(status, code, words, {} if hint is None else {"retry-after": hint})
 
 
-def read_fault(given: Mapping[str, Any]) -> Fault:
+def read_fault(settings: Mapping[str, Any]) -> Fault:
     """A fault of plain JSON.
 
     Raises:
         ValueError: a name or value that cannot be.
     """
     known = [one.name for one in fields(Fault)]
-    for name in given:
+    for name in settings:
         if name not in known:
             raise ValueError(f"there is no fault '{name}'; there are {', '.join(known)}")
-    statuses = given.get("statuses", {})
+    statuses = settings.get("statuses", {})
     if not isinstance(statuses, Mapping) or not all(str(status).isdecimal() for status in statuses):
         raise ValueError("'statuses' is an object of HTTP statuses and their shares")
-    return Fault(**{**given, "statuses": {int(status): share for status, share in statuses.items()}})
+    return Fault(**{**settings, "statuses": {int(status): share for status, share in statuses.items()}})
 
 
 def parse_fault(text: str) -> tuple[str, Fault]:
@@ -286,7 +286,7 @@ def parse_fault(text: str) -> tuple[str, Fault]:
         LocalError: it has another form.
     """
     name, colon, pairs = text.partition(":")
-    given: dict[str, object] = {}
+    settings: dict[str, object] = {}
     statuses: dict[str, float] = {}
     try:
         if not name or not colon:
@@ -298,8 +298,8 @@ def parse_fault(text: str) -> tuple[str, Fault]:
             if key.isdecimal():
                 statuses[key] = float(value)
             else:
-                given[key] = value if key == "retry_after" else int(value) if key == "seed" else float(value)
-        return name, read_fault({**given, "statuses": statuses})
+                settings[key] = value if key == "retry_after" else int(value) if key == "seed" else float(value)
+        return name, read_fault({**settings, "statuses": statuses})
     except ValueError as error:
         raise LocalError(f"--fault {text}: {error}.") from None
 

@@ -55,8 +55,8 @@ class TextRequest:
     def calling(self, tool: tools.Tool) -> TextRequest:
         """The same request once it is decided that a tool is called."""
         sampling = {name: value for name, value in self.jobs[0].request.items() if name in SAMPLING}
-        asked = {**tools.arguments_request(tool, self.question, self.results), **GUIDED, **sampling}
-        return replace(self, jobs=(Job("chat", asked),) * len(self.jobs), offer=None)
+        engine_request = {**tools.arguments_request(tool, self.question, self.results), **GUIDED, **sampling}
+        return replace(self, jobs=(Job("chat", engine_request),) * len(self.jobs), offer=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def read_chat(body: object) -> TextRequest:
         offer,
         last_question(messages),
         _top(fields, "top_logprobs"),
-        tuple(tools.result(call, text)["content"] for call, text in results),
+        tuple(tools.result_message(call, text)["content"] for call, text in results),
     )
 
 
@@ -251,13 +251,13 @@ def _messages(messages: object) -> list[tools.Message]:
         if role not in ("system", "user", "assistant", "tool"):
             raise bad_request(f"'{where}.role' must be one of system, user, assistant, tool; got {role!r}")
         if role == "assistant" and message.get("tool_calls"):
-            made = tools.read_calls(f"{where}.tool_calls", message["tool_calls"])
+            new_calls = tools.read_calls(f"{where}.tool_calls", message["tool_calls"])
             ahead = messages[number - 1] if number else {}
             # Calls may come one message each (agents' items do).
             goes_on = ahead.get("role") == "assistant" and bool(ahead.get("tool_calls"))
-            calls = (calls if goes_on else {}) | {call.id: call for call in made}
+            calls = (calls if goes_on else {}) | {call.id: call for call in new_calls}
             text = "" if message.get("content") is None else _content(f"{where}.content", message["content"])
-            read.append(tools.said(text, made))
+            read.append(tools.assistant_message(text, new_calls))
             continue
         text = _content(f"{where}.content", message.get("content"))
         if role == "tool":
@@ -265,13 +265,13 @@ def _messages(messages: object) -> list[tools.Message]:
             if call is None:
                 raise bad_request(
                     f"'{where}' is a tool message, so 'tool_call_id' must name one of the tool_calls of the assistant "
-                    f"message before it; got {_shown(message.get('tool_call_id'))}"
+                    f"message before it; got {_shorten(message.get('tool_call_id'))}"
                 )
-            read.append(tools.result(call, text))
+            read.append(tools.result_message(call, text))
         else:
             calls = {} if role == "assistant" else calls
             read.append({"role": role, "content": text})
-    return tools.merged(read) if calls else read
+    return tools.merge_messages(read) if calls else read
 
 
 def _content(where: str, content: object) -> str:
@@ -288,14 +288,14 @@ def _part(where: str, part: object) -> str:
         return ""
     text = part.get("text") if isinstance(part, dict) and kind == "text" else None
     if not isinstance(text, str):
-        raise bad_request(f"'{where}' must be a text part, got {_shown(kind)}: this model takes no images or files")
+        raise bad_request(f"'{where}' must be a text part, got {_shorten(kind)}: this model takes no images or files")
     return text
 
 
 def _number(low: float, high: float) -> Check:
     def check(name: str, value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise bad_request(f"field '{name}' must be a number between {low:g} and {high:g}, got {_shown(value)}")
+            raise bad_request(f"field '{name}' must be a number between {low:g} and {high:g}, got {_shorten(value)}")
 
     return check
 
@@ -303,7 +303,7 @@ def _number(low: float, high: float) -> Check:
 def _integer(low: int, high: int) -> Check:
     def check(name: str, value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise bad_request(f"field '{name}' must be an integer between {low} and {high}, got {_shown(value)}")
+            raise bad_request(f"field '{name}' must be an integer between {low} and {high}, got {_shorten(value)}")
 
     return check
 
@@ -311,7 +311,7 @@ def _integer(low: int, high: int) -> Check:
 def _typed(kind: type, words: str) -> Check:
     def check(name: str, value: object) -> None:
         if not isinstance(value, kind):
-            raise bad_request(f"field '{name}' must be {words}, got {_shown(value)}")
+            raise bad_request(f"field '{name}' must be {words}, got {_shorten(value)}")
 
     return check
 
@@ -319,7 +319,7 @@ def _typed(kind: type, words: str) -> Check:
 def _one_of(*words: str) -> Check:
     def check(name: str, value: object) -> None:
         if value not in words:
-            raise bad_request(f"field '{name}' must be one of {', '.join(words)}; got {_shown(value)}")
+            raise bad_request(f"field '{name}' must be one of {', '.join(words)}; got {_shorten(value)}")
 
     return check
 
@@ -332,14 +332,14 @@ def _stop(name: str, value: object) -> None:
 
 def _text_map(name: str, value: object) -> None:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise bad_request(f"field '{name}' must be an object of strings, got {_shown(value)}")
+        raise bad_request(f"field '{name}' must be an object of strings, got {_shorten(value)}")
 
 
 def _anything(_name: str, _value: object) -> None:
     """Accepted, and without meaning for this model."""
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 

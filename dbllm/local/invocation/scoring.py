@@ -50,14 +50,14 @@ def parse_scoring(body: object) -> Scoring:
     if any(key in body for key in UNIFIED):
         row = {key: value for key, value in body.items() if key not in AROUND and key != "params"}
         return Scoring((_params(body) | row,), wrapped=False, stream=bool(stream))
-    found = [key for key in INPUT_FORMS if key in body]
-    if len(found) != 1:
+    forms = [key for key in INPUT_FORMS if key in body]
+    if len(forms) != 1:
         raise _bad(
             f"The input must be a JSON dictionary with exactly one of the input fields {set_of(INPUT_FORMS)}. "
             f"Received dictionary with input fields: {list(body)}."
         )
     params = _params(body)
-    rows = _READERS[found[0]](body[found[0]])
+    rows = _READERS[forms[0]](body[forms[0]])
     return Scoring(tuple({**params, **row} for row in rows), wrapped=True, stream=bool(stream))
 
 
@@ -109,7 +109,7 @@ def _split(data: object) -> list[Row]:
     return [dict(zip(columns, row, strict=True)) for row in values]
 
 
-def _named(data: object) -> list[Row]:
+def _named_inputs(data: object) -> list[Row]:
     """`inputs` and `instances`: a list of records, one record, or columns of equal length."""
     if isinstance(data, list):
         for record in data:
@@ -130,7 +130,12 @@ def _named(data: object) -> list[Row]:
     return [{name: column[number] for name, column in data.items()} for number in range(len(prompts))]
 
 
-_READERS = {"dataframe_records": _records, "dataframe_split": _split, "inputs": _named, "instances": _named}
+_READERS = {
+    "dataframe_records": _records,
+    "dataframe_split": _split,
+    "inputs": _named_inputs,
+    "instances": _named_inputs,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,9 +75,9 @@ class Endpoints:
         self._takes_ms = round(deploy_seconds * 1000)
         settings = store.load("settings")
         self._records = {record.name: _with_kept_settings(record, settings) for record in ready}
-        for name, kept in store.load("endpoint").items():
+        for name, stored in store.load("endpoint").items():
             if name not in self._records:
-                self._records[name] = endpoint_record.from_json(_mapping(kept), _mapping(settings[name]))
+                self._records[name] = endpoint_record.from_json(_mapping(stored), _mapping(settings[name]))
 
     def find(self, name: str) -> Record:
         """The endpoint, as it is at this moment. Safe to call from any thread.
@@ -156,7 +156,7 @@ class Endpoints:
         return {"endpoints": [endpoint_record.summary(endpoint_record.settled(one, now), now) for one in visible]}
 
     def _get(self, call: Call) -> Json:
-        return self._shown(self._may(call, "CAN_VIEW"), call)
+        return self._show(self._may(call, "CAN_VIEW"), call)
 
     def _create(self, call: Call) -> Json:
         name = endpoint_config.read_name(call.body.get("name"))
@@ -197,13 +197,13 @@ class Endpoints:
         return self._deploy(replace(record, task=task), config, call)
 
     def _deploy(self, record: Record, config: Json, call: Call) -> Json:
-        found = endpoint_record.entities_of(config, record.task)
-        failures = {entity.name: reason for entity in found if (reason := self._cannot_load(entity))}
+        entities = endpoint_record.entities_of(config, record.task)
+        failures = {entity.name: reason for entity in entities if (reason := self._cannot_load(entity))}
         record = endpoint_record.deploying(record, config, failures, self._now_ms(), self._takes_ms)
-        kept = Change("endpoint", record.name, endpoint_record.to_json(record))
-        self._store.commit(kept, Change("settings", record.name, asdict(record.settings)))
+        change = Change("endpoint", record.name, endpoint_record.to_json(record))
+        self._store.commit(change, Change("settings", record.name, asdict(record.settings)))
         self._records[record.name] = record
-        return self._shown(record, call)
+        return self._show(record, call)
 
     def _delete(self, call: Call) -> Json:
         record = self._changeable(call, "deleted")
@@ -215,13 +215,13 @@ class Endpoints:
     def _checked(self, raw: object, caller: Caller) -> tuple[Json, str, str | None]:
         """A config that can be deployed, with the endpoint's type and task."""
         config = endpoint_config.read_config(raw)
-        found = endpoint_record.entities_of(config, None)
-        for entity in found:
+        entities = endpoint_record.entities_of(config, None)
+        for entity in entities:
             if entity.kind is Kind.EXTERNAL:
                 self._outside.check_external(_mapping(entity.config["external_model"]))
             for scope, key in endpoint_config.references(entity.config):
                 self._outside.may_read(caller, scope, key)
-        kinds = {(self._kind(entity), self._task(entity)) for entity in found}
+        kinds = {(self._kind(entity), self._task(entity)) for entity in entities}
         if len(kinds) > 1:
             raise invalid("All served entities of an endpoint must have the same type and task")
         kind, task = kinds.pop()
@@ -260,10 +260,10 @@ class Endpoints:
         gone = call.body.get("delete_tags") or []
         if not isinstance(gone, list) or not all(isinstance(key, str) for key in gone):
             raise invalid("delete_tags is a list of keys")
-        kept = {key: value for key, value in record.settings.tags.items() if key not in gone}
-        kept |= endpoint_config.read_tags(call.body.get("add_tags") or [], "add_tags")
-        self._set(record, replace(record.settings, tags=kept))
-        return {"tags": endpoint_record.tags(kept)}
+        tags = {key: value for key, value in record.settings.tags.items() if key not in gone}
+        tags |= endpoint_config.read_tags(call.body.get("add_tags") or [], "add_tags")
+        self._set(record, replace(record.settings, tags=tags))
+        return {"tags": endpoint_record.tags(tags)}
 
     def _limit(self, call: Call) -> Json:
         record = self._may(call, "CAN_MANAGE")
@@ -286,7 +286,7 @@ class Endpoints:
     def _telemetry(self, call: Call) -> Json:
         record = self._may(call, "CAN_MANAGE")
         wanted = endpoint_config.read_object(call.body.get("telemetry_config") or {}, "telemetry_config")
-        return self._shown(self._set(record, replace(record.settings, telemetry_config=wanted)), call)
+        return self._show(self._set(record, replace(record.settings, telemetry_config=wanted)), call)
 
     # -- what can be read about one
 
@@ -360,7 +360,7 @@ class Endpoints:
         self._records[record.name] = record
         return record
 
-    def _shown(self, record: Record, call: Call) -> Json:
+    def _show(self, record: Record, call: Call) -> Json:
         now = self._now_ms()
         level = permissions.level(record.settings.acl, call.caller) or ""
         return endpoint_record.detailed(endpoint_record.settled(record, now), now, level)
@@ -386,14 +386,14 @@ def _first_settings(call: Call) -> EndpointSettings:
     )
 
 
-def _optional(given: Json, name: str) -> Json | None:
-    return endpoint_config.read_object(given[name], name) if given.get(name) is not None else None
+def _optional(fields: Json, name: str) -> Json | None:
+    return endpoint_config.read_object(fields[name], name) if fields.get(name) is not None else None
 
 
-def _with_kept_settings(record: Record, kept: Mapping[str, object]) -> Record:
-    if record.name not in kept:
+def _with_kept_settings(record: Record, stored: Mapping[str, object]) -> Record:
+    if record.name not in stored:
         return record
-    return replace(record, settings=EndpointSettings(**_mapping(kept[record.name])))  # type: ignore[arg-type]
+    return replace(record, settings=EndpointSettings(**_mapping(stored[record.name])))  # type: ignore[arg-type]
 
 
 def _mapping(value: object) -> Json:

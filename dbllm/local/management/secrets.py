@@ -38,9 +38,9 @@ class Scopes:
         self._now = now
         self._acls: dict[str, dict[str, str]] = cast("dict[str, dict[str, str]]", store.load("scope"))
         self._secrets: dict[str, dict[str, tuple[str, int]]] = {scope: {} for scope in self._acls}
-        for place, kept in store.load("secret").items():
+        for place, stored in store.load("secret").items():
             scope, _, key = place.partition("/")
-            value, changed_ms = cast("list[object]", kept)
+            value, changed_ms = cast("list[object]", stored)
             self._secrets[scope][key] = (str(value), int(str(changed_ms)))
 
     def value(self, scope: str, key: str) -> str | None:
@@ -49,18 +49,18 @@ class Scopes:
         Raises:
             Problem: 400, it is not text.
         """
-        found = self._secrets.get(scope, {}).get(key)
-        if found is None:
+        entry = self._secrets.get(scope, {}).get(key)
+        if entry is None:
             return None
         try:
-            return base64.b64decode(found[0]).decode()
+            return base64.b64decode(entry[0]).decode()
         except UnicodeError:
             raise invalid(f"The secret with scope: {scope} and key: {key} is not text in UTF-8") from None
 
     def may_read(self, caller: Caller, scope: str, key: str) -> None:
         """Raises Problem unless the secret exists and the caller may read it."""
         self._permitted(scope, caller, "READ")
-        self._found(scope, key)
+        self._stored_secret(scope, key)
 
     def operations(self) -> list[Operation]:
         """The REST operations."""
@@ -123,18 +123,18 @@ class Scopes:
         scope, key = _body_name(call.body, "scope"), _body_name(call.body, "key")
         self._permitted(scope, call.caller, "WRITE")
         value = _value(call.body)
-        held = self._secrets[scope]
-        if key not in held and len(held) >= MAX_SECRETS:
+        entries = self._secrets[scope]
+        if key not in entries and len(entries) >= MAX_SECRETS:
             raise _limit(f"A scope has at most {MAX_SECRETS} secrets")
-        kept = (base64.b64encode(value).decode(), int(self._now() * 1000))
-        self._store.commit(Change("secret", f"{scope}/{key}", kept))
-        held[key] = kept
+        stored = (base64.b64encode(value).decode(), int(self._now() * 1000))
+        self._store.commit(Change("secret", f"{scope}/{key}", stored))
+        entries[key] = stored
         return {}
 
     def _get(self, call: Call) -> Json:
         scope, key = _body_name(call.query, "scope"), _body_name(call.query, "key")
         self._permitted(scope, call.caller, "READ")
-        return {"key": key, "value": self._found(scope, key)[0]}
+        return {"key": key, "value": self._stored_secret(scope, key)[0]}
 
     def _list(self, call: Call) -> Json:
         scope = self._permitted(_body_name(call.query, "scope"), call.caller, "READ")
@@ -144,7 +144,7 @@ class Scopes:
     def _delete(self, call: Call) -> Json:
         scope, key = _body_name(call.body, "scope"), _body_name(call.body, "key")
         self._permitted(scope, call.caller, "WRITE")
-        self._found(scope, key)
+        self._stored_secret(scope, key)
         self._store.commit(Change("secret", f"{scope}/{key}", None))
         del self._secrets[scope][key]
         return {}
@@ -165,19 +165,21 @@ class Scopes:
 
     def _list_acls(self, call: Call) -> Json:
         scope = self._permitted(_body_name(call.query, "scope"), call.caller, "MANAGE")
-        return {"items": [{"principal": who, "permission": held} for who, held in self._acls[scope].items()]}
+        return {
+            "items": [{"principal": who, "permission": permission} for who, permission in self._acls[scope].items()]
+        }
 
     def _delete_acl(self, call: Call) -> Json:
         scope, principal = self._acl_of(call, call.body)
         self._entry(scope, principal)
-        self._set_acl(scope, {who: held for who, held in self._acls[scope].items() if who != principal})
+        self._set_acl(scope, {who: permission for who, permission in self._acls[scope].items() if who != principal})
         return {}
 
-    def _acl_of(self, call: Call, given: Mapping[str, object]) -> tuple[str, str]:
-        principal = given.get("principal")
+    def _acl_of(self, call: Call, fields: Mapping[str, object]) -> tuple[str, str]:
+        principal = fields.get("principal")
         if not isinstance(principal, str) or not 0 < len(principal) <= 255:
             raise invalid("principal must be the name of a user, a group or a service principal")
-        return self._permitted(_body_name(given, "scope"), call.caller, "MANAGE"), principal
+        return self._permitted(_body_name(fields, "scope"), call.caller, "MANAGE"), principal
 
     def _entry(self, scope: str, principal: str) -> str:
         if principal not in self._acls[scope]:
@@ -196,22 +198,22 @@ class Scopes:
         need_scope(self._acls[scope], caller, wanted, scope)
         return scope
 
-    def _found(self, scope: str, key: str) -> tuple[str, int]:
-        found = self._secrets[scope].get(key)
-        if found is None:
+    def _stored_secret(self, scope: str, key: str) -> tuple[str, int]:
+        entry = self._secrets[scope].get(key)
+        if entry is None:
             raise Problem(404, "RESOURCE_DOES_NOT_EXIST", f"Secret does not exist with scope: {scope} and key: {key}")
-        return found
+        return entry
 
 
-def _body_name(given: Mapping[str, object], field: str) -> str:
-    name = given.get(field)
+def _body_name(fields: Mapping[str, object], field: str) -> str:
+    name = fields.get(field)
     if not isinstance(name, str) or not SECRET_NAME.fullmatch(name):
         raise invalid(f"{field} must be 1 to 128 letters, digits, dashes, underscores, @ and periods")
     return name
 
 
-def _value(given: Mapping[str, object]) -> bytes:
-    text, encoded = given.get("string_value"), given.get("bytes_value")
+def _value(fields: Mapping[str, object]) -> bytes:
+    text, encoded = fields.get("string_value"), fields.get("bytes_value")
     if (text is None) == (encoded is None):
         raise malformed("A secret has exactly one of string_value and bytes_value")
     try:

@@ -61,8 +61,8 @@ class Tool:
         Some clients (LlamaIndex) write the function's signature in front, which says nothing about that.
         """
         signature = rf"\s*{re.escape(self.name)}\(.*?\)[^\n]*?(\n| - )"
-        told = re.sub(rf"\A{signature}", "", self.description[:MAX_PURPOSE], count=1, flags=re.DOTALL)
-        first = re.split(r"(?<=[.!?])\s|\n", told.strip(), maxsplit=1)[0]
+        sentences = re.sub(rf"\A{signature}", "", self.description[:MAX_PURPOSE], count=1, flags=re.DOTALL)
+        first = re.split(r"(?<=[.!?])\s|\n", sentences.strip(), maxsplit=1)[0]
         return (first or re.sub(r"[_\-]+", " ", self.name)).strip()[:120]
 
 
@@ -219,18 +219,18 @@ def read_calls(where: str, value: object) -> tuple[ToolCall, ...]:
     return tuple(calls)
 
 
-def said(text: str, calls: Sequence[ToolCall]) -> Message:
+def assistant_message(text: str, calls: Sequence[ToolCall]) -> Message:
     """An assistant message with calls, as the model reads it."""
-    told = [f"I call {call.name}({call.arguments})." for call in calls]
-    return {"role": "assistant", "content": "\n".join([text, *told] if text else told)}
+    sentences = [f"I call {call.name}({call.arguments})." for call in calls]
+    return {"role": "assistant", "content": "\n".join([text, *sentences] if text else sentences)}
 
 
-def result(call: ToolCall, text: str) -> Message:
+def result_message(call: ToolCall, text: str) -> Message:
     """A tool message, as the model reads it: its template knows no tools, so it comes from the user."""
     return {"role": "user", "content": f"The result of {call.name} is: {text}"}
 
 
-def merged(messages: Sequence[Message]) -> list[Message]:
+def merge_messages(messages: Sequence[Message]) -> list[Message]:
     """Messages of one role in a row as one: results of parallel calls, and what the user adds to them."""
     out: list[Message] = []
     for message in messages:
@@ -248,5 +248,5 @@ def arguments_request(tool: Tool, question: str, results: Sequence[str] = ()) ->
     """
     purpose = f": {tool.purpose}" if tool.description else ""
     message = "\n".join((question, *(text[:MAX_RESULT] for text in results)))
-    asked = f"Message: {message}\nFunction: {tool.name}({', '.join(tool.arguments)}){purpose}"
-    return {"messages": [*_EXAMPLES, {"role": "user", "content": asked}], "grammar": tool.grammar}
+    prompt = f"Message: {message}\nFunction: {tool.name}({', '.join(tool.arguments)}){purpose}"
+    return {"messages": [*_EXAMPLES, {"role": "user", "content": prompt}], "grammar": tool.grammar}
