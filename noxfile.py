@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,6 +55,7 @@ OLDEST_PYTHON = PYPROJECT["project"]["requires-python"].removeprefix(">=")
 CODE = ("dbllm", "examples", "tests", "noxfile.py")
 LANGCHAIN = ("tests/langchain", "tests/examples")  # they have a session of their own
 CLIENTS = "tests/clients"  # and so have these
+MORE_CLIENTS = "tests/clients/more"  # and these
 NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/management", "tests/local", CLIENTS, *LANGCHAIN)
 
 SLOW = "tests/backends"  # each test is a program of its own
@@ -206,8 +208,18 @@ def clients(session: nox.Session) -> None:
     """Other people's clients and servers with the workspace; `-- --write-table` writes the README's table anew."""
     install(session, "clients", "clients-no-deps")
     # Two runs: an option of the first is unknown to the second, and their fixtures have the same names.
-    session.run("pytest", *OURS, CLIENTS, *session.posargs)
+    session.run("pytest", *OURS, *without(MORE_CLIENTS), CLIENTS, *session.posargs)
     session.run("pytest", *OURS, "tests/local/test_real_apps.py")
+
+
+@nox.session
+def clients_more(session: nox.Session) -> None:
+    """Frameworks of Python and Node.js with the workspace; `-- --write-table` writes their table of the README anew."""
+    install(session, "clients-more")
+    node = Path(session.create_tmp(), "node").resolve()
+    shutil.copytree(MORE_CLIENTS + "/node", node, dirs_exist_ok=True)
+    session.run("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", f"--prefix={node}", external=True)
+    session.run("pytest", *OURS, MORE_CLIENTS, *session.posargs, env={"DBLLM_NODE": str(node)})
 
 
 @nox.session
@@ -275,6 +287,9 @@ def lock(session: nox.Session) -> None:
     resolve(session, LOCKS / "fuzz.txt", *local, *groups("test", "fuzz"))
     resolve(session, LOCKS / "clients.txt", *local, *groups("test", "langchain", "clients", "bench"))
     resolve(session, LOCKS / "clients-no-deps.txt", *groups("databricks-langchain"), "--no-deps")
+    resolve(session, LOCKS / "clients-more.txt", *local, *groups("test", "clients-more"))
+    node = ("--package-lock-only", "--ignore-scripts", "--omit-lockfile-registry-resolved", "--no-audit", "--no-fund")
+    session.run("npm", "update", *node, f"--prefix={MORE_CLIENTS}/node", external=True, silent=True)
 
     pins = Path(session.create_tmp()) / "nox.txt"
     resolve(session, pins, *groups("nox"))

@@ -129,7 +129,7 @@ def up(
     The standard output can be pasted into a shell: it sets the variables by which clients find the workspace.
     """
     from dbllm.local import Options, Workspace
-    from dbllm.local.invocation.faults import parse
+    from dbllm.local.invocation.faults import parse_fault
 
     secret = os.environ.get(client_secret_env)
     if client_id and not secret:
@@ -150,7 +150,7 @@ def up(
             upstreams=dict(upstream or ()),
             upstream_key=upstream_key,
             customs=dict(custom or ()),
-            faults=dict(parse(one) for one in fault or ()),
+            faults=dict(parse_fault(one) for one in fault or ()),
         ),
     ).run(_announce_workspace)
 

@@ -29,5 +29,5 @@ _LATER = {"Options": "dbllm.local.app", "Workspace": "dbllm.local.workspace"}
 def __getattr__(name: str) -> object:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(load(_LATER[name]), name)
-    return found
+    value: object = getattr(load(_LATER[name]), name)
+    return value

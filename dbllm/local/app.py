@@ -22,7 +22,7 @@ from dbllm.local.driver.proxy import PORTS, DriverProxy
 from dbllm.local.errors import Problem, bad_invocation_path, bad_request, never_ready, no_such_api, not_ready
 from dbllm.local.gateway import providers
 from dbllm.local.gateway.gateway import Gateway
-from dbllm.local.gateway.own_upstream import PATH as UPSTREAM
+from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.own_upstream import Upstream
 from dbllm.local.http import operations
 from dbllm.local.http.asgi import decode_json, read_body
@@ -32,7 +32,9 @@ from dbllm.local.invocation.callables import Answerer
 from dbllm.local.invocation.custom_models import Customs
 from dbllm.local.invocation.dispatch import AT_ONCE, Dispatch
 from dbllm.local.invocation.faults import Fault, Faults
-from dbllm.local.invocation.own_models import CUSTOM_LIMIT, FOUNDATION_LIMIT, LocalModels
+from dbllm.local.invocation.limits import FOUNDATION_BODY, max_body
+from dbllm.local.invocation.local_models import LocalModels
+from dbllm.local.json_values import Json
 from dbllm.local.management import catalog, endpoint_config, endpoint_record
 from dbllm.local.management.endpoint_record import Record
 from dbllm.local.management.endpoints import DEPLOY_SECONDS, Endpoints, ManagementHooks, no_such_served
@@ -83,7 +85,7 @@ class Options:
     now: Callable[[], float] = time.time
 
 
-def create_app(
+def create_workspace_app(
     engine: Engine,
     vectors: Vectors,
     identity: Identity,
@@ -146,7 +148,7 @@ class _Workspace:
         self.principals = Principals(store, owner, identity.token, options.now)
         own = {one.entity_name: one for one in catalog.ready_endpoints(models.engine.name).values()}
         ready = [catalog.ready_record(one, name, identity.created_ms) for name, one in own.items()]
-        for name in filter(endpoint_config.NAME.fullmatch, options.customs):
+        for name in filter(endpoint_config.ENDPOINT_NAME.fullmatch, options.customs):
             ready.append(catalog.ready_record(catalog.custom_endpoint(name), name, identity.created_ms))
         self._gateway: ExternalModels = Gateway(scopes.value, options.upstreams)
         self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
@@ -224,8 +226,10 @@ class _Workspace:
         return JSONResponse(operations.document([*self._operations, *_INVOCATIONS], "dbllm's local workspace"))
 
     def _more_operations(self) -> list[Operation]:
-        port = operations.body("port", port={"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]})
-        connection = operations.body("connection_name", connection_name=TEXT, method=TEXT, path=TEXT, json=OBJECT)
+        port = operations.object_schema("port", port={"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]})
+        connection = operations.object_schema(
+            "connection_name", connection_name=TEXT, method=TEXT, path=TEXT, json=OBJECT
+        )
         return [
             Operation("GET", "/api/2.0/preview/scim/v2/Me", self._me, "Who calls"),
             Operation("POST", "/api/2.0/external-function", _no_connection, "Call a connection", connection),
@@ -234,7 +238,7 @@ class _Workspace:
             Operation("DELETE", DRIVER_APPS, self._remove_driver_app, "Let it reach one less", port),
         ]
 
-    def _me(self, call: operations.Call) -> operations.Json:
+    def _me(self, call: operations.Call) -> Json:
         """Who the token belongs to (SCIM)."""
         name = call.caller.name
         return {
@@ -247,15 +251,15 @@ class _Workspace:
             "groups": [{"display": "users", "type": "direct", "value": "1"}],
         }
 
-    def _driver_apps(self, _call: operations.Call) -> operations.Json:
+    def _driver_apps(self, _call: operations.Call) -> Json:
         """Local only, not a Databricks API: which ports of this machine the driver proxy may reach."""
         return {"cluster_id": self._identity.cluster_id, "ports": sorted(self._proxy.ports)}
 
-    def _add_driver_app(self, call: operations.Call) -> operations.Json:
+    def _add_driver_app(self, call: operations.Call) -> Json:
         self._proxy.ports.add(_port(call))
         return self._driver_apps(call)
 
-    def _remove_driver_app(self, call: operations.Call) -> operations.Json:
+    def _remove_driver_app(self, call: operations.Call) -> Json:
         self._proxy.ports.discard(_port(call))
         return self._driver_apps(call)
 
@@ -267,12 +271,12 @@ class _Workspace:
         served = request.path_params.get("served")
         if served is not None and served not in {entity.name for entity in endpoint_record.entities(record)}:
             raise no_such_served(served, record.name)
-        body = await read_body(request, CUSTOM_LIMIT if record.task is None else FOUNDATION_LIMIT)
+        body = await read_body(request, max_body(record.task))
         return await self._answer(request, record, served, body)
 
     async def by_model(self, request: Request) -> Response:
         """The paths of OpenAI clients, where `model` in the body names the endpoint."""
-        body = await read_body(request, FOUNDATION_LIMIT)
+        body = await read_body(request, FOUNDATION_BODY)
         decoded = decode_json(body)
         name = decoded.get("model") if isinstance(decoded, dict) else None
         if not isinstance(name, str):
@@ -319,25 +323,27 @@ def _described_only(_call: operations.Call) -> object:
     raise AssertionError("it is described in the document, and routed by itself")
 
 
-_STREAM: operations.Json = {"type": "boolean"}
-_MOST: operations.Json = {"type": "integer", "minimum": 1, "maximum": 8}
-_MESSAGE = operations.body(
+_STREAM_FLAG: Json = {"type": "boolean"}
+_FEW_TOKENS: Json = {"type": "integer", "minimum": 1, "maximum": 8}
+_MESSAGE = operations.object_schema(
     "role", "content", role={"type": "string", "enum": ["system", "user", "assistant"]}, content=TEXT
 )
-_CHAT = operations.body(
-    "messages", "max_tokens", messages={"type": "array", "items": _MESSAGE}, max_tokens=_MOST, stream=_STREAM
+_CHAT_BODY = operations.object_schema(
+    "messages", "max_tokens", messages={"type": "array", "items": _MESSAGE}, max_tokens=_FEW_TOKENS, stream=_STREAM_FLAG
 )
-_PROMPT = operations.body("prompt", "max_tokens", prompt=TEXT, max_tokens=_MOST, stream=_STREAM)
-_ROWS = operations.body(
+_PROMPT_BODY = operations.object_schema(
+    "prompt", "max_tokens", prompt=TEXT, max_tokens=_FEW_TOKENS, stream=_STREAM_FLAG
+)
+_ROWS_BODY = operations.object_schema(
     dataframe_records=operations.OBJECTS, dataframe_split=OBJECT, inputs={}, instances={}, params=OBJECT
 )
 _INVOCATIONS = [
     Operation("POST", f"/serving-endpoints/{name}/invocations", _described_only, f"Call {name}", schema)
     for name, schema in (
-        ("smollm2-chat", _CHAT),
-        ("smollm2-completions", _PROMPT),
-        ("databricks-bge-large-en", operations.body("input", input={"type": "array", "items": TEXT})),
-        ("dolly", _ROWS),
+        ("smollm2-chat", _CHAT_BODY),
+        ("smollm2-completions", _PROMPT_BODY),
+        ("databricks-bge-large-en", operations.object_schema("input", input={"type": "array", "items": TEXT})),
+        ("dolly", _ROWS_BODY),
     )
 ]
 """For the document alone: these are routed by themselves."""

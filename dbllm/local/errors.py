@@ -6,6 +6,7 @@ front of the workspace refuses a credential (Databricks REST: 401 and 403 answer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dbllm import ConfigError
@@ -94,6 +95,17 @@ def no_such_api(method: str, path: str) -> Problem:
 def too_large(limit: int) -> Problem:
     """413: the body is over the limit of the endpoint, in bytes."""
     return Problem(413, "BAD_REQUEST", f"Exceeded max request size of {limit} bytes.")
+
+
+def unsupported_coding(name: str, known: Sequence[str]) -> Problem:
+    """415: the body is compressed in a way that is not known here (RFC 9110: the answer says which are)."""
+    words = ", ".join(known)
+    return Problem(
+        415,
+        "BAD_REQUEST",
+        f"The Content-Encoding '{name}' is not supported. Send the body as it is, or in one of: {words}.",
+        {"accept-encoding": words},
+    )
 
 
 def no_credential() -> Problem:

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from dbllm.local.access.oauth import TOKEN_SECONDS, Oidc
-from dbllm.local.app import Options, create_app
+from dbllm.local.app import Options, create_workspace_app
 from dbllm.local.driver.proxy import PORTS
 from dbllm.local.errors import LocalError
-from dbllm.local.gateway.own_upstream import PATH as UPSTREAM
+from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.providers import OWN_UPSTREAM, check_upstreams
 from dbllm.local.http.server import GRACE, Service, WebServer, listen
 from dbllm.local.invocation.custom_models import Customs
@@ -24,7 +24,7 @@ from dbllm.local.model.weights import default_model
 from dbllm.local.storage.identity import Identity, identity
 from dbllm.local.storage.store import Change, Store, opened
 
-PORT_HINT = "Stop what listens there, or choose another port with --port (0 takes a free one)."
+WORKSPACE_PORT_HINT = "Stop what listens there, or choose another port with --port (0 takes a free one)."
 
 
 class Workspace(Service):
@@ -66,12 +66,12 @@ class Workspace(Service):
         drain: float = GRACE,
         options: Options | None = None,
     ) -> None:
-        self._token = checked_token(token)
-        self._bind = checked_host(host, token)
+        self._token = check_token(token)
+        self._bind = check_host(host, token)
         self._port = port
         self._state = Path(state).expanduser() if state is not None else None
         self._model = Path(model).expanduser() if model is not None else None
-        self._drivers = checked_drivers(drivers)
+        self._drivers = check_drivers(drivers)
         self._oidc = Oidc(principals, token_seconds)
         self._drain = drain
         self._options = options or Options()
@@ -123,7 +123,7 @@ class Workspace(Service):
         self._identity = stack.enter_context(identity(self._state, self._token))
         store = stack.enter_context(opened(self._state))
         # Before the model is fetched and loaded: a taken port should not cost a minute to find out.
-        sock = listen(self._bind, self._port, hint=PORT_HINT)
+        sock = listen(self._bind, self._port, hint=WORKSPACE_PORT_HINT)
         stack.callback(sock.close)
         self._host = url(sock.getsockname())
         stack.callback(self._forget)
@@ -135,7 +135,7 @@ class Workspace(Service):
         vectors = Vectors()
         vectors.load()
         asyncio.run(check_answers(engine))
-        app = create_app(
+        app = create_workspace_app(
             engine,
             vectors,
             self._identity,
@@ -160,9 +160,9 @@ def with_upstream(options: Options, url: str, store: Store) -> Options:
     """The options with the workspace's own upstream in place: its key (kept, unless given) and the URL of "local"."""
     key = options.upstream_key
     if key is None:
-        kept = store.load("upstream").get("key")
-        key = kept if isinstance(kept, str) else f"local-{secrets.token_hex(16)}"
-        if not kept:
+        stored = store.load("upstream").get("key")
+        key = stored if isinstance(stored, str) else f"local-{secrets.token_hex(16)}"
+        if not stored:
             store.commit(Change("upstream", "key", key))
     upstreams = {provider: url if base == OWN_UPSTREAM else base for provider, base in options.upstreams.items()}
     return replace(options, upstream_key=key, upstreams=upstreams)
@@ -183,7 +183,7 @@ async def check_answers(engine: Engine) -> None:
         raise LocalError(f"{engine.path} was loaded, but does not answer: {error}") from error
 
 
-def checked_host(host: str, token: str | None) -> str:
+def check_host(host: str, token: str | None) -> str:
     """The address to listen on: loopback, or, with a token that was given, any.
 
     Raises:
@@ -210,7 +210,7 @@ def url(address: tuple[str, int]) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def checked_token(token: str | None) -> str | None:
+def check_token(token: str | None) -> str | None:
     """`token`, if it can travel in a header.
 
     Raises:
@@ -221,7 +221,7 @@ def checked_token(token: str | None) -> str | None:
     return token
 
 
-def checked_drivers(ports: Sequence[int]) -> tuple[int, ...]:
+def check_drivers(ports: Sequence[int]) -> tuple[int, ...]:
     """`ports`, if the driver proxy can reach all of them.
 
     Raises:

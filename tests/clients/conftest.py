@@ -1,7 +1,7 @@
 """One `dbllm up` process with the real model for all tests of this folder, and a note of what each client did there.
 
-A test that is marked `does(client, operation)` is one cell of the README's table "Works with other clients"; the last
-test, in test_table.py, compares that table with this run.
+A test that is marked `does(client, operation)` is one cell of a table in the README's "Works with other clients"; the
+last test, in test_table.py, compares that table with this run. The clients in `more` need an environment of their own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _numbers = count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-table", action="store_true", help="write the README's table of clients anew")
+    parser.addoption("--write-table", action="store_true", help="write the README's table of these clients anew")
 
 
 def pytest_configure(config: pytest.Config) -> None:

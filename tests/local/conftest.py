@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from dbllm.local.app import create_app
+from dbllm.local.app import create_workspace_app
 from dbllm.local.http.server import WebServer, listen
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine
@@ -41,7 +41,7 @@ def workspace(engine: Engine) -> Iterator[SimpleNamespace]:
     identity = new_identity()
     sock = listen("127.0.0.1", 0, hint="")
     host = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    server = WebServer(create_app(engine, Vectors(), identity), sock)
+    server = WebServer(create_workspace_app(engine, Vectors(), identity), sock)
     server.start()
     yield SimpleNamespace(host=host, identity=identity, engine=engine)
     server.stop()

@@ -44,8 +44,54 @@ def stream(http: httpx.Client, path: str, body: dict[str, object]) -> list[Any]:
 # --- the credential and what every answer carries
 
 
-@pytest.mark.parametrize("credential", [None, "", "Basic dXNlcjpwYXNz", "Bearer"])
-def test_without_a_bearer_token_the_answer_is_401_as_databricks_words_it(
+def basic(pair: str) -> str:
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+def test_the_token_may_be_the_password_of_a_user_called_token(workspace: SimpleNamespace) -> None:
+    token = workspace.identity.token
+    body = {"messages": HELLO, "max_tokens": 1}
+    for header in (basic(f"token:{token}"), basic(f"token:{token}").replace("Basic", "basic  ")):
+        with httpx.Client(base_url=workspace.host, headers={"authorization": header}, trust_env=False) as client:
+            assert client.get("/api/2.0/serving-endpoints").status_code == 200
+            assert client.post(CHAT, json=body).status_code == 200
+            assert client.post(CHAT, json={**body, "stream": True}).text.endswith("data: [DONE]\n\n")
+            assert client.get("/api/2.0/preview/scim/v2/Me").status_code == 200
+    for wrong in (f"token:{token}x", "token:tökén", f"token:{token}:"):
+        answer = httpx.post(workspace.host + CHAT, headers={"authorization": basic(wrong)}, json=body, trust_env=False)
+        assert answer.status_code == 403, wrong
+        assert answer.json()["message"].startswith("Invalid access token."), wrong
+
+
+def test_a_web_page_of_somebody_else_is_refused_whatever_credential_a_browser_may_add(
+    workspace: SimpleNamespace,
+) -> None:
+    credential = {"authorization": basic(f"token:{workspace.identity.token}")}
+    body = {"messages": HELLO, "max_tokens": 1}
+    for path in (CHAT, "/api/2.0/serving-endpoints", "/oidc/v1/token", "/nowhere"):
+        for headers in ({"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}):
+            answer = httpx.post(workspace.host + path, json=body, headers={**credential, **headers}, trust_env=False)
+            assert (answer.status_code, answer.json()["error_code"]) == (403, "PERMISSION_DENIED"), (path, headers)
+    for headers in ({"origin": "http://localhost:3000"}, {"host": "host.docker.internal:8765"}):
+        answer = httpx.post(workspace.host + CHAT, json=body, headers={**credential, **headers}, trust_env=False)
+        assert answer.status_code == 200, headers
+
+
+NO_TOKEN = (
+    "",
+    "Bearer",
+    "Basic",
+    "Basic !",
+    "Basic dG9rZW4",
+    basic("user:pass"),
+    basic("token:"),
+    basic("token"),
+    "Digest x",
+)
+
+
+@pytest.mark.parametrize("credential", [None, *NO_TOKEN])
+def test_without_a_token_the_answer_is_401_as_databricks_words_it(
     workspace: SimpleNamespace, credential: str | None
 ) -> None:
     headers = {} if credential is None else {"authorization": credential}

@@ -14,15 +14,7 @@ import pytest
 
 from dbllm.local import LocalError
 from dbllm.local.driver import server as module
-from dbllm.local.driver.server import (
-    Answerer,
-    DriverServer,
-    RefusedError,
-    create_app,
-    gguf_answerer,
-    is_loopback,
-    read_prompt,
-)
+from dbllm.local.driver.server import Answerer, DriverServer, RefusedError, create_app, gguf_answerer, read_prompt
 from dbllm.local.invocation.callables import as_answerer
 from dbllm.local.model.llama import Engine
 
@@ -53,7 +45,9 @@ def ask(answerer: Answerer, body: object, headers: dict[str, str] | None = None,
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(app=create_app(as_answerer(answerer), **options), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://app") as client:
-            return await client.post("/", content=content, headers=headers)
+            return await client.post(
+                "/", content=content, headers={"content-type": "application/json", **(headers or {})}
+            )
 
     return asyncio.run(send())
 
@@ -311,22 +305,41 @@ def test_the_repr_tells_the_port_only(monkeypatch: pytest.MonkeyPatch) -> None:
         assert repr(server) == f"<DriverServer {server.port}>"
 
 
-@pytest.mark.parametrize(
-    ("host", "local"),
-    [
-        ("http://127.0.0.1:8765", True),
-        ("http://localhost:1", True),
-        ("http://[::1]:1", True),
-        ("127.0.0.1:1", True),
-        ("https://x.cloud.databricks.com", False),
-        ("http://127.0.0.1.example.com", False),
-        ("http://10.0.0.1", False),
-        ("", False),
-        ("http://[", False),
-    ],
-)
-def test_only_this_machine_is_loopback(host: str, local: bool) -> None:
-    assert is_loopback(host) == local
+def test_a_web_page_of_somebody_else_never_reaches_the_callable(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def answer(prompt: str) -> str:
+        ran.append(prompt)
+        return prompt
+
+    table: list[tuple[dict[str, str], int]] = [
+        ({}, 200),
+        ({"host": "localhost:1"}, 200),
+        ({"origin": "http://localhost:5173"}, 200),
+        ({"content-type": "application/json; charset=utf-8"}, 200),
+        ({"content-type": "text/plain"}, 415),
+        ({"content-type": "text/plain;charset=UTF-8", "accept": "text/event-stream"}, 415),
+        ({"content-type": "application/x-www-form-urlencoded"}, 415),
+        ({"content-type": "multipart/form-data; boundary=x"}, 415),
+        ({"content-type": ""}, 415),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://evil.example:7777", "host": "evil.example:7777"}, 403),
+        ({"host": "evil.example:7777"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "cross-site", "accept": "text/event-stream"}, 403),
+    ]
+    with environment(monkeypatch, None), DriverServer(answer, port=0) as server:
+        for number, (headers, status) in enumerate(table):
+            sent = {"content-type": "application/json", **headers}
+            got = httpx.post(server.url, content=f'{{"prompt": "{number}"}}', headers=sent, trust_env=False)
+            assert got.status_code == status, (headers, got.text)
+    assert ran == [str(number) for number, (_, status) in enumerate(table) if status == 200]
+
+
+def test_behind_the_driver_proxy_of_a_cluster_any_name_will_do() -> None:
+    assert ask(echo, {"prompt": "x"}, {"host": "cluster.example", "origin": "https://workspace.example"}).is_success
+    assert ask(echo, {"prompt": "x"}, {"content-type": "text/plain"}).status_code == 415
 
 
 def test_a_client_that_goes_away_stops_the_gguf_model(

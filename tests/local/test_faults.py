@@ -20,7 +20,7 @@ from dbllm.local import LocalError
 from dbllm.local.http.asgi import EventStream
 from dbllm.local.http.middleware import ErrorMiddleware
 from dbllm.local.http.server import WebServer, listen
-from dbllm.local.invocation.faults import MAX_EVENTS, Fault, Faults, parse, plan, read
+from dbllm.local.invocation.faults import MAX_EVENTS, Fault, Faults, parse_fault, plan, read_fault
 
 
 class Workspace:
@@ -187,15 +187,15 @@ def test_shares_are_drawn_independently_of_each_other() -> None:
 )
 def test_a_fault_that_cannot_be_is_refused_with_the_reason(given: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        read(given)
+        read_fault(given)
 
 
 def test_the_command_line_has_a_form_for_every_fault() -> None:
     text = "my-chat:latency=0.2,jitter=0.1,429=0.1,500=0.05,retry_after=1,cold_start=2,cut=0.2,error_frame=0.1,seed=7"
-    assert parse(text) == ("my-chat", Fault(0.2, 0.1, {429: 0.1, 500: 0.05}, "1", 2, 0.2, 0.1, 7))
+    assert parse_fault(text) == ("my-chat", Fault(0.2, 0.1, {429: 0.1, 500: 0.05}, "1", 2, 0.2, 0.1, 7))
 
 
 @pytest.mark.parametrize("text", ["", "chat", "chat:", ":latency=1", "chat:latency", "chat:late=1", "chat:latency=x"])
 def test_another_form_is_refused_with_what_it_should_be(text: str) -> None:
     with pytest.raises(LocalError, match="--fault"):
-        parse(text)
+        parse_fault(text)

@@ -19,10 +19,10 @@ from starlette.types import Receive, Scope, Send
 from support.providers import CLAUDE, CLAUDE_CALLS, CLAUDE_STREAM, COMMAND, COMMAND_STREAM, EMBED, Provider
 
 from dbllm.local.gateway.gateway import Gateway
-from dbllm.local.gateway.own_upstream import PATH, Upstream
+from dbllm.local.gateway.own_upstream import UPSTREAM_PATH, Upstream
 from dbllm.local.http.middleware import ErrorMiddleware
 from dbllm.local.http.server import WebServer, listen
-from dbllm.local.invocation.own_models import LocalModels
+from dbllm.local.invocation.local_models import LocalModels
 from dbllm.local.management.served_entity import Entity, Kind
 from dbllm.local.model.embeddings import Vectors
 
@@ -509,7 +509,7 @@ def upstream(workspace: SimpleNamespace) -> Iterator[str]:
     sock = listen("127.0.0.1", 0, hint="")
     server = WebServer(ErrorMiddleware(Router(Upstream(LocalModels(workspace.engine, Vectors()), KEY).routes())), sock)
     server.start()
-    yield f"http://127.0.0.1:{sock.getsockname()[1]}{PATH}"
+    yield f"http://127.0.0.1:{sock.getsockname()[1]}{UPSTREAM_PATH}"
     server.stop()
 
 

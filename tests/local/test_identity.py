@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dbllm.local import LocalError
-from dbllm.local.storage.identity import FILE, identity, new_identity
+from dbllm.local.storage.identity import IDENTITY_FILE, identity, new_identity
 
 
 def test_ids_have_the_shapes_of_databricks_and_differ_every_time() -> None:
@@ -29,7 +29,7 @@ def test_a_folder_keeps_the_identity_and_only_its_owner_can_read_it(tmp_path: Pa
     with identity(folder, None) as second:
         pass
     assert first == second
-    assert (folder / FILE).stat().st_mode & 0o777 == 0o600
+    assert (folder / IDENTITY_FILE).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_given_token_wins_and_is_not_kept(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_given_token_wins_and_is_not_kept(tmp_path: Path) -> None:
     with identity(tmp_path, None) as kept:
         assert kept.token != "mine"
         assert kept.cluster_id == given.cluster_id
-    assert "mine" not in (tmp_path / FILE).read_text()
+    assert "mine" not in (tmp_path / IDENTITY_FILE).read_text()
 
 
 def test_a_second_workspace_on_the_same_folder_is_refused_until_the_first_ends(tmp_path: Path) -> None:
@@ -50,8 +50,8 @@ def test_a_second_workspace_on_the_same_folder_is_refused_until_the_first_ends(t
 
 
 def test_a_broken_state_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text("{")
-    with pytest.raises(LocalError, match=re.escape(str(tmp_path / FILE))), identity(tmp_path, None):
+    (tmp_path / IDENTITY_FILE).write_text("{")
+    with pytest.raises(LocalError, match=re.escape(str(tmp_path / IDENTITY_FILE))), identity(tmp_path, None):
         pass
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dbllm.local.errors import LocalError, Problem
-from dbllm.local.gateway.providers import PROVIDERS, check, check_upstreams, on_this_machine, target
+from dbllm.local.gateway.providers import PROVIDERS, check, check_upstreams, target
 
 LITERAL = "sk-literal-canary"
 REFERENCE = "{{secrets/scope/key}}"
@@ -127,15 +127,6 @@ def test_a_token_of_entra_would_have_to_be_fetched_which_is_not_done_here() -> N
 def test_anthropic_has_no_embeddings() -> None:
     with pytest.raises(Problem, match="no embedding models"):
         aim(model("anthropic") | {"task": "llm/v1/embeddings"})
-
-
-@pytest.mark.parametrize(
-    ("url", "here"),
-    [("http://127.0.0.1:1", True), ("http://[::1]:1/x", True), ("http://localhost", True), ("http://10.1.1.1", False),
-     ("http://localhost.example.com", False), ("http://[", False), ("", False)],
-)  # fmt: skip
-def test_only_loopback_is_this_machine(url: str, here: bool) -> None:
-    assert on_this_machine(url) is here
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from dbllm import Client
-from dbllm.local.app import Options, create_app
+from dbllm.local.app import Options, create_workspace_app
 from dbllm.local.driver.server import open_port
 from dbllm.local.http.server import WebServer, listen
 from dbllm.local.model.embeddings import Vectors
@@ -138,7 +138,7 @@ def through(mlflow_server: str, engine: Engine) -> Iterator[httpx.Client]:
     identity = new_identity()
     options = Options(customs={"served": mlflow_server, "function": shout})
     sock = listen("127.0.0.1", 0, hint="")
-    server = WebServer(create_app(engine, Vectors(), identity, options=options), sock)
+    server = WebServer(create_workspace_app(engine, Vectors(), identity, options=options), sock)
     server.start()
     headers = {"authorization": f"Bearer {identity.token}"}
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"

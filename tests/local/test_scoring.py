@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from dbllm.local.errors import Problem
-from dbllm.local.invocation.scoring import parse, read_row
+from dbllm.local.invocation.scoring import parse_scoring, read_row
 
 
 def rows(body: object) -> list[dict[str, object]]:
-    return [dict(row) for row in parse(body).rows]
+    return [dict(row) for row in parse_scoring(body).rows]
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def rows(body: object) -> list[dict[str, object]]:
 )
 def test_every_format_carries_the_same_rows(body: object) -> None:
     assert rows(body) == [{"prompt": "a", "stop": ["."]}, {"prompt": "b", "stop": None}]
-    assert parse(body).wrapped
+    assert parse_scoring(body).wrapped
 
 
 def test_one_record_as_inputs_is_one_row() -> None:
@@ -39,7 +39,9 @@ def test_params_apply_to_every_row_and_a_column_wins_over_them() -> None:
 
 
 def test_a_bare_prompt_goes_to_the_model_as_it_is_and_is_answered_without_wrapper() -> None:
-    scoring = parse({"prompt": "a", "stop": ["."], "temperature": 0.1, "stream": True, "params": {"max_tokens": 3}})
+    scoring = parse_scoring(
+        {"prompt": "a", "stop": ["."], "temperature": 0.1, "stream": True, "params": {"max_tokens": 3}}
+    )
     assert not scoring.wrapped
     assert scoring.stream
     assert [dict(row) for row in scoring.rows] == [{"prompt": "a", "stop": ["."], "temperature": 0.1, "max_tokens": 3}]
@@ -70,7 +72,7 @@ def test_a_bare_prompt_goes_to_the_model_as_it_is_and_is_answered_without_wrappe
 )
 def test_a_body_outside_the_protocol_is_refused_with_the_reason(body: object, reason: str) -> None:
     with pytest.raises(Problem) as caught:
-        parse(body)
+        parse_scoring(body)
     assert caught.value.status == 400
     assert reason in caught.value.message
 

@@ -10,9 +10,9 @@ import pytest
 
 from dbllm.local import LocalError
 from dbllm.local.errors import Problem
-from dbllm.local.storage.encryption import FILE as KEY_FILE
+from dbllm.local.storage.encryption import KEY_FILE as KEY_FILE
 from dbllm.local.storage.encryption import VARIABLE, Vault, WrongKeyError, find_key
-from dbllm.local.storage.store import FILE, Change, Store, opened
+from dbllm.local.storage.store import STORE_FILE, Change, Store, opened
 
 KEY = urlsafe_b64encode(bytes(range(32))).decode()
 
@@ -84,14 +84,14 @@ def test_what_is_no_key_is_refused_without_showing_it(tmp_path: Path, text: str)
 
 
 def test_what_is_no_state_is_named(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(b"something else, " * 100)
+    (tmp_path / STORE_FILE).write_bytes(b"something else, " * 100)
     with pytest.raises(LocalError, match="is not the state of a workspace"):
         keep(tmp_path, **{VARIABLE: KEY})
 
 
 def test_a_newer_state_is_left_alone(tmp_path: Path) -> None:
     keep(tmp_path)
-    with sqlite3.connect(tmp_path / FILE) as database:
+    with sqlite3.connect(tmp_path / STORE_FILE) as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
     with pytest.raises(LocalError, match="written by a newer dbllm"):

@@ -90,6 +90,18 @@ def test_without_a_description_the_name_has_to_say_it() -> None:
     assert Tool("x", "Find a recipe. It knows 300 of them.", (), "").purpose == "Find a recipe."
 
 
+def test_a_signature_in_front_of_the_description_says_nothing() -> None:
+    for signature in (
+        "x(dish: str) -> str\n",
+        "\n x(dish: 'str', n: int = 3)\n",
+        "x(\n    dish: str,\n) -> Dict[str, int]\n",
+        "x() - ",
+    ):
+        assert Tool("x", f"{signature}\n Find a recipe.\nMore.", (), "").purpose == "Find a recipe.", signature
+    assert Tool("x", "x(dish: str) -> str", (), "").purpose == "x(dish: str) -> str"
+    assert Tool("x", "xylophones (all of them)\nare played.", (), "").purpose == "xylophones (all of them)"
+
+
 def test_a_grammar_that_llama_cpp_would_silently_drop_is_refused(chooser: ToolChooser) -> None:
     asyncio.run(chooser.check(json_grammar({"type": "string", "pattern": "^a+$"}, "x")))
     for schema in ({"type": "string", "pattern": "(?<=a)b"}, {"type": "string", "maxLength": 2, "pattern": "^aaaa$"}):

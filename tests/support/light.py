@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dbllm.local.access.oauth import TOKEN, Oidc
-from dbllm.local.app import create_app
+from dbllm.local.app import create_workspace_app
 from dbllm.local.http.server import WebServer, listen
 from dbllm.local.storage.identity import new_identity
 
@@ -50,7 +50,7 @@ class Light:
         self.oidc = Oidc({PRINCIPAL: SECRET}, token_seconds, subjects)
         engine: Any = SimpleNamespace(name="none")
         vectors: Any = None
-        self.tokens = Counting(create_app(engine, vectors, self.identity, oidc=self.oidc))
+        self.tokens = Counting(create_workspace_app(engine, vectors, self.identity, oidc=self.oidc))
         sock = listen("127.0.0.1", 0, hint="")
         self.host = f"http://127.0.0.1:{sock.getsockname()[1]}"
         self._server = WebServer(self.tokens, sock)

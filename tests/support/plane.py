@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from dbllm.local.app import Options, create_app
+from dbllm.local.app import Options, create_workspace_app
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine
 from dbllm.local.storage.identity import Identity
@@ -26,7 +26,7 @@ class Plane:
     def __init__(self, engine: Engine, store: Store | None = None, **options: Any) -> None:
         self.at = 1_700_000_000.0
         chosen = Options(**{"deploy_seconds": 10.0, "now": lambda: self.at, **options})
-        self.app = create_app(engine, Vectors(), IDENTITY, store=store, options=chosen)
+        self.app = create_workspace_app(engine, Vectors(), IDENTITY, store=store, options=chosen)
 
     def answer(self, method: str, path: str, json: object = None, token: str = OWNER, **more: Any) -> httpx.Response:
         """Any response."""

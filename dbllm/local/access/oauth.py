@@ -28,7 +28,7 @@ TOKEN = "/oidc/v1/token"  # noqa: S105 - a path
 PATHS = frozenset({METADATA, TOKEN})
 """Databricks answers these without a credential in the header's usual form."""
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
-LARGEST = 2**20  # bytes of a token request
+MAX_TOKEN_BODY = 2**20  # bytes of a token request
 
 
 class Oidc:
@@ -94,7 +94,7 @@ class Oidc:
         """RFC 6749 §4.4 and RFC 8693 §2."""
         form = {
             name: values[0]
-            for name, values in parse_qs((await read_body(request, LARGEST)).decode("utf-8", "replace")).items()
+            for name, values in parse_qs((await read_body(request, MAX_TOKEN_BODY)).decode("utf-8", "replace")).items()
         }
         grant = form.get("grant_type")
         if grant == "client_credentials":

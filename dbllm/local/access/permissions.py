@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dbllm.local.errors import denied, invalid
+from dbllm.local.json_values import Json
 
-Json = dict[str, object]
 Acl = Mapping[str, str]
 """Principal, as `<field>:<name>`, to level."""
 
@@ -51,14 +51,14 @@ def level(acl: Acl, caller: Caller) -> str | None:
     """The highest level of `caller` on an endpoint."""
     if caller.admin:
         return LEVELS[-1]
-    held = [acl[who] for who in (caller.principal, USERS) if who in acl]
-    return max(held, key=LEVELS.index, default=None)
+    levels = [acl[who] for who in (caller.principal, USERS) if who in acl]
+    return max(levels, key=LEVELS.index, default=None)
 
 
 def need(acl: Acl, caller: Caller, wanted: str, name: str) -> None:
     """Raises Problem 403 unless `caller` has `wanted` on the endpoint `name`."""
-    held = level(acl, caller)
-    if held is None or LEVELS.index(held) < LEVELS.index(wanted):
+    current = level(acl, caller)
+    if current is None or LEVELS.index(current) < LEVELS.index(wanted):
         raise denied(f"'{caller.name}' does not have {wanted} on the serving endpoint '{name}'")
 
 
@@ -66,14 +66,14 @@ def scope_level(acl: Acl, caller: Caller) -> str | None:
     """The highest level of `caller` on a secret scope, whose list names principals without their kind."""
     if caller.admin:
         return SCOPE_LEVELS[-1]
-    held = [acl[who] for who in (caller.name, "users") if who in acl]
-    return max(held, key=SCOPE_LEVELS.index, default=None)
+    levels = [acl[who] for who in (caller.name, "users") if who in acl]
+    return max(levels, key=SCOPE_LEVELS.index, default=None)
 
 
 def need_scope(acl: Acl, caller: Caller, wanted: str, scope: str) -> None:
     """Raises Problem 403 unless `caller` has `wanted` on the secret scope."""
-    held = scope_level(acl, caller)
-    if held is None or SCOPE_LEVELS.index(held) < SCOPE_LEVELS.index(wanted):
+    current = scope_level(acl, caller)
+    if current is None or SCOPE_LEVELS.index(current) < SCOPE_LEVELS.index(wanted):
         raise denied(f"'{caller.name}' does not have {wanted} permission on scope {scope}")
 
 
@@ -107,15 +107,15 @@ def described(endpoint_id: str, acl: Acl) -> Json:
         "object_id": f"/serving-endpoints/{endpoint_id}",
         "object_type": "serving-endpoint",
         "access_control_list": [
-            *(_entry(who, held, inherited=False) for who, held in acl.items() if who != ADMINS),
+            *(_entry(who, permission, inherited=False) for who, permission in acl.items() if who != ADMINS),
             _entry(ADMINS, LEVELS[-1], inherited=True),
         ],
     }
 
 
-def _entry(who: str, held: str, *, inherited: bool) -> Json:
+def _entry(who: str, permission: str, *, inherited: bool) -> Json:
     field, _, name = who.partition(":")
-    one: Json = {"permission_level": held, "inherited": inherited}
+    one: Json = {"permission_level": permission, "inherited": inherited}
     if inherited:
         one["inherited_from_object"] = ["/serving-endpoints/"]
     return {field: name, "display_name": name, "all_permissions": [one]}

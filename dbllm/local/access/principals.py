@@ -15,10 +15,9 @@ from typing import cast
 
 from dbllm.local.access.permissions import Caller, only_admins
 from dbllm.local.errors import expired_token, invalid, missing, taken
-from dbllm.local.http.operations import TEXT, Call, Operation, body
+from dbllm.local.http.operations import TEXT, Call, Operation, object_schema
+from dbllm.local.json_values import Json
 from dbllm.local.storage.store import Change, Store
-
-Json = dict[str, object]
 
 PRINCIPALS = "/api/local/principals"
 TOKENS = "/api/local/tokens"
@@ -41,7 +40,7 @@ class Principals:
         self._now = now
         self._principals = cast("dict[str, Json]", store.load("principal"))
         self._tokens = cast("dict[str, Json]", store.load("token"))
-        self._by_digest = {str(kept["digest"]): name for name, kept in self._tokens.items()}
+        self._by_digest = {str(record["digest"]): name for name, record in self._tokens.items()}
 
     def caller(self, token: str) -> Caller | None:
         """Whose token it is. Safe to call from any thread.
@@ -52,26 +51,26 @@ class Principals:
         digest = _digest(token)
         if hmac.compare_digest(digest, self._token):
             return self._owner
-        kept = self._tokens.get(self._by_digest.get(digest, ""))
-        if kept is None:
+        record = self._tokens.get(self._by_digest.get(digest, ""))
+        if record is None:
             return None
-        ends = kept["ends"]
+        ends = record["ends"]
         if isinstance(ends, (int, float)) and self._now() >= ends:
             raise expired_token()
-        return self._named(str(kept["principal"]))
+        return self._named(str(record["principal"]))
 
     def service(self, client_id: str, secret: str) -> Caller | None:
         """The service principal that id and secret belong to."""
-        kept = self._principals.get(client_id)
-        if kept is None or not hmac.compare_digest(str(kept["digest"]), _digest(secret)):
+        record = self._principals.get(client_id)
+        if record is None or not hmac.compare_digest(str(record["digest"]), _digest(secret)):
             return None
         return self._named(client_id)
 
     def operations(self) -> list[Operation]:
         """The local API."""
         flag: Json = {"type": "boolean"}
-        make = body(name=TEXT, service={**flag, "default": True}, admin=flag)
-        token = body("principal", principal=TEXT, comment=TEXT, lifetime_seconds={"type": "number"})
+        make = object_schema(name=TEXT, service={**flag, "default": True}, admin=flag)
+        token = object_schema("principal", principal=TEXT, comment=TEXT, lifetime_seconds={"type": "number"})
         return [
             Operation("GET", PRINCIPALS, self._list, "List users and service principals"),
             Operation("POST", PRINCIPALS, self._add, "Add a service principal, or a user", make),
@@ -83,8 +82,8 @@ class Principals:
 
     def _list(self, call: Call) -> Json:
         only_admins(call.caller)
-        shown = [{"name": name, **_without_digest(kept)} for name, kept in self._principals.items()]
-        return {"principals": shown}
+        public = [{"name": name, **_without_digest(record)} for name, record in self._principals.items()]
+        return {"principals": public}
 
     def _add(self, call: Call) -> Json:
         only_admins(call.caller)
@@ -101,16 +100,16 @@ class Principals:
         if name in self._principals or name == self._owner.name:
             raise taken(f"The principal '{name}' already exists")
         secret = f"dose{secrets.token_hex(16)}" if service else ""
-        kept: Json = {"service": service, "admin": admin, "digest": _digest(secret) if service else ""}
-        self._store.commit(Change("principal", name, kept))
-        self._principals[name] = kept
-        shown: Json = {"name": name, "service": service, "admin": admin}
-        return {**shown, "client_id": name, "client_secret": secret} if service else shown
+        record: Json = {"service": service, "admin": admin, "digest": _digest(secret) if service else ""}
+        self._store.commit(Change("principal", name, record))
+        self._principals[name] = record
+        public: Json = {"name": name, "service": service, "admin": admin}
+        return {**public, "client_id": name, "client_secret": secret} if service else public
 
     def _remove(self, call: Call) -> Json:
         only_admins(call.caller)
         name = self._known(call.path["name"])
-        tokens = [token for token, kept in self._tokens.items() if kept["principal"] == name]
+        tokens = [token for token, record in self._tokens.items() if record["principal"] == name]
         self._store.commit(Change("principal", name, None), *(Change("token", token, None) for token in tokens))
         del self._principals[name]
         for token in tokens:
@@ -119,7 +118,7 @@ class Principals:
 
     def _list_tokens(self, call: Call) -> Json:
         only_admins(call.caller)
-        return {"tokens": [{"token_id": one, **_without_digest(kept)} for one, kept in self._tokens.items()]}
+        return {"tokens": [{"token_id": one, **_without_digest(record)} for one, record in self._tokens.items()]}
 
     def _add_token(self, call: Call) -> Json:
         only_admins(call.caller)
@@ -129,13 +128,13 @@ class Principals:
             raise invalid("lifetime_seconds must be a positive number")
         if not isinstance(comment, str):
             raise invalid("comment must be text")
-        token, made = f"dapi{secrets.token_hex(16)}", secrets.token_hex(16)
+        token, token_id = f"dapi{secrets.token_hex(16)}", secrets.token_hex(16)
         ends = self._now() + life if life is not None else None
-        kept: Json = {"principal": name, "comment": comment, "ends": ends, "digest": _digest(token)}
-        self._store.commit(Change("token", made, kept))
-        self._tokens[made] = kept
-        self._by_digest[str(kept["digest"])] = made
-        return {"token_id": made, "token_value": token, **_without_digest(kept)}
+        record: Json = {"principal": name, "comment": comment, "ends": ends, "digest": _digest(token)}
+        self._store.commit(Change("token", token_id, record))
+        self._tokens[token_id] = record
+        self._by_digest[str(record["digest"])] = token_id
+        return {"token_id": token_id, "token_value": token, **_without_digest(record)}
 
     def _remove_token(self, call: Call) -> Json:
         only_admins(call.caller)
@@ -155,8 +154,8 @@ class Principals:
         return name
 
     def _named(self, name: str) -> Caller | None:
-        kept = self._principals.get(name)
-        return Caller(name, service=bool(kept["service"]), admin=bool(kept["admin"])) if kept else None
+        record = self._principals.get(name)
+        return Caller(name, service=bool(record["service"]), admin=bool(record["admin"])) if record else None
 
 
 def _digest(secret: str) -> str:
@@ -164,8 +163,8 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _without_digest(kept: Json) -> Json:
-    return {name: value for name, value in kept.items() if name != "digest"}
+def _without_digest(record: Json) -> Json:
+    return {name: value for name, value in record.items() if name != "digest"}
 
 
 def _flag(given: Json, name: str, *, default: bool) -> bool:

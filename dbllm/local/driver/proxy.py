@@ -34,10 +34,10 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-KEPT_BACK = HOP_BY_HOP | {"authorization", "cookie", "expect", "host"}
+NOT_FORWARDED = HOP_BY_HOP | {"authorization", "cookie", "expect", "host"}
 """Request headers that concern this hop or the workspace alone."""
 
-OWN_ANSWER = HOP_BY_HOP | {"date", "server"}
+NOT_RETURNED = HOP_BY_HOP | {"date", "server"}
 """Answer headers that the workspace sets itself."""
 
 BAD_GATEWAY = (
@@ -118,7 +118,9 @@ class _Forwarded(Response):
 
     async def _exchange(self, upload: _Upload, scope: Scope, send: Send) -> None:
         named = {name.strip().lower() for name in self._request.headers.get("connection", "").split(",")}
-        headers = [(name, value) for name, value in self._request.headers.raw if name.decode() not in KEPT_BACK | named]
+        headers = [
+            (name, value) for name, value in self._request.headers.raw if name.decode() not in NOT_FORWARDED | named
+        ]
         content = upload.parts() if upload.expected else None
         try:
             outgoing = httpx.Request(self._request.method, self._url, headers=headers, content=content)
@@ -165,7 +167,9 @@ async def _relay(upstream: httpx.Response, scope: Scope, receive: Receive, send:
         except httpx.TransportError:
             await bad_gateway()(scope, receive, send)
             return
-    await send({"type": "http.response.start", "status": upstream.status_code, "headers": _kept(upstream.headers)})
+    await send(
+        {"type": "http.response.start", "status": upstream.status_code, "headers": _response_headers(upstream.headers)}
+    )
     await send({"type": "http.response.body", "body": first, "more_body": True})
     try:
         async for chunk in chunks:
@@ -177,5 +181,5 @@ async def _relay(upstream: httpx.Response, scope: Scope, receive: Receive, send:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _kept(headers: httpx.Headers) -> list[tuple[bytes, bytes]]:
-    return [(name.lower(), value) for name, value in headers.raw if name.decode("latin-1").lower() not in OWN_ANSWER]
+def _response_headers(headers: httpx.Headers) -> list[tuple[bytes, bytes]]:
+    return [(name.lower(), value) for name, value in headers.raw if name.decode("latin-1").lower() not in NOT_RETURNED]

@@ -15,20 +15,18 @@ With `Accept: text/event-stream` the answer comes piece by piece: `data: <JSON s
 from __future__ import annotations
 
 import functools
-import ipaddress
 import os
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack, aclosing, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 
 from dbllm.local import LocalError
 from dbllm.local.errors import Problem
 from dbllm.local.extras import missing_extra
-from dbllm.local.invocation.scoring import kind_of
+from dbllm.local.json_values import json_type
 
 try:
     from starlette.requests import Request
@@ -38,6 +36,8 @@ try:
 
     from dbllm.local.driver.proxy import PORTS
     from dbllm.local.http.asgi import MEGABYTE, EventStream, decode_json, read_body, until_gone
+    from dbllm.local.http.caller import check_host, check_origin, is_json
+    from dbllm.local.http.client import is_loopback
     from dbllm.local.http.middleware import ErrorMiddleware
     from dbllm.local.http.server import Service, WebServer, listen
     from dbllm.local.invocation import callables, requests
@@ -56,7 +56,7 @@ except ModuleNotFoundError as error:
 
 MAX_BODY = 16 * MEGABYTE
 REGISTRY = "/api/local/driver-apps"
-PORT_HINT = "Stop what listens there, or choose another port with --port."
+DRIVER_PORT_HINT = "Stop what listens there, or choose another port with --port."
 
 
 class DriverServer(Service):
@@ -108,7 +108,8 @@ class DriverServer(Service):
         self._port = sock.getsockname()[1]
         answerer, interrupt = self._answerer(stack)
         self.registration = stack.enter_context(_Registered(self.port)).outcome
-        return WebServer(create_app(answerer, max_body=self._max_body), sock, before_exit=interrupt)
+        app = create_app(answerer, max_body=self._max_body, this_machine_only=is_loopback(sock.getsockname()[0]))
+        return WebServer(app, sock, before_exit=interrupt)
 
     def _answerer(self, stack: ExitStack) -> tuple[Answerer, Callable[[], None]]:
         model = self._model
@@ -129,10 +130,10 @@ def open_port(port: int) -> socket.socket:
     """A listening socket on `port`, or on a free port of the driver proxy's range when it is 0."""
     host = "0.0.0.0" if os.environ.get("DATABRICKS_RUNTIME_VERSION") else "127.0.0.1"  # noqa: S104 - see DriverServer
     if port:
-        return listen(host, port, hint=PORT_HINT)
+        return listen(host, port, hint=DRIVER_PORT_HINT)
     for candidate in range(PORTS[-1] - 1, PORTS[0], -1):
         with suppress(LocalError):
-            return listen(host, candidate, hint=PORT_HINT)
+            return listen(host, candidate, hint=DRIVER_PORT_HINT)
     raise LocalError(f"No port from {PORTS[0]} to {PORTS[-1]} is free.")
 
 
@@ -155,15 +156,25 @@ def gguf_answerer(engine: engines.Engine) -> Answerer:
     return answer
 
 
-def create_app(answerer: Answerer, *, max_body: int = MAX_BODY) -> ASGIApp:
-    """The driver app around a callable, as ASGI."""
+def create_app(answerer: Answerer, *, max_body: int = MAX_BODY, this_machine_only: bool = False) -> ASGIApp:
+    """The driver app around a callable, as ASGI.
+
+    Args:
+        answerer: makes the text.
+        max_body: bytes of a request that are taken.
+        this_machine_only: refuse what reached this machine by another name, and what a web page of another one sent.
+    """
 
     async def answer(request: Request) -> Response:
+        if this_machine_only:
+            check_host(request.headers)
+            check_origin(request.method, request.headers)
+        require_json(request.headers.get("content-type", ""))
         prompt = read_prompt(decode_json(await read_body(request, max_body)))
         arguments = call_arguments(answerer, prompt)
         if "text/event-stream" in request.headers.get("accept", ""):
             return EventStream(functools.partial(_emit_pieces, answerer, arguments, prompt.stop))
-        answer = callables.text(answerer, arguments, prompt.stop)
+        answer = callables.whole_text(answerer, arguments, prompt.stop)
         return JSONResponse(await until_gone(request.receive, answer))
 
     async def health(_request: Request) -> Response:
@@ -181,6 +192,17 @@ def create_app(answerer: Answerer, *, max_body: int = MAX_BODY) -> ASGIApp:
     return ErrorMiddleware(Router(routes, redirect_slashes=False))
 
 
+def require_json(header: str) -> None:
+    """The body is JSON and says so, as FastAPI and Flask want it: what says text/plain may be a web page's.
+
+    Raises:
+        Problem: 415, it says something else.
+    """
+    if not is_json(header):
+        sent = f"got {header!r}" if header else "there is none"
+        raise Problem(415, "BAD_REQUEST", f"The Content-Type must be application/json (in UTF-8); {sent}.")
+
+
 def read_prompt(body: object) -> Prompt:
     """A request of the schema of Databricks' driver apps. Pure.
 
@@ -188,12 +210,12 @@ def read_prompt(body: object) -> Prompt:
         Problem: 400 with the reason.
     """
     if not isinstance(body, dict):
-        raise _bad(f"the body must be a JSON object with 'prompt', got {kind_of(body)}")
+        raise _bad(f"the body must be a JSON object with 'prompt', got {json_type(body)}")
     if "prompt" not in body:
         raise _bad("'prompt' is missing")
     prompt, stop = body["prompt"], body.get("stop")
     if not isinstance(prompt, str):
-        raise _bad(f"'prompt' must be a string, got {kind_of(prompt)}")
+        raise _bad(f"'prompt' must be a string, got {json_type(prompt)}")
     stop = [] if stop is None else stop
     if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
         raise _bad("'stop' must be a list of strings that are not empty")
@@ -252,12 +274,3 @@ class _Registered:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             return type(error).__name__
         return None if answer.is_success else f"HTTP {answer.status_code}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a URL names this machine."""
-    try:
-        name = urlsplit(host if "//" in host else f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

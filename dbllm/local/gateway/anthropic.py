@@ -17,20 +17,20 @@ from dbllm.local.gateway.dialect import (
     CHAT,
     EMBEDDINGS,
     Chunks,
-    Json,
     Reader,
     as_list,
-    decoded,
+    decode_object,
     one_prompt,
     text_of,
     tool_call,
-    whole,
+    whole_answer,
 )
+from dbllm.local.json_values import Json
 
-VERSION = "2023-06-01"
+API_VERSION = "2023-06-01"
 """The API's version, a header of every request."""
 
-MAX_TOKENS = 4096
+DEFAULT_MAX_TOKENS = 4096
 """Tokens of an answer when the request does not say; every Claude model can give as many."""
 
 FINISH = {
@@ -78,16 +78,18 @@ class Anthropic:
                 body["tool_choice"] |= {"disable_parallel_tool_use": True}  # type: ignore[operator]
         return body | {name: wanted[name] for name in AS_THEY_ARE if name in wanted}
 
-    def answer(self, task: str, model: str, told: Json) -> Json:
-        blocks: Any = told["content"]
+    def answer(self, task: str, model: str, response: Json) -> Json:
+        blocks: Any = response["content"]
         text = "".join(block["text"] for block in blocks if block["type"] == "text")
         calls = [
             tool_call(block["id"], block["name"], json.dumps(block["input"]))
             for block in blocks
             if block["type"] == "tool_use"
         ]
-        reason = FINISH.get(str(told["stop_reason"]), "stop")
-        return whole(task, str(told["id"]), str(told["model"]), text, calls, reason, _usage(told["usage"]))
+        reason = FINISH.get(str(response["stop_reason"]), "stop")
+        return whole_answer(
+            task, str(response["id"]), str(response["model"]), text, calls, reason, _usage(response["usage"])
+        )
 
     def reader(self, task: str, model: str) -> Reader:
         return _Events(task)
@@ -103,7 +105,7 @@ class _Events:
         self._usage: dict[str, Any] = {}
 
     def feed(self, data: str) -> list[Json]:
-        event: dict[str, Any] = decoded(data)
+        event: dict[str, Any] = decode_object(data)
         kind = event["type"]
         if kind == "message_start":
             message = event["message"]
@@ -135,11 +137,11 @@ class _Events:
 
 
 def _max_tokens(wanted: Json) -> object:
-    return wanted.get("max_tokens") or wanted.get("max_completion_tokens") or MAX_TOKENS
+    return wanted.get("max_tokens") or wanted.get("max_completion_tokens") or DEFAULT_MAX_TOKENS
 
 
 def _messages(messages: Iterable[Mapping[str, Any]]) -> list[Json]:
-    told: list[Json] = []
+    turns: list[Json] = []
     for message in messages:
         role = message["role"]
         if role in ("system", "developer"):
@@ -149,11 +151,11 @@ def _messages(messages: Iterable[Mapping[str, Any]]) -> list[Json]:
         speaker = "assistant" if role == "assistant" else "user"
         blocks = _blocks(message)
         # Results of parallel calls must stand in one message, and roles must alternate.
-        if told and told[-1]["role"] == speaker:
-            told[-1]["content"] = [*told[-1]["content"], *blocks]  # type: ignore[misc]
+        if turns and turns[-1]["role"] == speaker:
+            turns[-1]["content"] = [*turns[-1]["content"], *blocks]  # type: ignore[misc]
         elif blocks:
-            told.append({"role": speaker, "content": blocks})
-    return told
+            turns.append({"role": speaker, "content": blocks})
+    return turns
 
 
 def _blocks(message: Mapping[str, Any]) -> list[Json]:
@@ -172,12 +174,12 @@ def _blocks(message: Mapping[str, Any]) -> list[Json]:
 def _tool_use(call: Mapping[str, Any]) -> Json:
     try:
         name, arguments = call["function"]["name"], call["function"]["arguments"]
-        told = json.loads(arguments or "{}")
+        decoded = json.loads(arguments or "{}")
     except (KeyError, TypeError, ValueError) as error:
         raise bad_request(
             f"a tool call must have a function with 'name' and 'arguments' that are JSON: {error}"
         ) from None
-    return {"type": "tool_use", "id": str(call.get("id", "")), "name": name, "input": told}
+    return {"type": "tool_use", "id": str(call.get("id", "")), "name": name, "input": decoded}
 
 
 def _part(part: Mapping[str, Any]) -> Json:
@@ -212,11 +214,11 @@ def _tool_choice(choice: object) -> Json:
     return {"type": "tool", "name": function["name"]}
 
 
-def _usage(told: Any) -> Json:
+def _usage(usage: Any) -> Json:
     """Anthropic counts what it read from a cache, or wrote there, beside the input tokens."""
-    cached = told.get("cache_read_input_tokens") or 0
-    read = (told.get("input_tokens") or 0) + cached + (told.get("cache_creation_input_tokens") or 0)
-    written = told.get("output_tokens") or 0
+    cached = usage.get("cache_read_input_tokens") or 0
+    read = (usage.get("input_tokens") or 0) + cached + (usage.get("cache_creation_input_tokens") or 0)
+    written = usage.get("output_tokens") or 0
     return {
         "prompt_tokens": read,
         "completion_tokens": written,

@@ -14,14 +14,14 @@ from dbllm.local.gateway.dialect import (
     CHAT,
     EMBEDDINGS,
     Chunks,
-    Json,
     Reader,
     as_list,
-    decoded,
+    decode_object,
     one_prompt,
     tool_call,
-    whole,
+    whole_answer,
 )
+from dbllm.local.json_values import Json
 
 FINISH = {
     "COMPLETE": "stop",
@@ -64,14 +64,14 @@ class Cohere:
             body["response_format"] = _response_format(wanted["response_format"])
         return body
 
-    def answer(self, task: str, model: str, told: Json) -> Json:
+    def answer(self, task: str, model: str, response: Json) -> Json:
         if task == EMBEDDINGS:
-            return _embeddings(model, told)
-        message: Any = told["message"]
+            return _embeddings(model, response)
+        message: Any = response["message"]
         text = "".join(part["text"] for part in message.get("content") or () if part["type"] == "text")
-        calls = [_call(call) for call in message.get("tool_calls") or ()]
-        reason = FINISH.get(str(told["finish_reason"]), "stop")
-        return whole(task, str(told["id"]), model, text, calls, reason, _usage(told.get("usage")))
+        calls = [_tool_call(call) for call in message.get("tool_calls") or ()]
+        reason = FINISH.get(str(response["finish_reason"]), "stop")
+        return whole_answer(task, str(response["id"]), model, text, calls, reason, _usage(response.get("usage")))
 
     def reader(self, task: str, model: str) -> Reader:
         return _Events(task, model)
@@ -89,7 +89,7 @@ class _Events:
         if data.strip() == "[DONE]":
             self.done = True
             return []
-        event: dict[str, Any] = decoded(data)
+        event: dict[str, Any] = decode_object(data)
         kind, delta = event["type"], event.get("delta") or {}
         message = delta.get("message") or {}
         if kind == "message-start":
@@ -98,7 +98,7 @@ class _Events:
         if kind in ("content-start", "content-delta"):
             return self._chunks.some_text(message["content"].get("text"))
         if kind == "tool-call-start":
-            return [self._chunks.call(event["index"], _call(message["tool_calls"]))]
+            return [self._chunks.call(event["index"], _tool_call(message["tool_calls"]))]
         if kind == "tool-call-delta":
             arguments = message["tool_calls"]["function"]["arguments"]
             return [self._chunks.call(event["index"], {"function": {"arguments": arguments}})] if arguments else []
@@ -110,7 +110,7 @@ class _Events:
         return []
 
 
-def _call(call: dict[str, Any]) -> Json:
+def _tool_call(call: dict[str, Any]) -> Json:
     return tool_call(call["id"], call["function"]["name"], call["function"].get("arguments") or "")
 
 
@@ -127,8 +127,8 @@ def _response_format(wanted: Any) -> object:
     return wanted
 
 
-def _usage(told: Any) -> Json:
-    tokens = (told or {}).get("tokens") or (told or {}).get("billed_units") or {}
+def _usage(usage: Any) -> Json:
+    tokens = (usage or {}).get("tokens") or (usage or {}).get("billed_units") or {}
     read, written = int(tokens.get("input_tokens") or 0), int(tokens.get("output_tokens") or 0)
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
@@ -145,9 +145,9 @@ def _embed(model: str, wanted: Json) -> Json:
     return body | ({"output_dimension": wanted["dimensions"]} if "dimensions" in wanted else {})
 
 
-def _embeddings(model: str, told: Any) -> Json:
-    vectors = told["embeddings"]["float"]
-    tokens = int((told.get("meta") or {}).get("billed_units", {}).get("input_tokens") or 0)
+def _embeddings(model: str, response: Any) -> Json:
+    vectors = response["embeddings"]["float"]
+    tokens = int((response.get("meta") or {}).get("billed_units", {}).get("input_tokens") or 0)
     return {
         "object": "list",
         "model": model,

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from dbllm.local.errors import Problem, bad_request
-from dbllm.local.invocation.scoring import kind_of
-
-Json = dict[str, object]
+from dbllm.local.json_values import Json, json_type
 
 CHAT = "llm/v1/chat"
 COMPLETIONS = "llm/v1/completions"
@@ -49,7 +47,7 @@ class Dialect(Protocol):
         """The body to send; Problem 400 for what the provider cannot express."""
         ...
 
-    def answer(self, task: str, model: str, told: Json) -> Json:
+    def answer(self, task: str, model: str, response: Json) -> Json:
         """A whole answer; KeyError, TypeError or ValueError when it is not of this wire format."""
         ...
 
@@ -67,11 +65,11 @@ class OpenAI:
     def request(self, task: str, model: str, wanted: Json) -> Json:
         return {"model": model, **wanted}
 
-    def answer(self, task: str, model: str, told: Json) -> Json:
+    def answer(self, task: str, model: str, response: Json) -> Json:
         promised = "data" if task == EMBEDDINGS else "choices"
-        if not isinstance(told.get(promised), list):
+        if not isinstance(response.get(promised), list):
             raise ValueError(f"there is no list '{promised}'")
-        return told
+        return response
 
     def reader(self, task: str, model: str) -> Reader:
         return _Passing()
@@ -87,10 +85,10 @@ class _Passing:
         if data.strip() == "[DONE]":
             self.done = True
             return []
-        return [decoded(data)]
+        return [decode_object(data)]
 
 
-def read(task: str, body: object) -> Json:
+def read_request(task: str, body: object) -> Json:
     """A decoded request of `task`, as far as it must be understood here; the provider checks the rest.
 
     Raises:
@@ -99,9 +97,9 @@ def read(task: str, body: object) -> Json:
     if task not in (CHAT, COMPLETIONS, EMBEDDINGS):
         raise bad_request(f"an external model cannot answer the task '{task}'")
     if not isinstance(body, dict):
-        raise bad_request(f"the body must be a JSON object, got {kind_of(body)}")
+        raise bad_request(f"the body must be a JSON object, got {json_type(body)}")
     wanted = {name: value for name, value in body.items() if name not in OWN_FIELDS and value is not None}
-    _READ[task](wanted)
+    _CHECKS[task](wanted)
     if not isinstance(wanted.get("stream", False), bool):
         raise unparsable("stream", "boolean", wanted["stream"])
     stop = wanted.get("stop", [])
@@ -110,7 +108,7 @@ def read(task: str, body: object) -> Json:
     return wanted
 
 
-def _chat(wanted: Mapping[str, object]) -> None:
+def _check_chat(wanted: Mapping[str, object]) -> None:
     messages = wanted.get("messages")
     if messages is None:
         raise Problem(400, "INVALID_PARAMETER_VALUE", "Missing required chat parameter: 'messages'")
@@ -129,7 +127,7 @@ def _chat(wanted: Mapping[str, object]) -> None:
             raise unparsable(name, "array", wanted[name])
 
 
-def _completions(wanted: Mapping[str, object]) -> None:
+def _check_completions(wanted: Mapping[str, object]) -> None:
     prompt = wanted.get("prompt")
     if prompt is None:
         raise Problem(400, "INVALID_PARAMETER_VALUE", "Missing required completions parameter: 'prompt'")
@@ -137,7 +135,7 @@ def _completions(wanted: Mapping[str, object]) -> None:
         raise unparsable("prompt", "string", prompt)
 
 
-def _embeddings(wanted: Mapping[str, object]) -> None:
+def _check_embeddings(wanted: Mapping[str, object]) -> None:
     texts = wanted.get("input")
     if texts is None:
         raise Problem(400, "INVALID_PARAMETER_VALUE", "Missing required embeddings parameter: 'input'")
@@ -145,7 +143,7 @@ def _embeddings(wanted: Mapping[str, object]) -> None:
         raise unparsable("input", "string", texts)
 
 
-_READ = {CHAT: _chat, COMPLETIONS: _completions, EMBEDDINGS: _embeddings}
+_CHECKS = {CHAT: _check_chat, COMPLETIONS: _check_completions, EMBEDDINGS: _check_embeddings}
 
 
 def unparsable(field: str, expected: str, got: object) -> Problem:
@@ -154,16 +152,16 @@ def unparsable(field: str, expected: str, got: object) -> Problem:
         400,
         "BAD_REQUEST",
         f"Unable to parse json body for request, field '{field}' expects input with json type '{expected}' "
-        f"but got '{kind_of(got)}'",
+        f"but got '{json_type(got)}'",
     )
 
 
-def decoded(data: str) -> Json:
+def decode_object(data: str) -> Json:
     """An event's JSON object; ValueError when it is something else."""
-    found = json.loads(data)
-    if not isinstance(found, dict):
-        raise ValueError(f"an event is {kind_of(found)}, not an object")
-    return found
+    event = json.loads(data)
+    if not isinstance(event, dict):
+        raise ValueError(f"an event is {json_type(event)}, not an object")
+    return event
 
 
 # --- what translated requests and answers are made of
@@ -189,7 +187,7 @@ def tool_call(identity: str, name: str, arguments: str) -> Json:
     return {"id": identity, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def whole(task: str, identity: str, model: str, text: str, calls: list[Json], reason: str, usage: Json) -> Json:
+def whole_answer(task: str, identity: str, model: str, text: str, calls: list[Json], reason: str, usage: Json) -> Json:
     """A whole answer of one choice."""
     message: Json = {"role": "assistant", "content": text or (None if calls else "")}
     choice: Json = {"message": message | ({"tool_calls": calls} if calls else {})} if task == CHAT else {"text": text}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -20,18 +20,17 @@ from starlette.responses import JSONResponse, Response
 from dbllm._protocol.sse import Decoder
 from dbllm.local.errors import Problem
 from dbllm.local.gateway import dialect, providers
-from dbllm.local.gateway.dialect import Json
-from dbllm.local.http.asgi import EventStream, decode_json, until_gone
+from dbllm.local.http.asgi import Emit, EventStream, decode_json, until_gone
+from dbllm.local.http.client import http_client
+from dbllm.local.json_values import Json
 from dbllm.local.management.served_entity import Entity
 
 EXECUTION = 297.0
 """Seconds that a call may take (Databricks docs: model serving limits); in a stream, until the next piece."""
 
-CONNECT = 10.0
 HINTS = ("retry-after", "retry-after-ms")
 """Headers of a provider's error that say when to come again."""
 
-Emit = Callable[[object], Awaitable[None]]
 _T = TypeVar("_T")
 
 
@@ -72,7 +71,7 @@ class Gateway:
         external = entity.config.get("external_model")
         if not isinstance(external, Mapping):
             raise Problem(400, "INVALID_PARAMETER_VALUE", f"'{entity.name}' has no 'external_model'.")
-        wanted = dialect.read(task, decode_json(body))
+        wanted = dialect.read_request(task, decode_json(body))
         target = providers.target(external, task, self._secret, self._upstreams)
         call = _Call(str(external["provider"]), str(external["name"]), task, target)
         payload = target.dialect.request(task, call.model, wanted)
@@ -127,23 +126,14 @@ class Gateway:
     async def _whole(self, call: _Call, payload: Json) -> Json:
         answer = await self._open(call, payload)
         try:
-            told = json.loads(await answer.aread())
-            if not isinstance(told, dict):
+            response = json.loads(await answer.aread())
+            if not isinstance(response, dict):
                 raise ValueError("it is not a JSON object")
-            return call.target.dialect.answer(call.task, call.model, told)
+            return call.target.dialect.answer(call.task, call.model, response)
         except (LookupError, TypeError, ValueError) as error:
             raise call.broken(f"answered in another form than promised ({type(error).__name__}: {error})") from error
         finally:
             await answer.aclose()
-
-
-def http_client(timeout: float) -> httpx.AsyncClient:
-    """A client for models elsewhere; no proxy of the environment is asked for what is on this machine."""
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(timeout, connect=min(CONNECT, timeout)),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-        mounts=dict.fromkeys(("http://127.0.0.1", "http://localhost", "http://[::1]")),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +154,15 @@ class _Call:
             message = None
         if not isinstance(message, dict):
             message = {"message": text[:2000]}
-        said = f"Received error from {self.provider}"
+        summary = f"Received error from {self.provider}"
         hints = {name: headers[name] for name in HINTS if name in headers}
         # A redirect is no answer: the credential is not sent on to another place.
         return ProviderProblem(
             status if status >= 400 else 502,
             "EXTERNAL_MODEL_ERROR",
-            said,
+            summary,
             hints,
-            {"error": said, "external_model_message": message},
+            {"error": summary, "external_model_message": message},
         )
 
     def unreachable(self, error: httpx.TransportError) -> Problem:

@@ -18,13 +18,23 @@ from starlette.types import Receive, Scope, Send
 
 from dbllm.local.errors import Problem
 from dbllm.local.http.asgi import read_body
-from dbllm.local.invocation.own_models import FOUNDATION_LIMIT, LocalModels, invoke
+from dbllm.local.invocation.limits import FOUNDATION_BODY
+from dbllm.local.invocation.local_models import LocalModels
+from dbllm.local.invocation.own_models import invoke
 from dbllm.local.management.catalog import FOUNDATION, Endpoint
-from dbllm.local.model.embeddings import NAME as VECTORS
+from dbllm.local.model.embeddings import VECTORS_NAME as VECTORS
 
-PATH = "/upstream/openai/v1"
-TASKS = {"chat/completions": "llm/v1/chat", "completions": "llm/v1/completions", "embeddings": "llm/v1/embeddings"}
-TYPES: Mapping[int, str] = {400: "invalid_request_error", 401: "authentication_error", 404: "invalid_request_error"}
+UPSTREAM_PATH = "/upstream/openai/v1"
+UPSTREAM_TASKS = {
+    "chat/completions": "llm/v1/chat",
+    "completions": "llm/v1/completions",
+    "embeddings": "llm/v1/embeddings",
+}
+ERROR_TYPES: Mapping[int, str] = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "invalid_request_error",
+}
 
 
 class Upstream:
@@ -41,7 +51,7 @@ class Upstream:
 
     def routes(self) -> list[Route]:
         """The routes; what they refuse is said in OpenAI's form, so nothing in front may ask for another credential."""
-        return [Route(f"{PATH}/{{rest:path}}", _Answer(self))]
+        return [Route(f"{UPSTREAM_PATH}/{{rest:path}}", _Answer(self))]
 
     async def answer(self, request: Request) -> Response:
         """The answer to one request.
@@ -57,12 +67,12 @@ class Upstream:
             return JSONResponse(
                 {"object": "list", "data": [_model(name) for name in (self._models.engine.name, VECTORS)]}
             )
-        task = TASKS.get(path)
+        task = UPSTREAM_TASKS.get(path)
         if task is None or request.method != "POST":
-            raise Problem(404, "unknown_url", f"Invalid URL ({request.method} {PATH}/{path})")
+            raise Problem(404, "unknown_url", f"Invalid URL ({request.method} {UPSTREAM_PATH}/{path})")
         name = VECTORS if task == "llm/v1/embeddings" else self._models.engine.name
         endpoint = Endpoint("upstream", task, FOUNDATION, "upstream", name, "")
-        return await invoke(request, endpoint, self._models, await read_body(request, FOUNDATION_LIMIT))
+        return await invoke(request, endpoint, self._models, await read_body(request, FOUNDATION_BODY))
 
 
 class _Answer:
@@ -77,7 +87,7 @@ class _Answer:
             response = await self._upstream.answer(request)
             await response(scope, request.receive, send)
         except Problem as problem:
-            kind = TYPES.get(problem.status, "server_error")
+            kind = ERROR_TYPES.get(problem.status, "server_error")
             error = {"message": problem.message, "type": kind, "param": None, "code": problem.error_code}
             refused = JSONResponse({"error": error}, problem.status, problem.headers)
             await refused(scope, receive, send)

@@ -6,22 +6,22 @@ a reference to a secret, `{{secrets/scope/key}}`, or stands in the setting's twi
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode, urlsplit
 
 from dbllm.local.errors import LocalError, Problem
-from dbllm.local.gateway.anthropic import VERSION, Anthropic
+from dbllm.local.gateway.anthropic import API_VERSION, Anthropic
 from dbllm.local.gateway.cohere import Cohere
 from dbllm.local.gateway.dialect import CHAT, COMPLETIONS, EMBEDDINGS, Dialect, OpenAI
+from dbllm.local.http.client import is_loopback
 
-Settings = Mapping[str, object]
+ProviderSettings = Mapping[str, object]
 Secrets = Callable[[str, str], "str | None"]
 """The text of a secret by scope and key; None when there is none."""
 
-REFERENCE = re.compile(r"\{\{secrets/([\w.@-]{1,128})/([\w.@-]{1,128})\}\}")
+SECRET_REFERENCE = re.compile(r"\{\{secrets/([\w.@-]{1,128})/([\w.@-]{1,128})\}\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def check_upstreams(upstreams: Mapping[str, str]) -> None:
             raise LocalError(f"The upstream of {name} cannot be used: {problem.message}") from problem
 
 
-def target(external: Settings, task: str, secrets: Secrets, upstreams: Mapping[str, str]) -> Target:
+def target(external: ProviderSettings, task: str, secrets: Secrets, upstreams: Mapping[str, str]) -> Target:
     """Where and how to ask an external model.
 
     Args:
@@ -172,22 +172,13 @@ def target(external: Settings, task: str, secrets: Secrets, upstreams: Mapping[s
     name, words, credential = _credential(external, settings, secrets)
     headers = {"content-type": "application/json", name: f"{words}{credential}"}
     if external["provider"] == "anthropic":
-        headers["anthropic-version"] = VERSION
+        headers["anthropic-version"] = API_VERSION
     if organization := settings.get("openai_organization"):
         headers["openai-organization"] = str(organization)
     return Target(url, headers, credential, provider.dialect)
 
 
-def on_this_machine(url: str) -> bool:
-    """Whether a URL's host is a loopback address."""
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _provider(external: Settings) -> tuple[Provider, Settings]:
+def _provider(external: ProviderSettings) -> tuple[Provider, ProviderSettings]:
     name = external.get("provider")
     provider = PROVIDERS.get(name) if isinstance(name, str) else None
     if provider is None:
@@ -198,11 +189,11 @@ def _provider(external: Settings) -> tuple[Provider, Settings]:
     return provider, settings
 
 
-def _azure(settings: Settings) -> bool:
+def _azure(settings: ProviderSettings) -> bool:
     return str(settings.get("openai_api_type", "")).lower() in ("azure", "azuread", "azure_ad")
 
 
-def _place(external: Settings, upstreams: Mapping[str, str]) -> str:
+def _place(external: ProviderSettings, upstreams: Mapping[str, str]) -> str:
     """The base URL: the endpoint's own setting, or what stands for the provider."""
     provider, settings = _provider(external)
     own = next(
@@ -223,12 +214,12 @@ def _checked(place: str) -> str:
     parts = urlsplit(place)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
         raise _invalid(f"the provider's URL must be https://host/..., got '{parts.scheme}://{parts.hostname or ''}'")
-    if parts.scheme == "http" and not on_this_machine(place):
+    if parts.scheme == "http" and not is_loopback(place):
         raise _invalid(f"the provider at {parts.hostname} must be called by https: plain http is for this machine only")
     return place
 
 
-def _needed(external: Settings, settings: Settings) -> tuple[str, ...]:
+def _needed(external: ProviderSettings, settings: ProviderSettings) -> tuple[str, ...]:
     """The credentials that this endpoint must have; those of `custom` are looked at where they stand."""
     provider = PROVIDERS[str(external["provider"])]
     if external["provider"] == "openai" and _entra(settings):
@@ -244,11 +235,11 @@ def _needed(external: Settings, settings: Settings) -> tuple[str, ...]:
     return provider.credentials
 
 
-def _entra(settings: Settings) -> bool:
+def _entra(settings: ProviderSettings) -> bool:
     return any(name.startswith("microsoft_entra_") and settings[name] for name in settings)
 
 
-def _credential(external: Settings, settings: Settings, secrets: Secrets) -> tuple[str, str, str]:
+def _credential(external: ProviderSettings, settings: ProviderSettings, secrets: Secrets) -> tuple[str, str, str]:
     """The header's name, what stands before the credential in it, and the credential."""
     match external["provider"]:
         case "anthropic":
@@ -272,7 +263,7 @@ def _credential(external: Settings, settings: Settings, secrets: Secrets) -> tup
     return ("api-key", "", key) if plain_azure else ("authorization", "Bearer ", key)
 
 
-def _custom(settings: Settings) -> tuple[str, str, Settings, str]:
+def _custom(settings: ProviderSettings) -> tuple[str, str, ProviderSettings, str]:
     """The header, the words before the credential, and where in the settings it stands."""
     bearer, key = settings.get("bearer_token_auth"), settings.get("api_key_auth")
     if isinstance(bearer, Mapping) and key is None:
@@ -287,7 +278,7 @@ def _custom(settings: Settings) -> tuple[str, str, Settings, str]:
     raise _invalid("'custom_provider_config' needs either 'bearer_token_auth' or 'api_key_auth'")
 
 
-def _form(settings: Settings, name: str) -> re.Match[str] | str:
+def _form(settings: ProviderSettings, name: str) -> re.Match[str] | str:
     """A credential as it stands in the settings: the reference, or the text of the plaintext twin."""
     reference, plain = settings.get(name), settings.get(f"{name}_plaintext")
     if reference and plain:
@@ -298,15 +289,15 @@ def _form(settings: Settings, name: str) -> re.Match[str] | str:
         return plain
     if not reference:
         raise _invalid(f"'{name}' is missing: give {{{{secrets/scope/key}}}}, or '{name}_plaintext'")
-    found = REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
-    if found is None:
+    match = SECRET_REFERENCE.fullmatch(reference) if isinstance(reference, str) else None
+    if match is None:
         raise _invalid(
             f"'{name}' must refer to a secret as {{{{secrets/scope/key}}}}; a literal goes into '{name}_plaintext'"
         )
-    return found
+    return match
 
 
-def _resolved(settings: Settings, name: str, secrets: Secrets) -> str:
+def _resolved(settings: ProviderSettings, name: str, secrets: Secrets) -> str:
     form = _form(settings, name)
     if isinstance(form, str):
         return form

@@ -8,17 +8,21 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dbllm.local.errors import Problem, bad_request, too_large
+from dbllm.local.http.content_coding import decode_content
 
 logger = logging.getLogger("dbllm.local")
 
 MEGABYTE = 1 << 20
 DRAIN = 64 * MEGABYTE
 """How much of a body that is too large is still read, so that its sender gets the 413 instead of a broken pipe."""
+
+GZIP = b"\x1f\x8b"
+"""How gzip begins."""
 
 T = TypeVar("T")
 
@@ -28,22 +32,26 @@ class ClientGoneError(Exception):
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The whole body of a request.
+    """The whole body of a request, decompressed.
 
     Raises:
-        Problem: 413 if it has more than `limit` bytes.
+        Problem: 413 if it has more than `limit` bytes; 400 or 415 if it cannot be decompressed.
+        ClientGoneError: the client went away before all of it had come.
     """
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size <= limit:
-            parts.append(part)
-        elif size > limit + DRAIN:
-            break
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size <= limit:
+                parts.append(part)
+            elif size > limit + DRAIN:
+                break
+    except ClientDisconnect:
+        raise ClientGoneError from None
     if size > limit:
         raise too_large(limit)
-    return b"".join(parts)
+    return decode_content(b"".join(parts), ",".join(request.headers.getlist("content-encoding")), limit)
 
 
 def decode_json(body: bytes) -> object:
@@ -57,6 +65,8 @@ def decode_json(body: bytes) -> object:
         if b"\\ud" in body.lower():
             json.dumps(decoded, ensure_ascii=False).encode()
     except UnicodeError as error:
+        if body.startswith(GZIP):
+            raise bad_request("the body is gzip, but there is no header 'Content-Encoding: gzip'") from error
         raise bad_request(f"the body is not valid UTF-8 text: {error}") from error
     except RecursionError as error:
         raise bad_request("the JSON is nested too deeply") from error
@@ -93,7 +103,10 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-Frames = Callable[[Callable[[object], Awaitable[None]]], Coroutine[Any, Any, object]]
+Emit = Callable[[object], Awaitable[None]]
+"""Sends one frame of a stream: a JSON value."""
+
+Frames = Callable[[Emit], Coroutine[Any, Any, object]]
 """Makes the frames of a stream: it is handed `emit` and awaits it with one JSON value per frame."""
 
 

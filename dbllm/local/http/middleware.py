@@ -15,6 +15,7 @@ from dbllm.local.access.oauth import PATHS
 from dbllm.local.access.permissions import Caller
 from dbllm.local.errors import Problem, headers_too_large, no_credential, wrong_token
 from dbllm.local.http.asgi import ClientGoneError
+from dbllm.local.http.caller import check_origin, read_token
 
 logger = logging.getLogger("dbllm.local")
 
@@ -38,13 +39,13 @@ class ErrorMiddleware:
         request_id = scope.setdefault("dbllm.request_id", str(uuid.uuid4()))
         started = False
 
-        async def watched(message: Message) -> None:
+        async def send_noting_start(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send_noting_start)
         except ClientGoneError:
             logger.debug("the client of %s %s went away", scope["method"], scope["path"])
         except Problem as problem:
@@ -86,31 +87,31 @@ class AuthMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = str(uuid.uuid4())
 
-        async def stamped(message: Message) -> None:
+        async def send_with_ids(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["x-databricks-org-id"] = self._workspace_id
             await send(message)
 
-        await self._guarded({**scope, "dbllm.request_id": request_id}, receive, stamped)
+        await self._guarded({**scope, "dbllm.request_id": request_id}, receive, send_with_ids)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             _check_size(scope)
-            if scope["path"].startswith(
-                "/api/"
-            ):  # mlflow lists and creates endpoints at a path with a slash at its end
+            check_origin(scope["method"], Headers(scope=scope))
+            # mlflow lists and creates endpoints at a path with a slash at its end.
+            if scope["path"].startswith("/api/"):
                 scope = {**scope, "path": scope["path"].rstrip("/")}
             if scope["path"] not in OPEN_PATHS and not scope["path"].startswith(self._open_paths):
                 scope = {**scope, "dbllm.caller": self._caller(Headers(scope=scope))}
         await self._app(scope, receive, send)
 
     def _caller(self, headers: Headers) -> Caller:
-        scheme, _, credential = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not credential.strip():
+        token = read_token(headers.get("authorization", ""))
+        if token is None:
             raise no_credential()
-        caller = self._callers(credential.strip())
+        caller = self._callers(token)
         if caller is None:
             raise wrong_token()
         return caller

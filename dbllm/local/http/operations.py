@@ -19,10 +19,9 @@ from starlette.routing import Route
 from dbllm.local.access.permissions import Caller
 from dbllm.local.errors import malformed
 from dbllm.local.http.asgi import MEGABYTE, decode_json, read_body
+from dbllm.local.json_values import Json
 
-Json = dict[str, object]
-
-LARGEST = MEGABYTE
+MAX_OPERATION_BODY = MEGABYTE
 """Bytes of a request's body."""
 
 
@@ -65,7 +64,7 @@ def routes(operations: Iterable[Operation], thread: Executor) -> list[Route]:
 
 def _endpoint(operation: Operation, thread: Executor) -> Callable[[Request], object]:
     async def answer(request: Request) -> Response:
-        body = read_json(await read_body(request, LARGEST)) if operation.body is not None else {}
+        body = read_json(await read_body(request, MAX_OPERATION_BODY)) if operation.body is not None else {}
         call = Call(request.scope["dbllm.caller"], request.path_params, request.query_params, body)
         result = await asyncio.get_running_loop().run_in_executor(thread, operation.run, call)
         return PlainTextResponse(str(result)) if operation.text else JSONResponse(result)
@@ -105,12 +104,13 @@ def _described(operation: Operation) -> Json:
             "name": name,
             "in": "path",
             "required": True,
-            "schema": {"minLength": 1, **text(EXAMPLES.get(name, str(name)))},
+            "schema": {"minLength": 1, **text_schema(EXAMPLES.get(name, str(name)))},
         }
         for name in re.findall(r"{(\w+)(?::path)?}", operation.path)
     ]
     parameters += [
-        {"name": name, "in": "query", "required": True, "schema": text(EXAMPLES[name])} for name in operation.query
+        {"name": name, "in": "query", "required": True, "schema": text_schema(EXAMPLES[name])}
+        for name in operation.query
     ]
     media = "text/plain" if operation.text else "application/json"
     described: Json = {
@@ -129,12 +129,12 @@ def _described(operation: Operation) -> Json:
     return described
 
 
-def body(*required: str, **properties: object) -> Json:
+def object_schema(*required: str, **properties: object) -> Json:
     """JSON schema of an object with these properties."""
     return {"type": "object", "properties": properties, **({"required": list(required)} if required else {})}
 
 
-def text(example: str) -> Json:
+def text_schema(example: str) -> Json:
     """JSON schema of a text."""
     return {"type": "string", "examples": [example]}
 

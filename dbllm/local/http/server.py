@@ -12,15 +12,21 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
 from dbllm.local.errors import LocalError
 
 GRACE = 0.5
 """Seconds that open answers get to end by themselves when the server stops."""
+
+MAX_LINE = 1 << 16
+"""Bytes of a request's first line that are waited for."""
 
 CUT = 1
 """Seconds after which those that did not end then are cut."""
@@ -89,6 +95,50 @@ class Service(ABC):
 S = TypeVar("S", bound=Service)
 
 
+class HttpProtocol(asyncio.Protocol):
+    """One connection, until its first line shows which version of HTTP it speaks.
+
+    uvicorn's quick protocol (httptools) sends chunks to clients of HTTP/1.0, which know none; its other one, by h11,
+    ends such an answer by closing the connection. nginx, for one, speaks HTTP/1.0 to what stands behind it.
+
+    Args:
+        config, server_state, more: what uvicorn makes its protocols of.
+    """
+
+    def __init__(self, config: uvicorn.Config, server_state: ServerState, **more: Any) -> None:
+        self._make: Callable[[type[asyncio.Protocol]], Any] = lambda kind: kind(
+            config=config,  # type: ignore[call-arg]
+            server_state=server_state,
+            **more,
+        )
+        self._open: set[Any] = server_state.connections
+        self._transport: asyncio.Transport | None = None
+        self._begun = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._open.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._begun = (self._begun + data).lstrip(b"\r\n")
+        line, newline, _ = self._begun.partition(b"\n")
+        if self._transport is None or (not newline and len(self._begun) < MAX_LINE):
+            return
+        protocol = self._make(H11Protocol if line.rstrip().endswith(b"HTTP/1.0") else AutoHTTPProtocol)
+        self._open.discard(self)
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
+        protocol.data_received(self._begun)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._open.discard(self)
+
+    def shutdown(self) -> None:
+        """uvicorn calls this when it stops."""
+        if self._transport is not None:
+            self._transport.close()
+
+
 class WebServer:
     """uvicorn around an app and a bound socket.
 
@@ -101,6 +151,7 @@ class WebServer:
     ) -> None:
         config = uvicorn.Config(
             app,
+            http=HttpProtocol,
             log_config=None,
             log_level="critical",  # failures are logged by the apps, in their own words
             access_log=False,
@@ -108,7 +159,7 @@ class WebServer:
             ws="none",
             timeout_graceful_shutdown=math.ceil(drain + CUT),
         )
-        self._server = _Server(config, before_exit, drain)
+        self._server = _UvicornServer(config, before_exit, drain)
         self._sock = sock
         self._thread: threading.Thread | None = None
 
@@ -149,7 +200,7 @@ class WebServer:
             self._server.settled.set()
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """Says when it has started, and leaves the signals to `WebServer`."""
 
     def __init__(self, config: uvicorn.Config, interrupt: Callable[[], None], drain: float) -> None:

@@ -1,19 +1,28 @@
-"""Agent endpoints, task agent/v1/responses: OpenAI's Responses wire as Databricks' agents speak it. All pure.
+"""Agent endpoints, task agent/v1/responses: OpenAI's Responses wire as Databricks' agents speak it.
 
 The agent is the chat model itself: its items are read as messages, and it answers with a text or with a function
-call that the caller carries out. `custom_inputs` come back as `custom_outputs` (source: mlflow's ResponsesAgent types).
+call that the caller carries out. `custom_inputs` come back as `custom_outputs`. A request is read as MLflow's scoring
+server reads it for a ResponsesAgent (mlflow 3.17, ResponsesAgentRequest): a field of that type has to have its type,
+any other is dropped. `instructions`, which are OpenAI's, are followed all the same.
 """
 
 from __future__ import annotations
 
 import re
+import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dbllm.local.errors import Problem, bad_request, unknown_field
+from starlette.requests import Request
+
+from dbllm.local.errors import Problem, bad_request
+from dbllm.local.http.asgi import Emit, decode_json
+from dbllm.local.invocation.local_models import LocalModels
 from dbllm.local.invocation.requests import TextRequest, read_chat
-from dbllm.local.invocation.responses import Accumulator, Head, Json
-from dbllm.local.invocation.scoring import kind_of
+from dbllm.local.invocation.responses import Accumulator, Head
+from dbllm.local.invocation.task import Task
+from dbllm.local.json_values import Json, json_type
 from dbllm.local.model.llama import Piece
 
 ECHOED = (
@@ -21,18 +30,24 @@ ECHOED = (
     "tool_choice", "tools", "top_p", "truncation", "user",
 )  # fmt: skip
 """Fields of a request that its answer repeats."""
-SAME = ("temperature", "top_p", "stream", "model", "parallel_tool_calls", "client_request_id", "usage_context")
+SAME = ("temperature", "top_p", "stream", "parallel_tool_calls")
 """Fields that mean the same in a chat request."""
-WITHOUT_MEANING = (
-    "context",
-    "databricks_options",
-    "store",
-    "include",
-    "stream_options",
-    "service_tier",
-    "top_logprobs",
-)
-TEXTS = ("input_text", "output_text", "text")
+FIELD_TYPES = {
+    "background": (bool, "true or false"),
+    "context": (dict, "an object"),
+    "custom_inputs": (dict, "an object"),
+    "instructions": (str, "a string"),
+    "metadata": (dict, "an object of strings"),
+    "parallel_tool_calls": (bool, "true or false"),
+    "reasoning": (dict, "an object"),
+    "store": (bool, "true or false"),
+    "stream": (bool, "true or false"),
+    "tools": (list, "a list"),
+    "truncation": (str, "a string"),
+    "user": (str, "a string"),
+}
+"""The types of the fields that the chat request does not check."""
+TEXT_PARTS = ("input_text", "output_text", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,30 +58,62 @@ class AgentRequest:
     echoed: Json
     custom_inputs: object
 
+    @property
+    def stream(self) -> bool:
+        """Whether the answer is wanted piece by piece."""
+        return self.wanted.stream
 
-def read_response(body: object) -> AgentRequest:
-    """An agent's request: `input` is a text or a list of items.
+
+class AgentTask(Task[AgentRequest]):
+    """agent/v1/responses."""
+
+    def read(self, request: Request, body: bytes) -> AgentRequest:
+        by_model = "name" not in request.path_params  # the path of OpenAI's clients
+        return read_response(decode_json(body), text_allowed=by_model)
+
+    async def answer(self, models: LocalModels, model: str, wanted: AgentRequest) -> Json:
+        async def drop(_event: object) -> None:
+            pass
+
+        return (await self.stream(models, model, wanted, drop)).whole()
+
+    async def stream(self, models: LocalModels, model: str, wanted: AgentRequest, emit: Emit) -> ResponseEvents:
+        head = Head(f"resp_{uuid.uuid4().hex}", int(time.time()), model, "llm/v1/chat")
+        head, text_request = await models.decide_call(head, wanted.wanted)
+        response = ResponseEvents(head, wanted)
+        async with models.generate(text_request.jobs) as pieces:
+            begun = False
+            async for piece in pieces:
+                for event in ([] if begun else response.begin()) + response.add(piece):
+                    await emit(event)
+                begun = True
+        for event in response.end():
+            await emit(event)
+        return response
+
+
+def read_response(body: object, *, text_allowed: bool = True) -> AgentRequest:
+    """An agent's request: `input` is a list of items; on OpenAI's path, which `text_allowed` means, also a text.
 
     Raises:
         Problem: 400 with the reason.
     """
     if not isinstance(body, dict):
-        raise bad_request(f"json: cannot unmarshal {kind_of(body)} into a request object")
+        raise bad_request(f"json: cannot unmarshal {json_type(body)} into a request object")
     fields = {name: value for name, value in body.items() if value is not None}
-    if "messages" in fields:
-        raise bad_request("an agent of task agent/v1/responses takes 'input', not 'messages'")
-    for name in fields:
-        if name == "previous_response_id":
-            raise bad_request(
-                "'previous_response_id' is not supported: nothing is stored here; send all items in 'input'"
-            )
-        if name not in (*ECHOED, *SAME, *WITHOUT_MEANING, "input", "custom_inputs"):
-            raise unknown_field(name)
     if "input" not in fields:
-        raise bad_request("missing required field 'input'")
-    custom = fields.get("custom_inputs")
-    if custom is not None and not isinstance(custom, dict):
-        raise bad_request(f"field 'custom_inputs' must be an object, got {kind_of(custom)}")
+        instead = "an agent of task agent/v1/responses takes 'input', not 'messages'"
+        raise bad_request(instead if "messages" in fields else "missing required field 'input'")
+    for name, (kind, words) in FIELD_TYPES.items():
+        if name in fields and not isinstance(fields[name], kind):
+            raise bad_request(f"field '{name}' must be {words}, got {json_type(fields[name])}")
+    if not all(isinstance(value, str) for value in fields.get("metadata", {}).values()):
+        raise bad_request("field 'metadata' must be an object of strings")
+    if isinstance(fields["input"], str) and not text_allowed:
+        # mlflow's words: its signature has `'input': Array(Any) (required)`.
+        reason = "Failed to enforce schema of data. Error: Expected data of 'input' to be list, got str"
+        example = '"input": [{"role": "user", "content": "..."}]'
+        raise Problem(400, "INVALID_PARAMETER_VALUE", f"{reason}. Send a list of items: {example}")
     ahead = _instructions(fields.get("instructions"))
     chat = {name: fields[name] for name in SAME if name in fields}
     chat["messages"] = [*ahead, *_items(fields["input"])]
@@ -75,14 +122,14 @@ def read_response(body: object) -> AgentRequest:
     if "tools" in fields:
         chat["tools"] = _tools(fields["tools"])
     if "tool_choice" in fields:
-        chat["tool_choice"] = _choice(fields["tool_choice"])
+        chat["tool_choice"] = _tool_choice(fields["tool_choice"])
     if "text" in fields:
         chat["response_format"] = _format(fields["text"])
     try:
         wanted = read_chat(chat)
     except Problem as problem:
         raise bad_request(_in_our_words(problem.message, len(ahead))) from problem
-    return AgentRequest(wanted, {name: fields[name] for name in ECHOED if name in fields}, custom)
+    return AgentRequest(wanted, {name: fields[name] for name in ECHOED if name in fields}, fields.get("custom_inputs"))
 
 
 def _in_our_words(message: str, ahead: int) -> str:
@@ -94,25 +141,21 @@ def _in_our_words(message: str, ahead: int) -> str:
 
 
 def _instructions(value: object) -> list[Json]:
-    if value is None:
-        return []
-    if not isinstance(value, str):
-        raise bad_request(f"field 'instructions' must be a string, got {kind_of(value)}")
-    return [{"role": "system", "content": value}]
+    return [] if value is None else [{"role": "system", "content": value}]
 
 
 def _items(value: object) -> list[Json]:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
-        raise bad_request("field 'input' must be a string or a list of items, not empty")
+        raise bad_request(f"field 'input' must be a list of items, not empty; got {json_type(value)}")
     return [_item(f"input[{number}]", item) for number, item in enumerate(value)]
 
 
 def _item(where: str, item: object) -> Json:
     """One message per item, so that a problem with it names the right one."""
     if not isinstance(item, dict):
-        raise bad_request(f"'{where}' must be an item, an object with 'role' or 'type'; got {kind_of(item)}")
+        raise bad_request(f"'{where}' must be an item, an object with 'role' or 'type'; got {json_type(item)}")
     kind = item.get("type", "message")
     if kind == "message":
         role = "system" if item.get("role") == "developer" else item.get("role")
@@ -138,7 +181,7 @@ def _content(where: str, content: object) -> object:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "refusal":
             parts.append({"type": "text", "text": part.get("refusal")})
-        elif kind in TEXTS:
+        elif kind in TEXT_PARTS:
             parts.append({"type": "text", "text": part.get("text")})
         else:
             raise bad_request(
@@ -152,7 +195,7 @@ def _tools(value: object) -> object:
         return value
     for number, tool in enumerate(value):
         if not isinstance(tool, dict) or tool.get("type") != "function":
-            kind = tool.get("type") if isinstance(tool, dict) else kind_of(tool)
+            kind = tool.get("type") if isinstance(tool, dict) else json_type(tool)
             raise bad_request(
                 f"'tools[{number}].type' must be function: this agent has no tools of its own; got {kind!r}"
             )
@@ -161,17 +204,23 @@ def _tools(value: object) -> object:
     ]
 
 
-def _choice(value: object) -> object:
-    if isinstance(value, dict) and value.get("type") == "function" and "name" in value:
+def _tool_choice(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") == "function" and "name" in value:
         return {"type": "function", "function": {"name": value["name"]}}
+    if value.get("type") == "allowed_tools" and isinstance(value.get("tools"), list):
+        allowed = {"mode": value.get("mode"), "tools": [_tool_choice(tool) for tool in value["tools"]]}
+        return {"type": "allowed_tools", "allowed_tools": allowed}
     return value
 
 
 def _format(value: object) -> object:
-    wanted = value.get("format", {"type": "text"}) if isinstance(value, dict) else None
-    if not isinstance(wanted, dict):
+    """As a chat's `response_format`; the schema may also stand inside `json_schema`, as it does there."""
+    if not isinstance(value, dict) or not isinstance(value.get("format") or {}, dict):
         raise bad_request('field \'text\' must be an object such as {"format": {"type": "text"}}')
-    if wanted.get("type") != "json_schema":
+    wanted = value.get("format") or {"type": "text"}
+    if wanted.get("type") != "json_schema" or isinstance(wanted.get("json_schema"), dict):
         return wanted
     return {"type": "json_schema", "json_schema": {name: one for name, one in wanted.items() if name != "type"}}
 
@@ -188,7 +237,7 @@ class ResponseEvents:
     head: Head
     ask: AgentRequest
     _tally: Accumulator = field(default_factory=lambda: Accumulator(1))
-    _told: int = 0
+    _event_count: int = 0
 
     def begin(self) -> list[Json]:
         """The events before the first piece."""
@@ -199,7 +248,9 @@ class ResponseEvents:
             {"type": "response.output_item.added", "output_index": 0, "item": empty},
         ]
         if self.head.tool is None:
-            events.append({"type": "response.content_part.added", **self._at(), "content_index": 0, "part": _part("")})
+            events.append(
+                {"type": "response.content_part.added", **self._at(), "content_index": 0, "part": _output_text("")}
+            )
         return self._numbered(events)
 
     def add(self, piece: Piece) -> list[Json]:
@@ -231,7 +282,7 @@ class ResponseEvents:
             place: Json = {**self._at(), "content_index": 0}
             done = [
                 {"type": "response.output_text.done", **place, "text": text, "logprobs": []},
-                {"type": "response.content_part.done", **place, "part": _part(text)},
+                {"type": "response.content_part.done", **place, "part": _output_text(text)},
             ]
         item = {"type": "response.output_item.done", "output_index": 0, "item": self._item(self._status(), text)}
         return self._numbered([*done, item, {"type": f"response.{self._status()}", "response": whole}])
@@ -253,7 +304,7 @@ class ResponseEvents:
         if self.head.tool is not None:
             call: Json = {"call_id": f"call_{self.head.id[-24:]}", "name": self.head.tool, "arguments": text}
             return {"type": "function_call", "id": self._item_id(), "status": status, **call}
-        content = [] if status == "in_progress" else [_part(text)]
+        content = [] if status == "in_progress" else [_output_text(text)]
         return {"type": "message", "id": self._item_id(), "status": status, "role": "assistant", "content": content}
 
     def _response(self, status: str, output: list[Json]) -> Json:
@@ -275,12 +326,12 @@ class ResponseEvents:
         }
 
     def _numbered(self, events: list[Json]) -> list[Json]:
-        numbered = [{**event, "sequence_number": self._told + number} for number, event in enumerate(events)]
-        self._told += len(events)
+        numbered = [{**event, "sequence_number": self._event_count + number} for number, event in enumerate(events)]
+        self._event_count += len(events)
         return numbered
 
 
-def _part(text: str) -> Json:
+def _output_text(text: str) -> Json:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 

@@ -47,9 +47,9 @@ def load_callable(name: str) -> Answerer:
     module_name, _, attribute = name.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
-        found: object = importlib.import_module(module_name)
+        target: object = importlib.import_module(module_name)
         for part in attribute.split("."):
-            found = getattr(found, part)
+            target = getattr(target, part)
     except (ImportError, AttributeError, ValueError) as error:
         raise LocalError(
             f"{name} cannot be loaded: {error}. Give module:function; modules of the working folder are found too."
@@ -58,14 +58,14 @@ def load_callable(name: str) -> Answerer:
         raise LocalError(f"{name} cannot be loaded: its module raised {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(os.getcwd())
-    if not callable(found):
+    if not callable(target):
         raise LocalError(f"{name} is not a function.")
-    return as_answerer(found)
+    return as_answerer(target)
 
 
-def as_answerer(found: Answerer) -> Answerer:
+def as_answerer(target: Answerer) -> Answerer:
     """`found` itself, or a callable around a `transformers` pipeline that makes text."""
-    return pipeline_answerer(found) if getattr(found, "task", None) in PIPELINES else found
+    return pipeline_answerer(target) if getattr(target, "task", None) in PIPELINES else target
 
 
 PIPELINES = ("text-generation", "text2text-generation", "summarization", "translation")
@@ -87,10 +87,12 @@ def pipeline_answerer(pipeline: Any) -> Answerer:
             params |= {"do_sample": True, "temperature": float(temperature)} if temperature else {"do_sample": False}
         if pipeline.task == "text-generation":
             params.setdefault("return_full_text", False)  # the prompt is not part of the answer
-        told = pipeline(prompt, **params)
-        while isinstance(told, list):
-            told = told[0]
-        return str(next(told[name] for name in ("generated_text", "summary_text", "translation_text") if name in told))
+        output = pipeline(prompt, **params)
+        while isinstance(output, list):
+            output = output[0]
+        return str(
+            next(output[name] for name in ("generated_text", "summary_text", "translation_text") if name in output)
+        )
 
     return answer
 
@@ -119,7 +121,7 @@ def call_arguments(answerer: Answerer, prompt: Prompt) -> Mapping[str, object]:
     return {**prompt.params, "prompt": prompt.prompt, **stop}
 
 
-async def text(answerer: Answerer, arguments: Mapping[str, object], stop: Sequence[str]) -> str:
+async def whole_text(answerer: Answerer, arguments: Mapping[str, object], stop: Sequence[str]) -> str:
     """The whole answer; see `pieces`."""
     async with aclosing(pieces(answerer, arguments, stop)) as answer:
         return "".join([piece async for piece in answer])
@@ -134,20 +136,20 @@ async def pieces(answerer: Answerer, arguments: Mapping[str, object], stop: Sequ
     """
     cutter = StopCutter(stop)
     try:
-        async with aclosing(values(answerer, **arguments)) as given:
-            async for value in given:
+        async with aclosing(values(answerer, **arguments)) as outputs:
+            async for value in outputs:
                 if not isinstance(value, str):
                     raise TypeError(f"the callable gave {type(value).__name__}; it must return or yield str")
-                shown = cutter.feed(value)
-                if shown:
-                    yield shown
+                visible = cutter.feed(value)
+                if visible:
+                    yield visible
                 if cutter.stopped:
                     return
     except RefusedError as error:
         raise Problem(400, "BAD_REQUEST", str(error)) from error
-    held = cutter.rest()
-    if held:
-        yield held
+    remainder = cutter.rest()
+    if remainder:
+        yield remainder
 
 
 async def values(answerer: Answerer, *positional: object, **arguments: object) -> AsyncGenerator[object, None]:
@@ -164,8 +166,8 @@ async def values(answerer: Answerer, *positional: object, **arguments: object) -
             if isinstance(result, AsyncGenerator):
                 await result.aclose()
     elif isinstance(result, Iterator):
-        async with aclosing(_from_thread(result)) as given:
-            async for value in given:
+        async with aclosing(_from_thread(result)) as outputs:
+            async for value in outputs:
                 yield value
     else:
         yield result
@@ -178,13 +180,13 @@ async def _in_thread(function: Callable[..., object], *positional: object, **arg
     return await anyio.to_thread.run_sync(call, abandon_on_cancel=True)
 
 
-async def _from_thread(given: Iterator[object]) -> AsyncGenerator[object, None]:
+async def _from_thread(outputs: Iterator[object]) -> AsyncGenerator[object, None]:
     end = object()
     try:
-        while (value := await _in_thread(next, given, end)) is not end:
+        while (value := await _in_thread(next, outputs, end)) is not end:
             yield value
     finally:
-        close = getattr(given, "close", None)
+        close = getattr(outputs, "close", None)
         if close is not None:
             with suppress(ValueError):  # it is running at this moment, in the thread that was left behind
                 close()

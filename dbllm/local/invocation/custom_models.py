@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,19 +21,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dbllm.local.errors import LocalError, Problem, bad_request
-from dbllm.local.gateway.gateway import EXECUTION, http_client
-from dbllm.local.gateway.providers import on_this_machine
-from dbllm.local.http.asgi import EventStream, decode_json, until_gone
+from dbllm.local.gateway.gateway import EXECUTION
+from dbllm.local.http.asgi import Emit, EventStream, decode_json, until_gone
+from dbllm.local.http.client import http_client, is_loopback
 from dbllm.local.invocation import callables, scoring
 from dbllm.local.invocation.callables import Answerer, Prompt, RefusedError
-from dbllm.local.invocation.own_models import check_content_type
+from dbllm.local.json_values import json_type
 from dbllm.local.management.served_entity import Entity
 
 logger = logging.getLogger("dbllm.local")
 
-Emit = Callable[[object], Awaitable[None]]
 T = TypeVar("T")
-KEPT = ("content-type", "accept")
+FORWARDED_HEADERS = ("content-type", "accept")
 """Request headers that an MLflow scoring server looks at."""
 
 
@@ -48,13 +47,13 @@ class Customs:
     """
 
     def __init__(self, targets: Mapping[str, str | Answerer] | None = None) -> None:
-        self._models: dict[str, _Function | _Server] = {}
+        self._models: dict[str, _CallableModel | _ScoringServer] = {}
         self._to_load: dict[str, str] = {}
         for name, target in (targets or {}).items():
             if callable(target):
-                self._models[name] = _Function(callables.as_answerer(target))
+                self._models[name] = _CallableModel(callables.as_answerer(target))
             elif "://" in target:
-                self._models[name] = _Server(scoring_url(target))
+                self._models[name] = _ScoringServer(scoring_url(target))
             else:
                 self._to_load[name] = target
 
@@ -66,7 +65,7 @@ class Customs:
         """
         while self._to_load:
             name, target = self._to_load.popitem()
-            self._models[name] = _Function(callables.load_callable(target))
+            self._models[name] = _CallableModel(callables.load_callable(target))
 
     async def call(self, request: Request, entity: Entity, body: bytes) -> Response:
         """The answer of a custom model to one invocation, whose body has been read.
@@ -88,7 +87,7 @@ class Customs:
     async def close(self) -> None:
         """Close the connections to the scoring servers."""
         for model in self._models.values():
-            if isinstance(model, _Server):
+            if isinstance(model, _ScoringServer):
                 await model.close()
 
 
@@ -101,21 +100,21 @@ def scoring_url(target: str) -> str:
     parts = urlsplit(target)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise LocalError(f"{target} is neither module:function nor the URL of an MLflow scoring server.")
-    if parts.scheme == "http" and not on_this_machine(target):
+    if parts.scheme == "http" and not is_loopback(target):
         raise LocalError(f"{target} must be https: plain http is for this machine only.")
     return target if parts.path.endswith("/invocations") else f"{target.rstrip('/')}/invocations"
 
 
 @dataclass(frozen=True, slots=True)
-class _Function:
+class _CallableModel:
     """A callable as a model."""
 
     answerer: Answerer
 
     async def answer(self, request: Request, headers: Mapping[str, str], body: bytes) -> Response:
-        check_content_type(request.headers.get("content-type", ""))
+        scoring.check_content_type(request.headers.get("content-type", ""))
         decoded = decode_json(body)
-        wanted = scoring.parse(decoded) if self._by_row or _is_table(decoded) else None
+        wanted = scoring.parse_scoring(decoded) if self._by_row or _is_table(decoded) else None
         if wanted is not None and self._by_row:
             prompts = [self._prompt(row) for row in wanted.rows]
             if not wanted.stream:
@@ -143,13 +142,13 @@ class _Function:
 
     async def _texts(self, prompts: list[Prompt]) -> list[str]:
         return [
-            await callables.text(self.answerer, callables.call_arguments(self.answerer, prompt), prompt.stop)
+            await callables.whole_text(self.answerer, callables.call_arguments(self.answerer, prompt), prompt.stop)
             for prompt in prompts
         ]
 
     async def _result(self, data: object, arguments: Mapping[str, object]) -> object:
-        async with aclosing(callables.values(self.answerer, data, **arguments)) as given:
-            values = [value async for value in given]
+        async with aclosing(callables.values(self.answerer, data, **arguments)) as outputs:
+            values = [value async for value in outputs]
         return values[0] if len(values) == 1 else values
 
     async def _emit_text(self, prompt: Prompt, emit: Emit) -> None:
@@ -159,8 +158,8 @@ class _Function:
                 await emit(piece)
 
     async def _emit_values(self, data: object, arguments: Mapping[str, object], emit: Emit) -> None:
-        async with aclosing(callables.values(self.answerer, data, **arguments)) as given:
-            async for value in given:
+        async with aclosing(callables.values(self.answerer, data, **arguments)) as outputs:
+            async for value in outputs:
                 await emit(plain(value))
 
     async def _guarded(self, work: Coroutine[Any, Any, T]) -> T:
@@ -181,7 +180,7 @@ class _Function:
             ) from error
 
 
-class _Server:
+class _ScoringServer:
     """An MLflow scoring server: what it answers is the endpoint's answer."""
 
     def __init__(self, url: str) -> None:
@@ -190,10 +189,10 @@ class _Server:
 
     async def answer(self, request: Request, headers: Mapping[str, str], body: bytes) -> Response:
         self._http = self._http or http_client(EXECUTION)
-        sent = {name: request.headers[name] for name in KEPT if name in request.headers}
+        sent = {name: request.headers[name] for name in FORWARDED_HEADERS if name in request.headers}
         outgoing = self._http.build_request("POST", self._url, headers=sent, content=body)
         try:
-            told = await until_gone(request.receive, self._http.send(outgoing))
+            response = await until_gone(request.receive, self._http.send(outgoing))
         except httpx.TimeoutException as error:
             raise Problem(504, "DEADLINE_EXCEEDED", f"The model at {self._url} took too long.") from error
         except httpx.TransportError as error:
@@ -201,8 +200,8 @@ class _Server:
             raise Problem(
                 503, "TEMPORARILY_UNAVAILABLE", f"The model at {self._url} cannot be reached: {reason}."
             ) from error
-        kind = told.headers.get("content-type", "application/json")
-        return Response(told.content, told.status_code, {**headers, "content-type": kind})
+        kind = response.headers.get("content-type", "application/json")
+        return Response(response.content, response.status_code, {**headers, "content-type": kind})
 
     async def close(self) -> None:
         if self._http is not None:
@@ -219,19 +218,19 @@ def _is_table(decoded: object) -> bool:
 def _whole(decoded: Any, wanted: scoring.Scoring | None) -> tuple[object, object, bool]:
     """The data for a callable that takes all of it, the params, and whether the answer is wrapped."""
     if wanted is not None:
-        form = next(key for key in scoring.FORMATS if key in decoded)
-        without = scoring.parse({form: decoded[form]})  # rows without the params, which stand beside them
+        form = next(key for key in scoring.INPUT_FORMS if key in decoded)
+        without = scoring.parse_scoring({form: decoded[form]})  # rows without the params, which stand beside them
         return [dict(row) for row in without.rows], decoded.get("params") or {}, True
     params = decoded.get("params")
     if params is not None and not isinstance(params, dict):
-        raise Problem(400, "BAD_REQUEST", f"'params' must be a JSON object, got {scoring.kind_of(params)}.")
+        raise Problem(400, "BAD_REQUEST", f"'params' must be a JSON object, got {json_type(params)}.")
     if any(key in decoded for key in scoring.UNIFIED):
         ours = (*scoring.AROUND, "params")
         return {key: value for key, value in decoded.items() if key not in ours}, params or {}, False
-    found = [key for key in scoring.FORMATS if key in decoded]
-    if len(found) != 1:
-        scoring.parse(decoded)  # says what is wrong
-    return decoded[found[0]], params or {}, True
+    forms = [key for key in scoring.INPUT_FORMS if key in decoded]
+    if len(forms) != 1:
+        scoring.parse_scoring(decoded)  # says what is wrong
+    return decoded[forms[0]], params or {}, True
 
 
 def plain(value: Any) -> object:
@@ -248,8 +247,8 @@ def plain(value: Any) -> object:
 def _json(result: object, headers: Mapping[str, str], *, wrapped: bool) -> Response:
     predictions = plain(result)
     try:
-        told = json.dumps({"predictions": predictions} if wrapped else predictions, ensure_ascii=False, allow_nan=False)
-        content = told.encode()
+        text = json.dumps({"predictions": predictions} if wrapped else predictions, ensure_ascii=False, allow_nan=False)
+        content = text.encode()
     except (TypeError, ValueError) as error:
         raise Problem(500, "INTERNAL_ERROR", f"The model's answer cannot be told as JSON: {error}.") from error
     return Response(content, headers=headers, media_type="application/json")

@@ -15,7 +15,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dbllm.local.errors import Problem
 from dbllm.local.http.asgi import until_gone
-from dbllm.local.invocation.own_models import LocalModels, invoke
+from dbllm.local.invocation.local_models import LocalModels
+from dbllm.local.invocation.own_models import invoke
 from dbllm.local.management import endpoint_record, rate_limits
 from dbllm.local.management.catalog import Endpoint
 from dbllm.local.management.endpoint_record import Record
@@ -77,14 +78,14 @@ class Dispatch:
         """
         entities = endpoint_record.entities(record)
         if served is not None:
-            asked = [entity for entity in entities if entity.name == served]
+            chosen = [entity for entity in entities if entity.name == served]
         else:
             fallback = (record.settings.ai_gateway or {}).get("fallback_config")
             falls_back = isinstance(fallback, dict) and fallback.get("enabled") is True
-            asked = order(entities, self._draw, fallback=falls_back)
-        return _Invocation(self, Invocation(request, record, tuple(asked), body, tuple(counters)))
+            chosen = order(entities, self._draw, fallback=falls_back)
+        return _Invocation(self, Invocation(request, record, tuple(chosen), body, tuple(counters)))
 
-    async def ask(self, asked: Invocation, entity: Entity) -> Response:
+    async def ask(self, invocation: Invocation, entity: Entity) -> Response:
         """The answer of one served entity.
 
         Raises:
@@ -92,11 +93,11 @@ class Dispatch:
         """
         own = self._own.get(entity.entity_name) if entity.kind is not Kind.EXTERNAL else None
         if own is not None:
-            endpoint = replace(own, name=asked.record.name, served=entity.name)
-            return await invoke(asked.request, endpoint, self._models, asked.body)
+            endpoint = replace(own, name=invocation.record.name, served=entity.name)
+            return await invoke(invocation.request, endpoint, self._models, invocation.body)
         if entity.kind is Kind.EXTERNAL:
-            return await self._gateway.call(asked.request, entity, entity.task or "", asked.body)
-        return await self._customs.call(asked.request, entity, asked.body)
+            return await self._gateway.call(invocation.request, entity, entity.task or "", invocation.body)
+        return await self._customs.call(invocation.request, entity, invocation.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,10 @@ class Invocation:
 class _Invocation(Response):
     """An answer that is made while it is sent, so that another entity can be asked until its first byte is out."""
 
-    def __init__(self, dispatch: Dispatch, asked: Invocation) -> None:
+    def __init__(self, dispatch: Dispatch, invocation: Invocation) -> None:
         super().__init__()
         self._dispatch = dispatch
-        self._asked = asked
+        self._invocation = invocation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         slots = self._dispatch.slots
@@ -130,34 +131,38 @@ class _Invocation(Response):
             slots.release()
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
-        usage = _Usage() if self._asked.counters and rate_limits.counts_tokens(self._asked.record) else None
+        usage = _Usage() if self._invocation.counters and rate_limits.counts_tokens(self._invocation.record) else None
         status, begun, served = 0, time.monotonic(), ""
 
-        async def watched(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             elif usage is not None:
                 # Counted before it is sent: the next call may come as soon as this answer is there.
                 tokens = usage.read(message.get("body", b""), last=not message.get("more_body", False))
-                self._dispatch.spend(self._asked.counters, tokens)
+                self._dispatch.spend(self._invocation.counters, tokens)
             await send(message)
 
         try:
-            for left, entity in zip(range(len(self._asked.entities) - 1, -1, -1), self._asked.entities, strict=True):
+            for left, entity in zip(
+                range(len(self._invocation.entities) - 1, -1, -1), self._invocation.entities, strict=True
+            ):
                 served = entity.name
                 try:
-                    response = await self._dispatch.ask(self._asked, entity)
-                    await response(scope, receive, watched)
+                    response = await self._dispatch.ask(self._invocation, entity)
+                    await response(scope, receive, send_counted)
                     break
                 except Problem as problem:
                     if status or not left or not falls_back(problem):
                         status = status or problem.status
                         raise
         finally:
-            self._dispatch.metrics.answered(self._asked.record.name, served, status or 499, time.monotonic() - begun)
+            self._dispatch.metrics.answered(
+                self._invocation.record.name, served, status or 499, time.monotonic() - begun
+            )
             if usage is not None:
-                await self._dispatch.remember(self._asked.counters)
+                await self._dispatch.remember(self._invocation.counters)
 
 
 def falls_back(problem: Problem) -> bool:
@@ -169,28 +174,29 @@ class _Usage:
     """Reads along how many tokens an answer took: from its JSON, or from the events that say so."""
 
     def __init__(self) -> None:
-        self._seen = b""
+        self._unread = b""
         self._tokens = 0
 
     def read(self, part: bytes, *, last: bool) -> int:
         """How many tokens are known of since the part before."""
         before = self._tokens
-        self._seen += part
-        if self._seen.startswith(b"data:"):
-            *events, self._seen = self._seen.split(b"\n\n")
+        self._unread += part
+        if self._unread.startswith(b"data:"):
+            *events, self._unread = self._unread.split(b"\n\n")
             for event in events:
                 self._take(event.removeprefix(b"data:"))
         elif last:
-            self._take(self._seen)
+            self._take(self._unread)
         return self._tokens - before
 
     def _take(self, text: bytes) -> None:
         if b'"usage"' not in text:
             return
         try:
-            told = json.loads(text)
-            found = told.get("response", told)["usage"]["total_tokens"]  # agents' events hold it inside `response`
+            answer_json = json.loads(text)
+            # The events of agents hold it inside `response`.
+            total = answer_json.get("response", answer_json)["usage"]["total_tokens"]
         except (ValueError, LookupError, TypeError, AttributeError):
             return
-        if isinstance(found, int):
-            self._tokens = found
+        if isinstance(total, int):
+            self._tokens = total

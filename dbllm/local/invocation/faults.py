@@ -21,9 +21,10 @@ from starlette.types import Message, Receive, Scope, Send
 from dbllm.local.access.permissions import only_admins
 from dbllm.local.errors import LocalError, Problem, bad_request
 from dbllm.local.http.asgi import until_gone
-from dbllm.local.http.operations import OBJECT, Call, Json, Operation, body
+from dbllm.local.http.operations import OBJECT, Call, Operation, object_schema
+from dbllm.local.json_values import Json
 
-PATH = "/api/local/faults"
+FAULTS_PATH = "/api/local/faults"
 EVERY = "*"
 """In place of an endpoint's name: every endpoint that has no faults of its own."""
 
@@ -71,11 +72,11 @@ class Fault:
 
     def __post_init__(self) -> None:
         for name in ("latency", "jitter", "cold_start"):
-            if not 0 <= _number(name, getattr(self, name)) <= 3600:
+            if not 0 <= _check_number(name, getattr(self, name)) <= 3600:
                 raise ValueError(f"'{name}' is in seconds, from 0 to 3600")
         shares = {"cut": self.cut, "error_frame": self.error_frame, **{str(k): v for k, v in self.statuses.items()}}
         for name, share in shares.items():
-            if not 0 <= _number(name, share) <= 1:
+            if not 0 <= _check_number(name, share) <= 1:
                 raise ValueError(f"'{name}' is a share, from 0 to 1")
         if not all(type(status) is int and 400 <= status <= 599 for status in self.statuses):
             raise ValueError("the keys of 'statuses' are from 400 to 599")
@@ -87,7 +88,7 @@ class Fault:
         if isinstance(hint, str) and not (hint.isascii() and hint.isprintable()):
             raise ValueError("'retry_after' must be printable ASCII")
         if hint is not None and not isinstance(hint, str):
-            _number("retry_after", hint)
+            _check_number("retry_after", hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +103,13 @@ class Plan:
 
 def plan(fault: Fault, draw: random.Random) -> Plan:
     """Draw what happens to the next call: always the same number of draws, so that one share does not move another."""
-    late, refusal, ending = draw.random(), draw.random(), draw.random()
+    late, fault_problem, ending = draw.random(), draw.random(), draw.random()
     status = None
     for candidate, share in fault.statuses.items():
-        if 0 <= refusal < share:
+        if 0 <= fault_problem < share:
             status = candidate
             break
-        refusal -= share
+        fault_problem -= share
     end = "cut" if ending < fault.cut else "error" if ending < fault.cut + fault.error_frame else None
     return Plan(fault.latency + late * fault.jitter, status, end, draw.randint(1, MAX_EVENTS))
 
@@ -143,14 +144,14 @@ class Faults:
         endpoint = self._wanted.get(name) or self._wanted.get(EVERY)
         if endpoint is None:
             return await answer()
-        drawn = plan(endpoint.fault, endpoint.draw)
-        wait = drawn.wait + endpoint.warming(self._now())
+        plan_of_call = plan(endpoint.fault, endpoint.draw)
+        wait = plan_of_call.wait + endpoint.warming(self._now())
         if wait > 0:
             await until_gone(request.receive, asyncio.sleep(wait))
-        if drawn.status is not None:
-            raise refusal(drawn.status, endpoint.fault.retry_after)
+        if plan_of_call.status is not None:
+            raise fault_problem(plan_of_call.status, endpoint.fault.retry_after)
         response = await answer()
-        return response if drawn.ending is None else _Broken(response, drawn)
+        return response if plan_of_call.ending is None else _Broken(response, plan_of_call)
 
     def operations(self) -> list[Operation]:
         """The local API (not Databricks'): look at faults, set those of an endpoint, end them."""
@@ -158,28 +159,32 @@ class Faults:
         shape: dict[str, object] = {one.name: number for one in fields(Fault) if one.type == "float"}
         shape |= {"statuses": OBJECT, "retry_after": {}, "seed": {"type": "integer"}}
         return [
-            Operation("GET", PATH, self._shown, "Faults of endpoints"),
-            Operation("PUT", PATH, self._put, "Give an endpoint faults", body("endpoint", **name, **shape)),
-            Operation("DELETE", PATH, self._delete, "End an endpoint's faults", body("endpoint", **name)),
+            Operation("GET", FAULTS_PATH, self._show, "Faults of endpoints"),
+            Operation(
+                "PUT", FAULTS_PATH, self._put, "Give an endpoint faults", object_schema("endpoint", **name, **shape)
+            ),
+            Operation(
+                "DELETE", FAULTS_PATH, self._delete, "End an endpoint's faults", object_schema("endpoint", **name)
+            ),
         ]
 
-    def _shown(self, _call: Call) -> Json:
+    def _show(self, _call: Call) -> Json:
         # The dictionary is copied: calls look into it on another thread.
         return {"faults": {name: asdict(one.fault) for name, one in dict(self._wanted).items()}}
 
     def _put(self, call: Call) -> Json:
         only_admins(call.caller)
-        name = _name(call)
+        name = _endpoint_name(call)
         try:
-            self.set(name, read({key: value for key, value in call.body.items() if key != "endpoint"}))
+            self.set(name, read_fault({key: value for key, value in call.body.items() if key != "endpoint"}))
         except ValueError as error:
             raise bad_request(str(error)) from error
-        return self._shown(call)
+        return self._show(call)
 
     def _delete(self, call: Call) -> Json:
         only_admins(call.caller)
-        self.set(_name(call), None)
-        return self._shown(call)
+        self.set(_endpoint_name(call), None)
+        return self._show(call)
 
 
 class _Endpoint:
@@ -200,26 +205,26 @@ class _Endpoint:
 class _Broken(Response):
     """An answer that breaks off. To its maker it looks as if the client had gone away, so that no model runs on."""
 
-    def __init__(self, response: Response, drawn: Plan) -> None:
+    def __init__(self, response: Response, plan_of_call: Plan) -> None:
         super().__init__()
         self._response = response
-        self._drawn = drawn
+        self._plan = plan_of_call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         over = asyncio.Event()
-        streams, left = False, self._drawn.events
+        streams, left = False, self._plan.events
 
         async def until_over() -> Message:
             waiting = [asyncio.ensure_future(receive()), asyncio.ensure_future(over.wait())]
             try:
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                told = waiting[0]
-                return told.result() if told.done() else {"type": "http.disconnect"}  # type: ignore[return-value]
+                received = waiting[0]
+                return received.result() if received.done() else {"type": "http.disconnect"}  # type: ignore[return-value]
             finally:
                 for one in waiting:
                     one.cancel()
 
-        async def breaking(message: Message) -> None:
+        async def send_until_over(message: Message) -> None:
             nonlocal streams, left
             if over.is_set():
                 return
@@ -229,18 +234,18 @@ class _Broken(Response):
                 await send(message)
                 return
             body = message.get("body", b"")
-            if not streams and self._drawn.ending == "cut" and body:
+            if not streams and self._plan.ending == "cut" and body:
                 await send({**message, "body": body[: len(body) // 2], "more_body": True})
                 over.set()
                 return
             await send(message)
             left -= bool(streams and body)
             if streams and left <= 0:
-                if self._drawn.ending == "error":
+                if self._plan.ending == "error":
                     await send({"type": "http.response.body", "body": ERROR_FRAME, "more_body": False})
                 over.set()
 
-        await self._response(scope, until_over, breaking)
+        await self._response(scope, until_over, send_until_over)
 
 
 ERROR_FRAME = (
@@ -250,7 +255,7 @@ ERROR_FRAME = (
 ).encode()
 
 
-def refusal(status: int, retry_after: float | str | None) -> Problem:
+def fault_problem(status: int, retry_after: float | str | None) -> Problem:
     """The answer of a call that is refused."""
     code = CODES.get(status, "INTERNAL_ERROR" if status >= 500 else "BAD_REQUEST")
     hint = f"{retry_after:g}" if isinstance(retry_after, int | float) else retry_after
@@ -258,30 +263,30 @@ def refusal(status: int, retry_after: float | str | None) -> Problem:
     return Problem(status, code, words, {} if hint is None else {"retry-after": hint})
 
 
-def read(given: Mapping[str, Any]) -> Fault:
+def read_fault(settings: Mapping[str, Any]) -> Fault:
     """A fault of plain JSON.
 
     Raises:
         ValueError: a name or value that cannot be.
     """
     known = [one.name for one in fields(Fault)]
-    for name in given:
+    for name in settings:
         if name not in known:
             raise ValueError(f"there is no fault '{name}'; there are {', '.join(known)}")
-    statuses = given.get("statuses", {})
+    statuses = settings.get("statuses", {})
     if not isinstance(statuses, Mapping) or not all(str(status).isdecimal() for status in statuses):
         raise ValueError("'statuses' is an object of HTTP statuses and their shares")
-    return Fault(**{**given, "statuses": {int(status): share for status, share in statuses.items()}})
+    return Fault(**{**settings, "statuses": {int(status): share for status, share in statuses.items()}})
 
 
-def parse(text: str) -> tuple[str, Fault]:
+def parse_fault(text: str) -> tuple[str, Fault]:
     """A fault as the command line has it: `smollm2-chat:latency=0.2,429=0.1,seed=7`; `*` means every endpoint.
 
     Raises:
         LocalError: it has another form.
     """
     name, colon, pairs = text.partition(":")
-    given: dict[str, object] = {}
+    settings: dict[str, object] = {}
     statuses: dict[str, float] = {}
     try:
         if not name or not colon:
@@ -293,19 +298,19 @@ def parse(text: str) -> tuple[str, Fault]:
             if key.isdecimal():
                 statuses[key] = float(value)
             else:
-                given[key] = value if key == "retry_after" else int(value) if key == "seed" else float(value)
-        return name, read({**given, "statuses": statuses})
+                settings[key] = value if key == "retry_after" else int(value) if key == "seed" else float(value)
+        return name, read_fault({**settings, "statuses": statuses})
     except ValueError as error:
         raise LocalError(f"--fault {text}: {error}.") from None
 
 
-def _number(name: str, value: object) -> float:
+def _check_number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"'{name}' is a number")
     return value
 
 
-def _name(call: Call) -> str:
+def _endpoint_name(call: Call) -> str:
     name = call.body.get("endpoint")
     if not isinstance(name, str) or not name:
         raise bad_request("'endpoint' must be the name of an endpoint, or *")

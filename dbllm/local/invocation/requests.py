@@ -10,13 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from dbllm.local.errors import Problem, bad_request, unknown_field
-from dbllm.local.invocation.scoring import kind_of
+from dbllm.local.invocation.limits import MAX_ANSWER_TOKENS
+from dbllm.local.json_values import json_type
 from dbllm.local.model import tools
 from dbllm.local.model.grammar import read_format
 from dbllm.local.model.llama import Job
-
-MAX_TOKENS = 512
-"""Tokens of an answer when the request names no max_tokens: a small model may otherwise ramble to its context's end."""
 
 SAMPLING = ("temperature", "max_tokens", "top_p", "top_k")
 """The parameters that every text endpoint hands to the model."""
@@ -41,6 +39,7 @@ class TextRequest:
             otherwise it is on every chunk.
         offer: the tools that may or must be called instead.
         question: the message that the tools are for.
+        results: what came of the tools that were called for it already.
         alternatives: with logprobs, how many alternatives to each token are told.
     """
 
@@ -51,12 +50,13 @@ class TextRequest:
     offer: tools.ToolOffer | None = None
     question: str = ""
     alternatives: int = 0
+    results: tuple[str, ...] = ()
 
     def calling(self, tool: tools.Tool) -> TextRequest:
         """The same request once it is decided that a tool is called."""
         sampling = {name: value for name, value in self.jobs[0].request.items() if name in SAMPLING}
-        asked = {**tools.arguments_request(tool, self.question), **GUIDED, **sampling}
-        return replace(self, jobs=(Job("chat", asked),) * len(self.jobs), offer=None)
+        engine_request = {**tools.arguments_request(tool, self.question, self.results), **GUIDED, **sampling}
+        return replace(self, jobs=(Job("chat", engine_request),) * len(self.jobs), offer=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ class EmbeddingsRequest:
 
     texts: tuple[str, ...]
     base64: bool
+    stream: bool = False
 
 
 def read_chat(body: object) -> TextRequest:
@@ -73,7 +74,7 @@ def read_chat(body: object) -> TextRequest:
     Raises:
         Problem: 400 with the reason.
     """
-    fields = _read(body, _CHAT)
+    fields = _read_fields(body, _CHAT)
     if "messages" not in fields:
         raise bad_request("missing required field 'messages'")
     messages = fields["messages"]
@@ -84,12 +85,22 @@ def read_chat(body: object) -> TextRequest:
     if fields.get("logprobs"):
         request |= {"logprobs": True, "top_logprobs": max(1, _top(fields, "top_logprobs"))}  # with 0 llama.cpp has none
     offer = tools.read_offer(tools.read_tools(fields.get("tools", [])), fields.get("tool_choice"))
-    if offer is not None and not offer.required and last_role(messages) != "user":
+    results = results_since_question(messages)
+    if offer is not None and offer.required:
+        offer = tools.still_to_call(offer, [call.name for call, _ in results])
+    elif last_role(messages) != "user":
         offer = None  # the result of a tool is there: what is left to do is the answer
-    count = _count(fields)
-    jobs, question = (Job("chat", request),) * count, last_question(messages)
-    top = _top(fields, "top_logprobs")
-    return TextRequest(jobs, count, _stream(fields), _usage_apart(fields), offer, question, top)
+    count = _choice_count(fields)
+    return TextRequest(
+        (Job("chat", request),) * count,
+        count,
+        _stream(fields),
+        _usage_apart(fields),
+        offer,
+        last_question(messages),
+        _top(fields, "top_logprobs"),
+        tuple(tools.result_message(call, text)["content"] for call, text in results),
+    )
 
 
 def read_completions(body: object) -> TextRequest:
@@ -101,7 +112,7 @@ def read_completions(body: object) -> TextRequest:
     Raises:
         Problem: 400 with the reason.
     """
-    fields = _read(body, _COMPLETIONS)
+    fields = _read_fields(body, _COMPLETIONS)
     prompts = fields.get("prompt")
     if prompts is None:
         raise bad_request("missing required field 'prompt'")
@@ -112,7 +123,7 @@ def read_completions(body: object) -> TextRequest:
         if fields.get(name):
             raise bad_request(f"field '{name}' is not supported by this model")
     raw = bool(fields.get("use_raw_prompt"))
-    count, request = _count(fields), _common(fields)
+    count, request = _choice_count(fields), _common(fields)
     top = _top(fields, "logprobs")  # one number, where chat has a flag and a number
     if "logprobs" in fields:
         request |= {"logprobs": max(1, top)} if raw else {"logprobs": True, "top_logprobs": max(1, top)}
@@ -134,7 +145,7 @@ def read_embeddings(body: object) -> EmbeddingsRequest:
     Raises:
         Problem: 400 with the reason.
     """
-    fields = _read(body, _EMBEDDINGS)
+    fields = _read_fields(body, _EMBEDDINGS)
     texts = fields.get("input")
     if texts is None:
         raise Problem(400, "INVALID_PARAMETER_VALUE", "Missing required embeddings parameter: 'input'")
@@ -154,12 +165,12 @@ def read_sampling(params: Body) -> dict[str, object]:
     """
     for name, value in params.items():
         _SAMPLING[name](name, value)
-    return {"max_tokens": MAX_TOKENS, **params}
+    return {"max_tokens": MAX_ANSWER_TOKENS, **params}
 
 
-def _read(body: object, known: Mapping[str, Check]) -> dict[str, object]:
+def _read_fields(body: object, known: Mapping[str, Check]) -> dict[str, object]:
     if not isinstance(body, dict):
-        raise bad_request(f"json: cannot unmarshal {kind_of(body)} into a request object")
+        raise bad_request(f"json: cannot unmarshal {json_type(body)} into a request object")
     for name, value in body.items():
         if name not in known:
             raise unknown_field(name)
@@ -169,7 +180,7 @@ def _read(body: object, known: Mapping[str, Check]) -> dict[str, object]:
 
 
 def _common(fields: Body) -> dict[str, object]:
-    request: dict[str, object] = {"max_tokens": MAX_TOKENS}
+    request: dict[str, object] = {"max_tokens": MAX_ANSWER_TOKENS}
     request.update({name: fields[name] for name in SAMPLING if name in fields})
     stop = fields.get("stop")
     if stop:
@@ -177,7 +188,7 @@ def _common(fields: Body) -> dict[str, object]:
     return request
 
 
-def _count(fields: Body) -> int:
+def _choice_count(fields: Body) -> int:
     count = fields.get("n", 1)
     return count if isinstance(count, int) else 1
 
@@ -212,27 +223,41 @@ def last_question(messages: object) -> str:
     return ""
 
 
+def results_since_question(messages: object) -> list[tuple[tools.ToolCall, str]]:
+    """The calls that have a result since the user's last message, in the order of the results; read messages only."""
+    results: list[tuple[tools.ToolCall, str]] = []
+    calls: dict[str, tools.ToolCall] = {}
+    for message in messages if isinstance(messages, list) else []:
+        if message["role"] == "user":
+            results = []
+        elif message["role"] == "assistant":
+            calls |= {call.id: call for call in tools.read_calls("tool_calls", message.get("tool_calls") or [])}
+        elif message["role"] == "tool":
+            results.append((calls[str(message["tool_call_id"])], _content("content", message["content"])))
+    return results
+
+
 def _messages(messages: object) -> list[tools.Message]:
     """Messages as the model's template takes them: tool calls and their results become text."""
     if not isinstance(messages, list) or not messages:
         raise bad_request("field 'messages' must be a list of messages, not empty")
     read: list[tools.Message] = []
-    calls: dict[str, tools.Call] = {}
+    calls: dict[str, tools.ToolCall] = {}
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         if not isinstance(message, dict):
-            raise bad_request(f"'{where}' must be an object with 'role' and 'content', got {kind_of(message)}")
+            raise bad_request(f"'{where}' must be an object with 'role' and 'content', got {json_type(message)}")
         role = message.get("role")
         if role not in ("system", "user", "assistant", "tool"):
             raise bad_request(f"'{where}.role' must be one of system, user, assistant, tool; got {role!r}")
         if role == "assistant" and message.get("tool_calls"):
-            made = tools.read_calls(f"{where}.tool_calls", message["tool_calls"])
+            new_calls = tools.read_calls(f"{where}.tool_calls", message["tool_calls"])
             ahead = messages[number - 1] if number else {}
             # Calls may come one message each (agents' items do).
             goes_on = ahead.get("role") == "assistant" and bool(ahead.get("tool_calls"))
-            calls = (calls if goes_on else {}) | {call.id: call for call in made}
+            calls = (calls if goes_on else {}) | {call.id: call for call in new_calls}
             text = "" if message.get("content") is None else _content(f"{where}.content", message["content"])
-            read.append(tools.said(text, made))
+            read.append(tools.assistant_message(text, new_calls))
             continue
         text = _content(f"{where}.content", message.get("content"))
         if role == "tool":
@@ -240,13 +265,13 @@ def _messages(messages: object) -> list[tools.Message]:
             if call is None:
                 raise bad_request(
                     f"'{where}' is a tool message, so 'tool_call_id' must name one of the tool_calls of the assistant "
-                    f"message before it; got {_shown(message.get('tool_call_id'))}"
+                    f"message before it; got {_shorten(message.get('tool_call_id'))}"
                 )
-            read.append(tools.result(call, text))
+            read.append(tools.result_message(call, text))
         else:
             calls = {} if role == "assistant" else calls
             read.append({"role": role, "content": text})
-    return tools.merged(read) if calls else read
+    return tools.merge_messages(read) if calls else read
 
 
 def _content(where: str, content: object) -> str:
@@ -254,7 +279,7 @@ def _content(where: str, content: object) -> str:
         return content
     if isinstance(content, list) and content:
         return "".join(_part(f"{where}[{number}]", part) for number, part in enumerate(content))
-    raise bad_request(f"'{where}' must be a string or a list of content parts, got {kind_of(content)}")
+    raise bad_request(f"'{where}' must be a string or a list of content parts, got {json_type(content)}")
 
 
 def _part(where: str, part: object) -> str:
@@ -263,14 +288,14 @@ def _part(where: str, part: object) -> str:
         return ""
     text = part.get("text") if isinstance(part, dict) and kind == "text" else None
     if not isinstance(text, str):
-        raise bad_request(f"'{where}' must be a text part, got {_shown(kind)}: this model takes no images or files")
+        raise bad_request(f"'{where}' must be a text part, got {_shorten(kind)}: this model takes no images or files")
     return text
 
 
 def _number(low: float, high: float) -> Check:
     def check(name: str, value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise bad_request(f"field '{name}' must be a number between {low:g} and {high:g}, got {_shown(value)}")
+            raise bad_request(f"field '{name}' must be a number between {low:g} and {high:g}, got {_shorten(value)}")
 
     return check
 
@@ -278,7 +303,7 @@ def _number(low: float, high: float) -> Check:
 def _integer(low: int, high: int) -> Check:
     def check(name: str, value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise bad_request(f"field '{name}' must be an integer between {low} and {high}, got {_shown(value)}")
+            raise bad_request(f"field '{name}' must be an integer between {low} and {high}, got {_shorten(value)}")
 
     return check
 
@@ -286,7 +311,7 @@ def _integer(low: int, high: int) -> Check:
 def _typed(kind: type, words: str) -> Check:
     def check(name: str, value: object) -> None:
         if not isinstance(value, kind):
-            raise bad_request(f"field '{name}' must be {words}, got {_shown(value)}")
+            raise bad_request(f"field '{name}' must be {words}, got {_shorten(value)}")
 
     return check
 
@@ -294,7 +319,7 @@ def _typed(kind: type, words: str) -> Check:
 def _one_of(*words: str) -> Check:
     def check(name: str, value: object) -> None:
         if value not in words:
-            raise bad_request(f"field '{name}' must be one of {', '.join(words)}; got {_shown(value)}")
+            raise bad_request(f"field '{name}' must be one of {', '.join(words)}; got {_shorten(value)}")
 
     return check
 
@@ -307,14 +332,14 @@ def _stop(name: str, value: object) -> None:
 
 def _text_map(name: str, value: object) -> None:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
-        raise bad_request(f"field '{name}' must be an object of strings, got {_shown(value)}")
+        raise bad_request(f"field '{name}' must be an object of strings, got {_shorten(value)}")
 
 
 def _anything(_name: str, _value: object) -> None:
     """Accepted, and without meaning for this model."""
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}..."
 

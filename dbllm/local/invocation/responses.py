@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
 
+from dbllm.local.json_values import Json
 from dbllm.local.model.llama import Piece, Tokens
 
-Task = Literal["llm/v1/chat", "llm/v1/completions"]
-Json = dict[str, object]
+TextTaskName = Literal["llm/v1/chat", "llm/v1/completions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Head:
     id: str
     created: int
     model: str
-    task: Task
+    task: TextTaskName
     tool: str | None = None
     alternatives: int = 0
 
@@ -133,7 +133,7 @@ def _chunk(head: Head) -> Json:
 def _message(head: Head, job: int, text: str) -> Json:
     if head.tool is None:
         return {"role": "assistant", "content": text}
-    return {"role": "assistant", "content": None, "tool_calls": [_call(head, job, text)]}
+    return {"role": "assistant", "content": None, "tool_calls": [_tool_call(head, job, text)]}
 
 
 def _delta(head: Head, piece: Piece, *, first: bool) -> Json:
@@ -143,12 +143,12 @@ def _delta(head: Head, piece: Piece, *, first: bool) -> Json:
         return {
             "role": "assistant",
             "content": None,
-            "tool_calls": [{"index": 0, **_call(head, piece.job, piece.text)}],
+            "tool_calls": [{"index": 0, **_tool_call(head, piece.job, piece.text)}],
         }
     return {"tool_calls": [{"index": 0, "function": {"arguments": piece.text}}]}
 
 
-def _call(head: Head, job: int, arguments: str) -> Json:
+def _tool_call(head: Head, job: int, arguments: str) -> Json:
     function = {"name": head.tool, "arguments": arguments}
     return {"id": f"call_{head.id[-24:]}{job}", "type": "function", "function": function}
 

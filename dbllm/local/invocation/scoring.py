@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dbllm.local.errors import Problem
+from dbllm.local.json_values import json_type
 
-FORMATS = ("dataframe_records", "dataframe_split", "inputs", "instances")
+INPUT_FORMS = ("dataframe_records", "dataframe_split", "inputs", "instances")
 UNIFIED = ("messages", "prompt", "input")
 AROUND = ("stream", "model", "client_request_id", "usage_context", "databricks_options")
 """Keys beside the data that are for the server, not for the model."""
@@ -35,29 +36,45 @@ class Scoring:
     stream: bool
 
 
-def parse(body: object) -> Scoring:
+def parse_scoring(body: object) -> Scoring:
     """Read a decoded JSON body.
 
     Raises:
         Problem: 400 with the reason.
     """
     if not isinstance(body, dict):
-        raise _bad(f"The input must be a JSON object, got {kind_of(body)}.")
+        raise _bad(f"The input must be a JSON object, got {json_type(body)}.")
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
-        raise _bad(f"'stream' must be true or false, got {kind_of(stream)}.")
+        raise _bad(f"'stream' must be true or false, got {json_type(stream)}.")
     if any(key in body for key in UNIFIED):
         row = {key: value for key, value in body.items() if key not in AROUND and key != "params"}
         return Scoring((_params(body) | row,), wrapped=False, stream=bool(stream))
-    found = [key for key in FORMATS if key in body]
-    if len(found) != 1:
+    forms = [key for key in INPUT_FORMS if key in body]
+    if len(forms) != 1:
         raise _bad(
-            f"The input must be a JSON dictionary with exactly one of the input fields {set_of(FORMATS)}. "
+            f"The input must be a JSON dictionary with exactly one of the input fields {set_of(INPUT_FORMS)}. "
             f"Received dictionary with input fields: {list(body)}."
         )
     params = _params(body)
-    rows = _READERS[found[0]](body[found[0]])
+    rows = _READERS[forms[0]](body[forms[0]])
     return Scoring(tuple({**params, **row} for row in rows), wrapped=True, stream=bool(stream))
+
+
+def check_content_type(header: str) -> None:
+    """A custom model takes JSON in UTF-8 (MLflow scoring server: 415 otherwise).
+
+    Raises:
+        Problem: 415, the header says something else.
+    """
+    kind, *options = (part.strip().lower() for part in header.split(";"))
+    if kind != "application/json":
+        message = f"This predictor only supports the content type application/json. Got '{header}'."
+        raise Problem(415, "BAD_REQUEST", message)
+    for option in options:
+        name, _, value = option.partition("=")
+        if name == "charset" and value.strip('"') not in ("utf-8", "utf8"):
+            raise Problem(415, "BAD_REQUEST", f"The scoring server only supports UTF-8. Got charset '{value}'.")
 
 
 def _params(body: Mapping[str, object]) -> dict[str, object]:
@@ -65,16 +82,16 @@ def _params(body: Mapping[str, object]) -> dict[str, object]:
     if params is None:
         return {}
     if not isinstance(params, dict):
-        raise _bad(f"'params' must be a JSON object, got {kind_of(params)}.")
+        raise _bad(f"'params' must be a JSON object, got {json_type(params)}.")
     return params
 
 
 def _records(data: object) -> list[Row]:
     if not isinstance(data, list):
-        raise _bad(f"'dataframe_records' must be a list of records, got {kind_of(data)}.")
+        raise _bad(f"'dataframe_records' must be a list of records, got {json_type(data)}.")
     for record in data:
         if not isinstance(record, dict):
-            raise _bad(f"Each record must be a JSON object, got {kind_of(record)}.")
+            raise _bad(f"Each record must be a JSON object, got {json_type(record)}.")
     return data
 
 
@@ -92,18 +109,18 @@ def _split(data: object) -> list[Row]:
     return [dict(zip(columns, row, strict=True)) for row in values]
 
 
-def _named(data: object) -> list[Row]:
+def _named_inputs(data: object) -> list[Row]:
     """`inputs` and `instances`: a list of records, one record, or columns of equal length."""
     if isinstance(data, list):
         for record in data:
             if not isinstance(record, dict):
                 raise _bad(
                     "This model has named inputs: send a list of JSON objects or an object of columns, "
-                    f"not a list with {kind_of(record)}."
+                    f"not a list with {json_type(record)}."
                 )
         return data
     if not isinstance(data, dict):
-        raise _bad(f"The inputs must be a list or a JSON object, got {kind_of(data)}.")
+        raise _bad(f"The inputs must be a list or a JSON object, got {json_type(data)}.")
     prompts = data.get("prompt")
     if not isinstance(prompts, list):
         return [data]
@@ -113,7 +130,12 @@ def _named(data: object) -> list[Row]:
     return [{name: column[number] for name, column in data.items()} for number in range(len(prompts))]
 
 
-_READERS = {"dataframe_records": _records, "dataframe_split": _split, "inputs": _named, "instances": _named}
+_READERS = {
+    "dataframe_records": _records,
+    "dataframe_split": _split,
+    "inputs": _named_inputs,
+    "instances": _named_inputs,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +159,7 @@ def read_row(row: Row, known: Sequence[str]) -> PromptRow:
     if prompt is None:
         raise _schema(f"Model is missing inputs ['prompt']. Note that there were extra inputs: {sorted(row)}.")
     if not isinstance(prompt, str):
-        raise _schema(f"Incompatible input types for column prompt. Can not safely convert {kind_of(prompt)} to str.")
+        raise _schema(f"Incompatible input types for column prompt. Can not safely convert {json_type(prompt)} to str.")
     stop = row.get("stop")
     if stop is None:
         stop = []
@@ -145,12 +167,6 @@ def read_row(row: Row, known: Sequence[str]) -> PromptRow:
         raise _schema("Incompatible input types for column stop. It must be a list of strings that are not empty.")
     params = {name: row[name] for name in known if row.get(name) is not None}
     return PromptRow(prompt, tuple(stop), params)
-
-
-def kind_of(value: object) -> str:
-    """The JSON name of a value's type."""
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
-    return names.get(type(value), "null")
 
 
 def set_of(names: Sequence[str]) -> str:

@@ -16,26 +16,26 @@ class StopCutter:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = [stop for stop in stops if stop]
-        self._held = ""
+        self._withheld_text = ""
         self.stopped = False
 
     def feed(self, text: str) -> str:
         """What can be shown now; text that may turn out to be the start of a stop string is held back."""
         if self.stopped:
             return ""
-        text, self._held = self._held + text, ""
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
+        text, self._withheld_text = self._withheld_text + text, ""
+        positions = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if positions:
             self.stopped = True
-            return text[: min(found)[1]]
-        kept = len(text) - self._undecided(text)
-        self._held = text[kept:]
-        return text[:kept]
+            return text[: min(positions)[1]]
+        visible = len(text) - self._undecided(text)
+        self._withheld_text = text[visible:]
+        return text[:visible]
 
     def rest(self) -> str:
         """What was held back, once no more text comes."""
-        held, self._held = self._held, ""
-        return held
+        withheld, self._withheld_text = self._withheld_text, ""
+        return withheld
 
     def _undecided(self, text: str) -> int:
         """Length of the longest end of `text` that is the beginning of a stop string."""

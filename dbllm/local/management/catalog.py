@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dbllm.local.access.permissions import USERS
+from dbllm.local.json_values import Json
 from dbllm.local.management.endpoint_record import CUSTOM as CUSTOM
 from dbllm.local.management.endpoint_record import FOUNDATION as FOUNDATION
-from dbllm.local.management.endpoint_record import Record, Settings
+from dbllm.local.management.endpoint_record import EndpointSettings, Record
 from dbllm.local.management.served_entity import slug, stable_id
 from dbllm.local.model.embeddings import DIMENSIONS
-from dbllm.local.model.embeddings import NAME as VECTORS_NAME
-
-Json = dict[str, object]
+from dbllm.local.model.embeddings import VECTORS_NAME as VECTORS_NAME
 
 CREATOR = "local@dbllm.invalid"
 
@@ -91,7 +90,7 @@ def ready_record(endpoint: Endpoint, entity_name: str, created_ms: int) -> Recor
         description=endpoint.description,
         config={"config_version": 1, "served_entities": [entity], "traffic_config": {"routes": [route]}},
         fixed=True,
-        settings=Settings(acl={USERS: "CAN_QUERY"}),
+        settings=EndpointSettings(acl={USERS: "CAN_QUERY"}),
     )
 
 

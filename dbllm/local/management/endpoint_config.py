@@ -9,19 +9,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from dbllm.local.errors import invalid
+from dbllm.local.json_values import Json
 
-Json = dict[str, object]
-
-NAME = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
-REFERENCE = re.compile(r"\{\{secrets/([^/{}]+)/([^/{}]+)\}\}")
-MAX_ENTITIES = 10
+ENDPOINT_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}", re.ASCII)
+ANY_REFERENCE = re.compile(r"\{\{secrets/([^/{}]+)/([^/{}]+)\}\}")
+MAX_ENTITIES = 15
 MAX_VARIABLES = 30
 WORKLOAD_SIZES = ("Small", "Medium", "Large")
 WORKLOAD_TYPES = (
     "CPU", "CPU_MEDIUM", "CPU_LARGE", "GPU_SMALL", "GPU_MEDIUM", "GPU_LARGE", "GPU_XLARGE", "GPU_XLARGE_8",
     "MULTIGPU_MEDIUM",
 )  # fmt: skip
-TASKS = ("llm/v1/chat", "llm/v1/completions", "llm/v1/embeddings")
+EXTERNAL_TASKS = ("llm/v1/chat", "llm/v1/completions", "llm/v1/embeddings")
 RATE_KEYS = ("user", "endpoint")
 GATEWAY_KEYS = ("user", "endpoint", "user_group", "service_principal")
 GATEWAY_PARTS = ("usage_tracking_config", "inference_table_config", "guardrails", "fallback_config")
@@ -33,7 +32,7 @@ def read_name(name: object) -> str:
     Raises:
         Problem: 400 with the reason.
     """
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if not isinstance(name, str) or not ENDPOINT_NAME.fullmatch(name):
         raise invalid("An endpoint name is 1 to 63 alphanumeric characters, dashes and underscores")
     return name
 
@@ -84,54 +83,54 @@ def _modern(served_model: object) -> Json:
 
 
 def _read_entity(raw: object) -> Json:
-    given = {key: value for key, value in read_object(raw, "served_entities[]").items() if value is not None}
-    if ("external_model" in given) == ("entity_name" in given):
+    fields = {key: value for key, value in read_object(raw, "served_entities[]").items() if value is not None}
+    if ("external_model" in fields) == ("entity_name" in fields):
         raise invalid("A served entity has exactly one of external_model and entity_name")
-    entity = _read_external(given) if "external_model" in given else _read_model(given)
-    name = given.get("name", _default_name(entity))
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    entity = _read_external(fields) if "external_model" in fields else _read_model(fields)
+    name = fields.get("name", _default_name(entity))
+    if not isinstance(name, str) or not ENDPOINT_NAME.fullmatch(name):
         raise invalid("A served entity's name is 1 to 63 alphanumeric characters, dashes and underscores")
     return {"name": name, **entity}
 
 
-def _read_external(given: Json) -> Json:
-    model = dict(read_object(given["external_model"], "external_model"))
+def _read_external(fields: Json) -> Json:
+    model = dict(read_object(fields["external_model"], "external_model"))
     for field in ("provider", "name", "task"):
         if not isinstance(model.get(field), str) or not model[field]:
             raise invalid(f"external_model.{field} is missing")
-    if model["task"] not in TASKS:
-        raise invalid(f"external_model.task must be one of {', '.join(TASKS)}")
+    if model["task"] not in EXTERNAL_TASKS:
+        raise invalid(f"external_model.task must be one of {', '.join(EXTERNAL_TASKS)}")
     return {"external_model": model}
 
 
-def _read_model(given: Json) -> Json:
-    if not isinstance(given["entity_name"], str) or not 0 < len(given["entity_name"]) <= 255:
+def _read_model(fields: Json) -> Json:
+    if not isinstance(fields["entity_name"], str) or not 0 < len(fields["entity_name"]) <= 255:
         raise invalid("entity_name must be a model's name, such as catalog.schema.model")
-    entity: Json = {"entity_name": given["entity_name"]}
-    version = given.get("entity_version", "1")
+    entity: Json = {"entity_name": fields["entity_name"]}
+    version = fields.get("entity_version", "1")
     if not isinstance(version, str) or not version.isascii() or not version.isdigit() or len(version) > 9:
         raise invalid("entity_version must be a number, as text")
     entity["entity_version"] = version
     for field, known in (("workload_size", WORKLOAD_SIZES), ("workload_type", WORKLOAD_TYPES)):
-        if field in given:
-            if given[field] not in known:
+        if field in fields:
+            if fields[field] not in known:
                 raise invalid(f"{field} must be one of {', '.join(known)}")
-            entity[field] = given[field]
+            entity[field] = fields[field]
     for field in ("scale_to_zero_enabled", "burst_scaling_enabled"):
-        if field in given:
-            if not isinstance(given[field], bool):
+        if field in fields:
+            if not isinstance(fields[field], bool):
                 raise invalid(f"{field} must be true or false")
-            entity[field] = given[field]
+            entity[field] = fields[field]
     for field in (
         "min_provisioned_throughput", "max_provisioned_throughput", "min_provisioned_concurrency",
         "max_provisioned_concurrency", "provisioned_model_units",
     ):  # fmt: skip
-        if field in given:
-            entity[field] = _count(given[field], field)
-    if "environment_vars" in given:
-        entity["environment_vars"] = _read_variables(given["environment_vars"])
-    if isinstance(given.get("instance_profile_arn"), str):
-        entity["instance_profile_arn"] = given["instance_profile_arn"]
+        if field in fields:
+            entity[field] = _natural_number(fields[field], field)
+    if "environment_vars" in fields:
+        entity["environment_vars"] = _read_variables(fields["environment_vars"])
+    if isinstance(fields.get("instance_profile_arn"), str):
+        entity["instance_profile_arn"] = fields["instance_profile_arn"]
     return entity
 
 
@@ -172,7 +171,7 @@ def _read_route(raw: object, names: Sequence[str]) -> tuple[str, int]:
     name = route.get("served_entity_name") or route.get("served_model_name")
     if not isinstance(name, str) or name not in names:
         raise invalid("A route of traffic_config names no served entity of this config")
-    share = _count(route.get("traffic_percentage"), "traffic_percentage")
+    share = _natural_number(route.get("traffic_percentage"), "traffic_percentage")
     if share > 100:
         raise invalid("traffic_percentage must be 0 to 100")
     return name, share
@@ -202,32 +201,32 @@ def read_gateway(raw: object) -> Json:
     Raises:
         Problem: 400 with the reason.
     """
-    given = read_object(raw, "ai_gateway")
-    read: Json = {part: read_object(given[part], part) for part in GATEWAY_PARTS if given.get(part) is not None}
+    fields = read_object(raw, "ai_gateway")
+    read: Json = {part: read_object(fields[part], part) for part in GATEWAY_PARTS if fields.get(part) is not None}
     fallback = read.get("fallback_config")
     if isinstance(fallback, dict) and not isinstance(fallback.get("enabled"), bool):
         raise invalid("fallback_config.enabled must be true or false")
-    if given.get("rate_limits") is not None:
-        limits = _list(given["rate_limits"], "rate_limits")
+    if fields.get("rate_limits") is not None:
+        limits = _list(fields["rate_limits"], "rate_limits")
         read["rate_limits"] = [_read_limit(one, GATEWAY_KEYS, ("calls", "tokens")) for one in limits]
     return read
 
 
 def _read_limit(raw: object, keys: Sequence[str], units: Sequence[str]) -> Json:
-    given = {name: value for name, value in read_object(raw, "rate_limits[]").items() if value is not None}
-    if given.get("renewal_period", "minute") != "minute":
+    fields = {name: value for name, value in read_object(raw, "rate_limits[]").items() if value is not None}
+    if fields.get("renewal_period", "minute") != "minute":
         raise invalid("renewal_period must be minute")
-    key = given.get("key", "endpoint")
+    key = fields.get("key", "endpoint")
     if key not in keys:
         raise invalid(f"The key of a rate limit must be one of {', '.join(keys)}")
     read: Json = {"renewal_period": "minute", "key": key}
-    read.update({unit: _count(given[unit], unit) for unit in units if unit in given})
+    read.update({unit: _natural_number(fields[unit], unit) for unit in units if unit in fields})
     if not any(unit in read for unit in units):
         raise invalid(f"A rate limit needs {' or '.join(units)}")
     if key in ("user_group", "service_principal"):
-        if not isinstance(given.get("principal"), str):
+        if not isinstance(fields.get("principal"), str):
             raise invalid(f"A rate limit with the key {key} needs a principal")
-        read["principal"] = given["principal"]
+        read["principal"] = fields["principal"]
     return read
 
 
@@ -250,7 +249,7 @@ def read_tags(raw: object, what: str = "tags") -> dict[str, str | None]:
 def references(value: object) -> Iterator[tuple[str, str]]:
     """Every secret, as (scope, key), that a JSON value refers to as `{{secrets/scope/key}}`."""
     if isinstance(value, str):
-        yield from REFERENCE.findall(value)
+        yield from ANY_REFERENCE.findall(value)
     elif isinstance(value, Mapping):
         for inner in value.values():
             yield from references(inner)
@@ -262,8 +261,8 @@ def references(value: object) -> Iterator[tuple[str, str]]:
 def without_plaintext(value: object) -> object:
     """A JSON value as it may be shown: no `*_plaintext` in it."""
     if isinstance(value, Mapping):
-        kept = ((key, inner) for key, inner in value.items() if not str(key).endswith("_plaintext"))
-        return {key: without_plaintext(inner) for key, inner in kept}
+        pairs = ((key, inner) for key, inner in value.items() if not str(key).endswith("_plaintext"))
+        return {key: without_plaintext(inner) for key, inner in pairs}
     if isinstance(value, list):
         return [without_plaintext(inner) for inner in value]
     return value
@@ -286,7 +285,7 @@ def _list(value: object, what: str) -> list[object]:
     return value
 
 
-def _count(value: object, what: str) -> int:
+def _natural_number(value: object, what: str) -> int:
     if type(value) is not int or not 0 <= value < 2**53:
         raise invalid(f"{what} must be an integer that is not negative")
     return value

@@ -11,10 +11,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
+from dbllm.local.json_values import Json
 from dbllm.local.management.endpoint_config import without_plaintext
 from dbllm.local.management.served_entity import Entity, Kind
-
-Json = dict[str, object]
 
 FOUNDATION = "FOUNDATION_MODEL_API"
 EXTERNAL = "EXTERNAL_MODEL"
@@ -22,7 +21,7 @@ CUSTOM = "CUSTOM_MODEL"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class EndpointSettings:
     """What can be set on every endpoint, without deploying it anew."""
 
     tags: Mapping[str, str | None] = field(default_factory=dict)
@@ -62,19 +61,19 @@ class Record:
     due_ms: int = 0
     failures: Mapping[str, str] = field(default_factory=dict)
     fixed: bool = False
-    settings: Settings = field(default_factory=Settings)
+    settings: EndpointSettings = field(default_factory=EndpointSettings)
 
 
 def to_json(record: Record) -> Json:
     """A record without its settings, to be kept."""
-    kept = asdict(record)
-    del kept["settings"]
-    return kept
+    stored = asdict(record)
+    del stored["settings"]
+    return stored
 
 
-def from_json(kept: Mapping[str, object], settings: Mapping[str, object]) -> Record:
+def from_json(stored: Mapping[str, object], settings: Mapping[str, object]) -> Record:
     """What `to_json` and `asdict` of the settings made."""
-    return Record(**kept, settings=Settings(**settings))  # type: ignore[arg-type]
+    return Record(**stored, settings=EndpointSettings(**settings))  # type: ignore[arg-type]
 
 
 def deploying(record: Record, config: Json, failures: Mapping[str, str], now_ms: int, takes_ms: int) -> Record:
@@ -143,18 +142,18 @@ def summary(record: Record, now_ms: int) -> Json:
 def detailed(record: Record, now_ms: int, level: str) -> Json:
     """An endpoint as `get` shows it; `level` is the caller's permission."""
     state = update_state(record, now_ms)
-    shown: Json = {**_about(record, now_ms), "permission_level": level, "route_optimized": False}
+    public: Json = {**_about(record, now_ms), "permission_level": level, "route_optimized": False}
     if record.config:
-        shown["config"] = _config(record, record.config, "NOT_UPDATING")
+        public["config"] = _config(record, record.config, "NOT_UPDATING")
     if record.pending:
         pending = {**_config(record, record.pending, state), "start_time": record.started_ms}
-        shown["pending_config"] = pending
+        public["pending_config"] = pending
         if not record.config and state == "UPDATE_FAILED":  # clients look for the reason here
-            shown["config"] = _config(record, record.pending, state)
+            public["config"] = _config(record, record.pending, state)
     for name in ("email_notifications", "telemetry_config"):
         if value := getattr(record.settings, name):
-            shown[name] = value
-    return shown
+            public[name] = value
+    return public
 
 
 def _about(record: Record, now_ms: int) -> Json:
@@ -177,14 +176,14 @@ def _about(record: Record, now_ms: int) -> Json:
     }
 
 
-def tags(held: Mapping[str, str | None]) -> list[Json]:
+def tags(values: Mapping[str, str | None]) -> list[Json]:
     """Tags as a list of key and value."""
-    return [{"key": key, **({"value": value} if value is not None else {})} for key, value in held.items()]
+    return [{"key": key, **({"value": value} if value is not None else {})} for key, value in values.items()]
 
 
 def _config(record: Record, config: Json, state: str) -> Json:
-    shown = {**config, "served_models": []}
-    shown["served_entities"] = [
+    public = {**config, "served_models": []}
+    public["served_entities"] = [
         {
             **_plain(raw),
             "type": entity_type(raw),
@@ -194,7 +193,7 @@ def _config(record: Record, config: Json, state: str) -> Json:
         }
         for raw in raw_entities(config)
     ]
-    return shown
+    return public
 
 
 def _deployment(record: Record, name: str, state: str) -> Json:
@@ -213,10 +212,10 @@ def _plain(raw: Json) -> Json:
 
 def _brief(raw: Json) -> Json:
     """Without the provider's config, which the list leaves out."""
-    shown = {**_plain(raw), "type": entity_type(raw)}
+    public = {**_plain(raw), "type": entity_type(raw)}
     if isinstance(external := raw.get("external_model"), dict):
-        shown["external_model"] = {key: external[key] for key in ("provider", "name", "task")}
-    return shown
+        public["external_model"] = {key: external[key] for key in ("provider", "name", "task")}
+    return public
 
 
 def entity_type(raw: Mapping[str, object]) -> str:
@@ -240,10 +239,10 @@ def names(record: Record) -> set[str]:
 
 def openapi(record: Record) -> str:
     """The OpenAPI document of one endpoint."""
-    described = {
+    entity_json = {
         "summary": f"Call the endpoint ({record.task or 'a custom model'})",
         "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}},
         "responses": {"200": {"description": "The answer.", "content": {"application/json": {}}}},
     }
-    paths = {f"/serving-endpoints/{record.name}/invocations": {"post": described}}
+    paths = {f"/serving-endpoints/{record.name}/invocations": {"post": entity_json}}
     return json.dumps({"openapi": "3.1.0", "info": {"title": record.name, "version": "1"}, "paths": paths})

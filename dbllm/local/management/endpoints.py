@@ -12,17 +12,16 @@ from dataclasses import asdict, dataclass, replace
 from dbllm.local.access import permissions
 from dbllm.local.access.permissions import Caller, need
 from dbllm.local.errors import Problem, invalid, missing, no_such_endpoint, taken
-from dbllm.local.http.operations import NUMBER, OBJECT, TEXT, TEXTS, Call, Operation, body, text
+from dbllm.local.http.operations import NUMBER, OBJECT, TEXT, TEXTS, Call, Operation, object_schema, text_schema
+from dbllm.local.json_values import Json
 from dbllm.local.management import endpoint_config, endpoint_record
 from dbllm.local.management.catalog import Endpoint, foundation_model
-from dbllm.local.management.endpoint_record import FOUNDATION, Record, Settings
+from dbllm.local.management.endpoint_record import FOUNDATION, EndpointSettings, Record
 from dbllm.local.management.served_entity import Entity, Kind
 from dbllm.local.storage.store import Change, Store
 
-Json = dict[str, object]
-
 MAX_ENDPOINTS = 1000
-API = "/api/2.0/serving-endpoints"
+ENDPOINTS = "/api/2.0/serving-endpoints"
 PERMISSIONS = "/api/2.0/permissions/serving-endpoints/{endpoint_id}"
 DEPLOY_SECONDS = 0.5
 
@@ -76,9 +75,9 @@ class Endpoints:
         self._takes_ms = round(deploy_seconds * 1000)
         settings = store.load("settings")
         self._records = {record.name: _with_kept_settings(record, settings) for record in ready}
-        for name, kept in store.load("endpoint").items():
+        for name, stored in store.load("endpoint").items():
             if name not in self._records:
-                self._records[name] = endpoint_record.from_json(_mapping(kept), _mapping(settings[name]))
+                self._records[name] = endpoint_record.from_json(_mapping(stored), _mapping(settings[name]))
 
     def find(self, name: str) -> Record:
         """The endpoint, as it is at this moment. Safe to call from any thread.
@@ -93,32 +92,49 @@ class Endpoints:
 
     def operations(self) -> list[Operation]:
         """The REST operations."""
-        external = body("provider", "name", "task", provider=text("openai"), name=TEXT, task=text("llm/v1/chat"))
-        entity = body(
-            name=TEXT, entity_name=text("local.default.dolly"), entity_version=text("1"), external_model=external
+        external = object_schema(
+            "provider", "name", "task", provider=text_schema("openai"), name=TEXT, task=text_schema("llm/v1/chat")
+        )
+        entity = object_schema(
+            name=TEXT,
+            entity_name=text_schema("local.default.dolly"),
+            entity_version=text_schema("1"),
+            external_model=external,
         )
         entities: Json = {"type": "array", "items": entity}
-        config = body(served_entities=entities, traffic_config=OBJECT, auto_capture_config=OBJECT)
-        limit = body(calls=NUMBER, tokens=NUMBER, key=text("user"), renewal_period=text("minute"))
+        config = object_schema(served_entities=entities, traffic_config=OBJECT, auto_capture_config=OBJECT)
+        limit = object_schema(
+            calls=NUMBER, tokens=NUMBER, key=text_schema("user"), renewal_period=text_schema("minute")
+        )
         limits: Json = {"type": "array", "items": limit}
-        tag: Json = {"type": "array", "items": body("key", key=TEXT, value=TEXT)}
-        create = body("name", "config", name=TEXT, config=config, tags=tag, rate_limits=limits, ai_gateway=OBJECT)
-        gateway = body(fallback_config=OBJECT, rate_limits=limits, guardrails=OBJECT)
-        one, served = f"{API}/{{name}}", f"{API}/{{name}}/served-models/{{served}}"
-        grant = body(
+        tag: Json = {"type": "array", "items": object_schema("key", key=TEXT, value=TEXT)}
+        create = object_schema(
+            "name", "config", name=TEXT, config=config, tags=tag, rate_limits=limits, ai_gateway=OBJECT
+        )
+        gateway = object_schema(fallback_config=OBJECT, rate_limits=limits, guardrails=OBJECT)
+        one, served = f"{ENDPOINTS}/{{name}}", f"{ENDPOINTS}/{{name}}/served-models/{{served}}"
+        grant = object_schema(
             "permission_level", user_name=TEXT, permission_level={"type": "string", "enum": list(permissions.LEVELS)}
         )
-        acl = body(access_control_list={"type": "array", "items": grant})
+        acl = object_schema(access_control_list={"type": "array", "items": grant})
         return [
-            Operation("GET", API, self._list, "List the endpoints that the caller may see"),
-            Operation("POST", API, self._create, "Create an endpoint", create),
-            Operation("POST", f"{API}/pt", self._create, "Create an endpoint with provisioned throughput", create),
+            Operation("GET", ENDPOINTS, self._list, "List the endpoints that the caller may see"),
+            Operation("POST", ENDPOINTS, self._create, "Create an endpoint", create),
+            Operation(
+                "POST", f"{ENDPOINTS}/pt", self._create, "Create an endpoint with provisioned throughput", create
+            ),
             Operation("GET", one, self._get, "Describe an endpoint"),
             Operation("DELETE", one, self._delete, "Delete an endpoint", None),
             Operation("PUT", f"{one}/config", self._update, "Deploy another config", config),
-            Operation("PUT", f"{API}/pt/{{name}}/config", self._update, "The same", body("config", config=config)),
-            Operation("PATCH", f"{one}/tags", self._tag, "Change tags", body(add_tags=tag, delete_tags=TEXTS)),
-            Operation("PUT", f"{one}/rate-limits", self._limit, "Set rate limits", body(rate_limits=limits)),
+            Operation(
+                "PUT",
+                f"{ENDPOINTS}/pt/{{name}}/config",
+                self._update,
+                "The same",
+                object_schema("config", config=config),
+            ),
+            Operation("PATCH", f"{one}/tags", self._tag, "Change tags", object_schema(add_tags=tag, delete_tags=TEXTS)),
+            Operation("PUT", f"{one}/rate-limits", self._limit, "Set rate limits", object_schema(rate_limits=limits)),
             Operation("PUT", f"{one}/ai-gateway", self._gateway, "Set the AI gateway", gateway),
             Operation("PATCH", f"{one}/notifications", self._notify, "Set e-mail notifications", OBJECT),
             Operation("PATCH", f"{one}/telemetry-config", self._telemetry, "Set telemetry", OBJECT),
@@ -140,7 +156,7 @@ class Endpoints:
         return {"endpoints": [endpoint_record.summary(endpoint_record.settled(one, now), now) for one in visible]}
 
     def _get(self, call: Call) -> Json:
-        return self._shown(self._may(call, "CAN_VIEW"), call)
+        return self._show(self._may(call, "CAN_VIEW"), call)
 
     def _create(self, call: Call) -> Json:
         name = endpoint_config.read_name(call.body.get("name"))
@@ -181,13 +197,13 @@ class Endpoints:
         return self._deploy(replace(record, task=task), config, call)
 
     def _deploy(self, record: Record, config: Json, call: Call) -> Json:
-        found = endpoint_record.entities_of(config, record.task)
-        failures = {entity.name: reason for entity in found if (reason := self._cannot_load(entity))}
+        entities = endpoint_record.entities_of(config, record.task)
+        failures = {entity.name: reason for entity in entities if (reason := self._cannot_load(entity))}
         record = endpoint_record.deploying(record, config, failures, self._now_ms(), self._takes_ms)
-        kept = Change("endpoint", record.name, endpoint_record.to_json(record))
-        self._store.commit(kept, Change("settings", record.name, asdict(record.settings)))
+        change = Change("endpoint", record.name, endpoint_record.to_json(record))
+        self._store.commit(change, Change("settings", record.name, asdict(record.settings)))
         self._records[record.name] = record
-        return self._shown(record, call)
+        return self._show(record, call)
 
     def _delete(self, call: Call) -> Json:
         record = self._changeable(call, "deleted")
@@ -199,13 +215,13 @@ class Endpoints:
     def _checked(self, raw: object, caller: Caller) -> tuple[Json, str, str | None]:
         """A config that can be deployed, with the endpoint's type and task."""
         config = endpoint_config.read_config(raw)
-        found = endpoint_record.entities_of(config, None)
-        for entity in found:
+        entities = endpoint_record.entities_of(config, None)
+        for entity in entities:
             if entity.kind is Kind.EXTERNAL:
                 self._outside.check_external(_mapping(entity.config["external_model"]))
             for scope, key in endpoint_config.references(entity.config):
                 self._outside.may_read(caller, scope, key)
-        kinds = {(self._kind(entity), self._task(entity)) for entity in found}
+        kinds = {(self._kind(entity), self._task(entity)) for entity in entities}
         if len(kinds) > 1:
             raise invalid("All served entities of an endpoint must have the same type and task")
         kind, task = kinds.pop()
@@ -244,10 +260,10 @@ class Endpoints:
         gone = call.body.get("delete_tags") or []
         if not isinstance(gone, list) or not all(isinstance(key, str) for key in gone):
             raise invalid("delete_tags is a list of keys")
-        kept = {key: value for key, value in record.settings.tags.items() if key not in gone}
-        kept |= endpoint_config.read_tags(call.body.get("add_tags") or [], "add_tags")
-        self._set(record, replace(record.settings, tags=kept))
-        return {"tags": endpoint_record.tags(kept)}
+        tags = {key: value for key, value in record.settings.tags.items() if key not in gone}
+        tags |= endpoint_config.read_tags(call.body.get("add_tags") or [], "add_tags")
+        self._set(record, replace(record.settings, tags=tags))
+        return {"tags": endpoint_record.tags(tags)}
 
     def _limit(self, call: Call) -> Json:
         record = self._may(call, "CAN_MANAGE")
@@ -270,7 +286,7 @@ class Endpoints:
     def _telemetry(self, call: Call) -> Json:
         record = self._may(call, "CAN_MANAGE")
         wanted = endpoint_config.read_object(call.body.get("telemetry_config") or {}, "telemetry_config")
-        return self._shown(self._set(record, replace(record.settings, telemetry_config=wanted)), call)
+        return self._show(self._set(record, replace(record.settings, telemetry_config=wanted)), call)
 
     # -- what can be read about one
 
@@ -338,13 +354,13 @@ class Endpoints:
             raise invalid(f"Endpoint '{record.name}' was made by the workspace itself and cannot be {done}")
         return record
 
-    def _set(self, record: Record, settings: Settings) -> Record:
+    def _set(self, record: Record, settings: EndpointSettings) -> Record:
         record = replace(record, settings=settings)
         self._store.commit(Change("settings", record.name, asdict(settings)))
         self._records[record.name] = record
         return record
 
-    def _shown(self, record: Record, call: Call) -> Json:
+    def _show(self, record: Record, call: Call) -> Json:
         now = self._now_ms()
         level = permissions.level(record.settings.acl, call.caller) or ""
         return endpoint_record.detailed(endpoint_record.settled(record, now), now, level)
@@ -358,9 +374,9 @@ def no_such_served(served: str, name: str) -> Problem:
     return missing(f"Served model with name '{served}' does not exist in endpoint '{name}'")
 
 
-def _first_settings(call: Call) -> Settings:
+def _first_settings(call: Call) -> EndpointSettings:
     gateway = call.body.get("ai_gateway")
-    return Settings(
+    return EndpointSettings(
         tags=endpoint_config.read_tags(call.body.get("tags") or []),
         rate_limits=endpoint_config.read_rate_limits(call.body.get("rate_limits") or []),
         ai_gateway=endpoint_config.read_gateway(gateway) if gateway is not None else None,
@@ -370,14 +386,14 @@ def _first_settings(call: Call) -> Settings:
     )
 
 
-def _optional(given: Json, name: str) -> Json | None:
-    return endpoint_config.read_object(given[name], name) if given.get(name) is not None else None
+def _optional(fields: Json, name: str) -> Json | None:
+    return endpoint_config.read_object(fields[name], name) if fields.get(name) is not None else None
 
 
-def _with_kept_settings(record: Record, kept: Mapping[str, object]) -> Record:
-    if record.name not in kept:
+def _with_kept_settings(record: Record, stored: Mapping[str, object]) -> Record:
+    if record.name not in stored:
         return record
-    return replace(record, settings=Settings(**_mapping(kept[record.name])))  # type: ignore[arg-type]
+    return replace(record, settings=EndpointSettings(**_mapping(stored[record.name])))  # type: ignore[arg-type]
 
 
 def _mapping(value: object) -> Json:

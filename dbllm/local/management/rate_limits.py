@@ -38,8 +38,8 @@ class Rates:
 
     def __init__(self, store: Store, now: Callable[[], float]) -> None:
         self._now = now
-        kept = cast("Mapping[str, list[int]]", store.load("count"))
-        self._counts = {key: Count(*values) for key, values in kept.items()}
+        stored = cast("Mapping[str, list[int]]", store.load("count"))
+        self._counts = {key: Count(*values) for key, values in stored.items()}
 
     def take(self, record: Record, caller: Caller) -> list[str]:
         """Count one call against every limit of an endpoint that concerns the caller, and say which counters that are.
@@ -49,27 +49,27 @@ class Rates:
         """
         limits = [(counter(record, limit, caller), limit) for limit in limits_of(record) if concerns(limit, caller)]
         for key, limit in limits:
-            held = self._count(key)
-            for unit, used in (("calls", held.calls), ("tokens", held.tokens)):
+            current = self._count(key)
+            for unit, used in (("calls", current.calls), ("tokens", current.tokens)):
                 most = limit.get(unit)
                 if isinstance(most, int) and used >= most:
                     raise self._exceeded(record, limit, unit, most)
         keys = list(dict.fromkeys(key for key, _ in limits))
         for key in keys:
-            held = self._count(key)
-            self._counts[key] = Count(held.minute, held.calls + 1, held.tokens)
+            current = self._count(key)
+            self._counts[key] = Count(current.minute, current.calls + 1, current.tokens)
         return keys
 
     def spend(self, keys: Iterable[str], tokens: int) -> None:
         """Count the tokens of an answer."""
         for key in keys:
-            held = self._count(key)
-            self._counts[key] = Count(held.minute, held.calls, held.tokens + tokens)
+            current = self._count(key)
+            self._counts[key] = Count(current.minute, current.calls, current.tokens + tokens)
 
     def changes(self, keys: Sequence[str]) -> list[Change]:
         """What is to be kept of counters."""
-        found = [(key, self._counts[key]) for key in keys if key in self._counts]
-        return [Change("count", key, [one.minute, one.calls, one.tokens]) for key, one in found]
+        changed = [(key, self._counts[key]) for key in keys if key in self._counts]
+        return [Change("count", key, [one.minute, one.calls, one.tokens]) for key, one in changed]
 
     def forget(self, name: str) -> list[Change]:
         """What is to be kept when an endpoint is gone."""
@@ -80,8 +80,8 @@ class Rates:
 
     def _count(self, key: str) -> Count:
         minute = int(self._now() // MINUTE)
-        held = self._counts.get(key)
-        return held if held is not None and held.minute == minute else Count(minute)
+        current = self._counts.get(key)
+        return current if current is not None and current.minute == minute else Count(minute)
 
     def _exceeded(self, record: Record, limit: Mapping[str, object], unit: str, most: int) -> Problem:
         wait = max(1, math.ceil(MINUTE - self._now() % MINUTE))

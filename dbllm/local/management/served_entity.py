@@ -13,8 +13,6 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
-Json = dict[str, object]
-
 
 class Kind(str, Enum):
     """Who answers for a served entity."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from dbllm.local.extras import load
 
-NAME = "wordllama-l2-supercat-256"
+VECTORS_NAME = "wordllama-l2-supercat-256"
 DIMENSIONS = 256
 
 

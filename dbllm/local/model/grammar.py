@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dbllm.local.errors import Problem, bad_request
-from dbllm.local.invocation.scoring import kind_of
+from dbllm.local.json_values import json_type
 
 MAX_LENGTH = 256
 """Characters of a string whose schema names no maxLength."""
@@ -31,8 +31,8 @@ MARK = "qzxqzx"
 
 Schema = dict[str, Any]
 
-TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
-FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
+JSON_TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
+STRING_FORMATS = ("date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
 """String formats that llguidance enforces; in JSON Schema the others are only remarks."""
 REFUSED = (
     "not", "if", "then", "else", "dependentRequired", "dependentSchemas", "dependencies", "patternProperties",
@@ -189,7 +189,7 @@ class _Writer:
         if schema is False:
             raise _EndlessError
         if not isinstance(schema, dict):
-            raise self._bad(path, f"a schema is an object, got {kind_of(schema)}")
+            raise self._bad(path, f"a schema is an object, got {json_type(schema)}")
         for name in REFUSED:
             if name in schema:
                 raise self._bad(path, f"'{name}' is not supported")
@@ -248,7 +248,7 @@ class _Writer:
     def _plain(self, schema: object, path: str) -> Schema:
         """A part of an allOf without references or further allOfs at its top."""
         if not isinstance(schema, dict):
-            raise self._bad(path, f"a schema in 'allOf' is an object, got {kind_of(schema)}")
+            raise self._bad(path, f"a schema in 'allOf' is an object, got {json_type(schema)}")
         if "$ref" in schema:
             return self._plain({"allOf": [self._target(schema["$ref"], path), _assertions(schema, "$ref")]}, path)
         return self._merged(schema, path) if "allOf" in schema else schema
@@ -284,8 +284,8 @@ class _Writer:
 
     def _typed(self, schema: Schema, inside: tuple[str, ...], path: str) -> Schema:
         kinds = _listed(schema["type"]) if "type" in schema else _implied(schema)
-        if not kinds or not all(kind in TYPES for kind in kinds):
-            raise self._bad(path, f"'type' must be one of {', '.join(TYPES)}; got {schema.get('type')!r}")
+        if not kinds or not all(kind in JSON_TYPES for kind in kinds):
+            raise self._bad(path, f"'type' must be one of {', '.join(JSON_TYPES)}; got {schema.get('type')!r}")
         if len(kinds) > 1:
             return {"anyOf": self._possible([({**schema, "type": kind}, path) for kind in kinds], inside)}
         if kinds[0] == "object":
@@ -303,7 +303,7 @@ class _Writer:
         required = schema.get("required", [])
         more = schema.get("additionalProperties", True)
         if not isinstance(properties, dict):
-            raise self._bad(path, f"'properties' must be an object, got {kind_of(properties)}")
+            raise self._bad(path, f"'properties' must be an object, got {json_type(properties)}")
         if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
             raise self._bad(path, "'required' must be a list of names")
         named = properties | {name: more for name in required if name not in properties}
@@ -347,9 +347,9 @@ class _Writer:
         out: Schema = {"type": "string"}
         if "pattern" in schema:
             if not isinstance(schema["pattern"], str):
-                raise self._bad(path, f"'pattern' must be a string, got {kind_of(schema['pattern'])}")
+                raise self._bad(path, f"'pattern' must be a string, got {json_type(schema['pattern'])}")
             out["pattern"] = schema["pattern"]
-        if schema.get("format") in FORMATS:
+        if schema.get("format") in STRING_FORMATS:
             out["format"] = schema["format"]
         least = self._whole(schema, "minLength", path, 0)
         if "maxLength" in schema or not out.keys() & {"pattern", "format"}:
@@ -360,7 +360,7 @@ class _Writer:
         given = {name: schema[name] for name in OF_TYPE[kind] if name in schema}
         for name, value in given.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise self._bad(path, f"'{name}' must be a number, got {kind_of(value)}")
+                raise self._bad(path, f"'{name}' must be a number, got {json_type(value)}")
         low = given.get("minimum", given.get("exclusiveMinimum"))
         high = given.get("maximum", given.get("exclusiveMaximum"))
         if low is None:

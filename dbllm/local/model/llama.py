@@ -173,7 +173,7 @@ class Engine:
             nonlocal refused
             try:
                 if isinstance(chunk, dict):
-                    refused = refused or refusal(chunk)
+                    refused = refused or read_refusal(chunk)
                     piece = read_chunk(index, chunk)
                     if piece is not None:
                         emit(piece)
@@ -185,7 +185,7 @@ class Engine:
         if not stop_wanted():
             try:
                 answer = self._call(job)(dict(job.request) | {"stream": True, "timings_per_token": True}, receive)
-                refused = refused or refusal(answer)
+                refused = refused or read_refusal(answer)
             except (ValueError, RuntimeError, TypeError) as error:
                 refused = EngineRefused(str(error))
         if refused is not None:
@@ -285,8 +285,8 @@ def read_chunk(job: int, chunk: Mapping[str, Any]) -> Piece | None:
     return Piece(job, text or "", finish_reason, tokens, tuple(logprobs))
 
 
-def refusal(answer: object) -> EngineRefused | None:
-    """The refusal in an answer of llama.cpp, or None if it is not one."""
+def read_refusal(answer: object) -> EngineRefused | None:
+    """The read_refusal in an answer of llama.cpp, or None if it is not one."""
     error = answer.get("error") if isinstance(answer, dict) else None
     if error is None:
         return None

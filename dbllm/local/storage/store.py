@@ -18,8 +18,8 @@ from pathlib import Path
 from dbllm.local.errors import LocalError, Problem
 from dbllm.local.storage.encryption import Vault, WrongKeyError, find_key
 
-FILE = "workspace.db"
-VERSION = 1
+STORE_FILE = "workspace.db"
+STORE_VERSION = 1
 PROOF = ("proof", "key")
 """The first value of a store: it opens with the right key only."""
 
@@ -113,13 +113,13 @@ class Store:
     def _open(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
+        if version > STORE_VERSION:
             raise LocalError("The state was written by a newer dbllm. Use that one, or choose another --state folder.")
         self._db.execute(
             "CREATE TABLE IF NOT EXISTS kept (kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, "
             "UNIQUE (kind, key))"
         )
-        self._db.execute(f"PRAGMA user_version = {VERSION}")
+        self._db.execute(f"PRAGMA user_version = {STORE_VERSION}")
         if not self.load(PROOF[0]):
             self.commit(Change(*PROOF, True))
 
@@ -134,7 +134,7 @@ def opened(folder: Path | None, environ: Mapping[str, str] = os.environ) -> Iter
     if folder is None:
         store = Store()
     else:
-        path = folder / FILE
+        path = folder / STORE_FILE
         key = find_key(folder, environ, new=not path.exists())
         store = Store(_private(path), Vault(key))
     try:

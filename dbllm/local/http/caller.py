@@ -1,0 +1,76 @@
+"""Who sends a request: the token it brings, and whether somebody else's web page makes a browser send it. All pure.
+
+A browser on this machine runs pages of anyone, and sends for them what needs no permission: a POST of text/plain, say.
+It names the page's origin then, and a page that came under a name of its own for 127.0.0.1 (DNS rebinding) shows in
+the Host header. Programs send neither, or the truth.
+"""
+
+from __future__ import annotations
+
+import base64
+
+from starlette.datastructures import Headers
+
+from dbllm.local.errors import denied
+from dbllm.local.http.client import is_loopback
+
+HARMLESS = ("GET", "HEAD")
+ELSEWHERE = ("cross-site", "same-site")
+
+
+def read_token(authorization: str) -> str | None:
+    """The token of an Authorization header, or None without one.
+
+    It comes as `Bearer TOKEN`, or as the password of a user who is called "token", which is what
+    `curl -u token:$DATABRICKS_TOKEN` sends (Databricks docs: query a custom model).
+    """
+    scheme, _, credential = authorization.strip().partition(" ")
+    if scheme.lower() == "bearer":
+        return credential.strip() or None
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user, _, password = base64.b64decode(credential.strip(), validate=True).decode("latin-1").partition(":")
+    except ValueError:
+        return None
+    return password or None if user == "token" else None
+
+
+def check_origin(method: str, headers: Headers) -> None:
+    """Let pages of this machine and of this server through, and whatever is no page.
+
+    Raises:
+        Problem: 403, a page of somebody else's sends this.
+    """
+    origins = headers.getlist("origin")
+    for origin in origins:
+        if not is_loopback(origin) and origin.partition("://")[2] != headers.get("host"):
+            raise denied(f"a web page of another origin ({origin[:100]!r}) sent this request")
+    if not origins and method not in HARMLESS and headers.get("sec-fetch-site") in ELSEWHERE:
+        raise denied("a web page of another origin sent this request")
+
+
+def check_host(headers: Headers) -> None:
+    """For a server without a credential that listens on this machine only: it is called by a name of this machine.
+
+    Raises:
+        Problem: 403, it is called by another one.
+    """
+    for host in headers.getlist("host"):
+        if host and not is_loopback(f"//{host}"):
+            raise denied(f"the header 'Host: {host[:100]}' does not name this machine; call http://127.0.0.1 instead")
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a Content-Type says JSON in UTF-8, which a page cannot send to another origin without being let."""
+    kind, *options = (part.strip().lower() for part in content_type.split(";"))
+    charsets = [
+        value.strip("\"' ")
+        for name, _, value in (option.partition("=") for option in options)
+        if name.strip() == "charset"
+    ]
+    return (
+        kind.startswith("application/")
+        and kind.endswith(("/json", "+json"))
+        and all(charset in ("utf-8", "utf8") for charset in charsets)
+    )
