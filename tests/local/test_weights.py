@@ -237,7 +237,7 @@ def test_without_a_home_folder_it_is_said_where_to_put_the_model(monkeypatch: py
     for chosen in (None, "~/models"):
         if chosen:
             monkeypatch.setenv("DBLLM_CACHE_DIR", chosen)
-        with pytest.raises(LocalError, match="no home folder.*set DBLLM_CACHE_DIR to a folder, or HOME"):
+        with pytest.raises(LocalError, match=r"no home folder.*set DBLLM_CACHE_DIR to a folder, or HOME"):
             weights.cache_folder()
     monkeypatch.setenv("DBLLM_CACHE_DIR", "/models")
     assert str(weights.cache_folder()) == "/models"
