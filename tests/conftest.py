@@ -34,6 +34,11 @@ ON_BOTH_ENGINES = (
 )
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """A function by its name: its address differs between the processes that share the tests."""
+    return getattr(val, "__name__", None) if callable(val) else None
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = metafunc.definition.iter_markers("parametrize")
     coloured = "colour" in metafunc.fixturenames and not any("colour" in str(mark.args[0]) for mark in marks)
