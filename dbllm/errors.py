@@ -59,18 +59,18 @@ class PublicPickle:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         name = type(self).__name__
-        if _class_of(name) is type(self):
+        if _public_class(name) is type(self):
             return unpickled, (name,), self.__getstate__()
         return super().__reduce_ex__(protocol)
 
 
 def unpickled(name: str) -> object:
     """An object of one of dbllm's classes; pickle sets its state afterwards."""
-    kind: Any = _class_of(name)
+    kind: Any = _public_class(name)
     return kind.__new__(kind)
 
 
-def _class_of(name: str) -> Any:
+def _public_class(name: str) -> Any:
     """An exported class, or one that is part of an exported model."""
     places = ("", "._protocol.models", "._management.endpoints", "._management.secrets")
     modules = (import_module(f"dbllm{place}") for place in places)

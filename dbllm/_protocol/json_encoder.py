@@ -31,7 +31,7 @@ def encode(body: object) -> bytes:
         raise ValueError("the request is nested too deep, or in itself.") from None
 
 
-def _plain(value: Any) -> Any:
+def _jsonable(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
     if isinstance(value, Mapping):
@@ -55,7 +55,7 @@ _TIMES = ("M", "m", "V")  # numpy's kinds: moments, durations, and records, whic
 
 
 def _plain_time(value: Any, kind: str) -> Any:
-    """As `_plain`; numpy's own `tolist` gives counts of nanoseconds for some of these."""
+    """As `_jsonable`; numpy's own `tolist` gives counts of nanoseconds for some of these."""
     if getattr(value, "ndim", 0) or (kind == "V" and value.dtype.names):
         return list(value)
     if kind != "V" and (text := str(value)) == "NaT":
@@ -70,7 +70,7 @@ def _plain_time(value: Any, kind: str) -> Any:
 
 # Circular references end in RecursionError, so the encoder's own (slower) circular check is off.
 _ENCODER = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=_plain
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=_jsonable
 )
 
 
@@ -84,5 +84,5 @@ def _not_finite(value: object, place: str) -> str:
     elif isinstance(value, (list, tuple)):
         items = [(f"{place}[{number}]", item) for number, item in enumerate(value)]
     elif value is not None and not isinstance(value, (str, int)):
-        items = [(place, _plain(value))]
+        items = [(place, _jsonable(value))]
     return next((found for name, item in items if (found := _not_finite(item, name))), "")

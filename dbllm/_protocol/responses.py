@@ -122,8 +122,8 @@ def merge_delta(known: Any, piece: Any, key: str = "") -> Any:
             known[name] = merge_delta(known.get(name), value, name)
         return known
     if isinstance(known, list) or isinstance(piece, list):
-        known = _items(known)
-        for item in _items(piece):
+        known = _as_blocks(known)
+        for item in _as_blocks(piece):
             index = item.get("index") if isinstance(item, dict) else None
             same = (old for old in known if isinstance(old, dict) and old.get("index") == index)
             if index is None or (old := next(same, None)) is None:
@@ -134,5 +134,5 @@ def merge_delta(known: Any, piece: Any, key: str = "") -> Any:
     return known + piece if isinstance(known, str) and isinstance(piece, str) and key not in _WHOLE else piece
 
 
-def _items(value: Any) -> list[Any]:
+def _as_blocks(value: Any) -> list[Any]:
     return [{"type": "text", "text": value}] if value and isinstance(value, str) else value or []

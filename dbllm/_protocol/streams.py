@@ -45,7 +45,7 @@ def _extra_of(model: WireModel) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class _Call:
+class _CallState:
     place: int
     wire_index: int | None
     id: str | None
@@ -60,14 +60,14 @@ class _Call:
             return self.is_named_again and more
         if (self.name or name) != name:
             return True
-        ended = _is_object(self.arguments)
+        ended = _is_json_object(self.arguments)
         if own_id and self.id and own_id != self.id:  # a number of its own, or a new one on every piece
             return ended or not self.arguments or text.lstrip().startswith("{")
         self.is_named_again = ended
         return ended and more
 
 
-def _is_object(text: str) -> bool:
+def _is_json_object(text: str) -> bool:
     try:
         return text.rstrip().endswith("}") and isinstance(json.loads(text), dict)
     except ValueError:
@@ -86,7 +86,7 @@ class _Block:
 class _Message:
     """The calls and content blocks of one choice so far."""
 
-    calls: list[_Call] = field(default_factory=list)
+    calls: list[_CallState] = field(default_factory=list)
     blocks: list[_Block] = field(default_factory=list)
 
     def settle(self, delta: Delta) -> None:
@@ -107,13 +107,13 @@ class _Message:
         arguments = function.arguments if function else None
         text = arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments else ""
         known = self._call_of(own_id, index, name)
-        if known is not None and own_id == known.id and name and text == known.arguments and _is_object(text):
+        if known is not None and own_id == known.id and name and text == known.arguments and _is_json_object(text):
             text = function.arguments = ""  # type: ignore[union-attr] # the whole call once more, as a summary
         if known is None or known.is_another(own_id, name, text):
             if known is not None and not name and function is not None:  # it was named by the piece before this one
                 own_id, name, function.name = known.id, known.name, known.name
                 call.id = own_id
-            known = _Call(len(self.calls), index, own_id, name)
+            known = _CallState(len(self.calls), index, own_id, name)
             self.calls.append(known)
         known.id, known.name = known.id or own_id, known.name or name
         known.arguments += text
@@ -121,7 +121,7 @@ class _Message:
             call.id = None
         extra["index"] = known.place
 
-    def _call_of(self, own_id: str | None, index: int | None, name: str) -> _Call | None:
+    def _call_of(self, own_id: str | None, index: int | None, name: str) -> _CallState | None:
         """The call that a piece continues, unless its name begins another."""
         calls = self.calls[::-1]
         same_id = next((old for old in calls if own_id and old.id == own_id), None)
@@ -150,16 +150,16 @@ class _Message:
         return settled
 
 
-def _parts(item: dict[str, Any]) -> list[dict[str, Any]]:
+def _with_summary(item: dict[str, Any]) -> list[dict[str, Any]]:
     return [item, *(part for part in item.get("summary") or () if isinstance(part, dict))]
 
 
 def _is_signed(item: dict[str, Any]) -> bool:
-    return any(part.get("signature") for part in _parts(item))
+    return any(part.get("signature") for part in _with_summary(item))
 
 
 def _has_text(item: dict[str, Any]) -> bool:
-    return any(part.get("text") or part.get("thinking") for part in _parts(item))
+    return any(part.get("text") or part.get("thinking") for part in _with_summary(item))
 
 
 def renumber(chunk: ChatCompletionChunk | CompletionChunk, first: int | None) -> int | None:
@@ -207,7 +207,7 @@ def assemble_chat(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
         message = {"role": "assistant", **choice.pop("delta", {})}
         content = message.get("content")
         for item in (*(message.get("tool_calls") or ()), *(content if isinstance(content, list) else ())):
-            for part in _parts(item) if isinstance(item, dict) else ():
+            for part in _with_summary(item) if isinstance(item, dict) else ():
                 part.pop("index", None)  # only a stream's pieces need it
         whole.append({**choice, "message": message})
     return ChatCompletion.model_validate({**head, "object": "chat.completion", "choices": whole})

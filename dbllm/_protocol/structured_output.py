@@ -28,11 +28,11 @@ def response_format(model: Any) -> dict[str, Any]:
         return {}
     if not isinstance(model, type):
         raise TypeError(f"response_model takes a pydantic model, a dataclass or a TypedDict, not {model!r:.80}.")
-    return {"response_format": _described(model)[1]}
+    return {"response_format": _adapter_and_format(model)[1]}
 
 
 @lru_cache(maxsize=256)
-def _described(model: Any) -> tuple[TypeAdapter[Any], dict[str, Any]]:
+def _adapter_and_format(model: Any) -> tuple[TypeAdapter[Any], dict[str, Any]]:
     from pydantic import TypeAdapter  # here and below: slow to import, and few programs want it
     from pydantic.errors import PydanticUserError
 
@@ -162,7 +162,7 @@ def parsed(model: type[ParsedT] | None, reply: ChatCompletion[Any]) -> ChatCompl
     if refusal := (reply.message.model_extra or {}).get("refusal"):
         raise reply._call.unexpected(f"the model refused: {refusal}", "Ask for something else.")
     try:
-        vars(reply)[PARSED] = _described(described)[0].validate_json(reply.text)
+        vars(reply)[PARSED] = _adapter_and_format(described)[0].validate_json(reply.text)
     except ValidationError as error:
         why = f"{first_error(error)}; it begins with {reply.text[:_SHOWN]!r}" if reply.text else "there is none"
         cut = reply.finish_reason == "length"
