@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
+from dbllm.local.access.authentication import AuthMiddleware
 from dbllm.local.access.oauth import Oidc
 from dbllm.local.access.permissions import Caller, need
 from dbllm.local.access.principals import Principals
@@ -26,24 +25,23 @@ from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.own_upstream import Upstream
 from dbllm.local.http import operations
 from dbllm.local.http.asgi import decode_json, read_body
-from dbllm.local.http.middleware import AuthMiddleware
 from dbllm.local.http.operations import OBJECT, TEXT, Operation
-from dbllm.local.invocation.callables import Answerer
 from dbllm.local.invocation.custom_models import Customs
-from dbllm.local.invocation.dispatch import AT_ONCE, Dispatch
-from dbllm.local.invocation.faults import Fault, Faults
+from dbllm.local.invocation.dispatch import Dispatch
+from dbllm.local.invocation.faults import Faults
 from dbllm.local.invocation.limits import FOUNDATION_BODY, max_body
 from dbllm.local.invocation.local_models import LocalModels
 from dbllm.local.json_values import Json
 from dbllm.local.management import catalog, endpoint_config, endpoint_record
 from dbllm.local.management.endpoint_record import Record
-from dbllm.local.management.endpoints import DEPLOY_SECONDS, Endpoints, ManagementHooks, no_such_served
+from dbllm.local.management.endpoints import Endpoints, ManagementHooks, no_such_served
 from dbllm.local.management.metrics import Metrics
 from dbllm.local.management.rate_limits import Rates
 from dbllm.local.management.secrets import Scopes
 from dbllm.local.management.served_entity import CustomModels, ExternalModels
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine
+from dbllm.local.options import Options
 from dbllm.local.storage.identity import Identity
 from dbllm.local.storage.store import Change, Store
 
@@ -56,33 +54,6 @@ OPENAI_TASKS = {
 ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 DOCUMENT = "/api/local/openapi.json"
 DRIVER_APPS = "/api/local/driver-apps"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What can be chosen about a workspace.
-
-    Attributes:
-        deploy_seconds: how long a deployment takes.
-        seed: makes the split of the traffic repeatable.
-        at_once: how many invocations are worked on at the same time; further ones wait.
-        upstreams: base URLs by provider of external models, in place of the providers' own; "local" is the
-            workspace's own upstream.
-        upstream_key: opens the workspace's own upstream; made up when left out.
-        customs: custom models by name: a callable, its "module:function", or the URL of an MLflow scoring server. Each
-            gets an endpoint of that name, if the name can be one's.
-        faults: what is wrong with which endpoint from the start; "*" is every other.
-        now: seconds since 1970.
-    """
-
-    deploy_seconds: float = DEPLOY_SECONDS
-    seed: int | None = None
-    at_once: int = AT_ONCE
-    upstreams: Mapping[str, str] = field(default_factory=dict)
-    upstream_key: str | None = field(default=None, repr=False)
-    customs: Mapping[str, str | Answerer] = field(default_factory=dict)
-    faults: Mapping[str, Fault] = field(default_factory=dict)
-    now: Callable[[], float] = time.time
 
 
 def create_workspace_app(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dbllm.local.access.oauth import TOKEN_SECONDS, Oidc
-from dbllm.local.app import Options, create_workspace_app
+from dbllm.local.app import create_workspace_app
 from dbllm.local.driver.proxy import PORTS
 from dbllm.local.errors import LocalError
 from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
@@ -21,6 +21,7 @@ from dbllm.local.invocation.custom_models import Customs
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine, Job
 from dbllm.local.model.weights import default_model
+from dbllm.local.options import Options
 from dbllm.local.storage.identity import Identity, identity
 from dbllm.local.storage.store import Change, Store, opened
 
