@@ -85,7 +85,7 @@ def create_workspace_app(
         customs = Customs(options.customs)
         customs.load()
     workspace = _Workspace(LocalModels(engine, vectors), identity, drivers, customs, store or Store(), options)
-    oidc.also(workspace.principals.service)
+    oidc.accept_also(workspace.principals.service)
     # A bare router: Starlette's own middleware would answer errors in its own way.
     app = Router([*oidc.routes(), *workspace.routes()], redirect_slashes=False, lifespan=workspace.lifespan)
     return AuthMiddleware(
@@ -97,7 +97,7 @@ def create_workspace_app(
 
 
 class _Workspace:
-    """The rooms of a workspace, and the routes that are not in the table of operations."""
+    """The parts of a workspace, and the routes that are not in the table of operations."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class _Workspace:
         self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
         self._customs: CustomModels = customs
         self._faults = Faults(options.faults)
-        outside = ManagementHooks(
+        hooks = ManagementHooks(
             may_read=scopes.may_read,
             check_external=providers.check,
             custom=frozenset(options.customs),
@@ -133,7 +133,7 @@ class _Workspace:
             logs=self._metrics.log,
             forget=self._forget,
         )
-        self._endpoints = Endpoints(store, ready, own, outside, options.now, options.deploy_seconds)
+        self._endpoints = Endpoints(store, ready, own, hooks, options.now, options.deploy_seconds)
         self._dispatch = Dispatch(
             models,
             own,
@@ -276,7 +276,7 @@ class _Workspace:
         return await self._faults.around(record.name, request, answer)
 
     async def _remember(self, counters: Sequence[str]) -> None:
-        """Counters survive the end of the process, not a power cut: that would cost a call a write to the disk."""
+        """Keep counters over the end of the process; over a power cut, each call would cost a write to the disk."""
         if changes := self._rates.changes(counters):
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._thread, lambda: self._store.commit(*changes, durable=False))

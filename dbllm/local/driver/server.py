@@ -193,7 +193,7 @@ def create_app(answerer: Answerer, *, max_body: int = MAX_BODY, this_machine_onl
 
 
 def require_json(header: str) -> None:
-    """The body is JSON and says so, as FastAPI and Flask want it: what says text/plain may be a web page's.
+    """Refuse a body that does not say it is JSON: any web page may send text/plain here, without asking.
 
     Raises:
         Problem: 415, it says something else.
@@ -236,7 +236,7 @@ def _bad(reason: str) -> Problem:
 
 
 class _Registered:
-    """While it is entered, the local workspace of the environment knows the port."""
+    """Registers the port with the environment's local workspace while it is entered."""
 
     def __init__(self, port: int) -> None:
         self._port = port

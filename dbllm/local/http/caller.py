@@ -17,10 +17,10 @@ ELSEWHERE = ("cross-site", "same-site")
 
 
 def check_origin(method: str, headers: Headers) -> None:
-    """Let pages of this machine and of this server through, and whatever is no page.
+    """Refuse a request that a web page of another origin made a browser send.
 
     Raises:
-        Problem: 403, a page of somebody else's sends this.
+        Problem: 403; pages of this machine and of the server itself may send.
     """
     origins = headers.getlist("origin")
     for origin in origins:
@@ -31,10 +31,10 @@ def check_origin(method: str, headers: Headers) -> None:
 
 
 def check_host(headers: Headers) -> None:
-    """For a server without a credential that listens on this machine only: it is called by a name of this machine.
+    """Refuse a request by another name than this machine's (DNS rebinding): for servers on loopback without a credential.
 
     Raises:
-        Problem: 403, it is called by another one.
+        Problem: 403.
     """
     for host in headers.getlist("host"):
         if host and not is_loopback(f"//{host}"):

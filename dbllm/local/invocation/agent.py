@@ -227,7 +227,7 @@ def _format(value: object) -> object:
 
 @dataclass
 class ResponseEvents:
-    """One response as it grows: fed with the pieces, it tells the events of a stream, and in the end the whole.
+    """Builds a response from the model's pieces: the events of its stream, and the whole.
 
     Args:
         head: id, time and model of the answer, and the function it calls, if it calls one.

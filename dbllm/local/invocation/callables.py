@@ -64,7 +64,7 @@ def load_callable(name: str) -> Answerer:
 
 
 def as_answerer(target: Answerer) -> Answerer:
-    """`found` itself, or a callable around a `transformers` pipeline that makes text."""
+    """`target` itself, or a callable around a `transformers` pipeline that makes text."""
     return pipeline_answerer(target) if getattr(target, "task", None) in PIPELINES else target
 
 

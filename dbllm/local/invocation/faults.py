@@ -203,7 +203,7 @@ class _Endpoint:
 
 
 class _Broken(Response):
-    """An answer that breaks off. To its maker it looks as if the client had gone away, so that no model runs on."""
+    """An answer that breaks off. Whoever makes it sees a client that went away, so no model runs on."""
 
     def __init__(self, response: Response, plan_of_call: Plan) -> None:
         super().__init__()

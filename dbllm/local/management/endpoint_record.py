@@ -90,7 +90,7 @@ def deploying(record: Record, config: Json, failures: Mapping[str, str], now_ms:
 
 
 def settled(record: Record, now_ms: int) -> Record:
-    """The record with a pending config in force whose time has come."""
+    """The record as of now: a pending config whose time has come is in force."""
     if record.pending is None or record.failures or now_ms < record.due_ms:
         return record
     return replace(record, config=record.pending, pending=None, updated_ms=record.due_ms)

@@ -28,7 +28,7 @@ DEPLOY_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ManagementHooks:
-    """What the control plane asks of other rooms.
+    """What the endpoints' API needs from other parts of the workspace.
 
     Attributes:
         may_read: raises a Problem unless the caller may read a secret, by scope and key.
@@ -54,7 +54,7 @@ class Endpoints:
         store: remembers them.
         ready: those that are there from the start.
         models: registered models of the workspace itself, by entity name.
-        outside: the other rooms.
+        hooks: the other parts of the workspace.
         now: seconds since 1970.
         deploy_seconds: how long a deployment takes.
     """
@@ -64,13 +64,13 @@ class Endpoints:
         store: Store,
         ready: Iterable[Record],
         models: Mapping[str, Endpoint],
-        outside: ManagementHooks,
+        hooks: ManagementHooks,
         now: Callable[[], float],
         deploy_seconds: float = DEPLOY_SECONDS,
     ) -> None:
         self._store = store
         self._models = models
-        self._outside = outside
+        self._hooks = hooks
         self._now = now
         self._takes_ms = round(deploy_seconds * 1000)
         settings = store.load("settings")
@@ -208,7 +208,7 @@ class Endpoints:
     def _delete(self, call: Call) -> Json:
         record = self._changeable(call, "deleted")
         gone = [Change(kind, record.name, None) for kind in ("endpoint", "settings")]
-        self._store.commit(*gone, *self._outside.forget(record.name))
+        self._store.commit(*gone, *self._hooks.forget(record.name))
         del self._records[record.name]
         return {}
 
@@ -218,9 +218,9 @@ class Endpoints:
         entities = endpoint_record.entities_of(config, None)
         for entity in entities:
             if entity.kind is Kind.EXTERNAL:
-                self._outside.check_external(_mapping(entity.config["external_model"]))
+                self._hooks.check_external(_mapping(entity.config["external_model"]))
             for scope, key in endpoint_config.references(entity.config):
-                self._outside.may_read(caller, scope, key)
+                self._hooks.may_read(caller, scope, key)
         kinds = {(self._kind(entity), self._task(entity)) for entity in entities}
         if len(kinds) > 1:
             raise invalid("All served entities of an endpoint must have the same type and task")
@@ -241,7 +241,7 @@ class Endpoints:
         return own.task if own else None
 
     def _cannot_load(self, entity: Entity) -> str:
-        known = self._outside.custom
+        known = self._hooks.custom
         if entity.kind is Kind.EXTERNAL or entity.entity_name in self._models:
             return ""
         if entity.entity_name in known or entity.name in known:
@@ -291,7 +291,7 @@ class Endpoints:
     # -- what can be read about one
 
     def _metrics(self, call: Call) -> str:
-        return self._outside.metrics(self._may(call, "CAN_VIEW").name)
+        return self._hooks.metrics(self._may(call, "CAN_VIEW").name)
 
     def _openapi(self, call: Call) -> str:
         return endpoint_record.openapi(self._may(call, "CAN_VIEW"))
@@ -302,7 +302,7 @@ class Endpoints:
 
     def _logs(self, call: Call) -> Json:
         record, served = self._served(call)
-        return {"logs": self._outside.logs(record.name, served)}
+        return {"logs": self._hooks.logs(record.name, served)}
 
     def _served(self, call: Call) -> tuple[Record, str]:
         record, served = self._may(call, "CAN_VIEW"), call.path["served"]
