@@ -31,7 +31,9 @@ def check_origin(method: str, headers: Headers) -> None:
 
 
 def check_host(headers: Headers) -> None:
-    """Refuse a request by another name than this machine's (DNS rebinding): for servers on loopback without a credential.
+    """Refuse a request under a name that is not this machine's, as DNS rebinding makes it.
+
+    For servers that ask for no credential and listen on loopback.
 
     Raises:
         Problem: 403.
