@@ -209,7 +209,7 @@ class _Workspace:
             Operation("DELETE", DRIVER_APPS, self._remove_driver_app, "Let it reach one less", port),
         ]
 
-    def _me(self, call: operations.Call) -> Json:
+    def _me(self, call: operations.ApiCall) -> Json:
         """Who the token belongs to (SCIM)."""
         name = call.caller.name
         return {
@@ -222,15 +222,15 @@ class _Workspace:
             "groups": [{"display": "users", "type": "direct", "value": "1"}],
         }
 
-    def _driver_apps(self, _call: operations.Call) -> Json:
+    def _driver_apps(self, _call: operations.ApiCall) -> Json:
         """Local only, not a Databricks API: which ports of this machine the driver proxy may reach."""
         return {"cluster_id": self._identity.cluster_id, "ports": sorted(self._proxy.ports)}
 
-    def _add_driver_app(self, call: operations.Call) -> Json:
+    def _add_driver_app(self, call: operations.ApiCall) -> Json:
         self._proxy.ports.add(_port(call))
         return self._driver_apps(call)
 
-    def _remove_driver_app(self, call: operations.Call) -> Json:
+    def _remove_driver_app(self, call: operations.ApiCall) -> Json:
         self._proxy.ports.discard(_port(call))
         return self._driver_apps(call)
 
@@ -290,7 +290,7 @@ class _Workspace:
         return await self._proxy.forward(request)
 
 
-def _described_only(_call: operations.Call) -> object:
+def _described_only(_call: operations.ApiCall) -> object:
     raise AssertionError("it is described in the document, and routed by itself")
 
 
@@ -320,14 +320,14 @@ _INVOCATIONS = [
 """For the document alone: these are routed by themselves."""
 
 
-def _port(call: operations.Call) -> int:
+def _port(call: operations.ApiCall) -> int:
     port = call.body.get("port")
     if type(port) is not int or port not in PORTS:
         raise bad_request(f"'port' must be an integer from {PORTS[0]} to {PORTS[-1]}")
     return port
 
 
-def _no_connection(call: operations.Call) -> object:
+def _no_connection(call: operations.ApiCall) -> object:
     name = call.body.get("connection_name")
     raise Problem(404, "RESOURCE_DOES_NOT_EXIST", f"Connection '{name}' does not exist: a local workspace has none.")
 

@@ -68,7 +68,7 @@ class Workspace(Service):
         options: Options | None = None,
     ) -> None:
         self._token = check_token(token)
-        self._bind = check_host(host, token)
+        self._bind = check_bind_address(host, token)
         self._port = port
         self._state = Path(state).expanduser() if state is not None else None
         self._model = Path(model).expanduser() if model is not None else None
@@ -184,7 +184,7 @@ async def check_answers(engine: Engine) -> None:
         raise LocalError(f"{engine.path} was loaded, but does not answer: {error}") from error
 
 
-def check_host(host: str, token: str | None) -> str:
+def check_bind_address(host: str, token: str | None) -> str:
     """The address to listen on: loopback, or, with a token that was given, any.
 
     Raises:
