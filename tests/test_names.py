@@ -21,7 +21,7 @@ TWINS = {  # names that two modules define on purpose: the modules, and the one 
         "a serving endpoint: as a caller and as its workspace has it",
     ),
     "Endpoints": ("_management.endpoints local.management.endpoints", "the endpoints of a workspace: from both sides"),
-    "Options": ("_transport.options local.app", "what a user may choose: of a call, of a local workspace"),
+    "Options": ("_transport.options local.options", "what a user may choose: of a call, of a local workspace"),
     "Secrets": ("_management.secrets dbutils", "the secrets of a workspace, under dbllm's and under dbutils' names"),
     "_Events": ("local.gateway.anthropic local.gateway.cohere", "a provider's stream as chat chunks"),
     "is_loopback": ("_urls local.http.client", "the same question; an extra uses no private module"),

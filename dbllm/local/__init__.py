@@ -18,12 +18,12 @@ from dbllm.local.errors import LocalError
 from dbllm.local.extras import load
 
 if TYPE_CHECKING:
-    from dbllm.local.app import Options
+    from dbllm.local.options import Options
     from dbllm.local.workspace import Workspace
 
 __all__ = ["LocalError", "Options", "Workspace"]
 
-_LATER = {"Options": "dbllm.local.app", "Workspace": "dbllm.local.workspace"}
+_LATER = {"Options": "dbllm.local.options", "Workspace": "dbllm.local.workspace"}
 
 
 def __getattr__(name: str) -> object:

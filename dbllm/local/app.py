@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
+from dbllm.local.access.authentication import AuthMiddleware
 from dbllm.local.access.oauth import Oidc
 from dbllm.local.access.permissions import Caller, need
 from dbllm.local.access.principals import Principals
@@ -26,24 +25,23 @@ from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.own_upstream import Upstream
 from dbllm.local.http import operations
 from dbllm.local.http.asgi import decode_json, read_body
-from dbllm.local.http.middleware import AuthMiddleware
 from dbllm.local.http.operations import OBJECT, TEXT, Operation
-from dbllm.local.invocation.callables import Answerer
 from dbllm.local.invocation.custom_models import Customs
-from dbllm.local.invocation.dispatch import AT_ONCE, Dispatch
-from dbllm.local.invocation.faults import Fault, Faults
+from dbllm.local.invocation.dispatch import Dispatch
+from dbllm.local.invocation.faults import Faults
 from dbllm.local.invocation.limits import FOUNDATION_BODY, max_body
 from dbllm.local.invocation.local_models import LocalModels
 from dbllm.local.json_values import Json
 from dbllm.local.management import catalog, endpoint_config, endpoint_record
 from dbllm.local.management.endpoint_record import Record
-from dbllm.local.management.endpoints import DEPLOY_SECONDS, Endpoints, ManagementHooks, no_such_served
+from dbllm.local.management.endpoints import Endpoints, ManagementHooks, no_such_served
 from dbllm.local.management.metrics import Metrics
 from dbllm.local.management.rate_limits import Rates
 from dbllm.local.management.secrets import Scopes
 from dbllm.local.management.served_entity import CustomModels, ExternalModels
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine
+from dbllm.local.options import Options
 from dbllm.local.storage.identity import Identity
 from dbllm.local.storage.store import Change, Store
 
@@ -56,33 +54,6 @@ OPENAI_TASKS = {
 ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 DOCUMENT = "/api/local/openapi.json"
 DRIVER_APPS = "/api/local/driver-apps"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What can be chosen about a workspace.
-
-    Attributes:
-        deploy_seconds: how long a deployment takes.
-        seed: makes the split of the traffic repeatable.
-        at_once: how many invocations are worked on at the same time; further ones wait.
-        upstreams: base URLs by provider of external models, in place of the providers' own; "local" is the
-            workspace's own upstream.
-        upstream_key: opens the workspace's own upstream; made up when left out.
-        customs: custom models by name: a callable, its "module:function", or the URL of an MLflow scoring server. Each
-            gets an endpoint of that name, if the name can be one's.
-        faults: what is wrong with which endpoint from the start; "*" is every other.
-        now: seconds since 1970.
-    """
-
-    deploy_seconds: float = DEPLOY_SECONDS
-    seed: int | None = None
-    at_once: int = AT_ONCE
-    upstreams: Mapping[str, str] = field(default_factory=dict)
-    upstream_key: str | None = field(default=None, repr=False)
-    customs: Mapping[str, str | Answerer] = field(default_factory=dict)
-    faults: Mapping[str, Fault] = field(default_factory=dict)
-    now: Callable[[], float] = time.time
 
 
 def create_workspace_app(
@@ -114,7 +85,7 @@ def create_workspace_app(
         customs = Customs(options.customs)
         customs.load()
     workspace = _Workspace(LocalModels(engine, vectors), identity, drivers, customs, store or Store(), options)
-    oidc.also(workspace.principals.service)
+    oidc.accept_also(workspace.principals.service)
     # A bare router: Starlette's own middleware would answer errors in its own way.
     app = Router([*oidc.routes(), *workspace.routes()], redirect_slashes=False, lifespan=workspace.lifespan)
     return AuthMiddleware(
@@ -126,7 +97,7 @@ def create_workspace_app(
 
 
 class _Workspace:
-    """The rooms of a workspace, and the routes that are not in the table of operations."""
+    """The parts of a workspace, and the routes that are not in the table of operations."""
 
     def __init__(
         self,
@@ -154,7 +125,7 @@ class _Workspace:
         self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
         self._customs: CustomModels = customs
         self._faults = Faults(options.faults)
-        outside = ManagementHooks(
+        hooks = ManagementHooks(
             may_read=scopes.may_read,
             check_external=providers.check,
             custom=frozenset(options.customs),
@@ -162,7 +133,7 @@ class _Workspace:
             logs=self._metrics.log,
             forget=self._forget,
         )
-        self._endpoints = Endpoints(store, ready, own, outside, options.now, options.deploy_seconds)
+        self._endpoints = Endpoints(store, ready, own, hooks, options.now, options.deploy_seconds)
         self._dispatch = Dispatch(
             models,
             own,
@@ -238,7 +209,7 @@ class _Workspace:
             Operation("DELETE", DRIVER_APPS, self._remove_driver_app, "Let it reach one less", port),
         ]
 
-    def _me(self, call: operations.Call) -> Json:
+    def _me(self, call: operations.ApiCall) -> Json:
         """Who the token belongs to (SCIM)."""
         name = call.caller.name
         return {
@@ -251,15 +222,15 @@ class _Workspace:
             "groups": [{"display": "users", "type": "direct", "value": "1"}],
         }
 
-    def _driver_apps(self, _call: operations.Call) -> Json:
+    def _driver_apps(self, _call: operations.ApiCall) -> Json:
         """Local only, not a Databricks API: which ports of this machine the driver proxy may reach."""
         return {"cluster_id": self._identity.cluster_id, "ports": sorted(self._proxy.ports)}
 
-    def _add_driver_app(self, call: operations.Call) -> Json:
+    def _add_driver_app(self, call: operations.ApiCall) -> Json:
         self._proxy.ports.add(_port(call))
         return self._driver_apps(call)
 
-    def _remove_driver_app(self, call: operations.Call) -> Json:
+    def _remove_driver_app(self, call: operations.ApiCall) -> Json:
         self._proxy.ports.discard(_port(call))
         return self._driver_apps(call)
 
@@ -305,7 +276,7 @@ class _Workspace:
         return await self._faults.around(record.name, request, answer)
 
     async def _remember(self, counters: Sequence[str]) -> None:
-        """Counters survive the end of the process, not a power cut: that would cost a call a write to the disk."""
+        """Keep counters over the end of the process; over a power cut, each call would cost a write to the disk."""
         if changes := self._rates.changes(counters):
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._thread, lambda: self._store.commit(*changes, durable=False))
@@ -319,7 +290,7 @@ class _Workspace:
         return await self._proxy.forward(request)
 
 
-def _described_only(_call: operations.Call) -> object:
+def _described_only(_call: operations.ApiCall) -> object:
     raise AssertionError("it is described in the document, and routed by itself")
 
 
@@ -349,14 +320,14 @@ _INVOCATIONS = [
 """For the document alone: these are routed by themselves."""
 
 
-def _port(call: operations.Call) -> int:
+def _port(call: operations.ApiCall) -> int:
     port = call.body.get("port")
     if type(port) is not int or port not in PORTS:
         raise bad_request(f"'port' must be an integer from {PORTS[0]} to {PORTS[-1]}")
     return port
 
 
-def _no_connection(call: operations.Call) -> object:
+def _no_connection(call: operations.ApiCall) -> object:
     name = call.body.get("connection_name")
     raise Problem(404, "RESOURCE_DOES_NOT_EXIST", f"Connection '{name}' does not exist: a local workspace has none.")
 

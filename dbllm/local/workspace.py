@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dbllm.local.access.oauth import TOKEN_SECONDS, Oidc
-from dbllm.local.app import Options, create_workspace_app
+from dbllm.local.app import create_workspace_app
 from dbllm.local.driver.proxy import PORTS
 from dbllm.local.errors import LocalError
 from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
@@ -21,6 +21,7 @@ from dbllm.local.invocation.custom_models import Customs
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine, Job
 from dbllm.local.model.weights import default_model
+from dbllm.local.options import Options
 from dbllm.local.storage.identity import Identity, identity
 from dbllm.local.storage.store import Change, Store, opened
 
@@ -67,7 +68,7 @@ class Workspace(Service):
         options: Options | None = None,
     ) -> None:
         self._token = check_token(token)
-        self._bind = check_host(host, token)
+        self._bind = check_bind_address(host, token)
         self._port = port
         self._state = Path(state).expanduser() if state is not None else None
         self._model = Path(model).expanduser() if model is not None else None
@@ -183,7 +184,7 @@ async def check_answers(engine: Engine) -> None:
         raise LocalError(f"{engine.path} was loaded, but does not answer: {error}") from error
 
 
-def check_host(host: str, token: str | None) -> str:
+def check_bind_address(host: str, token: str | None) -> str:
     """The address to listen on: loopback, or, with a token that was given, any.
 
     Raises:

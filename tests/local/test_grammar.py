@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from dbllm.local.errors import Problem
 from dbllm.local.invocation.requests import GUIDED
-from dbllm.local.model.grammar import MAX_LENGTH, bounded, json_grammar, marked, read_format
+from dbllm.local.model.grammar import MAX_LENGTH, bound_schema, json_grammar, marked, read_format
 from dbllm.local.model.llama import Engine, Job
 from dbllm.local.model.tool_choice import ToolChooser
 
@@ -105,23 +105,23 @@ def test_a_json_object_is_one_whatever_it_says(engine: Engine, prompt: str) -> N
 
 
 def test_texts_lists_and_numbers_without_bound_get_one() -> None:
-    assert bounded({"type": "string"}, "here")["maxLength"] == MAX_LENGTH
-    assert bounded({"type": "array"}, "here")["maxItems"] == 5
-    assert bounded({"type": "array", "minItems": 9}, "here")["maxItems"] == 9
-    assert bounded({"type": "integer", "minimum": 10**12}, "here")["maximum"] > 10**12
+    assert bound_schema({"type": "string"}, "here")["maxLength"] == MAX_LENGTH
+    assert bound_schema({"type": "array"}, "here")["maxItems"] == 5
+    assert bound_schema({"type": "array", "minItems": 9}, "here")["maxItems"] == 9
+    assert bound_schema({"type": "integer", "minimum": 10**12}, "here")["maximum"] > 10**12
 
 
 def test_recursion_ends_and_what_needs_itself_is_refused() -> None:
     loop = {"$defs": {"n": {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}, "required": ["n"]}}}
     assert "no value that ends" in refused({"$ref": "#/$defs/n", **loop})
     del loop["$defs"]["n"]["required"]
-    assert json.dumps(bounded({"$ref": "#/$defs/n", **loop}, "here")).count('"n"') == 2
+    assert json.dumps(bound_schema({"$ref": "#/$defs/n", **loop}, "here")).count('"n"') == 2
     assert "nested too deeply" in refused({"allOf": [{"$ref": "#"}]})
 
 
 def test_branching_recursion_is_written_out_less_deep_and_at_last_refused() -> None:
     node: dict[str, Any] = {"type": "object", "properties": {str(n): {"$ref": "#"} for n in range(20)}}
-    assert bounded(node, "here")["properties"].keys() == node["properties"].keys()
+    assert bound_schema(node, "here")["properties"].keys() == node["properties"].keys()
     node["properties"] = {str(n): {"$ref": "#"} for n in range(2500)}
     assert "parts once its references are written out" in refused(node)
 

@@ -19,11 +19,12 @@ import httpx
 import pytest
 
 from dbllm import Client
-from dbllm.local.app import Options, create_workspace_app
+from dbllm.local.app import create_workspace_app
 from dbllm.local.driver.server import open_port
 from dbllm.local.http.server import WebServer, listen
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine
+from dbllm.local.options import Options
 from dbllm.local.storage.identity import new_identity
 
 FLASK_APP = """
@@ -60,6 +61,17 @@ signature = ModelSignature(
     params=ParamSchema([ParamSpec("temperature", "double", 0.5)]),
 )
 mlflow.pyfunc.save_model(sys.argv[1], python_model=Shout(), signature=signature, pip_requirements=[])
+"""
+MLFLOW_AGENT = """
+import mlflow
+from mlflow.pyfunc import ResponsesAgent
+from mlflow.types.responses import ResponsesAgentResponse
+
+class Agent(ResponsesAgent):
+    def predict(self, request):
+        return ResponsesAgentResponse(output=[self.create_text_output_item("hi", "m")])
+
+mlflow.models.set_model(Agent())
 """
 UP = 90.0  # seconds to come up: MLflow imports pandas and more
 
@@ -201,3 +213,52 @@ def test_dbllm_calls_a_model_in_mlflow(through: httpx.Client) -> None:
         assert served.complete("hello") == "HELLO! 0.5"
         rows = [{"prompt": "a"}, {"prompt": "b"}]
         assert served.predict(dataframe_records=rows, params={"temperature": 0.1}).predictions == ["A! 0.1", "B! 0.1"]
+
+
+ITEMS = [{"role": "user", "content": "hi"}]
+AGENT_REQUESTS: list[dict[str, Any]] = [
+    {"input": ITEMS},
+    {"input": "hi"},
+    {"input": {"role": "user", "content": "hi"}},
+    {"messages": ITEMS},
+    {"max_output_tokens": 3},
+    {"input": ["hi"]},
+    {"input": [{"type": "item_reference", "id": "x"}]},
+    {"input": [{"role": "robot", "content": "hi"}]},
+    {"input": ITEMS, "background": False},
+    {"input": ITEMS, "background": True},
+    {"input": ITEMS, "background": None},
+    {"input": ITEMS, "background": "yes"},
+    {"input": ITEMS, "store": "yes"},
+    {"input": ITEMS, "user": "u", "truncation": "auto", "metadata": {"a": "b"}},
+    {"input": ITEMS, "user": 7},
+    {"input": ITEMS, "metadata": {"a": 1}},
+    {"input": ITEMS, "temperature": "hot"},
+    {"input": ITEMS, "custom_inputs": {"a": [1]}, "context": {"conversation_id": "c"}},
+    {"input": ITEMS, "custom_inputs": [1]},
+    {"input": ITEMS, "context": "c"},
+    {"input": ITEMS, "reasoning": {"effort": "low"}},
+    {"input": ITEMS, "reasoning": "low"},
+    {"input": ITEMS, "prompt_cache_key": "x", "safety_identifier": "u", "max_tool_calls": 3, "include": ["a"]},
+    {"input": ITEMS, "previous_response_id": "r", "model": 7, "stop": {}, "messages": "any", "top_logprobs": "no"},
+    {"input": ITEMS, "text": {"format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}}},
+    {"input": ITEMS, "text": {"format": {"type": "json_schema", "name": "a", "schema": {}}}},
+    {"input": ITEMS, "tool_choice": {"type": "function", "function": {"name": "a"}}},
+]
+
+
+@pytest.mark.timeout(400)  # MLflow imports pandas and more, twice
+def test_an_agent_takes_and_refuses_what_mlflows_server_does(http: httpx.Client, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow.pyfunc")
+    (tmp_path / "agent.py").write_text(MLFLOW_AGENT)
+    save = "import mlflow; mlflow.pyfunc.save_model('model', python_model='agent.py', pip_requirements=[])"
+    subprocess.run([sys.executable, "-c", save], cwd=tmp_path, check=True, capture_output=True)
+    port, differ = free_port(), []
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "model", "--env-manager", "local"]
+    with process([*command, "-h", "127.0.0.1", "-p", str(port)], f"http://127.0.0.1:{port}/ping", tmp_path):
+        for body in AGENT_REQUESTS:
+            theirs = httpx.post(f"http://127.0.0.1:{port}/invocations", json=body, timeout=60, trust_env=False)
+            ours = http.post("/serving-endpoints/smollm2-agent/invocations", json={"max_output_tokens": 1, **body})
+            if theirs.status_code != ours.status_code:
+                differ.append((body, theirs.status_code, ours.text))
+    assert differ == []

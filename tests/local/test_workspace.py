@@ -11,7 +11,7 @@ import pytest
 
 from dbllm.local import LocalError, Workspace
 from dbllm.local.http.server import listen
-from dbllm.local.workspace import check_host, url
+from dbllm.local.workspace import check_bind_address, url
 
 
 def test_it_starts_answers_and_stops(model: Path, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_the_url_of_all_addresses_is_one_that_can_be_reached() -> None:
 
 
 def test_the_spellings_of_loopback_are_taken() -> None:
-    assert [check_host(host, None) for host in ("localhost", "127.0.0.1", "127.0.0.2", "::1")] == [
+    assert [check_bind_address(host, None) for host in ("localhost", "127.0.0.1", "127.0.0.2", "::1")] == [
         "127.0.0.1",
         "127.0.0.1",
         "127.0.0.2",

@@ -8,9 +8,10 @@ from typing import Any
 
 import httpx
 
-from dbllm.local.app import Options, create_workspace_app
+from dbllm.local.app import create_workspace_app
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine
+from dbllm.local.options import Options
 from dbllm.local.storage.identity import Identity
 from dbllm.local.storage.store import Store
 

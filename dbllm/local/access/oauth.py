@@ -32,7 +32,7 @@ MAX_TOKEN_BODY = 2**20  # bytes of a token request
 
 
 class Oidc:
-    """Who may have tokens, and which tokens are out.
+    """Issues tokens to service principals, and knows whom each belongs to.
 
     Args:
         principals: client id → secret of service principals, which are admins of the workspace.
@@ -56,8 +56,8 @@ class Oidc:
         self._callers: dict[str, Caller] = {}
         self._others: Callable[[str, str], Caller | None] = lambda _name, _secret: None
 
-    def also(self, others: Callable[[str, str], Caller | None]) -> None:
-        """Let further service principals have tokens: `others` knows whom a client id and its secret belong to."""
+    def accept_also(self, others: Callable[[str, str], Caller | None]) -> None:
+        """Issue tokens to further service principals; `others` finds one by its client id and secret."""
         self._others = others
 
     def routes(self) -> list[Route]:

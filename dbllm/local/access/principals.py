@@ -15,7 +15,7 @@ from typing import cast
 
 from dbllm.local.access.permissions import Caller, only_admins
 from dbllm.local.errors import expired_token, invalid, missing, taken
-from dbllm.local.http.operations import TEXT, Call, Operation, object_schema
+from dbllm.local.http.operations import TEXT, ApiCall, Operation, object_schema
 from dbllm.local.json_values import Json
 from dbllm.local.storage.store import Change, Store
 
@@ -80,12 +80,12 @@ class Principals:
             Operation("DELETE", f"{TOKENS}/{{token_id}}", self._remove_token, "End a personal access token"),
         ]
 
-    def _list(self, call: Call) -> Json:
+    def _list(self, call: ApiCall) -> Json:
         only_admins(call.caller)
         public = [{"name": name, **_without_digest(record)} for name, record in self._principals.items()]
         return {"principals": public}
 
-    def _add(self, call: Call) -> Json:
+    def _add(self, call: ApiCall) -> Json:
         only_admins(call.caller)
         service, admin = _flag(call.body, "service", default=True), _flag(call.body, "admin", default=False)
         name = call.body.get("name", str(uuid.uuid4()) if service else None)
@@ -106,7 +106,7 @@ class Principals:
         public: Json = {"name": name, "service": service, "admin": admin}
         return {**public, "client_id": name, "client_secret": secret} if service else public
 
-    def _remove(self, call: Call) -> Json:
+    def _remove(self, call: ApiCall) -> Json:
         only_admins(call.caller)
         name = self._known(call.path["name"])
         tokens = [token for token, record in self._tokens.items() if record["principal"] == name]
@@ -116,11 +116,11 @@ class Principals:
             self._forget_token(token)
         return {}
 
-    def _list_tokens(self, call: Call) -> Json:
+    def _list_tokens(self, call: ApiCall) -> Json:
         only_admins(call.caller)
         return {"tokens": [{"token_id": one, **_without_digest(record)} for one, record in self._tokens.items()]}
 
-    def _add_token(self, call: Call) -> Json:
+    def _add_token(self, call: ApiCall) -> Json:
         only_admins(call.caller)
         name = self._known(str(call.body.get("principal")))
         life, comment = call.body.get("lifetime_seconds"), call.body.get("comment", "")
@@ -136,7 +136,7 @@ class Principals:
         self._by_digest[str(record["digest"])] = token_id
         return {"token_id": token_id, "token_value": token, **_without_digest(record)}
 
-    def _remove_token(self, call: Call) -> Json:
+    def _remove_token(self, call: ApiCall) -> Json:
         only_admins(call.caller)
         one = call.path["token_id"]
         if one not in self._tokens:

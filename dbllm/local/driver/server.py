@@ -193,7 +193,7 @@ def create_app(answerer: Answerer, *, max_body: int = MAX_BODY, this_machine_onl
 
 
 def require_json(header: str) -> None:
-    """The body is JSON and says so, as FastAPI and Flask want it: what says text/plain may be a web page's.
+    """Refuse a body that does not say it is JSON: any web page may send text/plain here, without asking.
 
     Raises:
         Problem: 415, it says something else.
@@ -210,15 +210,15 @@ def read_prompt(body: object) -> Prompt:
         Problem: 400 with the reason.
     """
     if not isinstance(body, dict):
-        raise _bad(f"the body must be a JSON object with 'prompt', got {json_type(body)}")
+        raise _bad_prompt(f"the body must be a JSON object with 'prompt', got {json_type(body)}")
     if "prompt" not in body:
-        raise _bad("'prompt' is missing")
+        raise _bad_prompt("'prompt' is missing")
     prompt, stop = body["prompt"], body.get("stop")
     if not isinstance(prompt, str):
-        raise _bad(f"'prompt' must be a string, got {json_type(prompt)}")
+        raise _bad_prompt(f"'prompt' must be a string, got {json_type(prompt)}")
     stop = [] if stop is None else stop
     if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
-        raise _bad("'stop' must be a list of strings that are not empty")
+        raise _bad_prompt("'stop' must be a list of strings that are not empty")
     params = {name: value for name, value in body.items() if name not in ("prompt", "stop")}
     return Prompt(prompt, tuple(stop), params)
 
@@ -231,12 +231,12 @@ async def _emit_pieces(
             await emit(piece)
 
 
-def _bad(reason: str) -> Problem:
+def _bad_prompt(reason: str) -> Problem:
     return Problem(400, "BAD_REQUEST", reason)
 
 
 class _Registered:
-    """While it is entered, the local workspace of the environment knows the port."""
+    """Registers the port with the environment's local workspace while it is entered."""
 
     def __init__(self, port: int) -> None:
         self._port = port

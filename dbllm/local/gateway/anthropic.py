@@ -62,7 +62,7 @@ class Anthropic:
         if wanted.get("n", 1) != 1:
             raise bad_request("the provider 'anthropic' gives one choice: 'n' must be 1")
         messages = as_list(wanted["messages"]) if task == CHAT else [{"role": "user", "content": one_prompt(wanted)}]
-        body: Json = {"model": model, "messages": _messages(messages), "max_tokens": _max_tokens(wanted)}
+        body: Json = {"model": model, "messages": _anthropic_messages(messages), "max_tokens": _max_tokens(wanted)}
         system = "\n".join(text_of(message) for message in messages if message["role"] in ("system", "developer"))
         if system:
             body["system"] = system
@@ -72,7 +72,7 @@ class Anthropic:
         if temperature is not None:
             body["temperature"] = temperature / 2 if isinstance(temperature, int | float) else temperature
         if tools := wanted.get("tools"):
-            body["tools"] = [_tool(tool) for tool in as_list(tools)]
+            body["tools"] = [_anthropic_tool(tool) for tool in as_list(tools)]
             body["tool_choice"] = _tool_choice(wanted.get("tool_choice", "auto"))
             if wanted.get("parallel_tool_calls") is False:
                 body["tool_choice"] |= {"disable_parallel_tool_use": True}  # type: ignore[operator]
@@ -140,7 +140,7 @@ def _max_tokens(wanted: Json) -> object:
     return wanted.get("max_tokens") or wanted.get("max_completion_tokens") or DEFAULT_MAX_TOKENS
 
 
-def _messages(messages: Iterable[Mapping[str, Any]]) -> list[Json]:
+def _anthropic_messages(messages: Iterable[Mapping[str, Any]]) -> list[Json]:
     turns: list[Json] = []
     for message in messages:
         role = message["role"]
@@ -149,7 +149,7 @@ def _messages(messages: Iterable[Mapping[str, Any]]) -> list[Json]:
         if role not in ("user", "assistant", "tool"):
             raise bad_request(f"the role '{role}' of a message is not one of system, user, assistant, tool")
         speaker = "assistant" if role == "assistant" else "user"
-        blocks = _blocks(message)
+        blocks = _content_blocks(message)
         # Results of parallel calls must stand in one message, and roles must alternate.
         if turns and turns[-1]["role"] == speaker:
             turns[-1]["content"] = [*turns[-1]["content"], *blocks]  # type: ignore[misc]
@@ -158,14 +158,14 @@ def _messages(messages: Iterable[Mapping[str, Any]]) -> list[Json]:
     return turns
 
 
-def _blocks(message: Mapping[str, Any]) -> list[Json]:
+def _content_blocks(message: Mapping[str, Any]) -> list[Json]:
     if message["role"] == "tool":
         result = {"tool_use_id": str(message.get("tool_call_id", "")), "content": text_of(message)}
         return [{"type": "tool_result", **result}]
     content = message.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
     # Anthropic refuses empty texts, which stand beside tool calls in OpenAI's form.
-    blocks = [_part(part) for part in parts if part.get("type") != "text" or part.get("text")]
+    blocks = [_content_block(part) for part in parts if part.get("type") != "text" or part.get("text")]
     for call in as_list(message.get("tool_calls") or []):
         blocks.append(_tool_use(call))
     return blocks
@@ -182,7 +182,7 @@ def _tool_use(call: Mapping[str, Any]) -> Json:
     return {"type": "tool_use", "id": str(call.get("id", "")), "name": name, "input": decoded}
 
 
-def _part(part: Mapping[str, Any]) -> Json:
+def _content_block(part: Mapping[str, Any]) -> Json:
     kind = part.get("type")
     if kind == "text":
         return {"type": "text", "text": part["text"]}
@@ -195,7 +195,7 @@ def _part(part: Mapping[str, Any]) -> Json:
     raise bad_request(f"a content part of the type '{kind}' cannot be sent to the provider 'anthropic'")
 
 
-def _tool(tool: object) -> Json:
+def _anthropic_tool(tool: object) -> Json:
     function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise bad_request("each of 'tools' must be a function with a name")

@@ -69,7 +69,7 @@ class Cohere:
             return _embeddings(model, response)
         message: Any = response["message"]
         text = "".join(part["text"] for part in message.get("content") or () if part["type"] == "text")
-        calls = [_tool_call(call) for call in message.get("tool_calls") or ()]
+        calls = [_chat_call(call) for call in message.get("tool_calls") or ()]
         reason = FINISH.get(str(response["finish_reason"]), "stop")
         return whole_answer(task, str(response["id"]), model, text, calls, reason, _usage(response.get("usage")))
 
@@ -98,7 +98,7 @@ class _Events:
         if kind in ("content-start", "content-delta"):
             return self._chunks.some_text(message["content"].get("text"))
         if kind == "tool-call-start":
-            return [self._chunks.call(event["index"], _tool_call(message["tool_calls"]))]
+            return [self._chunks.call(event["index"], _chat_call(message["tool_calls"]))]
         if kind == "tool-call-delta":
             arguments = message["tool_calls"]["function"]["arguments"]
             return [self._chunks.call(event["index"], {"function": {"arguments": arguments}})] if arguments else []
@@ -110,7 +110,7 @@ class _Events:
         return []
 
 
-def _tool_call(call: dict[str, Any]) -> Json:
+def _chat_call(call: dict[str, Any]) -> Json:
     return tool_call(call["id"], call["function"]["name"], call["function"].get("arguments") or "")
 
 

@@ -57,7 +57,7 @@ class Dialect(Protocol):
 
 
 class OpenAI:
-    """OpenAI's wire format: Databricks' own, but that it has other words for the credential and errors."""
+    """OpenAI's wire format, which is Databricks' own but for the credential and errors."""
 
     def path(self, task: str) -> str:
         return {CHAT: "/chat/completions", COMPLETIONS: "/completions", EMBEDDINGS: "/embeddings"}[task]

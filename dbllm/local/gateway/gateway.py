@@ -73,7 +73,7 @@ class Gateway:
             raise Problem(400, "INVALID_PARAMETER_VALUE", f"'{entity.name}' has no 'external_model'.")
         wanted = dialect.read_request(task, decode_json(body))
         target = providers.target(external, task, self._secret, self._upstreams)
-        call = _Call(str(external["provider"]), str(external["name"]), task, target)
+        call = _ProviderCall(str(external["provider"]), str(external["name"]), task, target)
         payload = target.dialect.request(task, call.model, wanted)
         headers = {"served-model-name": entity.name}
         if not wanted.get("stream"):
@@ -94,7 +94,7 @@ class Gateway:
             self._client = http_client(self._timeout)
         return self._client
 
-    async def _within(self, call: _Call, work: Awaitable[_T]) -> _T:
+    async def _within(self, call: _ProviderCall, work: Awaitable[_T]) -> _T:
         try:
             return await asyncio.wait_for(work, self._timeout)
         except (asyncio.TimeoutError, httpx.TimeoutException) as error:
@@ -108,7 +108,7 @@ class Gateway:
         except httpx.TransportError as error:
             raise call.broken("broke off the answer") from error
 
-    async def _open(self, call: _Call, payload: Json) -> httpx.Response:
+    async def _open(self, call: _ProviderCall, payload: Json) -> httpx.Response:
         """The provider's answer, a success whose body has not been read."""
         content = json.dumps(payload, ensure_ascii=False).encode("utf-8", "replace")
         outgoing = self._http().build_request("POST", call.target.url, headers=call.target.headers, content=content)
@@ -123,7 +123,7 @@ class Gateway:
         finally:
             await answer.aclose()
 
-    async def _whole(self, call: _Call, payload: Json) -> Json:
+    async def _whole(self, call: _ProviderCall, payload: Json) -> Json:
         answer = await self._open(call, payload)
         try:
             response = json.loads(await answer.aread())
@@ -137,7 +137,7 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class _ProviderCall:
     """One call of a provider, and how its failures are told."""
 
     provider: str
@@ -174,7 +174,7 @@ class _Call:
         return Problem(502, "BAD_GATEWAY", f"{self.provider} {how}.")
 
 
-async def _emit(call: _Call, stream: httpx.Response, emit: Emit) -> None:
+async def _emit(call: _ProviderCall, stream: httpx.Response, emit: Emit) -> None:
     """Hand on a provider's stream, event by event as they come."""
     reader = call.target.dialect.reader(call.task, call.model)
     decoder = Decoder()

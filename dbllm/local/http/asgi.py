@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class ClientGoneError(Exception):
-    """Nobody waits for the answer any more."""
+    """The client disconnected."""
 
 
 async def read_body(request: Request, limit: int) -> bytes:

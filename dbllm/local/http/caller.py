@@ -1,4 +1,4 @@
-"""Who sends a request: the token it brings, and whether somebody else's web page makes a browser send it. All pure.
+"""Who sends a request: a program, or a web page of somebody else through a browser. All pure.
 
 A browser on this machine runs pages of anyone, and sends for them what needs no permission: a POST of text/plain, say.
 It names the page's origin then, and a page that came under a name of its own for 127.0.0.1 (DNS rebinding) shows in
@@ -6,8 +6,6 @@ the Host header. Programs send neither, or the truth.
 """
 
 from __future__ import annotations
-
-import base64
 
 from starlette.datastructures import Headers
 
@@ -18,29 +16,11 @@ HARMLESS = ("GET", "HEAD")
 ELSEWHERE = ("cross-site", "same-site")
 
 
-def read_token(authorization: str) -> str | None:
-    """The token of an Authorization header, or None without one.
-
-    It comes as `Bearer TOKEN`, or as the password of a user who is called "token", which is what
-    `curl -u token:$DATABRICKS_TOKEN` sends (Databricks docs: query a custom model).
-    """
-    scheme, _, credential = authorization.strip().partition(" ")
-    if scheme.lower() == "bearer":
-        return credential.strip() or None
-    if scheme.lower() != "basic":
-        return None
-    try:
-        user, _, password = base64.b64decode(credential.strip(), validate=True).decode("latin-1").partition(":")
-    except ValueError:
-        return None
-    return password or None if user == "token" else None
-
-
 def check_origin(method: str, headers: Headers) -> None:
-    """Let pages of this machine and of this server through, and whatever is no page.
+    """Refuse a request that a web page of another origin made a browser send.
 
     Raises:
-        Problem: 403, a page of somebody else's sends this.
+        Problem: 403; pages of this machine and of the server itself may send.
     """
     origins = headers.getlist("origin")
     for origin in origins:
@@ -51,10 +31,12 @@ def check_origin(method: str, headers: Headers) -> None:
 
 
 def check_host(headers: Headers) -> None:
-    """For a server without a credential that listens on this machine only: it is called by a name of this machine.
+    """Refuse a request under a name that is not this machine's, as DNS rebinding makes it.
+
+    For servers that ask for no credential and listen on loopback.
 
     Raises:
-        Problem: 403, it is called by another one.
+        Problem: 403.
     """
     for host in headers.getlist("host"):
         if host and not is_loopback(f"//{host}"):

@@ -1,4 +1,4 @@
-"""Calls that the workspace makes itself: of models elsewhere, and of what runs on this machine."""
+"""The HTTP client for models elsewhere, and which hosts are this machine."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The workspace's own APIs as a table: each operation once, as a route and in the OpenAPI document.
 
-An operation is a plain function from a `Call` to the JSON of its answer. All of them run on one thread, one after the
-other, so they need no locks and a change is on the disk before its answer leaves.
+An operation is a plain function from an `ApiCall` to the JSON of its answer. All of them run on one thread, one after
+the other, so they need no locks and a change is on the disk before its answer leaves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_OPERATION_BODY = MEGABYTE
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiCall:
     """One call of an operation: who, and what was said in the path, the query and the body."""
 
     caller: Caller
@@ -50,7 +50,7 @@ class Operation:
 
     method: str
     path: str
-    run: Callable[[Call], object]
+    run: Callable[[ApiCall], object]
     summary: str
     body: Json | None = None
     query: tuple[str, ...] = ()
@@ -64,15 +64,15 @@ def routes(operations: Iterable[Operation], thread: Executor) -> list[Route]:
 
 def _endpoint(operation: Operation, thread: Executor) -> Callable[[Request], object]:
     async def answer(request: Request) -> Response:
-        body = read_json(await read_body(request, MAX_OPERATION_BODY)) if operation.body is not None else {}
-        call = Call(request.scope["dbllm.caller"], request.path_params, request.query_params, body)
+        body = read_json_object(await read_body(request, MAX_OPERATION_BODY)) if operation.body is not None else {}
+        call = ApiCall(request.scope["dbllm.caller"], request.path_params, request.query_params, body)
         result = await asyncio.get_running_loop().run_in_executor(thread, operation.run, call)
         return PlainTextResponse(str(result)) if operation.text else JSONResponse(result)
 
     return answer
 
 
-def read_json(body: bytes) -> Json:
+def read_json_object(body: bytes) -> Json:
     """The JSON object of a request.
 
     Raises:
@@ -88,7 +88,7 @@ def document(operations: Iterable[Operation], title: str) -> Json:
     """The OpenAPI 3.1 document of operations."""
     paths: dict[str, Json] = {}
     for one in operations:
-        paths.setdefault(one.path, {})[one.method.lower()] = _described(one)
+        paths.setdefault(one.path, {})[one.method.lower()] = _operation_document(one)
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": "1"},
@@ -98,7 +98,7 @@ def document(operations: Iterable[Operation], title: str) -> Json:
     }
 
 
-def _described(operation: Operation) -> Json:
+def _operation_document(operation: Operation) -> Json:
     parameters: list[Json] = [
         {
             "name": name,

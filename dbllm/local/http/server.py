@@ -96,7 +96,7 @@ S = TypeVar("S", bound=Service)
 
 
 class HttpProtocol(asyncio.Protocol):
-    """One connection, until its first line shows which version of HTTP it speaks.
+    """Picks uvicorn's protocol for a connection by the HTTP version of its first request.
 
     uvicorn's quick protocol (httptools) sends chunks to clients of HTTP/1.0, which know none; its other one, by h11,
     ends such an answer by closing the connection. nginx, for one, speaks HTTP/1.0 to what stands behind it.

@@ -116,13 +116,13 @@ def read_response(body: object, *, text_allowed: bool = True) -> AgentRequest:
         raise Problem(400, "INVALID_PARAMETER_VALUE", f"{reason}. Send a list of items: {example}")
     ahead = _instructions(fields.get("instructions"))
     chat = {name: fields[name] for name in SAME if name in fields}
-    chat["messages"] = [*ahead, *_items(fields["input"])]
+    chat["messages"] = [*ahead, *_chat_messages(fields["input"])]
     if "max_output_tokens" in fields:
         chat["max_tokens"] = fields["max_output_tokens"]
     if "tools" in fields:
         chat["tools"] = _tools(fields["tools"])
     if "tool_choice" in fields:
-        chat["tool_choice"] = _tool_choice(fields["tool_choice"])
+        chat["tool_choice"] = _chat_tool_choice(fields["tool_choice"])
     if "text" in fields:
         chat["response_format"] = _format(fields["text"])
     try:
@@ -144,36 +144,36 @@ def _instructions(value: object) -> list[Json]:
     return [] if value is None else [{"role": "system", "content": value}]
 
 
-def _items(value: object) -> list[Json]:
+def _chat_messages(value: object) -> list[Json]:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
         raise bad_request(f"field 'input' must be a list of items, not empty; got {json_type(value)}")
-    return [_item(f"input[{number}]", item) for number, item in enumerate(value)]
+    return [_chat_message(f"input[{number}]", item) for number, item in enumerate(value)]
 
 
-def _item(where: str, item: object) -> Json:
+def _chat_message(where: str, item: object) -> Json:
     """One message per item, so that a problem with it names the right one."""
     if not isinstance(item, dict):
         raise bad_request(f"'{where}' must be an item, an object with 'role' or 'type'; got {json_type(item)}")
     kind = item.get("type", "message")
     if kind == "message":
         role = "system" if item.get("role") == "developer" else item.get("role")
-        return {"role": role, "content": _content(where, item.get("content"))}
+        return {"role": role, "content": _chat_content(where, item.get("content"))}
     if kind == "function_call":
         function = {"name": item.get("name"), "arguments": item.get("arguments")}
         call = {"id": item.get("call_id"), "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
     if kind == "function_call_output":
         output = item.get("output")
-        content = output if isinstance(output, str) else _content(f"{where}.output", output)
+        content = output if isinstance(output, str) else _chat_content(f"{where}.output", output)
         return {"role": "tool", "tool_call_id": item.get("call_id"), "content": content}
     if kind == "reasoning":  # what a reasoning model thought in an earlier turn; this one has no use for it
         return {"role": "assistant", "content": ""}
     raise bad_request(f"'{where}.type' must be message, function_call, function_call_output or reasoning; got {kind!r}")
 
 
-def _content(where: str, content: object) -> object:
+def _chat_content(where: str, content: object) -> object:
     if not isinstance(content, list):
         return content
     parts = []
@@ -204,13 +204,13 @@ def _tools(value: object) -> object:
     ]
 
 
-def _tool_choice(value: object) -> object:
+def _chat_tool_choice(value: object) -> object:
     if not isinstance(value, dict):
         return value
     if value.get("type") == "function" and "name" in value:
         return {"type": "function", "function": {"name": value["name"]}}
     if value.get("type") == "allowed_tools" and isinstance(value.get("tools"), list):
-        allowed = {"mode": value.get("mode"), "tools": [_tool_choice(tool) for tool in value["tools"]]}
+        allowed = {"mode": value.get("mode"), "tools": [_chat_tool_choice(tool) for tool in value["tools"]]}
         return {"type": "allowed_tools", "allowed_tools": allowed}
     return value
 
@@ -227,7 +227,7 @@ def _format(value: object) -> object:
 
 @dataclass
 class ResponseEvents:
-    """One response as it grows: fed with the pieces, it tells the events of a stream, and in the end the whole.
+    """Builds a response from the model's pieces: the events of its stream, and the whole.
 
     Args:
         head: id, time and model of the answer, and the function it calls, if it calls one.

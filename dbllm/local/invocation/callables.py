@@ -64,7 +64,7 @@ def load_callable(name: str) -> Answerer:
 
 
 def as_answerer(target: Answerer) -> Answerer:
-    """`found` itself, or a callable around a `transformers` pipeline that makes text."""
+    """`target` itself, or a callable around a `transformers` pipeline that makes text."""
     return pipeline_answerer(target) if getattr(target, "task", None) in PIPELINES else target
 
 
@@ -155,7 +155,7 @@ async def pieces(answerer: Answerer, arguments: Mapping[str, object], stop: Sequ
 async def values(answerer: Answerer, *positional: object, **arguments: object) -> AsyncGenerator[object, None]:
     """What a callable yields, or the one thing that it returns, awaited if need be."""
     # A plain function may compute for long, so it gets a thread; an async one returns at once.
-    result = await _in_thread(answerer, *positional, **arguments)
+    result = await _run_in_thread(answerer, *positional, **arguments)
     if inspect.isawaitable(result):
         result = await result
     if isinstance(result, AsyncIterator):
@@ -173,7 +173,7 @@ async def values(answerer: Answerer, *positional: object, **arguments: object) -
         yield result
 
 
-async def _in_thread(function: Callable[..., object], *positional: object, **arguments: object) -> object:
+async def _run_in_thread(function: Callable[..., object], *positional: object, **arguments: object) -> object:
     """Call in one of anyio's threads: they are more than asyncio's own, which the embeddings use."""
     call = functools.partial(function, *positional, **arguments)
     # Nobody waits for a call that was given up; a thread cannot be stopped, so it ends by itself.
@@ -183,7 +183,7 @@ async def _in_thread(function: Callable[..., object], *positional: object, **arg
 async def _from_thread(outputs: Iterator[object]) -> AsyncGenerator[object, None]:
     end = object()
     try:
-        while (value := await _in_thread(next, outputs, end)) is not end:
+        while (value := await _run_in_thread(next, outputs, end)) is not end:
             yield value
     finally:
         close = getattr(outputs, "close", None)

@@ -119,7 +119,7 @@ class _CallableModel:
             prompts = [self._prompt(row) for row in wanted.rows]
             if not wanted.stream:
                 texts = await until_gone(request.receive, self._guarded(self._texts(prompts)))
-                return _json(texts, headers, wrapped=wanted.wrapped)
+                return _json_response(texts, headers, wrapped=wanted.wrapped)
             if len(prompts) != 1:
                 raise bad_request(f"a stream answers one row, got {len(prompts)}")
             return EventStream(lambda emit: self._guarded(self._emit_text(prompts[0], emit)), headers)
@@ -128,7 +128,7 @@ class _CallableModel:
         if isinstance(decoded, dict) and decoded.get("stream") is True:
             return EventStream(lambda emit: self._guarded(self._emit_values(data, arguments, emit)), headers)
         result = await until_gone(request.receive, self._guarded(self._result(data, arguments)))
-        return _json(result, headers, wrapped=wrapped)
+        return _json_response(result, headers, wrapped=wrapped)
 
     @property
     def _by_row(self) -> bool:
@@ -244,7 +244,7 @@ def plain(value: Any) -> object:
     return plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
-def _json(result: object, headers: Mapping[str, str], *, wrapped: bool) -> Response:
+def _json_response(result: object, headers: Mapping[str, str], *, wrapped: bool) -> Response:
     predictions = plain(result)
     try:
         text = json.dumps({"predictions": predictions} if wrapped else predictions, ensure_ascii=False, allow_nan=False)

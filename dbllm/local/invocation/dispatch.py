@@ -102,7 +102,7 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What is asked of whom, in this order."""
+    """A request, and the served entities to try in order."""
 
     request: Request
     record: Record
@@ -171,7 +171,7 @@ def falls_back(problem: Problem) -> bool:
 
 
 class _Usage:
-    """Reads along how many tokens an answer took: from its JSON, or from the events that say so."""
+    """Counts the tokens of an answer while it is sent: from its JSON, or from the events of its stream."""
 
     def __init__(self) -> None:
         self._unread = b""

@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from dbllm.local.access.permissions import only_admins
 from dbllm.local.errors import LocalError, Problem, bad_request
 from dbllm.local.http.asgi import until_gone
-from dbllm.local.http.operations import OBJECT, Call, Operation, object_schema
+from dbllm.local.http.operations import OBJECT, ApiCall, Operation, object_schema
 from dbllm.local.json_values import Json
 
 FAULTS_PATH = "/api/local/faults"
@@ -168,11 +168,11 @@ class Faults:
             ),
         ]
 
-    def _show(self, _call: Call) -> Json:
+    def _show(self, _call: ApiCall) -> Json:
         # The dictionary is copied: calls look into it on another thread.
         return {"faults": {name: asdict(one.fault) for name, one in dict(self._wanted).items()}}
 
-    def _put(self, call: Call) -> Json:
+    def _put(self, call: ApiCall) -> Json:
         only_admins(call.caller)
         name = _endpoint_name(call)
         try:
@@ -181,7 +181,7 @@ class Faults:
             raise bad_request(str(error)) from error
         return self._show(call)
 
-    def _delete(self, call: Call) -> Json:
+    def _delete(self, call: ApiCall) -> Json:
         only_admins(call.caller)
         self.set(_endpoint_name(call), None)
         return self._show(call)
@@ -203,7 +203,7 @@ class _Endpoint:
 
 
 class _Broken(Response):
-    """An answer that breaks off. To its maker it looks as if the client had gone away, so that no model runs on."""
+    """An answer that breaks off. Whoever makes it sees a client that went away, so no model runs on."""
 
     def __init__(self, response: Response, plan_of_call: Plan) -> None:
         super().__init__()
@@ -310,7 +310,7 @@ def _check_number(name: str, value: object) -> float:
     return value
 
 
-def _endpoint_name(call: Call) -> str:
+def _endpoint_name(call: ApiCall) -> str:
     name = call.body.get("endpoint")
     if not isinstance(name, str) or not name:
         raise bad_request("'endpoint' must be the name of an endpoint, or *")

@@ -1,4 +1,4 @@
-"""The workspace's own models: what they make of a request that has been read."""
+"""The workspace's own models, as the tasks use them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LocalModels:
         return accumulator
 
     async def decide_call(self, head: Head, request: TextRequest) -> tuple[Head, TextRequest]:
-        """The request, and what its answer repeats, once it is decided whether a tool is called, and which.
+        """Decide whether the answer calls a tool, and which: both arguments come back adjusted to that.
 
         Raises:
             Problem: 400, a schema cannot be enforced; otherwise as `generate`.

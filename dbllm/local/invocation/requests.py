@@ -78,7 +78,7 @@ def read_chat(body: object) -> TextRequest:
     if "messages" not in fields:
         raise bad_request("missing required field 'messages'")
     messages = fields["messages"]
-    request: dict[str, object] = {"messages": _messages(messages), **_common(fields)}
+    request: dict[str, object] = {"messages": _template_messages(messages), **_common(fields)}
     grammar = read_format(_object(fields.get("response_format", {"type": "text"})))
     if grammar is not None:
         request = {**GUIDED, **request, "grammar": grammar}
@@ -219,30 +219,30 @@ def last_question(messages: object) -> str:
     """What the user said last, of messages that have been read."""
     for message in reversed(messages if isinstance(messages, list) else []):
         if message["role"] == "user":
-            return _content("messages", message["content"])
+            return _text_of("messages", message["content"])
     return ""
 
 
-def results_since_question(messages: object) -> list[tuple[tools.ToolCall, str]]:
+def results_since_question(messages: object) -> list[tuple[tools.PastCall, str]]:
     """The calls that have a result since the user's last message, in the order of the results; read messages only."""
-    results: list[tuple[tools.ToolCall, str]] = []
-    calls: dict[str, tools.ToolCall] = {}
+    results: list[tuple[tools.PastCall, str]] = []
+    calls: dict[str, tools.PastCall] = {}
     for message in messages if isinstance(messages, list) else []:
         if message["role"] == "user":
             results = []
         elif message["role"] == "assistant":
             calls |= {call.id: call for call in tools.read_calls("tool_calls", message.get("tool_calls") or [])}
         elif message["role"] == "tool":
-            results.append((calls[str(message["tool_call_id"])], _content("content", message["content"])))
+            results.append((calls[str(message["tool_call_id"])], _text_of("content", message["content"])))
     return results
 
 
-def _messages(messages: object) -> list[tools.Message]:
+def _template_messages(messages: object) -> list[tools.Message]:
     """Messages as the model's template takes them: tool calls and their results become text."""
     if not isinstance(messages, list) or not messages:
         raise bad_request("field 'messages' must be a list of messages, not empty")
     read: list[tools.Message] = []
-    calls: dict[str, tools.ToolCall] = {}
+    calls: dict[str, tools.PastCall] = {}
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         if not isinstance(message, dict):
@@ -256,10 +256,10 @@ def _messages(messages: object) -> list[tools.Message]:
             # Calls may come one message each (agents' items do).
             goes_on = ahead.get("role") == "assistant" and bool(ahead.get("tool_calls"))
             calls = (calls if goes_on else {}) | {call.id: call for call in new_calls}
-            text = "" if message.get("content") is None else _content(f"{where}.content", message["content"])
+            text = "" if message.get("content") is None else _text_of(f"{where}.content", message["content"])
             read.append(tools.assistant_message(text, new_calls))
             continue
-        text = _content(f"{where}.content", message.get("content"))
+        text = _text_of(f"{where}.content", message.get("content"))
         if role == "tool":
             call = calls.get(str(message.get("tool_call_id")))
             if call is None:
@@ -274,15 +274,15 @@ def _messages(messages: object) -> list[tools.Message]:
     return tools.merge_messages(read) if calls else read
 
 
-def _content(where: str, content: object) -> str:
+def _text_of(where: str, content: object) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list) and content:
-        return "".join(_part(f"{where}[{number}]", part) for number, part in enumerate(content))
+        return "".join(_text_of_part(f"{where}[{number}]", part) for number, part in enumerate(content))
     raise bad_request(f"'{where}' must be a string or a list of content parts, got {json_type(content)}")
 
 
-def _part(where: str, part: object) -> str:
+def _text_of_part(where: str, part: object) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "reasoning":  # what a reasoning model thought in an earlier turn; this one has no use for it
         return ""

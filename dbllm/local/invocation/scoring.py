@@ -43,16 +43,16 @@ def parse_scoring(body: object) -> Scoring:
         Problem: 400 with the reason.
     """
     if not isinstance(body, dict):
-        raise _bad(f"The input must be a JSON object, got {json_type(body)}.")
+        raise _bad_input(f"The input must be a JSON object, got {json_type(body)}.")
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
-        raise _bad(f"'stream' must be true or false, got {json_type(stream)}.")
+        raise _bad_input(f"'stream' must be true or false, got {json_type(stream)}.")
     if any(key in body for key in UNIFIED):
         row = {key: value for key, value in body.items() if key not in AROUND and key != "params"}
         return Scoring((_params(body) | row,), wrapped=False, stream=bool(stream))
     forms = [key for key in INPUT_FORMS if key in body]
     if len(forms) != 1:
-        raise _bad(
+        raise _bad_input(
             f"The input must be a JSON dictionary with exactly one of the input fields {set_of(INPUT_FORMS)}. "
             f"Received dictionary with input fields: {list(body)}."
         )
@@ -82,30 +82,32 @@ def _params(body: Mapping[str, object]) -> dict[str, object]:
     if params is None:
         return {}
     if not isinstance(params, dict):
-        raise _bad(f"'params' must be a JSON object, got {json_type(params)}.")
+        raise _bad_input(f"'params' must be a JSON object, got {json_type(params)}.")
     return params
 
 
 def _records(data: object) -> list[Row]:
     if not isinstance(data, list):
-        raise _bad(f"'dataframe_records' must be a list of records, got {json_type(data)}.")
+        raise _bad_input(f"'dataframe_records' must be a list of records, got {json_type(data)}.")
     for record in data:
         if not isinstance(record, dict):
-            raise _bad(f"Each record must be a JSON object, got {json_type(record)}.")
+            raise _bad_input(f"Each record must be a JSON object, got {json_type(record)}.")
     return data
 
 
 def _split(data: object) -> list[Row]:
     if not isinstance(data, dict) or not {"columns", "data"} <= data.keys():
-        raise _bad("'dataframe_split' must be a JSON object with 'columns' and 'data'.")
+        raise _bad_input("'dataframe_split' must be a JSON object with 'columns' and 'data'.")
     columns, values = data["columns"], data["data"]
     if not isinstance(columns, list) or not all(isinstance(column, str) for column in columns):
-        raise _bad("'dataframe_split.columns' must be a list of column names.")
+        raise _bad_input("'dataframe_split.columns' must be a list of column names.")
     if not isinstance(values, list) or not all(isinstance(row, list) for row in values):
-        raise _bad("'dataframe_split.data' must be a list of rows, each a list of values.")
+        raise _bad_input("'dataframe_split.data' must be a list of rows, each a list of values.")
     for number, row in enumerate(values):
         if len(row) != len(columns):
-            raise _bad(f"Row {number} of 'dataframe_split.data' has {len(row)} values for {len(columns)} columns.")
+            raise _bad_input(
+                f"Row {number} of 'dataframe_split.data' has {len(row)} values for {len(columns)} columns."
+            )
     return [dict(zip(columns, row, strict=True)) for row in values]
 
 
@@ -114,19 +116,19 @@ def _named_inputs(data: object) -> list[Row]:
     if isinstance(data, list):
         for record in data:
             if not isinstance(record, dict):
-                raise _bad(
+                raise _bad_input(
                     "This model has named inputs: send a list of JSON objects or an object of columns, "
                     f"not a list with {json_type(record)}."
                 )
         return data
     if not isinstance(data, dict):
-        raise _bad(f"The inputs must be a list or a JSON object, got {json_type(data)}.")
+        raise _bad_input(f"The inputs must be a list or a JSON object, got {json_type(data)}.")
     prompts = data.get("prompt")
     if not isinstance(prompts, list):
         return [data]
     for name, column in data.items():
         if not isinstance(column, list) or len(column) != len(prompts):
-            raise _bad(f"Column '{name}' must be a list of {len(prompts)} values, like 'prompt'.")
+            raise _bad_input(f"Column '{name}' must be a list of {len(prompts)} values, like 'prompt'.")
     return [{name: column[number] for name, column in data.items()} for number in range(len(prompts))]
 
 
@@ -174,7 +176,7 @@ def set_of(names: Sequence[str]) -> str:
     return "{" + ", ".join(repr(name) for name in names) + "}"
 
 
-def _bad(message: str) -> Problem:
+def _bad_input(message: str) -> Problem:
     return Problem(400, "BAD_REQUEST", message)
 
 

@@ -1,4 +1,4 @@
-"""What a task of an endpoint has to say: how its requests are read, and how its answers are made, whole or streamed."""
+"""The interface of a task: it reads requests and makes answers, whole or streamed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a serving endpoint that a request gives: checked, and in one form. All pure.
+"""Checks the parts of a serving endpoint that a request brings, and gives them one form. All pure.
 
 What comes out is JSON as Databricks REST shows it. No message repeats a value that may be a secret.
 """
@@ -74,7 +74,7 @@ def _read_entities(config: Json) -> list[Json]:
 
 
 def _modern(served_model: object) -> Json:
-    """The deprecated form of a served entity as the one of today."""
+    """A served entity in today's form, from the deprecated one."""
     one = dict(read_object(served_model, "served_models[]"))
     for before, now in (("model_name", "entity_name"), ("model_version", "entity_version")):
         if before in one:

@@ -90,7 +90,7 @@ def deploying(record: Record, config: Json, failures: Mapping[str, str], now_ms:
 
 
 def settled(record: Record, now_ms: int) -> Record:
-    """The record with a pending config in force whose time has come."""
+    """The record as of now: a pending config whose time has come is in force."""
     if record.pending is None or record.failures or now_ms < record.due_ms:
         return record
     return replace(record, config=record.pending, pending=None, updated_ms=record.due_ms)
@@ -170,13 +170,13 @@ def _about(record: Record, now_ms: int) -> Json:
         "endpoint_type": record.kind,
         "description": record.description,
         "state": {"ready": "READY" if record.config else "NOT_READY", "config_update": update_state(record, now_ms)},
-        "tags": tags(settings.tags),
+        "tags": tag_list(settings.tags),
         **({"ai_gateway": settings.ai_gateway} if settings.ai_gateway is not None else {}),
         **({"rate_limits": settings.rate_limits} if settings.rate_limits else {}),
     }
 
 
-def tags(values: Mapping[str, str | None]) -> list[Json]:
+def tag_list(values: Mapping[str, str | None]) -> list[Json]:
     """Tags as a list of key and value."""
     return [{"key": key, **({"value": value} if value is not None else {})} for key, value in values.items()]
 
@@ -185,7 +185,7 @@ def _config(record: Record, config: Json, state: str) -> Json:
     public = {**config, "served_models": []}
     public["served_entities"] = [
         {
-            **_plain(raw),
+            **_deployed_json(raw),
             "type": entity_type(raw),
             "creator": record.creator,
             "creation_timestamp": record.started_ms or record.created_ms,
@@ -206,13 +206,13 @@ def _deployment(record: Record, name: str, state: str) -> Json:
     return {"deployment": "DEPLOYMENT_READY", "deployment_state_message": ""}
 
 
-def _plain(raw: Json) -> Json:
+def _deployed_json(raw: Json) -> Json:
     return without_plaintext(raw)  # type: ignore[return-value]
 
 
 def _brief(raw: Json) -> Json:
     """Without the provider's config, which the list leaves out."""
-    public = {**_plain(raw), "type": entity_type(raw)}
+    public = {**_deployed_json(raw), "type": entity_type(raw)}
     if isinstance(external := raw.get("external_model"), dict):
         public["external_model"] = {key: external[key] for key in ("provider", "name", "task")}
     return public
@@ -237,7 +237,7 @@ def names(record: Record) -> set[str]:
     return {str(raw["name"]) for config in (record.config, record.pending) if config for raw in raw_entities(config)}
 
 
-def openapi(record: Record) -> str:
+def openapi_document(record: Record) -> str:
     """The OpenAPI document of one endpoint."""
     entity_json = {
         "summary": f"Call the endpoint ({record.task or 'a custom model'})",

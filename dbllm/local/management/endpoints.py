@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from dbllm.local.access import permissions
 from dbllm.local.access.permissions import Caller, need
 from dbllm.local.errors import Problem, invalid, missing, no_such_endpoint, taken
-from dbllm.local.http.operations import NUMBER, OBJECT, TEXT, TEXTS, Call, Operation, object_schema, text_schema
+from dbllm.local.http.operations import NUMBER, OBJECT, TEXT, TEXTS, ApiCall, Operation, object_schema, text_schema
 from dbllm.local.json_values import Json
 from dbllm.local.management import endpoint_config, endpoint_record
 from dbllm.local.management.catalog import Endpoint, foundation_model
@@ -28,7 +28,7 @@ DEPLOY_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ManagementHooks:
-    """What the control plane asks of other rooms.
+    """What the endpoints' API needs from other parts of the workspace.
 
     Attributes:
         may_read: raises a Problem unless the caller may read a secret, by scope and key.
@@ -54,7 +54,7 @@ class Endpoints:
         store: remembers them.
         ready: those that are there from the start.
         models: registered models of the workspace itself, by entity name.
-        outside: the other rooms.
+        hooks: the other parts of the workspace.
         now: seconds since 1970.
         deploy_seconds: how long a deployment takes.
     """
@@ -64,13 +64,13 @@ class Endpoints:
         store: Store,
         ready: Iterable[Record],
         models: Mapping[str, Endpoint],
-        outside: ManagementHooks,
+        hooks: ManagementHooks,
         now: Callable[[], float],
         deploy_seconds: float = DEPLOY_SECONDS,
     ) -> None:
         self._store = store
         self._models = models
-        self._outside = outside
+        self._hooks = hooks
         self._now = now
         self._takes_ms = round(deploy_seconds * 1000)
         settings = store.load("settings")
@@ -150,15 +150,15 @@ class Endpoints:
 
     # -- what exists
 
-    def _list(self, call: Call) -> Json:
+    def _list(self, call: ApiCall) -> Json:
         now = self._now_ms()
         visible = [one for one in self._records.values() if permissions.level(one.settings.acl, call.caller)]
         return {"endpoints": [endpoint_record.summary(endpoint_record.settled(one, now), now) for one in visible]}
 
-    def _get(self, call: Call) -> Json:
+    def _get(self, call: ApiCall) -> Json:
         return self._show(self._may(call, "CAN_VIEW"), call)
 
-    def _create(self, call: Call) -> Json:
+    def _create(self, call: ApiCall) -> Json:
         name = endpoint_config.read_name(call.body.get("name"))
         if name in self._records:
             raise taken(f"Endpoint with name '{name}' already exists")
@@ -186,7 +186,7 @@ class Endpoints:
         )
         return self._deploy(blank, config, call)
 
-    def _update(self, call: Call) -> Json:
+    def _update(self, call: ApiCall) -> Json:
         record = self._changeable(call, "updated")
         if endpoint_record.update_state(record, self._now_ms()) == "IN_PROGRESS":
             reason = f"Endpoint '{record.name}' is being updated already. Wait until it is NOT_UPDATING."
@@ -196,7 +196,7 @@ class Endpoints:
             raise invalid(f"An endpoint of the type {record.kind} cannot become one of the type {kind}")
         return self._deploy(replace(record, task=task), config, call)
 
-    def _deploy(self, record: Record, config: Json, call: Call) -> Json:
+    def _deploy(self, record: Record, config: Json, call: ApiCall) -> Json:
         entities = endpoint_record.entities_of(config, record.task)
         failures = {entity.name: reason for entity in entities if (reason := self._cannot_load(entity))}
         record = endpoint_record.deploying(record, config, failures, self._now_ms(), self._takes_ms)
@@ -205,10 +205,10 @@ class Endpoints:
         self._records[record.name] = record
         return self._show(record, call)
 
-    def _delete(self, call: Call) -> Json:
+    def _delete(self, call: ApiCall) -> Json:
         record = self._changeable(call, "deleted")
         gone = [Change(kind, record.name, None) for kind in ("endpoint", "settings")]
-        self._store.commit(*gone, *self._outside.forget(record.name))
+        self._store.commit(*gone, *self._hooks.forget(record.name))
         del self._records[record.name]
         return {}
 
@@ -218,9 +218,9 @@ class Endpoints:
         entities = endpoint_record.entities_of(config, None)
         for entity in entities:
             if entity.kind is Kind.EXTERNAL:
-                self._outside.check_external(_mapping(entity.config["external_model"]))
+                self._hooks.check_external(_mapping(entity.config["external_model"]))
             for scope, key in endpoint_config.references(entity.config):
-                self._outside.may_read(caller, scope, key)
+                self._hooks.may_read(caller, scope, key)
         kinds = {(self._kind(entity), self._task(entity)) for entity in entities}
         if len(kinds) > 1:
             raise invalid("All served entities of an endpoint must have the same type and task")
@@ -241,7 +241,7 @@ class Endpoints:
         return own.task if own else None
 
     def _cannot_load(self, entity: Entity) -> str:
-        known = self._outside.custom
+        known = self._hooks.custom
         if entity.kind is Kind.EXTERNAL or entity.entity_name in self._models:
             return ""
         if entity.entity_name in known or entity.name in known:
@@ -255,7 +255,7 @@ class Endpoints:
 
     # -- what can be set
 
-    def _tag(self, call: Call) -> Json:
+    def _tag(self, call: ApiCall) -> Json:
         record = self._may(call, "CAN_MANAGE")
         gone = call.body.get("delete_tags") or []
         if not isinstance(gone, list) or not all(isinstance(key, str) for key in gone):
@@ -263,48 +263,48 @@ class Endpoints:
         tags = {key: value for key, value in record.settings.tags.items() if key not in gone}
         tags |= endpoint_config.read_tags(call.body.get("add_tags") or [], "add_tags")
         self._set(record, replace(record.settings, tags=tags))
-        return {"tags": endpoint_record.tags(tags)}
+        return {"tags": endpoint_record.tag_list(tags)}
 
-    def _limit(self, call: Call) -> Json:
+    def _limit(self, call: ApiCall) -> Json:
         record = self._may(call, "CAN_MANAGE")
         limits = endpoint_config.read_rate_limits(call.body.get("rate_limits") or [])
         self._set(record, replace(record.settings, rate_limits=limits))
         return {"rate_limits": limits}
 
-    def _gateway(self, call: Call) -> Json:
+    def _gateway(self, call: ApiCall) -> Json:
         record = self._may(call, "CAN_MANAGE")
         gateway = endpoint_config.read_gateway(call.body)
         self._set(record, replace(record.settings, ai_gateway=gateway))
         return gateway
 
-    def _notify(self, call: Call) -> Json:
+    def _notify(self, call: ApiCall) -> Json:
         record = self._may(call, "CAN_MANAGE")
         wanted = endpoint_config.read_object(call.body.get("email_notifications") or {}, "email_notifications")
         self._set(record, replace(record.settings, email_notifications=wanted))
         return {"name": record.name, "email_notifications": wanted}
 
-    def _telemetry(self, call: Call) -> Json:
+    def _telemetry(self, call: ApiCall) -> Json:
         record = self._may(call, "CAN_MANAGE")
         wanted = endpoint_config.read_object(call.body.get("telemetry_config") or {}, "telemetry_config")
         return self._show(self._set(record, replace(record.settings, telemetry_config=wanted)), call)
 
     # -- what can be read about one
 
-    def _metrics(self, call: Call) -> str:
-        return self._outside.metrics(self._may(call, "CAN_VIEW").name)
+    def _metrics(self, call: ApiCall) -> str:
+        return self._hooks.metrics(self._may(call, "CAN_VIEW").name)
 
-    def _openapi(self, call: Call) -> str:
-        return endpoint_record.openapi(self._may(call, "CAN_VIEW"))
+    def _openapi(self, call: ApiCall) -> str:
+        return endpoint_record.openapi_document(self._may(call, "CAN_VIEW"))
 
-    def _build_logs(self, call: Call) -> Json:
+    def _build_logs(self, call: ApiCall) -> Json:
         record, served = self._served(call)
         return {"logs": endpoint_record.build_log(record, served)}
 
-    def _logs(self, call: Call) -> Json:
+    def _logs(self, call: ApiCall) -> Json:
         record, served = self._served(call)
-        return {"logs": self._outside.logs(record.name, served)}
+        return {"logs": self._hooks.logs(record.name, served)}
 
-    def _served(self, call: Call) -> tuple[Record, str]:
+    def _served(self, call: ApiCall) -> tuple[Record, str]:
         record, served = self._may(call, "CAN_VIEW"), call.path["served"]
         if served not in endpoint_record.names(record):
             raise no_such_served(served, record.name)
@@ -312,28 +312,28 @@ class Endpoints:
 
     # -- who may
 
-    def _permissions(self, call: Call) -> Json:
+    def _permissions(self, call: ApiCall) -> Json:
         record = self._by_id(call, "CAN_VIEW")
         return permissions.described(record.id, record.settings.acl)
 
-    def _set_permissions(self, call: Call) -> Json:
+    def _set_permissions(self, call: ApiCall) -> Json:
         return self._replace_acl(call, keep=False)
 
-    def _add_permissions(self, call: Call) -> Json:
+    def _add_permissions(self, call: ApiCall) -> Json:
         return self._replace_acl(call, keep=True)
 
-    def _replace_acl(self, call: Call, *, keep: bool) -> Json:
+    def _replace_acl(self, call: ApiCall, *, keep: bool) -> Json:
         record = self._by_id(call, "CAN_MANAGE")
         acl = {**(record.settings.acl if keep else {}), **permissions.read_acl(call.body)}
         self._set(record, replace(record.settings, acl=acl))
         return permissions.described(record.id, acl)
 
-    def _levels(self, call: Call) -> Json:
+    def _levels(self, call: ApiCall) -> Json:
         self._by_id(call, "CAN_VIEW")
         about = permissions.ABOUT.items()
         return {"permission_levels": [{"permission_level": one, "description": text} for one, text in about]}
 
-    def _by_id(self, call: Call, wanted: str) -> Record:
+    def _by_id(self, call: ApiCall, wanted: str) -> Record:
         wanted_id = call.path["endpoint_id"]
         for record in self._records.values():
             if record.id == wanted_id:
@@ -343,12 +343,12 @@ class Endpoints:
 
     # -- common to them
 
-    def _may(self, call: Call, wanted: str) -> Record:
+    def _may(self, call: ApiCall, wanted: str) -> Record:
         record = self.find(call.path["name"])
         need(record.settings.acl, call.caller, wanted, record.name)
         return record
 
-    def _changeable(self, call: Call, done: str) -> Record:
+    def _changeable(self, call: ApiCall, done: str) -> Record:
         record = self._may(call, "CAN_MANAGE")
         if record.fixed:
             raise invalid(f"Endpoint '{record.name}' was made by the workspace itself and cannot be {done}")
@@ -360,7 +360,7 @@ class Endpoints:
         self._records[record.name] = record
         return record
 
-    def _show(self, record: Record, call: Call) -> Json:
+    def _show(self, record: Record, call: ApiCall) -> Json:
         now = self._now_ms()
         level = permissions.level(record.settings.acl, call.caller) or ""
         return endpoint_record.detailed(endpoint_record.settled(record, now), now, level)
@@ -374,7 +374,7 @@ def no_such_served(served: str, name: str) -> Problem:
     return missing(f"Served model with name '{served}' does not exist in endpoint '{name}'")
 
 
-def _first_settings(call: Call) -> EndpointSettings:
+def _first_settings(call: ApiCall) -> EndpointSettings:
     gateway = call.body.get("ai_gateway")
     return EndpointSettings(
         tags=endpoint_config.read_tags(call.body.get("tags") or []),

@@ -67,12 +67,12 @@ class Rates:
             self._counts[key] = Count(current.minute, current.calls, current.tokens + tokens)
 
     def changes(self, keys: Sequence[str]) -> list[Change]:
-        """What is to be kept of counters."""
+        """The counters as changes for the store."""
         changed = [(key, self._counts[key]) for key in keys if key in self._counts]
         return [Change("count", key, [one.minute, one.calls, one.tokens]) for key, one in changed]
 
     def forget(self, name: str) -> list[Change]:
-        """What is to be kept when an endpoint is gone."""
+        """The changes for the store when an endpoint is deleted."""
         gone = [key for key in self._counts if key.startswith(f"{name}/")]
         for key in gone:
             self._counts.pop(key, None)
@@ -97,7 +97,7 @@ def limits_of(record: Record) -> list[Mapping[str, object]]:
 
 
 def counts_tokens(record: Record) -> bool:
-    """Whether a limit of tokens wants to know what an answer used."""
+    """Whether the endpoint has a limit of tokens, so that answers must be counted."""
     return any("tokens" in limit for limit in limits_of(record))
 
 

@@ -14,7 +14,7 @@ from typing import cast
 
 from dbllm.local.access.permissions import SCOPE_LEVELS, Caller, need_scope, scope_level
 from dbllm.local.errors import Problem, invalid, malformed, missing, taken
-from dbllm.local.http.operations import TEXT, Call, Operation, object_schema, text_schema
+from dbllm.local.http.operations import TEXT, ApiCall, Operation, object_schema, text_schema
 from dbllm.local.json_values import Json
 from dbllm.local.storage.store import Change, Store
 
@@ -89,7 +89,7 @@ class Scopes:
 
     # -- scopes
 
-    def _create_scope(self, call: Call) -> Json:
+    def _create_scope(self, call: ApiCall) -> Json:
         scope = _body_name(call.body, "scope")
         if call.body.get("scope_backend_type") not in (None, "", "DATABRICKS"):
             raise Problem(400, "BAD_REQUEST", "A local workspace has no Azure Key Vault: use the DATABRICKS backend.")
@@ -106,11 +106,11 @@ class Scopes:
         self._secrets[scope] = {}
         return {}
 
-    def _list_scopes(self, call: Call) -> Json:
+    def _list_scopes(self, call: ApiCall) -> Json:
         visible = [scope for scope, acl in self._acls.items() if scope_level(acl, call.caller)]
         return {"scopes": [{"name": scope, "backend_type": "DATABRICKS"} for scope in visible]}
 
-    def _delete_scope(self, call: Call) -> Json:
+    def _delete_scope(self, call: ApiCall) -> Json:
         scope = self._permitted(_body_name(call.body, "scope"), call.caller, "MANAGE")
         gone = [Change("secret", f"{scope}/{key}", None) for key in self._secrets[scope]]
         self._store.commit(Change("scope", scope, None), *gone)
@@ -119,7 +119,7 @@ class Scopes:
 
     # -- secrets
 
-    def _put(self, call: Call) -> Json:
+    def _put(self, call: ApiCall) -> Json:
         scope, key = _body_name(call.body, "scope"), _body_name(call.body, "key")
         self._permitted(scope, call.caller, "WRITE")
         value = _value(call.body)
@@ -131,17 +131,17 @@ class Scopes:
         entries[key] = stored
         return {}
 
-    def _get(self, call: Call) -> Json:
+    def _get(self, call: ApiCall) -> Json:
         scope, key = _body_name(call.query, "scope"), _body_name(call.query, "key")
         self._permitted(scope, call.caller, "READ")
         return {"key": key, "value": self._stored_secret(scope, key)[0]}
 
-    def _list(self, call: Call) -> Json:
+    def _list(self, call: ApiCall) -> Json:
         scope = self._permitted(_body_name(call.query, "scope"), call.caller, "READ")
         listed = self._secrets[scope].items()
         return {"secrets": [{"key": key, "last_updated_timestamp": changed_ms} for key, (_, changed_ms) in listed]}
 
-    def _delete(self, call: Call) -> Json:
+    def _delete(self, call: ApiCall) -> Json:
         scope, key = _body_name(call.body, "scope"), _body_name(call.body, "key")
         self._permitted(scope, call.caller, "WRITE")
         self._stored_secret(scope, key)
@@ -151,7 +151,7 @@ class Scopes:
 
     # -- who may
 
-    def _put_acl(self, call: Call) -> Json:
+    def _put_acl(self, call: ApiCall) -> Json:
         wanted = call.body.get("permission")
         if wanted not in SCOPE_LEVELS:
             raise invalid(f"permission must be one of {', '.join(SCOPE_LEVELS)}")
@@ -159,23 +159,23 @@ class Scopes:
         self._set_acl(scope, {**self._acls[scope], principal: str(wanted)})
         return {}
 
-    def _get_acl(self, call: Call) -> Json:
+    def _get_acl(self, call: ApiCall) -> Json:
         scope, principal = self._acl_of(call, call.query)
         return {"principal": principal, "permission": self._entry(scope, principal)}
 
-    def _list_acls(self, call: Call) -> Json:
+    def _list_acls(self, call: ApiCall) -> Json:
         scope = self._permitted(_body_name(call.query, "scope"), call.caller, "MANAGE")
         return {
             "items": [{"principal": who, "permission": permission} for who, permission in self._acls[scope].items()]
         }
 
-    def _delete_acl(self, call: Call) -> Json:
+    def _delete_acl(self, call: ApiCall) -> Json:
         scope, principal = self._acl_of(call, call.body)
         self._entry(scope, principal)
         self._set_acl(scope, {who: permission for who, permission in self._acls[scope].items() if who != principal})
         return {}
 
-    def _acl_of(self, call: Call, fields: Mapping[str, object]) -> tuple[str, str]:
+    def _acl_of(self, call: ApiCall, fields: Mapping[str, object]) -> tuple[str, str]:
         principal = fields.get("principal")
         if not isinstance(principal, str) or not 0 < len(principal) <= 255:
             raise invalid("principal must be the name of a user, a group or a service principal")

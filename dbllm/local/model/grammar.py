@@ -103,7 +103,7 @@ def json_grammar(schema: object, where: str) -> str:
     Raises:
         Problem: 400, the schema is none, cannot be satisfied, or asks for what a grammar cannot promise.
     """
-    return as_grammar(bounded(schema, where))
+    return as_grammar(bound_schema(schema, where))
 
 
 def read_format(value: Mapping[str, object]) -> str | None:
@@ -125,7 +125,7 @@ def read_format(value: Mapping[str, object]) -> str | None:
     return json_grammar(inner["schema"], "response_format.json_schema.schema")
 
 
-def bounded(schema: object, where: str) -> Schema:
+def bound_schema(schema: object, where: str) -> Schema:
     """A schema of which every value also fits `schema`, and of which no value is endless.
 
     Raises:
@@ -135,14 +135,14 @@ def bounded(schema: object, where: str) -> Schema:
         try:
             return _Writer(schema, where, depth).schema(schema, (), "")
         except _EndlessError as error:
-            raise _bad(
+            raise _bad_schema(
                 where, "", "no value that ends fits it: it allows nothing, or needs itself inside itself"
             ) from error
         except RecursionError as error:
-            raise _bad(where, "", "it is nested too deeply") from error
+            raise _bad_schema(where, "", "it is nested too deeply") from error
         except _TooLargeError:
             pass  # recursion multiplies: one level less may do
-    raise _bad(where, "", f"it has more than {MAX_NODES} parts once its references are written out")
+    raise _bad_schema(where, "", f"it has more than {MAX_NODES} parts once its references are written out")
 
 
 def as_grammar(schema: Mapping[str, object]) -> str:
@@ -160,7 +160,7 @@ def text_grammar(text: str) -> str:
     return "%llguidance {}\nstart: " + json.dumps(text)
 
 
-def _bad(where: str, path: str, reason: str) -> Problem:
+def _bad_schema(where: str, path: str, reason: str) -> Problem:
     at = f" at '{path}'" if path else ""
     return bad_request(f"the schema in '{where}' cannot be used{at}: {reason}")
 
@@ -178,7 +178,7 @@ class _Writer:
         self._nodes = 0
 
     def _bad(self, path: str, reason: str) -> Problem:
-        return _bad(self._where, path, reason)
+        return _bad_schema(self._where, path, reason)
 
     def schema(self, schema: object, inside: tuple[str, ...], path: str) -> Schema:
         self._nodes += 1
@@ -231,9 +231,9 @@ class _Writer:
                 if name not in ASSERTIONS or name not in merged or merged[name] == value:
                     merged[name] = value
                 elif name == "type":
-                    merged[name] = [kind for kind in _listed(merged[name]) if kind in _listed(value)]
+                    merged[name] = [kind for kind in _as_list(merged[name]) if kind in _as_list(value)]
                 elif name == "required" and isinstance(value, list):
-                    merged[name] = list(dict.fromkeys([*_listed(merged[name]), *value]))
+                    merged[name] = list(dict.fromkeys([*_as_list(merged[name]), *value]))
                 elif name == "properties" and isinstance(value, dict) and isinstance(merged[name], dict):
                     merged[name] = {
                         key: {"allOf": [merged[name][key], value[key]]}
@@ -277,13 +277,13 @@ class _Writer:
         if "const" in schema:
             values = [value for value in values if value == schema["const"]]
         if "type" in schema:
-            values = [value for value in values if any(_is(value, kind) for kind in _listed(schema["type"]))]
+            values = [value for value in values if any(_is(value, kind) for kind in _as_list(schema["type"]))]
         if not values:
             raise _EndlessError
         return {"enum": values}
 
     def _typed(self, schema: Schema, inside: tuple[str, ...], path: str) -> Schema:
-        kinds = _listed(schema["type"]) if "type" in schema else _implied(schema)
+        kinds = _as_list(schema["type"]) if "type" in schema else _implied(schema)
         if not kinds or not all(kind in JSON_TYPES for kind in kinds):
             raise self._bad(path, f"'type' must be one of {', '.join(JSON_TYPES)}; got {schema.get('type')!r}")
         if len(kinds) > 1:
@@ -388,7 +388,7 @@ def _assertions(schema: Schema, without: str) -> Schema:
     return {name: value for name, value in schema.items() if name in ASSERTIONS and name != without}
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 

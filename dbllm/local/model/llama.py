@@ -286,7 +286,7 @@ def read_chunk(job: int, chunk: Mapping[str, Any]) -> Piece | None:
 
 
 def read_refusal(answer: object) -> EngineRefused | None:
-    """The read_refusal in an answer of llama.cpp, or None if it is not one."""
+    """The engine's refusal that an answer of llama.cpp holds, or None."""
     error = answer.get("error") if isinstance(answer, dict) else None
     if error is None:
         return None

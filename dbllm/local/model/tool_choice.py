@@ -53,7 +53,7 @@ class ToolChooser:
         return offer.tools[best] if offer.required or scores[best] >= THRESHOLD else None
 
     async def check(self, grammar: str) -> None:
-        """Make sure that llama.cpp enforces a grammar: one that it cannot compile it drops without a word.
+        """Make sure that llama.cpp enforces a grammar: it silently drops one that it cannot compile.
 
         Raises:
             Problem: 400, it does not.

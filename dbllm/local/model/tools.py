@@ -84,7 +84,7 @@ def read_tools(value: object) -> tuple[Tool, ...]:
         raise bad_request(f"field 'tools' must be a list, got {json_type(value)}")
     if len(value) > MAX_TOOLS:
         raise bad_request(f"field 'tools' has {len(value)} tools, {MAX_TOOLS} are the most")
-    tools = tuple(_tool(f"tools[{number}]", one) for number, one in enumerate(value))
+    tools = tuple(_read_tool(f"tools[{number}]", one) for number, one in enumerate(value))
     names = [tool.name for tool in tools]
     for name in names:
         if names.count(name) > 1:
@@ -92,7 +92,7 @@ def read_tools(value: object) -> tuple[Tool, ...]:
     return tools
 
 
-def _tool(where: str, value: object) -> Tool:
+def _read_tool(where: str, value: object) -> Tool:
     if not isinstance(value, dict) or value.get("type") != "function" or not isinstance(value.get("function"), dict):
         raise bad_request(f"'{where}' must be an object with 'type': 'function' and a 'function'")
     return function_tool(f"{where}.function", value["function"])
@@ -191,7 +191,7 @@ def still_to_call(offer: ToolOffer, called: Sequence[str]) -> ToolOffer:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
+class PastCall:
     """A call that an assistant message of the conversation made."""
 
     id: str
@@ -199,7 +199,7 @@ class ToolCall:
     arguments: str
 
 
-def read_calls(where: str, value: object) -> tuple[ToolCall, ...]:
+def read_calls(where: str, value: object) -> tuple[PastCall, ...]:
     """The `tool_calls` of an assistant message.
 
     Raises:
@@ -215,17 +215,17 @@ def read_calls(where: str, value: object) -> tuple[ToolCall, ...]:
         name, arguments = function.get("name"), function.get("arguments")
         if not isinstance(name, str) or not isinstance(arguments, str):
             raise bad_request(f"'{where}[{number}].function' must have the strings 'name' and 'arguments'")
-        calls.append(ToolCall(one["id"], name, arguments))
+        calls.append(PastCall(one["id"], name, arguments))
     return tuple(calls)
 
 
-def assistant_message(text: str, calls: Sequence[ToolCall]) -> Message:
+def assistant_message(text: str, calls: Sequence[PastCall]) -> Message:
     """An assistant message with calls, as the model reads it."""
     sentences = [f"I call {call.name}({call.arguments})." for call in calls]
     return {"role": "assistant", "content": "\n".join([text, *sentences] if text else sentences)}
 
 
-def result_message(call: ToolCall, text: str) -> Message:
+def result_message(call: PastCall, text: str) -> Message:
     """A tool message, as the model reads it: its template knows no tools, so it comes from the user."""
     return {"role": "user", "content": f"The result of {call.name} is: {text}"}
 

@@ -72,7 +72,7 @@ def identity(folder: Path | None, token: str | None) -> Iterator[Identity]:
     except OSError as error:
         raise LocalError(f"The state folder {folder} cannot be used: {error}.") from error
     try:
-        yield _with_token(_load(folder / IDENTITY_FILE), token)
+        yield _with_token(_load_identity(folder / IDENTITY_FILE), token)
     finally:
         holding.__exit__(None, None, None)
 
@@ -81,7 +81,7 @@ def _with_token(one: Identity, token: str | None) -> Identity:
     return replace(one, token=token) if token is not None else one
 
 
-def _load(path: Path) -> Identity:
+def _load_identity(path: Path) -> Identity:
     try:
         return _read(path)
     except FileNotFoundError:

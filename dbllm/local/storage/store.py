@@ -1,7 +1,7 @@
 """What a workspace remembers: JSON values by kind and key in one SQLite file, sealed by the vault.
 
 A commit is on the disk when it returns (write-ahead log, synchronous=FULL), so whatever was acknowledged after it
-survives a `kill -9` and a power cut. The rooms above keep their values in memory and commit before they change them.
+survives a `kill -9` and a power cut. Its users keep their values in memory, and commit before they change them.
 One thread uses a store at a time.
 """
 

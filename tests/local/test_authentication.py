@@ -7,8 +7,8 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from dbllm.local.access.authentication import AuthMiddleware
 from dbllm.local.access.permissions import Caller
-from dbllm.local.http.middleware import AuthMiddleware
 
 OWNER = Caller("me", admin=True)
 
