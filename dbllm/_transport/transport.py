@@ -121,6 +121,7 @@ class Transport:
         try:
             if (body := await stream.whole_body(call.deadline)) is not None:
                 whole = Raw(exchange.status, exchange.headers, body)
+                del body  # a server may repeat the credential, which a traceback with local variables would show
                 return OpenStream(self._raise_for_status(whole, call, sent))
             if not await stream.read_event(call.deadline):
                 raise stream.interrupted("the stream ended before its first event")
@@ -140,7 +141,9 @@ class Transport:
     def _raise_for_status(self, raw: Raw, call: Call, sent: Mapping[str, str]) -> Raw:
         if 200 <= raw.status < 300:
             return raw
-        raise status_error(redact(raw, sent, call.path), wall=self.backend.wall_clock(), url=self.host + call.logged)
+        raise status_error(
+            redact(raw, sent, call.path), wall=self.backend.wall_clock(), url=(call.origin or self.host) + call.logged
+        )
 
     async def _send_observed(self, call: Call, send: Send[InfoT]) -> InfoT:
         """One attempt, followed by a call of the hook `on_attempt`."""
