@@ -97,7 +97,9 @@ def test_a_server_stops_although_a_connection_never_said_a_word() -> None:
 
 
 @pytest.mark.parametrize(
-    ("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("utf-8", bytes)], ids=["gzip", "deflate", "none"]
+    ("coding", "pack"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress), ("utf-8", bytes)],
+    ids=["gzip", "deflate", "none"],
 )
 def test_a_compressed_request_is_read_as_if_it_were_not(
     http: httpx.Client, driver: DriverServer, coding: str, pack: Callable[[bytes], bytes]
