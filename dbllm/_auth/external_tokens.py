@@ -43,10 +43,11 @@ def cli_login(program: str, host: str, profile: str | None) -> Fetch:
 
 def _cli_token(program: str, chosen: list[str], seconds: float, wall: float) -> tuple[Secret, float] | APIError:
     """(token, seconds of life), or why there is none; not raised here, where local variables hold the token."""
-    command = [program, "auth", "token", *chosen]
+    command, output = [program, "auth", "token", *chosen], b""
     hint = f"Log in: databricks auth login {' '.join(chosen)}."
     try:
         done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds)
+        output = done.stdout
         said = (done.stderr or (done.stdout if done.returncode else b"")).decode("utf-8", "replace")
         flaw = f"the Databricks CLI has no token: {_complaint(said)}" if done.returncode else ""
         if _LEGACY.search(said) and done.returncode:
@@ -58,7 +59,7 @@ def _cli_token(program: str, chosen: list[str], seconds: float, wall: float) -> 
         flaw = f"the Databricks CLI has no token: it cannot be started ({error.strerror})"
     try:
         if not flaw:
-            content = _first_object(done.stdout.decode("utf-8-sig"))
+            content = _first_object(output.decode("utf-8-sig"))
             moment = datetime.fromisoformat(_FRACTION.sub(r".\1", content["expiry"]).replace("Z", "+00:00"))
             moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
             if (life := moment.timestamp() - wall) > 0:

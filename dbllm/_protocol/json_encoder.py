@@ -58,7 +58,8 @@ def _plain_time(value: Any, kind: str) -> Any:
     """As `_jsonable`; numpy's own `tolist` gives counts of nanoseconds for some of these."""
     if getattr(value, "ndim", 0) or (kind == "V" and value.dtype.names):
         return list(value)
-    if kind != "V" and (text := str(value)) == "NaT":
+    text = str(value)
+    if text == "NaT":
         return None
     if kind != "M":
         advice = "; divide it by numpy.timedelta64(1, 's') for seconds" if kind == "m" else ""
