@@ -50,6 +50,7 @@ class AsyncioSocket:
         self._loop = asyncio.get_running_loop()
         self._races = isinstance(self._loop, asyncio.BaseEventLoop)  # uvloop tries one address after the other
         self._transport: Any = None
+        self._plain: Any = None  # the transport beneath TLS; without TLS, the same
         self._pieces: deque[bytes] = deque()
         self._held = 0
         self._poll: Callable[[float], object] | None = None
@@ -107,14 +108,16 @@ class AsyncioSocket:
 
     @property
     def is_idle(self) -> bool:
-        if self._ended is not None or self._pieces or self._transport.get_write_buffer_size():
+        if self._ended is not None or self._pieces:
+            return False
+        if self._transport.get_write_buffer_size() or self._plain.get_write_buffer_size():
             return False
         if self._poll is None:
             self._poll = poller(self._transport.get_extra_info("socket"))
         return not self._poll(0)  # what the kernel has, and the loop has not had a turn to read
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = self._plain = transport
 
     def data_received(self, data: bytes) -> None:
         self._pieces.append(data)

@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -81,31 +82,42 @@ def quietly(play: Callable[[Peer], None]) -> Callable[[Peer], None]:
     return played
 
 
-def tried(kind: str, host: str, times: int, **options: Any) -> list[Any]:
+def tried(kind: str, host: str, times: int, body: Any = None, pause: Any = None, **options: Any) -> list[Any]:
     """What calls one after another gave: answers, or the kinds of errors."""
     given: list[Any] = []
+    verb = "GET" if body is None else "POST"
+    options = {"retry": ONCE, "timeout": 3, **options}
 
-    async def body() -> None:
-        async with dbllm.AsyncClient(host, "t", retry=ONCE, timeout=3, **options) as client:
+    def between() -> None:
+        if pause is not None:
+            pause()
+
+    async def calls() -> None:
+        async with dbllm.AsyncClient(host, "t", **options) as client:
             for _ in range(times):
                 try:
-                    given.append(await client.request("GET", "/x"))
+                    given.append(await client.request(verb, "/x", json=body))
                 except dbllm.APIError as error:
                     given.append(type(error))
+                between()
 
     if kind == "uvloop":
         uvloop = pytest.importorskip("uvloop")
         loop = uvloop.new_event_loop()
         try:
-            loop.run_until_complete(body())
+            loop.run_until_complete(calls())
         finally:
             loop.close()
     elif kind == "sync":
-        with dbllm.Client(host, "t", retry=ONCE, timeout=3, **options) as client:
+        with dbllm.Client(host, "t", **options) as client:
             for _ in range(times):
-                given.append(client.request("GET", "/x"))
+                try:
+                    given.append(client.request(verb, "/x", json=body))
+                except dbllm.APIError as error:
+                    given.append(type(error))
+                between()
     else:
-        run(kind, body)
+        run(kind, calls)
     return given
 
 
@@ -185,3 +197,117 @@ def test_the_next_address_is_tried_where_one_refuses(serve, monkeypatch):
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", one)) for one in (1, port)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     assert tried("sync", server.host, 1) == ["hello"]
+
+
+# --- a request that takes long to send --------------------------------------------------------------------------------
+
+LARGE = "x" * 6_000_000
+TOO_LARGE = b'{"message": "too large"}'
+
+
+def secured(peer: Peer, certificate: Path | None) -> tuple[Callable[[int], bytes], Callable[[bytes], None]]:
+    """How a script reads and writes, over TLS where there is a certificate."""
+    if certificate is None:
+        return peer.sock.recv, peer.send
+    server = Secured(peer, certificate)
+
+    def write(data: bytes) -> None:
+        server.tls.write(data)
+        server.flush()
+
+    return lambda size: server.do(lambda: server.tls.read(size)), write
+
+
+@pytest.fixture(params=["plain", pytest.param("tls", marks=needs_openssl)])
+def security(request: pytest.FixtureRequest) -> Path | None:
+    return request.getfixturevalue("certificate") if request.param == "tls" else None
+
+
+def address(server: Any, security: Path | None) -> tuple[str, dict[str, Any]]:
+    return (
+        (server.host, {}) if security is None else (server.host.replace("http:", "https:"), {"verify": str(security)})
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_is_taken_while_the_request_is_still_sent(serve, security, kind):
+    """The server reads no further, and leaves the connection open: the rest of the request never goes."""
+
+    def refusing(peer: Peer) -> None:
+        read, write = secured(peer, security)
+        read(1000)
+        write(head(413, len(TOO_LARGE)) + TOO_LARGE)
+        peer.wait()
+
+    server = serve(quietly(refusing))
+    host, options = address(server, security)
+    began = time.monotonic()
+    assert tried(kind, host, 2, LARGE, timeout=30, **options) == [dbllm.RequestTooLargeError] * 2
+    assert time.monotonic() - began < 15
+    server.go.set()
+    assert server.connections == 2  # half a request lies on the first one
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_interim_answers_do_not_stop_the_sending(serve, security, kind):
+    def hinting(peer: Peer) -> None:
+        read, write = secured(peer, security)
+        seen = b""
+        while b"\r\n\r\n" not in seen:
+            seen += read(1000)
+        write(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Hints\r\nlink: x\r\n\r\n")
+        size = len(seen.partition(b"\r\n\r\n")[2])
+        while size < len(LARGE) + 2:
+            size += len(read(65536))
+        write(head(length=len(str(size))) + str(size).encode())
+        peer.wait()
+
+    server = serve(quietly(hinting))
+    host, options = address(server, security)
+    assert tried(kind, host, 1, LARGE, timeout=30, **options) == [len(LARGE) + 2]
+    server.go.set()
+
+
+@pytest.mark.parametrize("engine", ["h11", "httpx"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_slow_steady_receiver_does_not_get_more_than_the_calls_time(serve, security, kind, engine):
+    def slow(peer: Peer) -> None:
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        read, _ = secured(peer, security)
+        while read(65536) and not peer.server.go.wait(0.03):
+            pass
+
+    server = serve(quietly(slow))
+    host, options = address(server, security)
+    began = time.monotonic()
+    assert tried(kind, host, 1, "x" * 15_000_000, timeout=0.5, engine=engine, **options) == [dbllm.APITimeoutError]
+    assert time.monotonic() - began < 2.5
+    server.go.set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_that_nobody_asked_for_is_seen_before_the_loop_has_read_it(serve, security, kind):
+    """It lies in the kernel: the program computed meanwhile, and no loop had a turn."""
+    come = threading.Event()
+
+    def extra(peer: Peer) -> None:
+        read, write = secured(peer, security)
+        seen = b""
+        while b"\r\n\r\n" not in seen:
+            seen += read(1000)
+        write(head(length=6) + b'"mine"')
+        peer.server.go.wait(5)
+        write(head(length=10) + b'"smuggled"')
+        come.set()
+        read(1)
+
+    server = serve(quietly(extra))
+    host, options = address(server, security)
+
+    def computes() -> None:
+        server.go.set()
+        assert come.wait(5)
+        threading.Event().wait(0.05)  # the segment is on its way for a moment, also on loopback
+
+    assert tried(kind, host, 2, pause=computes, **options) == ["mine"] * 2
+    assert server.connections == 2
