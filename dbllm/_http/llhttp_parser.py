@@ -23,7 +23,6 @@ class LlhttpParser:
         self._parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)  # as h11 has it
         self._head = HeadBuffer()
         self._body: list[bytes] = []
-        self._clean = True  # nothing has come that no request asked for
         self._waits = False  # for an answer
         self._start("")
 

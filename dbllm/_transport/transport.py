@@ -106,7 +106,8 @@ class Transport:
         try:
             raw = await pool.send(self._request(call, sent))
         except APIError as error:
-            raise _redacted(error, sent, call.path) from error.__cause__
+            _redact_bytes(error, sent, call.path)
+            raise
         return CallInfo(self._raise_for_status(raw, call, sent))
 
     async def _open_once(self, call: Call, sent: Mapping[str, str]) -> OpenStream:
@@ -114,7 +115,8 @@ class Transport:
         try:
             exchange = await pool.open(self._request(call, sent))
         except APIError as error:
-            raise _redacted(error, sent, call.path) from error.__cause__
+            _redact_bytes(error, sent, call.path)
+            raise
         stream = OpenStream(Raw(exchange.status, exchange.headers), exchange=exchange)
         try:
             if (body := await stream.whole_body(call.deadline)) is not None:
@@ -153,7 +155,7 @@ class Transport:
 
     async def _tell(self, call: Call, began: float, raw: Raw | None, error: APIError | None = None) -> None:
         seconds, request_id = self.backend.clock() - began, raw.request_id if raw else None
-        status = raw.status if raw else None
+        status = (raw.status or None) if raw else None
         attempt = Attempt(call.method, call.logged, call.attempt, seconds, status, request_id, error)
         hook = self.on_attempt
         try:
@@ -183,10 +185,9 @@ class Transport:
         return made[2]
 
 
-def _redacted(error: APIError, sent: Mapping[str, str], path: str) -> APIError:
-    """An error whose raw bytes do not repeat what was sent."""
+def _redact_bytes(error: APIError, sent: Mapping[str, str], path: str) -> None:
+    """What came of an answer, before it failed, may repeat what was sent."""
     error.raw = error.raw and redact(error.raw, sent, path)
-    return error
 
 
 @lru_cache

@@ -93,6 +93,27 @@ async def test_a_body_that_is_shorter_than_promised_is_never_a_success(make, ser
     assert caught.value.raw.status == 200
 
 
+async def test_an_error_of_the_connection_has_the_bytes_that_came(make, serve):
+    sized, chunked = head(length=50), b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    for sent, kept in (
+        (sized + b'{"a": 1}', b'{"a": 1}'),
+        (chunked + chunk(b'{"a": ') + b"zz\r\n", b'{"a": '),
+        (chunked + chunk(b'{"a": ') + chunk(b"1"), b'{"a": 1'),
+        (b"220 mail.example.com ESMTP\r\n", b"220 mail.example.com ESMTP\r\n"),
+        (b"HTTP/1.1 200 OK\r\ncontent-le", b"HTTP/1.1 200 OK\r\ncontent-le"),
+    ):
+
+        def broken(peer: Peer, sent: bytes = sent) -> None:
+            peer.request()
+            peer.send(sent)
+
+        async with make(serve(broken).host, retry=ONCE) as client:
+            with pytest.raises(dbllm.APIConnectionError) as caught:
+                await client.request("POST", "/x", json={})
+        assert caught.value.raw.body == kept
+        assert caught.value.status == (None if b"220" in sent or sent.endswith(b"-le") else 200)
+
+
 async def test_interim_answers_are_skipped(make, serve):
     def hints(peer: Peer) -> None:
         peer.request()

@@ -9,7 +9,7 @@ from typing import Any
 import anyio.lowlevel
 import httpx
 import pytest
-from support.loopback import Peer, chunk, frame, streaming
+from support.loopback import Peer, chunk, frame, head, streaming
 from support.modes import Clock, permits, together, waited
 from support.samples import HELLO, chat_answer, completion_answer, piece, route, sent, speaks, sse
 
@@ -105,7 +105,18 @@ async def test_null_and_missing_and_listed_content_is_survived(make, wire):
 
 @pytest.mark.parametrize(
     "odd",
-    [b"data:\n\n", b"data: \n\n", b": keep-alive\n\n", b"\n\n\n", b"event: ping\ndata: {}\n\n", b"id: 3\nretry: 5\n\n"],
+    [
+        *(
+            b"data:\n\n",
+            b"data: \n\n",
+            b": keep-alive\n\n",
+            b"\n\n\n",
+            b"event: ping\ndata: {}\n\n",
+            b"id: 3\nretry: 5\n\n",
+        ),
+        *(b"data: : keepalive\n\n", b"event: ping\ndata: 2026-11-25 10:00:00\n\n", b"event: keepalive\ndata: null\n\n"),
+        *(b"data: ping\n\n", b"data: null\n\n", b"data: 2026-11-25T10:00:00Z\n\n", b"event: heartbeat\ndata: x\n\n"),
+    ],
 )
 async def test_what_keeps_a_stream_alive_is_no_chunk_with_text(make, wire, odd):
     route(wire).mock(return_value=sse(odd, piece("a"), odd, piece("b", "stop"), odd, "[DONE]"))
@@ -517,6 +528,82 @@ async def test_closing_a_stream_ends_its_waiting_reader(make, serve, colour):
         assert results[1] is None
         assert permits(client) == 0
         await waited(colour, server.wait_gone, 0)
+
+
+TYPES = ["text/plain; charset=utf-8", "application/json, text/event-stream", "application/octet-stream", ""]
+TYPES += ["application/x-ndjson", "application/json", "text/event-stream"]
+
+
+@pytest.mark.parametrize("size", [1, 5, 10**6])
+async def test_an_event_stream_is_read_whatever_type_it_says_it_has(make, serve, size):
+    body = b": hello\n\n" + sse(*HELLO).content
+    wrong: list[str] = []
+    for kind in TYPES:
+
+        def typed(peer: Peer, kind: str = kind) -> None:
+            while peer.request():
+                peer.send(head(length=len(body), content_type=kind))
+                for at in range(0, len(body), size):
+                    peer.send(body[at : at + size])
+
+        server = serve(typed)
+        async with make(server.host, retry=ONCE) as client:
+            for _ in range(2):
+                said = [chunk.text async for chunk in client.endpoint("ep", task="chat").stream_chat("hi")]
+                if said != ["Hel", "lo"]:
+                    wrong.append(f"{kind}: {said}")
+        assert server.connections == 1
+    assert wrong == []
+
+
+async def test_a_whole_answer_that_says_it_is_an_event_stream_is_one_chunk(make, wire):
+    for kind in (*TYPES, "application/json"):
+        route(wire).respond(200, json=chat_answer(), headers={"content-type": kind})
+        async with make() as client:
+            assert (await client.endpoint("ep").stream_chat("hi").final()).text == "Hi there", kind
+
+
+@pytest.mark.parametrize("tail", [b"data: [DONE]", b"data: [DONE]\n", b"data:[DONE]\r\n"])
+@pytest.mark.parametrize("framed", [True, False])
+async def test_done_needs_no_empty_line_after_it(make, serve, tail, framed):
+    body = sse(piece("Hel"), piece("lo")).content + tail
+
+    def play(peer: Peer) -> None:
+        peer.request()
+        start = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+        peer.send(start + (b"content-length: %d\r\n" % len(body) if framed else b"") + b"\r\n" + body)
+
+    async with make(serve(play).host, retry=ONCE) as client:
+        assert (await client.endpoint("ep").stream_chat("hi").final()).text == "Hello"
+
+
+async def test_a_failed_stream_has_the_bytes_that_came(make, wire):
+    for events, expected in (
+        ((piece("Hel"), "no json"), b"data: no json\n\n"),
+        ((piece("Hel"),), b"Hel"),
+        ((piece("Hel"), b'data: {"error": "boom"}\n\n'), b"boom"),
+        (({"error": "boom"},), b"boom"),
+        ((b": only a comment\n\n",), b": only a comment"),
+    ):
+        route(wire).mock(return_value=sse(*events))
+        async with make(retry=ONCE) as client:
+            with pytest.raises((dbllm.APIResponseError, dbllm.StreamInterruptedError)) as caught:
+                await client.endpoint("ep").stream_chat("hi").final()
+        assert expected in caught.value.raw.body
+
+
+async def test_a_server_that_never_stops_after_done_is_left(make, serve):
+    def endless(peer: Peer) -> None:
+        while not peer.gone.is_set():
+            peer.send(chunk(b": still here\n\n"))
+            peer.server.go.wait(0.01)
+
+    server = serve(streaming(*HELLO, then=endless))
+    async with make(server.host) as client:
+        began = time.monotonic()
+        assert (await client.endpoint("ep").stream_chat("hi").final()).text == "Hello"
+        assert time.monotonic() - began < 3
+        assert permits(client) == 0
 
 
 async def test_an_answer_that_is_no_stream_and_no_json_says_so(make, wire):

@@ -330,3 +330,90 @@ def test_twice_the_input_takes_about_twice_the_time(make: Callable[[int], list[b
         if ratio <= 2.6:
             return
     pytest.fail(f"twice the input took {ratio:.1f} times the time")
+
+
+# --- what servers send beside the format ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 3, 10**6])
+def test_an_announced_end_needs_no_empty_line(size: int) -> None:
+    for tail in (b"data: [DONE]", b"data: [DONE]\n", b"data:[DONE]\r\n", b"data: [DONE] \r", b"event: x\ndata: [DONE]"):
+        text = b'data: {"a": 1}\n\n' + tail
+        decoder = Decoder()
+        events = [event for at in range(0, len(text), size) for event in decoder.feed(text[at : at + size])]
+        events += decoder.end()
+        assert [event.data.strip() for event in events] == [b'{"a": 1}', b"[DONE]"], tail
+        assert not decoder.pending
+
+
+def test_the_end_of_the_body_completes_nothing_else() -> None:
+    for tail in (
+        b'data: {"a": 1}',
+        b'data: {"a": 1}\n',
+        b"data: [DON",
+        b"data",
+        b": bye",
+        b"event: x\n",
+        b"data: x[DONE]",
+    ):
+        decoder = Decoder()
+        assert decoder.feed(tail) + decoder.end() == [], tail
+
+
+ALIVE: list[tuple[bytes, str]] = [
+    *((word, "") for word in (b"", b"  ", b":", b": keepalive", b":keep-alive", b": a comment\nin two lines")),
+    *((word, "") for word in (b"ping", b"PING", b"pong", b"[PING]", b"ping 12", b"keepalive", b"keep-alive", b"null")),
+    *((word, "") for word in (b"keep alive", b"KEEP_ALIVE", b"heartbeat", b"heart-beat", b"hb", b"noop", b"<ping>")),
+    *((date, "") for date in (b"2026-11-25 10:00:00.123", b"2026-11-25T10:00:00Z", b"2026-11-25T10:00:00.1+01:00")),
+    *((date, "") for date in (b"Wed, 25 Nov 2026 10:00:00 GMT", b"1795600800", b"1795600800123", b"1795600800.25")),
+    *((b"2026-11-25 10:00:00", kind) for kind in ("ping", "keepalive", "keep-alive", "heartbeat", "PING")),
+    *((data, "ping") for data in (b"{}", b'{"type": "ping"}', b'"x"', b"any words")),
+]
+PIECES: list[tuple[bytes, str]] = [
+    *((data, "") for data in (b"{}", b'{"type": "ping"}', b'"ping"', b'"2026-11-25"', b"[DONE]", b"[1]", b"[]")),
+    *((data, "") for data in (b"3", b"true", b"no json", b"pinging", b"ping the host", b"alive and well", b"2026")),
+    *((data, "message") for data in (b"{}", b'"a"', b"word")),
+    *((data, "error") for data in (b"ping", b"null", b": x", b"")),
+]
+
+
+def test_a_keep_alive_in_any_form_is_no_piece_of_the_answer() -> None:
+    assert [one for one in ALIVE if not sse.is_keep_alive(Event(*one))] == []
+
+
+def test_what_may_be_a_piece_of_the_answer_is_no_keep_alive() -> None:
+    assert [one for one in PIECES if sse.is_keep_alive(Event(*one))] == []
+
+
+def test_a_hostile_event_is_told_in_no_time() -> None:
+    began = time.perf_counter()
+    for data in (b"2026-11-25 10:00:" + b"0" * 10**6, b"ping" + b" " * 10**6 + b"x", b"<" * 10**6, b"1" * 10**6):
+        sse.is_keep_alive(Event(data))
+    assert time.perf_counter() - began < 2
+
+
+TYPES = ["", "text/plain; charset=utf-8", "application/json", "application/octet-stream", "application/x-ndjson"]
+TYPES += ["text/event-stream", "Text/Event-Stream; charset=utf-8", "application/json, text/event-stream"]
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+def test_the_first_bytes_say_whether_a_body_is_an_event_stream(content_type: str) -> None:
+    events = [
+        b"data: x",
+        b"data:{",
+        b": hello",
+        b":",
+        b"event: x",
+        b"id: 1",
+        b"retry: 5",
+        b"\n\r\n data:",
+        b"\xef\xbb\xbfdata:",
+    ]
+    whole = [b"{", b'{"data": 1}', b"[1", b'"data: x"', b"<html>", b'\n {"a"', b"<!doctype"]
+    assert [sse.is_event_stream(content_type, start) for start in events] == [True] * len(events)
+    assert [sse.is_event_stream(content_type, start) for start in whole] == [False] * len(whole)
+    typed = content_type.lower().startswith("text/event-stream")
+    for start in (b"", b"d", b"dat", b"event", b"\n", b"i"):  # not known yet, where the type does not say it
+        assert sse.is_event_stream(content_type, start) is (True if typed else None)
+    for start in (b"dog", b"datum", b"hello", b"5", b"\n" * 2000):
+        assert sse.is_event_stream(content_type, start) is typed
