@@ -46,7 +46,18 @@ ENTRIES = {"__init__", "__main__"}  # may import anything, when it is needed
 
 MOST_LINES_OF_A_FILE = 250
 MOST_LINES_OF_AN_EXTRA = 350
-MOST_LINES = 4673  # of the whole core; it grows only by what a commit names
+MOST_LINES = {  # of the whole core: what it was in one folder, and what each change since has added
+    "the core before the packages": 4673,
+    "imports of more files": 187,
+    "generate, and Completion for every kind of endpoint": 49,
+    "on_attempt": 48,
+    "a pool and credentials for each origin": 32,
+    "pickles by public paths": 20,
+    "Client and Stream wrap their async twins and name themselves; httpcore is imported late": 129,
+    "who may be sent twice; what others read and dbllm lost; deadlines of uploads": 300,
+    "credentials that left their place; errors that said the wrong thing": 340,
+    "streams, structured output and answers of servers that number nothing": 380,
+}
 
 MODULES = {  # dotted name below dbllm: its file
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -259,7 +270,7 @@ def test_files_are_short() -> None:
 
 def test_the_core_is_short() -> None:
     counts = {name: lines_of_code(MODULES[name]) for name in CORE}
-    assert sum(counts.values()) <= MOST_LINES, counts
+    assert sum(counts.values()) <= sum(MOST_LINES.values()), counts
 
 
 def test_every_file_says_in_its_first_line_what_it_is_for() -> None:

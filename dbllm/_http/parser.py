@@ -45,9 +45,9 @@ class HeadBuffer:
         if before:
             self._kept += data
         whole: bytes | bytearray = self._kept if before else data
-        if before < 5 and not whole.startswith(b"HTTP/"):
+        if not before and whole[0] < 33:
             whole = whole.lstrip(b"\r\n")  # some servers end a body with a line break too many
-            if not b"HTTP/".startswith(bytes(whole[:5])):
+            if whole and whole[0] < 33:  # a TLS alert, say
                 raise ConnectionError("the answer is no HTTP")
         blank = _BLANK.search(whole, max(0, before - 2), MAX_HEAD)
         if blank is None:

@@ -135,11 +135,11 @@ async def test_what_is_no_http_is_said_without_the_bytes_that_came(make, serve):
 
 
 async def test_bytes_that_are_surely_no_http_are_not_waited_for(make, serve):
-    """Such as a TLS alert, or the greeting of another protocol: no end of a head will come."""
+    """Such as a TLS alert: no end of a head will come."""
 
     def other(peer: Peer) -> None:
         peer.request()
-        peer.send(b"220 mail.example.com ESMTP\r\n")
+        peer.send(b"\x15\x03\x01\x00\x02\x02\x46")
         peer.wait_gone()
 
     async with make(serve(other).host, retry=ONCE) as client:

@@ -93,8 +93,7 @@ class TestMaking:
                 await client.endpoints.create("my-chat", CONFIG)
 
     @pytest.mark.parametrize(
-        ("lost", "hinted"),
-        [(httpx.ReadError("reset"), True), (httpx.Response(503), True), (httpx.Response(429), False)],
+        ("lost", "hinted"), [(httpx.Response(502), True), (httpx.Response(503), True), (httpx.Response(429), False)]
     )
     async def test_a_name_taken_by_an_attempt_whose_answer_was_lost_says_so(
         self, make: Any, wire: respx.MockRouter, clock: Any, lost: Any, hinted: bool
