@@ -117,8 +117,8 @@ class _Message:
             self.calls.append(known)
         known.id, known.name = known.id or own_id, known.name or name
         known.arguments += text
-        if own_id != known.id:
-            call.id = None
+        if call.id is not None:
+            call.id = own_id if own_id == known.id else None
         extra["index"] = known.place
 
     def _call_of(self, own_id: str | None, index: int | None, name: str) -> _CallState | None:

@@ -101,8 +101,9 @@ class DatabricksEmbeddings(WorkspaceModel, Embeddings):
         if isinstance(texts, (str, bytes)):
             raise TypeError(f"embedding takes a list of texts, not one {type(texts).__name__}: use embed_query for it.")
         texts = list(texts)
-        if wrong := next((text for text in texts if not isinstance(text, str)), None):
-            raise TypeError(f"embedding takes texts (str), not {type(wrong).__name__}.")
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"embedding takes texts (str), not {type(text).__name__}.")
         return [texts[first : first + self.chunk_size] for first in range(0, len(texts), self.chunk_size)]
 
 

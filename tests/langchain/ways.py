@@ -87,20 +87,23 @@ def of_message(message: Any) -> Facts:
     tokens = message.usage_metadata
     blocks = message.content if isinstance(message.content, list) else []
     summary = [part for block in blocks if isinstance(block, dict) for part in block.get("summary") or ()]
-    metadata = message.response_metadata
-    cut = metadata.get("incomplete_details") or {}
     return {
         "text": str(message.text),
         "reasoning": "".join(part.get("text", "") for part in summary) or kept.get("reasoning_content", ""),
         "signature": "".join(part.get("signature", "") for part in summary) or None,
         "calls": [(name, arguments) for _, name, arguments in calls],
-        "finish": cut.get("reason") or metadata.get("status") or metadata.get("finish_reason"),
+        "finish": _finish(message.response_metadata),
         "usage": (tokens["input_tokens"], tokens["output_tokens"]) if tokens else None,
         "extras": kept,
         "beside calls": [beside.get(call_id, {}) for call_id, _, _ in calls],
         "ids": [call_id for call_id, _, _ in calls],
         "id": message.id,
     }  # fmt: skip
+
+
+def _finish(metadata: Facts) -> Any:
+    details = metadata.get("incomplete_details") or {}
+    return details.get("reason") or metadata.get("status") or metadata.get("finish_reason")
 
 
 def of_chunks(chunks: list[Any]) -> Facts:
