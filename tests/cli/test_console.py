@@ -114,8 +114,8 @@ class TestTextThatIsRead:
 
 
 class TestWhatTheyShare:
-    def commands(self) -> Iterator[tuple[str, str]]:
-        """Every command that calls a workspace, with its help."""
+    def commands(self) -> Iterator[tuple[str, list[str]]]:
+        """Every command that calls a workspace, with its options."""
         from typer.main import get_command
 
         from dbllm.cli.main import app

@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 DBLLM = [sys.executable, "-m", "dbllm"]
 PATIENCE = 60.0  # seconds
@@ -17,7 +17,7 @@ PATIENCE = 60.0  # seconds
 class Terminal:
     """A command on a terminal of its own."""
 
-    def __init__(self, arguments: list[str], environ: dict[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], environ: dict[str, str]) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
             [*DBLLM, *arguments],
