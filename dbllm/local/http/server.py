@@ -106,11 +106,8 @@ class HttpProtocol(asyncio.Protocol):
     """
 
     def __init__(self, config: uvicorn.Config, server_state: ServerState, **more: Any) -> None:
-        self._make: Callable[[type[asyncio.Protocol]], Any] = lambda kind: kind(
-            config=config,  # type: ignore[call-arg]
-            server_state=server_state,
-            **more,
-        )
+        # Any, because uvicorn's protocols promise no common signature.
+        self._make: Callable[[Any], Any] = lambda kind: kind(config=config, server_state=server_state, **more)
         self._open: set[Any] = server_state.connections
         self._transport: asyncio.Transport | None = None
         self._begun = b""
