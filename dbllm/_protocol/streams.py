@@ -181,10 +181,11 @@ class ChatPlaces:
 
     def settle(self, chunk: ChatCompletionChunk) -> None:
         """Number the chunk's choices from 0, and give its calls and blocks the `index` of what they belong to."""
-        self._first = renumber(chunk, self._first)
+        if self._first != 0:
+            self._first = renumber(chunk, self._first)
         for choice in chunk.choices:
             delta = choice.delta
-            if delta.tool_calls or type(delta.content) is list or choice.index in self._messages:
+            if delta.tool_calls or type(delta.content) is list or self._messages:
                 self._messages.setdefault(choice.index, _Message()).settle(delta)
 
 

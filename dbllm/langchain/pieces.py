@@ -44,16 +44,21 @@ class Pieces:
 
     def chunk(self, piece: ChatCompletionChunk) -> ChatGenerationChunk | None:
         """What a piece adds; None where that is nothing."""
-        if piece.id or piece.model or piece.model_extra:
-            head = {"id": piece.id, "model": piece.model, **(piece.model_extra or {})}
-            self._head.update({name: value for name, value in head.items() if value is not None})
+        head = self._head
+        if piece.id is not None:
+            head["id"] = piece.id
+        if piece.model is not None:
+            head["model"] = piece.model
+        if piece.model_extra:
+            head.update({name: value for name, value in piece.model_extra.items() if value is not None})
         self._usage = piece.usage or self._usage
         choice = next((choice for choice in piece.choices if choice.index == 0), None)
         if choice is None:
             return None
         info = generation_info(choice)
         self._end = info.pop("finish_reason", self._end)
-        self._choice.update(choice_metadata(choice))
+        if choice.model_extra:
+            self._choice.update(choice_metadata(choice))
         delta = choice.delta
         content: Any = delta.content or ""
         if content and not isinstance(content, str):

@@ -100,7 +100,7 @@ class Described(NamedTuple):
             plain = schema.model_json_schema()
         else:
             try:
-                plain = convert_to_json_schema(schema)
+                plain = convert_to_json_schema(dict(schema) if isinstance(schema, Mapping) else schema)
             except (KeyError, TypeError) as error:
                 raise ValueError(f"A schema is a class or a JSON schema, not {schema!r:.80}: {error!r}") from None
         name, about = plain.pop("title", None), plain.pop("description", None)
