@@ -39,34 +39,16 @@ TWINS = {  # names that two modules define on purpose: the modules, and the one 
 
 # Names that still mean two things and are to be renamed. The list only gets shorter.
 STILL_TWO_MEANINGS = {
-    "Call": "_transport.call local.http.operations",
-    "ToolCall": "_protocol.models local.model.tools",
-    "_bad": "local.driver.server local.invocation.scoring local.model.grammar",
-    "_blocks": "langchain.responses local.gateway.anthropic",
     "_call_chunk": "langchain.content langchain.pieces",
-    "_content": "local.invocation.agent local.invocation.requests",
-    "_in_thread": "langchain.workspace local.invocation.callables",
-    "_item": "langchain.responses local.invocation.agent",
-    "_items": "langchain.responses local.invocation.agent",
-    "_json": "_auth.oauth langchain.structured local.invocation.custom_models",
-    "_listed": "cli.doctor local.model.grammar",
-    "_load": "local.model.embeddings local.storage.identity",
-    "_messages": "local.gateway.anthropic local.invocation.requests",
-    "_part": "local.gateway.anthropic local.invocation.requests",
-    "_tool": "local.gateway.anthropic local.model.tools",
-    "_tool_call": "local.gateway.cohere local.invocation.responses",
+    "_json": "_auth.oauth langchain.structured",
     "_user": "cli.doctor langchain.messages",
-    "bounded": "langchain.workspace local.model.grammar",
     "chat": "cli.demo cli.models",
-    "check_host": "local.http.caller local.workspace",
     "complete": "cli.demo cli.models",
     "embed": "cli.demo cli.models",
-    "openapi": "cli.endpoints local.management.endpoint_record",
     "predict": "cli.demo cli.models",
     "quoted": "_auth.redaction _protocol.paths",
-    "read_json": "_transport.replies cli.console local.http.operations",
+    "read_json": "_transport.replies cli.console",
     "show": "cli.console cli.endpoints",
-    "tags": "cli.endpoints local.management.endpoint_record",
 }
 
 # Names that were private metaphors or bare participles, by the packages in which they were; all have the field's word.

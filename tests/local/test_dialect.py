@@ -129,3 +129,15 @@ def test_a_completion_for_cohere_is_a_chat_and_takes_one_prompt() -> None:
 def test_openais_words_are_databricks_words() -> None:
     fields = {"messages": [USER], "anything": {"new": 1}}
     assert OpenAI().request(CHAT, "gpt-4", fields) == {"model": "gpt-4", **fields}
+
+
+@pytest.mark.parametrize("about", [{}, {"parameters": None}, {"parameters": {}}])
+def test_a_function_without_parameters_takes_none_at_every_provider(about: dict[str, object]) -> None:
+    tools = [{"type": "function", "function": {"name": "now", **about}}, TOOL]
+    none = {"type": "object", "properties": {}}
+    assert claude(USER, tools=tools)["tools"][0] == {"name": "now", "input_schema": none}
+    asked: Any = Cohere().request(CHAT, "command", {"messages": [USER], "tools": tools})
+    assert asked["tools"] == [{"type": "function", "function": {"name": "now", "parameters": none}}, TOOL]
+    assert OpenAI().request(CHAT, "gpt", {"messages": [USER], "tools": tools}) == {
+        "model": "gpt", "messages": [USER], "tools": tools
+    }  # fmt: skip

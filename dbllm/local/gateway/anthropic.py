@@ -16,6 +16,7 @@ from dbllm.local.errors import bad_request
 from dbllm.local.gateway.dialect import (
     CHAT,
     EMBEDDINGS,
+    NO_PARAMETERS,
     Chunks,
     Reader,
     as_list,
@@ -199,7 +200,7 @@ def _anthropic_tool(tool: object) -> Json:
     function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise bad_request("each of 'tools' must be a function with a name")
-    schema = function.get("parameters") or {"type": "object", "properties": {}}
+    schema = function.get("parameters") or NO_PARAMETERS
     about = {"description": function["description"]} if function.get("description") else {}
     return {"name": function["name"], **about, "input_schema": schema}
 

@@ -13,6 +13,7 @@ from dbllm.local.errors import bad_request
 from dbllm.local.gateway.dialect import (
     CHAT,
     EMBEDDINGS,
+    NO_PARAMETERS,
     Chunks,
     Reader,
     as_list,
@@ -58,7 +59,7 @@ class Cohere:
         if stop := wanted.get("stop"):
             body["stop_sequences"] = [stop] if isinstance(stop, str) else stop
         if tools := wanted.get("tools"):
-            body["tools"] = as_list(tools)
+            body["tools"] = [_with_parameters(tool) for tool in as_list(tools)]
             body |= _tool_choice(wanted.get("tool_choice", "auto"))
         if wanted.get("response_format"):
             body["response_format"] = _response_format(wanted["response_format"])
@@ -112,6 +113,14 @@ class _Events:
 
 def _chat_call(call: dict[str, Any]) -> Json:
     return tool_call(call["id"], call["function"]["name"], call["function"].get("arguments") or "")
+
+
+def _with_parameters(tool: object) -> object:
+    """Cohere wants the parameters of a function also where it has none."""
+    function = tool.get("function") if isinstance(tool, dict) else None
+    if not isinstance(tool, dict) or not isinstance(function, dict) or function.get("parameters"):
+        return tool
+    return {**tool, "function": {**function, "parameters": NO_PARAMETERS}}
 
 
 def _tool_choice(choice: object) -> Json:

@@ -21,6 +21,9 @@ EMBEDDINGS = "llm/v1/embeddings"
 OWN_FIELDS = ("model", "client_request_id", "usage_context", "databricks_options")
 """Fields of a request that are for the workspace. The model is the served entity's."""
 
+NO_PARAMETERS: Json = {"type": "object", "properties": {}}
+"""The parameters of a function that names none (OpenAI: it takes no arguments)."""
+
 
 class Reader(Protocol):
     """Turns the events of one streamed answer into chunks.

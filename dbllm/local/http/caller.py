@@ -7,6 +7,8 @@ the Host header. Programs send neither, or the truth.
 
 from __future__ import annotations
 
+import functools
+
 from starlette.datastructures import Headers
 
 from dbllm.local.errors import denied
@@ -43,6 +45,7 @@ def check_host(headers: Headers) -> None:
             raise denied(f"the header 'Host: {host[:100]}' does not name this machine; call http://127.0.0.1 instead")
 
 
+@functools.lru_cache(maxsize=64)
 def is_json(content_type: str) -> bool:
     """Whether a Content-Type says JSON in UTF-8, which a page cannot send to another origin without being let."""
     kind, *options = (part.strip().lower() for part in content_type.split(";"))

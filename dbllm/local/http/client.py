@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ def http_client(timeout: float) -> httpx.AsyncClient:
     )
 
 
+@functools.lru_cache(maxsize=64)  # asked for every request, about the same few hosts
 def is_loopback(url: str) -> bool:
     """Whether a URL, or a bare host, names this machine."""
     try:
