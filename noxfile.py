@@ -253,10 +253,11 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """What calls cost, beside other clients; `nox -s bench -- --short` is one round."""
+    """What calls cost, beside other clients (`-- --short`: one round) or beside another tree (`-- --against TREE`)."""
     install(session, "clients", "clients-no-deps")
-    session.run("pytest", "-s", "-m", "speed", *OURS, *without(CLIENTS, *LANGCHAIN))
-    session.run("pytest", "-s", "-m", "speed", *AUTO, *LANGCHAIN)
+    if "--against" not in session.posargs:
+        session.run("pytest", "-s", "-m", "speed", *OURS, *without(CLIENTS, *LANGCHAIN))
+        session.run("pytest", "-s", "-m", "speed", *AUTO, *LANGCHAIN)
     session.run("python", "tests/bench", *session.posargs)
 
 

@@ -2,6 +2,7 @@
 
 `python tests/bench [--short | --quick] [CLIENT ...]` prints tables and, unless quick, writes results/results.{json,md}
 and results/calls.svg; short is one round instead of five, and a fifth of the calls for memory.
+`python tests/bench --against TREE` measures this tree beside another one instead (see pairs.py) and writes nothing.
 Each client lives in a process of its own on one core, the server on another; rounds go from client to client, so that
 what else the machine does falls on all of them alike. The figure is CPU time with all threads, the median of the
 rounds. Compare ratios: microseconds are this machine's.
@@ -10,9 +11,7 @@ rounds. Compare ratios: microseconds are this machine's.
 from __future__ import annotations
 
 import json
-import os
 import platform
-import subprocess
 import sys
 from importlib import metadata
 from math import log
@@ -23,6 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from clients import CLIENTS
+from imports import MOST, client_ratios, imports
+from processes import Client, server
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -60,59 +61,17 @@ TARGETS = [
     ("sync, 1 thread", "dbllm", "urllib3", 1.1),
     ("sync, 64 threads", "dbllm", "urllib3", 1.1),
 ]
-IMPORTS = {
-    "its four dependencies, by name": "import httpx, pydantic, anyio, tenacity",
-    "dbllm, by name": "import dbllm",
-    "its four dependencies, as each use of them needs": (
-        "import httpx, httpcore, anyio, tenacity, pydantic; type('M', (pydantic.BaseModel,), {})"
-    ),
-    "dbllm, with its clients": "from dbllm import AsyncClient, Client",
-    "openai": "import openai",
-    "databricks-sdk": "import databricks.sdk",
-    "databricks-langchain": "import databricks_langchain",
-}
-
-
-class Client:
-    """A client's process."""
-
-    def __init__(self, name: str, hosts: list[str], core: int) -> None:
-        self.name = name
-        command = [sys.executable, str(HERE / "clients.py"), name, *hosts, str(core)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.kinds: list[str] = self._said().get("kinds", [])
-
-    def order(self, **order: Any) -> dict[str, float]:
-        """What it cost; nothing if it failed."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            return {}
-        return self._said()
-
-    def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.communicate()
-
-    def _said(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        return json.loads(line) if line.startswith("{") else {}
 
 
 def measure(names: list[str], rounds: int, many: int) -> dict[str, dict[str, dict[str, float]]]:
     """Scene, client, figures."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-    server = subprocess.Popen(
-        [sys.executable, str(HERE / "server.py"), str(cores[-1])],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert server.stdout is not None
-    hosts = [f"http://127.0.0.1:{port}" for port in server.stdout.readline().split()]
-    clients = [client for name in names if (client := Client(name, hosts, cores[0])).kinds]
+    with server() as hosts:
+        return measure_at(hosts, names, rounds, many)
+
+
+def measure_at(hosts: list[str], names: list[str], rounds: int, many: int) -> dict[str, dict[str, dict[str, float]]]:
+    """The same at these hosts."""
+    clients = [client for name in names if (client := Client(name, hosts)).kinds]
     found: dict[str, dict[str, dict[str, float]]] = {scene: {} for scene in SCENES}
     rows: dict[tuple[str, str], list[dict[str, float]]] = {}
     try:
@@ -133,13 +92,11 @@ def measure(names: list[str], rounds: int, many: int) -> dict[str, dict[str, dic
             found[scene][name] = {key: median(figures[key] for figures in those) for key in those[0]}
         for client in clients:
             client.close()
-        clients = [Client(name, hosts, cores[0]) for name in names if name.startswith("dbllm")]  # new: nothing else in
+        clients = [Client(name, hosts) for name in names if name.startswith("dbllm")]  # new: nothing else in
         found["memory, MiB"] = memory([client for client in clients if client.kinds], many)
     finally:
         for client in clients:
             client.close()
-        server.kill()
-        server.communicate()
     return found
 
 
@@ -154,20 +111,6 @@ def memory(clients: list[Client], many: int) -> dict[str, dict[str, float]]:
     return table
 
 
-def imports(rounds: int) -> dict[str, float]:
-    """CPU seconds of each import, the median of some fresh interpreters."""
-    # Without the collector, whose one long walk is the last straw's.
-    measured = "import gc, time; gc.disable(); began = time.process_time(); {}; print(time.process_time() - began)"
-    costs: dict[str, list[float]] = {}
-    for number in range(3 * rounds + 1):
-        for name, statement in IMPORTS.items():
-            command = [sys.executable, "-c", measured.format(statement)]  # elsewhere than beside a source tree of dbllm
-            done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
-            if done.returncode == 0 and number:  # the first writes bytecode
-                costs.setdefault(name, []).append(float(done.stdout.split()[-1]))
-    return {name: median(those) for name, those in costs.items()}
-
-
 def versions(names: list[str]) -> dict[str, str]:
     """Of the packages that take part."""
     found = {"python": platform.python_version()}
@@ -179,7 +122,7 @@ def versions(names: list[str]) -> dict[str, str]:
     return found
 
 
-def reached(found: dict[str, Any], costs: dict[str, float]) -> list[tuple[str, float, float]]:
+def reached(found: dict[str, Any], starts: dict[str, float]) -> list[tuple[str, float, float]]:
     """The figures to reach: what, the ratio, at most."""
     rows = [
         (f"{scene}: {ours} / {theirs}", found[scene][ours]["cpu"] / found[scene][theirs]["cpu"], most)
@@ -196,18 +139,16 @@ def reached(found: dict[str, Any], costs: dict[str, float]) -> list[tuple[str, f
     if {"dbllm", "langchain-core"} <= set(langchain):
         more = langchain["dbllm"]["cpu"] - ones["dbllm"]["cpu"]
         rows.append(("ainvoke more than chat / langchain-core", more / langchain["langchain-core"]["cpu"], 1.5))
-    pairs = [name for name in IMPORTS if "dependencies" in name or name.startswith("dbllm")]
-    rows += [
-        (f"import: {ours} / {base}", costs[ours] / costs[base], 1.1)
-        for base, ours in zip(pairs[::2], pairs[1::2], strict=True)
-    ]
+    rows += [(f"import: dbllm's client / its dependencies, {name}", ratio, MOST) for name, ratio in starts.items()]
     for name, row in found["memory, MiB"].items():
         rows.append((f"MiB after 1,000 calls: {name}", row["after 1,000 calls"], 60))
         rows.append((f"memory after {row['calls']:,} calls more: {name}", row["then"] / row["after 1,000 calls"], 1.05))
     return rows
 
 
-def written(found: dict[str, Any], costs: dict[str, float], about: dict[str, str], names: list[str]) -> str:
+def written(
+    found: dict[str, Any], costs: dict[str, float], starts: dict[str, float], about: dict[str, str], names: list[str]
+) -> str:
     """The tables, as Markdown."""
     lines = [f"CPU time per call in microseconds, with all threads ({', '.join(map(' '.join, about.items()))}).", ""]
     shown = [name for name in names if any(name in found[scene] for scene in SCENES)]
@@ -216,7 +157,7 @@ def written(found: dict[str, Any], costs: dict[str, float], about: dict[str, str
         cells = [f"{found[scene][name]['cpu'] * 1e6:,.0f}" if name in found[scene] else "" for name in shown]
         lines.append(f"| {scene} | " + " | ".join(cells) + " |")
     lines += ["", "| figure | reached | at most | |", "|---|---|---|---|"]
-    for what, ratio, most in reached(found, costs):
+    for what, ratio, most in reached(found, starts):
         lines.append(f"| {what} | {ratio:.3g} | {most:.3g} | {'' if ratio <= most else 'missed'} |")
     lines += [
         "",
@@ -254,17 +195,23 @@ def main(*arguments: str) -> None:
     quick = "--quick" in arguments
     names = [name for name in arguments if name in CLIENTS] or list(CLIENTS)
     rounds, many = (1, 2_000) if quick else (1, 20_000) if "--short" in arguments else (ROUNDS, 100_000)
-    found, costs, about = measure(names, rounds, many), imports(rounds), versions(names)
-    text = written(found, costs, about, names)
+    found, costs, starts, about = measure(names, rounds, many), imports(3 * rounds), client_ratios(), versions(names)
+    text = written(found, costs, starts, about, names)
     print(text)
     if quick:
         return
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "results.md").write_text(text)
-    (RESULTS / "results.json").write_text(json.dumps({"versions": about, "calls": found, "imports": costs}, indent=1))
+    result = {"versions": about, "calls": found, "imports": costs, "clients": starts}
+    (RESULTS / "results.json").write_text(json.dumps(result, indent=1))
     title = "CPU time per typed chat call, 256 at a time (logarithmic)"
     (RESULTS / "calls.svg").write_text(plotted(found["chat, 256 at a time"], title))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1:2] == ["--against"]:
+        import pairs
+
+        pairs.main(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])

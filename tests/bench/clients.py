@@ -7,6 +7,7 @@ orders on its standard input, one JSON per line, and answers each with what it c
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import json
 import os
@@ -171,16 +172,24 @@ def dbllm(host: str, engine: str | None = "h11") -> Calls:
     async def arrays() -> Any:
         return (await endpoint.embed(TEXTS["input"])).as_numpy()
 
+    def sync_stream() -> int:
+        with sync.stream_chat("hello") as chunks:
+            return sum(1 for _ in chunks)
+
     calls: Calls = {"chat": lambda: endpoint.chat("hello"), "stream": stream, "sync": lambda: sync.chat("hello")}
-    calls |= {"embeddings": lambda: endpoint.embed(TEXTS["input"]), "numpy": arrays}
-    model: list[Any] = []
+    calls |= {"embeddings": lambda: endpoint.embed(TEXTS["input"]), "numpy": arrays, "sync stream": sync_stream}
+    calls |= {"complete": lambda: endpoint.complete("hello"), "sync embeddings": lambda: sync.embed(TEXTS["input"])}
+    if not importlib.util.find_spec("langchain_core"):
+        return calls
+    models: list[Any] = []
 
-    def ainvoke() -> Any:
-        if not model:  # not before it is asked for: langchain-core takes more memory than all the rest
-            model.append(importlib.import_module("dbllm.langchain").ChatDatabricks(endpoint="bench"))
-        return model[0].ainvoke("hello")
+    def model() -> Any:
+        if not models:  # not before it is asked for: langchain-core takes more memory than all the rest
+            models.append(importlib.import_module("dbllm.langchain").ChatDatabricks(endpoint="bench"))
+        return models[0]
 
-    return {**calls, "langchain": ainvoke} if importlib.util.find_spec("langchain_core") else calls
+    calls |= {"langchain": lambda: model().ainvoke("hello"), "langchain stream": lambda: counted(model().astream("hi"))}
+    return calls | {"sync langchain": lambda: model().invoke("hello")}
 
 
 def dbllm_fast(host: str) -> Calls:
@@ -226,8 +235,20 @@ async def side_by_side(call: Callable[[], Any], concurrent: int, calls: int) -> 
     await asyncio.gather(*(worker() for _ in range(concurrent)))
 
 
-def in_threads(call: Callable[[], Any], concurrent: int, calls: int) -> None:
-    """The same in plain code."""
+async def side_by_side_in_trio(call: Callable[[], Any], concurrent: int, calls: int) -> None:
+    """The same in a nursery."""
+
+    async def worker() -> None:
+        for _ in range(calls // concurrent):
+            await call()
+
+    async with importlib.import_module("trio").open_nursery() as nursery:
+        for _ in range(concurrent):
+            nursery.start_soon(worker)
+
+
+async def in_threads(call: Callable[[], Any], concurrent: int, calls: int) -> None:
+    """The same in plain code; the loop waits meanwhile."""
 
     def worker() -> None:
         for _ in range(calls // concurrent):
@@ -240,35 +261,40 @@ def in_threads(call: Callable[[], Any], concurrent: int, calls: int) -> None:
         thread.join()
 
 
+async def cost(call: Callable[[], Any], play: Callable[..., Any], concurrent: int, calls: int) -> dict[str, float]:
+    """What the calls take, without those that come first: connections, imports, validators."""
+    await play(call, concurrent, 2 * concurrent)
+    gc.collect()  # or chance decides on which calls its walk over everything falls
+    gc.freeze()
+    began, before = time.perf_counter(), used()
+    await play(call, concurrent, calls)
+    spent, seconds = used() - before, time.perf_counter() - began
+    return {"cpu": spent / calls, "rate": calls / seconds, "memory": resident()}
+
+
 def main(name: str, at_once: str, delayed: str, core: str) -> None:
     """Take orders until the standard input ends."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core)})
     make = CLIENTS[name][0]
     kinds = {host: make(host) for host in (at_once, delayed)}
-    print(json.dumps({"kinds": sorted(kinds[at_once])}), flush=True)
+    package = sys.modules.get("dbllm")
+    print(json.dumps({"kinds": sorted(kinds[at_once]), "dbllm": package and package.__file__}), flush=True)
     loop = asyncio.new_event_loop()
     for line in sys.stdin:
         order = json.loads(line)
         # Some look for their workspace at their first call only.
         os.environ.update(DATABRICKS_HOST=delayed if order["delayed"] else at_once, DATABRICKS_TOKEN="t")
         call = kinds[delayed if order["delayed"] else at_once][order["kind"]]
-
-        def play(calls: int, call: Any = call, order: Any = order) -> None:
-            if order["kind"] == "sync":
-                in_threads(call, order["concurrent"], calls)
-            else:
-                loop.run_until_complete(side_by_side(call, order["concurrent"], calls))
-
+        amount = order["concurrent"], order["calls"]
         try:
-            play(2 * order["concurrent"])  # connections, imports, validators
-            began, before = time.perf_counter(), used()
-            play(order["calls"])
+            if order.get("loop") == "trio":
+                answer = importlib.import_module("trio").run(cost, call, side_by_side_in_trio, *amount)
+            else:
+                play = in_threads if order["kind"].startswith("sync") else side_by_side
+                answer = loop.run_until_complete(cost(call, play, *amount))
         except Exception as error:  # a client that gives up under load is out of that scene
-            print(json.dumps({"failed": repr(error)}), flush=True)
-            continue
-        cost, seconds = (used() - before) / order["calls"], time.perf_counter() - began
-        answer = {"cpu": cost, "rate": order["calls"] / seconds, "memory": resident()}
+            answer = {"failed": repr(error)}
         print(json.dumps(answer), flush=True)
 
 
