@@ -53,7 +53,7 @@ def _look() -> list[tuple[Mapping[str, Any], str, object]]:
     return [
         (methods := vars(getattr(sys.modules[package], kind)), name, original_method(package, methods, name))
         for package, places in PATCH_POINTS.items()
-        if package in sys.modules
+        if all(hasattr(sys.modules.get(package), kind) for kind in places)  # another thread may be importing it
         for kind, name in places.items()
     ]
 

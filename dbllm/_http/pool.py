@@ -135,6 +135,7 @@ class Exchange:
         except APIError as error:
             if any(parts):  # what had come
                 error.raw = Raw(self.status, self.headers, b"".join(parts)[:MAX_KEPT])
+            parts.clear()  # a traceback may show local variables
             raise
         return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -68,20 +68,20 @@ class OpenStream(CallInfo):
     events: deque[Event] = field(default_factory=deque)
     last: bytes = field(default=b"", repr=False)  # the last bytes that came
 
-    async def whole_body(self, deadline: float) -> bytes | None:
-        """The body, where it is no event stream; None where it is one, of which the beginning has been read then."""
-        exchange, start = self.exchange, b""
+    async def read_whole(self, deadline: float) -> Raw | None:
+        """The response, where it is no event stream; None where it is one: its beginning has been read then."""
+        exchange = self.exchange
         assert exchange is not None  # it has just been opened  # noqa: S101
-        content_type, found = exchange.headers.get("content-type", ""), None
-        if not 200 <= exchange.status < 300:
-            found = False
-        while found is None and (piece := await exchange.read(deadline)):
-            start += piece
-            found = is_event_stream(content_type, start)
+        content_type, size = exchange.headers.get("content-type", ""), -1
+        found = None if 200 <= exchange.status < 300 else False
+        while found is None and len(self.last) > size:
+            size = len(self.last)
+            self.last += await exchange.read(deadline)  # in no local variable: a traceback may show those
+            found = is_event_stream(content_type, self.last) if self.last else None
         if found or (found is None and is_event_stream(content_type, b"")):
-            self._take(start)
+            self._take(self.last)
             return None
-        return await exchange.read_all(deadline, start)
+        return Raw(exchange.status, exchange.headers, await exchange.read_all(deadline, self.last))
 
     async def read_event(self, deadline: float) -> bool:
         """Read until at least one event is buffered; False at the end of the stream.

@@ -119,9 +119,7 @@ class Transport:
             raise
         stream = OpenStream(Raw(exchange.status, exchange.headers), exchange=exchange)
         try:
-            if (body := await stream.whole_body(call.deadline)) is not None:
-                whole = Raw(exchange.status, exchange.headers, body)
-                del body  # a server may repeat the credential, which a traceback with local variables would show
+            if (whole := await stream.read_whole(call.deadline)) is not None:
                 return OpenStream(self._raise_for_status(whole, call, sent))
             if not await stream.read_event(call.deadline):
                 raise stream.interrupted("the stream ended before its first event")

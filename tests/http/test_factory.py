@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import sys
+import types
 
 import httpx
 import pytest
@@ -14,6 +16,7 @@ from support.modes import permits
 from support.samples import piece, sse
 
 import dbllm
+from dbllm._http import factory
 from dbllm._http.h11_parser import H11Parser
 from dbllm._http.parser import Parser
 from dbllm._http.request import RequestHeaders
@@ -215,6 +218,14 @@ async def test_trailers_are_no_headers(make, serve):
     async with make(serve(trailing).host) as client:
         for _ in range(2):
             assert await client.request("GET", "/x") == "a"
+
+
+def test_a_package_that_another_thread_is_importing_is_looked_at_later(monkeypatch):
+    monkeypatch.setattr(factory, "_known", [])
+    monkeypatch.setitem(sys.modules, "httpcore", types.ModuleType("httpcore"))
+    assert factory.is_httpx_patched() is False
+    monkeypatch.undo()
+    assert factory.is_httpx_patched() is False
 
 
 @pytest.fixture(params=["h11", "llhttp"])
