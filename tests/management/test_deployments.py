@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from dbllm import APIError, Client, ConfigError, NotFoundError
@@ -308,3 +310,35 @@ class TestBesideMlflow:
             assert (found.name, found.state.ready, type(found).__name__) == ("dolly", "READY", "DatabricksEndpoint")
             answer = client.predict(endpoint="smollm2-chat", inputs=ASK)
             assert answer.usage.total_tokens == answer["usage"]["total_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "pieces"),
+    [
+        ({"dataframe_records": [{"q": "x"}]}, [{"predict_name": "p", "chunk": "The"}, {"chunk": None}]),
+        ({"inputs": ["x"]}, ["a", "b", 3, ["c", None]]),
+        (ASK, [{"delta": {"role": "assistant", "content": "a", "id": "1"}}, {"delta": {}, "finish_reason": "stop"}]),
+        (ASK, [{"id": "c", "choices": [{"index": 195, "delta": None, "finish_reason": None}], "usage": None}]),
+        (ASK, [{"choices": [{"index": 0, "delta": {"tool_calls": [{"function": {"arguments": "{}"}}]}}]}]),
+        ({"prompt": "x"}, [{"choices": [{"index": 0, "text": "a", "finish_reason": None}]}]),
+        (
+            {"input": [{"role": "user", "content": "x"}]},
+            [
+                {"type": "response.output_text.delta", "item_id": "m", "delta": "a"},
+                {"type": "response.completed", "response": {"output": [], "usage": {"input_tokens": 1}}},
+            ],
+        ),
+    ],
+)
+def test_a_stream_gives_the_pieces_as_they_are_on_the_wire(inputs: dict[str, Any], pieces: list[Any]) -> None:
+    sent: list[Any] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content))
+        text = "".join(f"data: {json.dumps(piece)}\n\n" for piece in pieces) + "data: [DONE]\n\n"
+        return httpx.Response(200, headers={"content-type": "text/event-stream"}, text=text)
+
+    with Client("https://workspace.example.com", "t", transport=httpx.MockTransport(answer)) as client:
+        deploy = get_deploy_client("databricks", client=client)
+        assert list(deploy.predict_stream(endpoint="m", inputs=inputs)) == pieces
+    assert sent == [{**inputs, "stream": True}]
