@@ -60,7 +60,8 @@ class PublicPickle:
     def __reduce_ex__(self, protocol: Any) -> Any:
         name = type(self).__name__
         if _public_class(name) is type(self):
-            return unpickled, (name,), self.__getstate__()
+            itself: Any = self  # models and frozen dataclasses have a state to give
+            return unpickled, (name,), itself.__getstate__()
         return super().__reduce_ex__(protocol)
 
 
