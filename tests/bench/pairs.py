@@ -4,7 +4,8 @@
 own, with the same interpreter and against the same server. In each of seven rounds every figure is taken there and back
 (new, old, control, control, old, new; each round begins with another of them), so that what else the machine does falls
 on all alike. A figure is CPU time with all threads, over the other tree's in the same round; the median counts. It is
-worse if it is over 1.05 and over the spread of the control: its seven ratios without the lowest and the highest.
+worse if it is over 1.05 and over the spread of the control: its seven ratios without the lowest and the highest (all of
+them where a busy machine had time for fewer than five).
 Only public names of dbllm are used, so any two trees can be compared.
 """
 
@@ -101,7 +102,7 @@ def judged(rounds: list[Round]) -> Iterator[tuple[str, float, float, float, tupl
             continue
         ratio = median(costs[scene, "new"] / costs[scene, "old"] for costs in whole)
         control = sorted(costs[scene, "control"] / costs[scene, "old"] for costs in whole)
-        low, high = control[min(1, len(control) - 1)], control[max(len(control) - 2, 0)]
+        low, *_, high = control[1:-1] if len(control) >= 5 else (control[0], *control)
         old, new = (median(costs[scene, name] for costs in whole) for name in ("old", "new"))
         yield scene, old, new, ratio, (low, high), ratio > max(WORSE, high)
 

@@ -34,6 +34,13 @@ def test_worse_is_what_is_over_five_percent_and_over_the_spread_of_the_control(p
         assert (scene, round(ratio, 6), bad) == (CHAT, new, is_worse), (new, control)
 
 
+def test_few_rounds_leave_no_ratio_of_the_control_out(pairs: ModuleType) -> None:
+    rounds = [{(CHAT, "old"): 1.0, (CHAT, "new"): 1.1, (CHAT, "control"): other} for other in (0.9, 1.0, 1.0, 1.2)]
+    assert [spread for *_, spread, _ in pairs.judged(rounds)] == [(0.9, 1.2)]
+    assert pairs.table(rounds)[1] == []
+    assert len(pairs.table(rounds[:1])[1]) == 1
+
+
 def test_one_disturbed_round_decides_nothing(pairs: ModuleType) -> None:
     rounds = [{(CHAT, "old"): 1.0, (CHAT, "new"): new, (CHAT, "control"): 1.0} for new in (1, 1, 9, 1, 1, 9, 1)]
     assert pairs.table(rounds)[1] == []
