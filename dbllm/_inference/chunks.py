@@ -57,21 +57,19 @@ class ChatWire(Generic[ParsedT]):
 
     def chunk(self, data: bytes, stream: OpenStream) -> ChatCompletionChunk:
         """A chunk of a chat; APIResponseError if the event is not one."""
-        chunk = self._chunk(data, stream)
-        self._places.settle(chunk)
-        return chunk
-
-    def _chunk(self, data: bytes, stream: OpenStream) -> ChatCompletionChunk:
         if stream.exchange is None:  # the whole answer, from a server that does not stream
-            return ChatCompletionChunk.model_validate(reply_of(ChatCompletion, stream).model_dump(exclude_unset=True))
-        try:  # the first step of `parse`, written out: a stream has many chunks
-            chunk = ChatCompletionChunk.model_validate_json(data)
-        except ValidationError:
-            what = "a piece of the stream is no chat chunk"
-            chunk = decode_or_raise(what, stream, lambda: parse(ChatCompletionChunk, data))
+            whole = reply_of(ChatCompletion, stream).model_dump(exclude_unset=True)
+            chunk = ChatCompletionChunk.model_validate(whole)
+        else:
+            try:  # as `parse` begins, and without model_validate_json's own steps: a stream has many chunks
+                chunk = ChatCompletionChunk.__pydantic_validator__.validate_json(data)
+            except ValidationError:
+                what = "a piece of the stream is no chat chunk"
+                chunk = decode_or_raise(what, stream, lambda: parse(ChatCompletionChunk, data))
         if not chunk.choices and "delta" in (said := chunk.model_extra or {}):  # agent/v2/chat
             choice = {"delta": said["delta"], "finish_reason": said.get("finish_reason")}
             chunk = ChatCompletionChunk.model_validate({**chunk.model_dump(exclude_unset=True), "choices": [choice]})
+        self._places.settle(chunk)
         return chunk
 
     def whole(self, chunks: list[ChatCompletionChunk], info: CallInfo) -> ChatCompletion[ParsedT]:

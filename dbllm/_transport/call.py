@@ -101,7 +101,10 @@ class OpenStream(CallInfo):
     def _take(self, piece: bytes) -> None:
         self.last = piece
         try:
-            self.events.extend([event for event in self.decoder.feed(piece) if not is_keep_alive(event)])
+            for event in self.decoder.feed(piece):
+                # Nearly every event is a JSON object without a type; to ask of each of them would be felt.
+                if (event[0][:1] == b"{" and not event[1]) or not is_keep_alive(event):
+                    self.events.append(event)
         except ValueError as error:
             raise self.unexpected(str(error)) from None
 

@@ -32,7 +32,7 @@ Asked = TypeVar("Asked", bound=Callable[..., Any])
 # Keywords of LangChain's own that reach a model's methods; they are not the endpoint's. Nor is what begins with "ls_".
 _NOT_SENT = frozenset({"stream", "stream_usage", "structured_output_format", "output_version", "run_manager"})
 # One thing under the names that it has had; what is said later replaces it under whatever name.
-_TOKEN_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_TOKEN_LIMITS = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
 
 
 def _signed(method: Asked) -> Asked:
@@ -420,6 +420,6 @@ class _Bound(RunnableBinding[LanguageModelInput, AIMessage]):
 
 def _over(params: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters, and what is said later instead; the limit of tokens is one thing under each of its names."""
-    limited = any(name in later for name in _TOKEN_LIMITS)
-    kept = {name: value for name, value in params.items() if not (limited and name in _TOKEN_LIMITS)}
-    return {**kept, **later}
+    if not _TOKEN_LIMITS.isdisjoint(later):
+        params = {name: value for name, value in params.items() if name not in _TOKEN_LIMITS}
+    return {**params, **later}

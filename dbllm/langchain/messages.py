@@ -125,7 +125,7 @@ def chat_result(reply: ChatCompletion, endpoint: str) -> ChatResult:
         end = finish_metadata(
             choice.finish_reason, calls=bool(message.tool_calls), refused=refusal_of(message) is not None
         )
-        message.response_metadata = {**told, **choice_metadata(choice), **end}
+        message.response_metadata.update({**told, **choice_metadata(choice), **end})  # pydantic would check a new one
         add_custom(message, head.get("custom_outputs"))
         generations.append(ChatGeneration(message=message, generation_info=generation_info(choice)))
     return ChatResult(generations=generations, llm_output=told)
