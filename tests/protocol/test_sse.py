@@ -197,6 +197,7 @@ def reference(text: bytes) -> list[tuple[bytes, str]]:
 @settings(max_examples=300, deadline=None)
 @given(st.lists(PIECES, max_size=25).map(b"".join))
 def test_it_agrees_with_the_specification_word_by_word(text: bytes) -> None:
+    assume(b"[DONE]" not in text)  # the specification does not know it; here it needs no empty line
     assert [tuple(event) for event in decode([text])] == reference(text)
 
 
