@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from dbllm._protocol import sse
