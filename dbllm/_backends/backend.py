@@ -65,7 +65,7 @@ def _waiting_in(coroutine: Any) -> str:
     return name
 
 
-class Context:
+class Context(ABC):
     """A process or one of its event loops: the owner of pools; see `pool.LoopContext`."""
 
     def __init__(self, backend: Backend, event: Callable[[], Any]) -> None:
@@ -75,13 +75,13 @@ class Context:
         self.pools: dict[str, Pool] = {}
         self._connections_to = backend.connections_to
 
+    @abstractmethod
     async def wait(self, event: Any, timeout: float | None) -> bool:
         """Wait for an event; whether it was set in time."""
-        raise NotImplementedError
 
+    @abstractmethod
     def call_soon(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run it here, from any thread."""
-        raise NotImplementedError
 
     def pool(self, origin: str) -> Pool:
         """The connections to an origin; all origins share one limit."""

@@ -17,7 +17,7 @@ from .._transport.transport import Transport
 from ..errors import APIStatusError, BadRequestError, PermissionDeniedError
 from .chunks import TextWire
 from .prompt import PromptSignature
-from .stream import AsyncStream, C, R, Stream, Wire  # noqa: F401 - Stream: the sync verbs' annotations name it
+from .stream import AsyncStream, C, R, Stream, StreamWire  # noqa: F401 - Stream: the sync verbs' annotations name it
 
 InfoT = TypeVar("InfoT", bound=CallInfo)
 Send = Callable[[Call], Awaitable[InfoT]]
@@ -120,7 +120,9 @@ class ModelHandle:
 
         return AsyncStream(self._transport.backend.clock, start, TextWire(), options.timeout.read)
 
-    def _stream(self, verb: Verb, body: Mapping[str, Any], options: Options, wire: Wire[C, R]) -> AsyncStream[C, R]:
+    def _stream(
+        self, verb: Verb, body: Mapping[str, Any], options: Options, wire: StreamWire[C, R]
+    ) -> AsyncStream[C, R]:
         """A stream for a verb and its complete body."""
         options = options.merged_with(extra_body=self._streaming)
         clock = self._transport.backend.clock

@@ -26,10 +26,10 @@ Start = Callable[[], Awaitable[OpenStream]]
 _AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is usually there already
 
 
-class Wire(Protocol[C, R_co]):
+class StreamWire(Protocol[C, R_co]):
     """The wire format of a stream: bytes to chunks, and chunks to the whole reply."""
 
-    def again(self) -> Wire[C, R_co]: ...
+    def again(self) -> StreamWire[C, R_co]: ...
     def chunk(self, data: bytes, stream: OpenStream, /) -> C: ...
     def whole(self, chunks: list[C], stream: OpenStream, /) -> R_co: ...
 
@@ -44,13 +44,15 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
     # Received events are kept as bytes, not as models: the garbage collector would walk thousands of living models
     # again and again. `text` and `final()` parse the bytes once more.
 
-    def __init__(self, clock: Callable[[], float], start: Start, wire: Wire[C, R], patience: float | None) -> None:
+    def __init__(
+        self, clock: Callable[[], float], start: Start, wire: StreamWire[C, R], patience: float | None
+    ) -> None:
         self._clock, self._start, self._wire = clock, start, wire
         self._patience = FOREVER if patience is None else patience  # seconds from one event to the next
         self._opened: OpenStream | None = None
         self._received: list[bytes] = []
         self._made: list[C] = []  # chunks of the first of them
-        self._again: Wire[C, R] | None = None  # what makes them: a chunk is read in the light of those before it
+        self._again: StreamWire[C, R] | None = None  # what makes them: a chunk is read in the light of those before it
         self._complete = False  # [DONE], a finish_reason or a whole answer has arrived
         self._ended = self._busy = False
 

@@ -346,7 +346,7 @@ class Embeddings(Reply):
 
 
 class Predictions(Reply):
-    """Answer of a custom model: `{"predictions": …}`, or the bare output of a model that backends the wrapper out."""
+    """Answer of a custom model: `{"predictions": …}`, or the bare output of a model that leaves the wrapper out."""
 
     predictions: Any
 

@@ -248,7 +248,7 @@ MISPLACED["skip_verify, of no known form"] = (
 
 @dataclasses.dataclass
 class Seen:
-    """What an event backends behind."""
+    """What an event leaves behind."""
 
     client: Any = dataclasses.field(default=None, repr=False)
     error: BaseException | None = dataclasses.field(default=None, repr=False)
@@ -346,7 +346,7 @@ SINKS: dict[str, Callable[[Seen], str]] = {
 
 
 def is_httpx_patched(event: Callable[[Seen], Any], capsys: pytest.CaptureFixture[str]) -> Seen:
-    """What an event backends behind, with every logger at DEBUG."""
+    """What an event leaves behind, with every logger at DEBUG."""
     seen, out = Seen(), io.StringIO()
     handler = logging.StreamHandler(out)
     handler.setFormatter(logging.Formatter("%(name)s %(message)s %(args)s"))

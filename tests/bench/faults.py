@@ -53,7 +53,7 @@ async def slow(name: str, reader: Reader, writer: Writer) -> bool:
 
 
 async def gated(name: str, reader: Reader, writer: Writer) -> bool:
-    """The first chunk of a stream; the others when the gate is opened, nothing when the client backends before."""
+    """The first chunk of a stream; the others when the gate is opened, nothing when the client leaves before."""
     writer.write(STREAM[0] + STREAM[1])
     opened, left = asyncio.ensure_future(gates[name].wait()), asyncio.ensure_future(reader.read(1))
     await asyncio.wait({opened, left}, return_when=asyncio.FIRST_COMPLETED)

@@ -260,9 +260,9 @@ ANYIO = tuple(int(part) for part in version("anyio").split(".")[:2])
 
 
 def spare_old_anyio(colour: str) -> None:
-    """On trio anyio dials, and before 4.16 its cancelled dial backends the socket to the garbage collector."""
+    """On trio anyio dials, and before 4.16 its cancelled dial leaves the socket to the garbage collector."""
     if colour == "trio" and ANYIO < (4, 16):
-        pytest.skip("this anyio backends the socket of a cancelled dial to the garbage collector")
+        pytest.skip("this anyio leaves the socket of a cancelled dial to the garbage collector")
 
 
 VERBS = pytest.mark.parametrize("verb", [unary, stream, bare_stream, after_expiry])

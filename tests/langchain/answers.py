@@ -13,7 +13,7 @@ from typing import Any
 
 TEXTS = ["Hello", " there", " – how", " are you?", "你好", "\n", " 1 + 1", ' "quoted"']
 NAMES = ["add", "weather", "find_river"]
-CUT = ['{"path": "/tmp/x", "deep": fal', '{"a": ', '{"a": 1', '{}{"a": 1}', "[1]"]
+CUT = ['{"path": "/a/x", "deep": fal', '{"a": ', '{"a": 1', '{}{"a": 1}', "[1]"]
 
 
 @dataclass

@@ -214,7 +214,7 @@ def test_calls_over_the_limit_wait_and_are_all_answered(engine: Engine) -> None:
 
 
 def test_who_gives_up_waiting_takes_no_turn(engine: Engine) -> None:
-    """The one turn is taken; a client that goes away while it waits backends the turn to the next."""
+    """The one turn is taken; a client that goes away while it waits leaves the turn to the next."""
     begun, go_on = asyncio.Event(), asyncio.Event()
     asked: list[str] = []
 
