@@ -290,10 +290,11 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
 
     def _combine_llm_outputs(self, llm_outputs: list[dict[str, Any] | None]) -> dict[str, Any]:
         """What several answers tell as one: their tokens are added up."""
-        combined: dict[str, Any] = {}
         counts = ("prompt_tokens", "completion_tokens", "total_tokens")
-        for output in llm_outputs:
-            for key, value in (output or {}).items():
+        first, *others = [output for output in llm_outputs if output] or [{}]
+        combined = dict(first)
+        for output in others:
+            for key, value in output.items():
                 both = key in counts and isinstance(value, int) and isinstance(combined.get(key), int)
                 combined[key] = combined[key] + value if both else value
         if "usage" in combined:

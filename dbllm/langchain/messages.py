@@ -160,8 +160,10 @@ def answer(message: Message, usage: UsageMetadata | None) -> AIMessage:
 def beside(message: Message, ids: Sequence[str]) -> Wire:
     """What came in a message beside its known fields, but for nulls, and beside its calls, by their ids."""
     kept = {name: value for name, value in (message.model_extra or {}).items() if value is not None}
+    if not message.tool_calls:
+        return kept
     extras: dict[str, Wire] = {}
-    for call, call_id in zip(message.tool_calls or (), ids, strict=False):
+    for call, call_id in zip(message.tool_calls, ids, strict=False):
         extra = {name: value for name, value in (call.model_extra or {}).items() if value is not None}
         extra.pop("index", None)
         if inner := call.function and call.function.model_extra:
