@@ -142,18 +142,20 @@ def answer(message: Message, usage: UsageMetadata | None) -> AIMessage:
     """The model's message. Its id is LangChain's to give: servers repeat theirs, and memories take it for the same."""
     taken: set[str] = set()
     ids = [own_id(call.id, taken) for call in message.tool_calls or ()]
-    read = []
-    for call, call_id in zip(message.tool_calls or (), ids, strict=True):
-        function = call.function
-        read.append(read_call(function.name if function else None, function.arguments if function else None, call_id))
-    calls, invalid = valid_and_invalid(read)
+    calls: dict[str, Any] = {}
+    if message.tool_calls:
+        read = []
+        for call, call_id in zip(message.tool_calls, ids, strict=True):
+            function = call.function
+            name, arguments = (function.name, function.arguments) if function else (None, None)
+            read.append(read_call(name, arguments, call_id))
+        calls["tool_calls"], calls["invalid_tool_calls"] = valid_and_invalid(read)
     return AIMessage(
         content=_said(message.content),
         additional_kwargs=beside(message, ids),
-        tool_calls=calls,
-        invalid_tool_calls=invalid,
         usage_metadata=usage,
         response_metadata={"model_provider": PROVIDER},
+        **calls,
     )
 
 

@@ -34,8 +34,8 @@ SCENES: dict[str, tuple[str, str, int, int, bool, str]] = {
     "stream of 500 chunks": ("dbllm", "stream", 1, 5, False, "asyncio"),
     "16 x 1,024 embeddings": ("dbllm", "embeddings", 1, 15, False, "asyncio"),
     "the same as numpy": ("dbllm", "numpy", 1, 15, False, "asyncio"),
-    "llhttp: chat, 1 at a time": ("dbllm[fast]", "chat", 1, 300, False, "asyncio"),
-    "llhttp: chat, 64 at a time": ("dbllm[fast]", "chat", 64, 256, True, "asyncio"),
+    "llhttp: chat, 1 at a time": ("dbllm[fast]", "chat", 1, 400, False, "asyncio"),
+    "llhttp: chat, 64 at a time": ("dbllm[fast]", "chat", 64, 640, True, "asyncio"),
     "llhttp: chat, 256 at a time": ("dbllm[fast]", "chat", 256, 256, True, "asyncio"),
     "llhttp: stream of 500 chunks": ("dbllm[fast]", "stream", 1, 5, False, "asyncio"),
     "llhttp: 16 x 1,024 embeddings": ("dbllm[fast]", "embeddings", 1, 15, False, "asyncio"),
@@ -46,9 +46,9 @@ SCENES: dict[str, tuple[str, str, int, int, bool, str]] = {
     "sync: chat, 64 threads": ("dbllm", "sync", 64, 256, True, "none"),
     "sync: stream of 500 chunks": ("dbllm", "sync stream", 1, 5, False, "none"),
     "sync: 16 x 1,024 embeddings": ("dbllm", "sync embeddings", 1, 15, False, "none"),
-    "LangChain: ainvoke": ("dbllm", "langchain", 1, 100, False, "asyncio"),
+    "LangChain: ainvoke": ("dbllm", "langchain", 1, 200, False, "asyncio"),
     "LangChain: astream of 500 chunks": ("dbllm", "langchain stream", 1, 1, False, "asyncio"),
-    "LangChain: invoke": ("dbllm", "sync langchain", 1, 100, False, "none"),
+    "LangChain: invoke": ("dbllm", "sync langchain", 1, 200, False, "none"),
 }
 LAST_CALLS = "the same as numpy"  # before LangChain, which takes more memory than all the rest
 MEMORY = "memory of the process, after calls"
