@@ -15,6 +15,7 @@ from recorded import answering
 
 from dbllm import ContextOverflowError, RateLimitError, Retry
 from dbllm.langchain import ChatDatabricks
+from dbllm.testing import Fault, faults
 
 agents = pytest.importorskip("langchain.agents")
 middleware = pytest.importorskip("langchain.agents.middleware")
@@ -133,6 +134,17 @@ def test_an_agent_s_retries_repeat_what_may_succeed(status: int, calls: int) -> 
     else:
         agent.invoke({"messages": [HumanMessage("hi")]})
     assert len(seen) == calls
+
+
+def test_an_agent_s_retries_bring_it_through_a_workspace_that_refuses_now_and_then(ambient: Any) -> None:
+    again = middleware.ModelRetryMiddleware(max_retries=9, initial_delay=0, on_failure="error")
+    chat = ChatDatabricks(model="smollm2-chat", max_tokens=8, max_retries=0)  # dbllm itself does not try again
+    with faults(ambient, "smollm2-chat", Fault(statuses={429: 0.5}, retry_after=0, seed=1)):
+        with pytest.raises(exceptions.ModelRateLimitError):
+            for _ in range(9):
+                chat.invoke("hi")
+        state = agents.create_agent(chat, middleware=[again]).invoke({"messages": [HumanMessage("hi")]})
+    assert state["messages"][-1].text
 
 
 def test_a_context_that_is_too_long_is_summed_up_shorter() -> None:
