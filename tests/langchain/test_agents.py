@@ -141,8 +141,7 @@ def test_an_agent_s_retries_bring_it_through_a_workspace_that_refuses_now_and_th
     chat = ChatDatabricks(model="smollm2-chat", max_tokens=8, max_retries=0)  # dbllm itself does not try again
     with faults(ambient, "smollm2-chat", Fault(statuses={429: 0.5}, retry_after=0, seed=1)):
         with pytest.raises(exceptions.ModelRateLimitError):
-            for _ in range(9):
-                chat.invoke("hi")
+            chat.batch(["hi"] * 9, {"max_concurrency": 1})
         state = agents.create_agent(chat, middleware=[again]).invoke({"messages": [HumanMessage("hi")]})
     assert state["messages"][-1].text
 
