@@ -90,7 +90,7 @@ def same_signature(
     """Gives an `__init__` that passes everything on to `core`'s the signature of that one."""
 
     def decorate(own: Callable[..., None]) -> Callable[Concatenate[Any, P], None]:
-        core.__init__ = own.__wrapped__ = _renamed(init, own.__qualname__)  # type: ignore
+        core.__init__ = own.__wrapped__ = _renamed(init, own.__qualname__)  # type: ignore[misc, attr-defined]  # mypy knows no assigned __init__
         return own
 
     return decorate
