@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ from dbllm.cli.secrets import secrets
 
 if TYPE_CHECKING:
     from dbllm.local.driver.server import DriverServer
+    from dbllm.local.page.request_log import Entry
     from dbllm.local.workspace import Workspace
 
 app = typer.Typer(
@@ -123,6 +125,7 @@ def up(
     upstream_key: Annotated[
         str | None, typer.Option(envvar="DBLLM_UPSTREAM_KEY", help="Opens the own upstream; made up when left out.")
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print a line for each request.")] = False,
 ) -> None:
     """Run a local workspace that answers with a real small model, until Ctrl-C.
 
@@ -151,6 +154,7 @@ def up(
             upstream_key=upstream_key,
             customs=dict(custom or ()),
             faults=dict(parse_fault(one) for one in fault or ()),
+            on_answer=None if quiet else _print_request,
         ),
     ).run(_announce_workspace)
 
@@ -159,8 +163,17 @@ def _announce_workspace(workspace: Workspace) -> None:
     console.announce(
         *(f"export {name}={shlex.quote(value)}" for name, value in workspace.env.items()),
         f"# upstream: {workspace.upstream_url} takes the key {workspace.upstream_key}",
+        *([f"# page: {workspace.page_url}"] if workspace.page_url else []),
         f"# ready: {workspace.host} answers (Ctrl-C stops it)",
     )
+
+
+def _print_request(entry: Entry) -> None:
+    """One line on the standard error, as servers do; the standard output is for a shell to read."""
+    moment = time.strftime("%H:%M:%S", time.localtime(entry.at))
+    tokens = "" if entry.tokens_in is None else f"  {entry.tokens_in} → {entry.tokens_out or 0} tokens"
+    what = entry.endpoint or entry.path
+    console.note(f"{moment}  {entry.status or 'cut'}  {entry.method} {what}{tokens}  {entry.seconds:.2f} s")
 
 
 @app.command(short_help="Run a driver app, until Ctrl-C.")

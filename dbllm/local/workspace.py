@@ -16,12 +16,15 @@ from dbllm.local.driver.proxy import PORTS
 from dbllm.local.errors import LocalError
 from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.providers import OWN_UPSTREAM, check_upstreams
+from dbllm.local.http.client import is_loopback
 from dbllm.local.http.server import GRACE, Service, WebServer, listen
 from dbllm.local.invocation.custom_models import Customs
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine, Job
 from dbllm.local.model.weights import default_model
 from dbllm.local.options import Options
+from dbllm.local.page.page import Page
+from dbllm.local.page.request_log import RequestLog
 from dbllm.local.storage.identity import Identity, identity
 from dbllm.local.storage.store import Change, Store, opened
 
@@ -79,6 +82,7 @@ class Workspace(Service):
         check_upstreams(self._options.upstreams)
         self._identity: Identity | None = None
         self._host: str | None = None
+        self._page: Page | None = None
 
     def __repr__(self) -> str:
         return f"<Workspace {self._host or 'not running'}>"
@@ -109,6 +113,11 @@ class Workspace(Service):
     def env(self) -> dict[str, str]:
         """The environment variables by which clients find the workspace."""
         return {"DATABRICKS_HOST": self.host, "DATABRICKS_TOKEN": self.token, "DATABRICKS_CLUSTER_ID": self.cluster_id}
+
+    @property
+    def page_url(self) -> str | None:
+        """The link that opens the workspace's page in a browser; None if it listens on more than loopback."""
+        return self._page and self._page.url(self.host)
 
     @property
     def upstream_url(self) -> str:
@@ -146,7 +155,10 @@ class Workspace(Service):
             store=store,
             options=self._options,
         )
-        return WebServer(app, sock, engine.interrupt, drain=self._drain)
+        secret = (self.token, self.upstream_key)
+        log = RequestLog(app, secret, self._options.on_answer)
+        self._page = Page(log, self.env) if is_loopback(self._host) else None
+        return WebServer(self._page or log, sock, engine.interrupt, drain=self._drain)
 
     def _forget(self) -> None:
         self._host = None
