@@ -6,12 +6,14 @@ import json as json_module
 import os
 from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
 from ._auth.auth import Token
 from ._auth.config import Config, resolve
+from ._auth.local_workspace import find_local_workspace
 from ._auth.redaction import hide_arguments
 from ._backends.aio import AsyncBackend
 from ._backends.blocking import SyncBackend
@@ -118,6 +120,22 @@ class AsyncClient:
         self._options = Options().merged_with(timeout, retry, headers)
         self._tasks: dict[str, Kind] = {}  # the task of each endpoint, once it is known
         self._owns_connections = True
+
+    @classmethod
+    def local(cls: type[ClientT], port: int | None = None, **options: Any) -> ClientT:
+        """A client of the workspace that `dbllm up` runs on this machine; no variable need be set.
+
+        Args:
+            port: which one, if several run; default: the one that was started last.
+            **options: as for the class, without host and credentials.
+
+        Raises:
+            ConfigError: no such workspace runs.
+        """
+        found = find_local_workspace(port)
+        client = cls(found.host, found.token, **options)
+        client._config = replace(client._config, cluster_id=found.cluster_id)
+        return client
 
     @property
     def host(self) -> str:

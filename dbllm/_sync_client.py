@@ -75,6 +75,13 @@ class Client(SyncFacade[AsyncClient]):
         del host, token, options  # so that no traceback with local variables shows them
         super().__init__(_BlockingClient(**arguments))  # type: ignore[arg-type]
 
+    @classmethod
+    def local(cls: type[ClientT], port: int | None = None, **options: Any) -> ClientT:
+        """A client of the workspace that `dbllm up` runs on this machine; as `AsyncClient.local`."""
+        client = cls.__new__(cls)
+        client._core = _BlockingClient.local(port, **options)
+        return client
+
     @property
     def host(self) -> str:
         """The workspace, as scheme://name[:port]."""

@@ -39,6 +39,7 @@ EXTRAS = {  # they use public names of dbllm, and what is said here
     "serve": {"local"},
 }
 LENT = {
+    "local.running": {"_auth.local_workspace"},  # who writes the note of a running workspace, and who reads it
     "local.gateway.gateway": {"_protocol.sse"},  # a provider's stream is read by the decoder of the core
     "langchain.tools": {"_protocol.structured_output"},  # what is strict, is strict in the same way
 }
@@ -57,6 +58,7 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "who may be sent twice; what others read and dbllm lost; deadlines of uploads": 300,
     "credentials that left their place; errors that said the wrong thing": 340,
     "streams, structured output and answers of servers that number nothing": 380,
+    "finding the workspace that runs on this machine": 55,
 }
 
 MODULES = {  # dotted name below dbllm: its file

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +25,25 @@ if TYPE_CHECKING:
     from dbllm.local.driver.server import DriverServer
     from dbllm.local.page.request_log import Entry
     from dbllm.local.workspace import Workspace
+
+
+class Shell(str, enum.Enum):
+    """Who reads the variables."""
+
+    sh = "sh"
+    fish = "fish"
+    powershell = "powershell"
+    dotenv = "dotenv"
+    notebook = "notebook"
+
+
+ASSIGNMENTS: dict[Shell, Callable[[str, str], str]] = {
+    Shell.sh: lambda name, value: f"export {name}={shlex.quote(value)}",
+    Shell.fish: lambda name, value: f"set -gx {name} {shlex.quote(value)}",
+    Shell.powershell: lambda name, value: f"$env:{name} = '{value}'",
+    Shell.dotenv: lambda name, value: f'{name}="{value}"',
+    Shell.notebook: lambda name, value: f"%env {name}={value}",
+}
 
 app = typer.Typer(
     name="dbllm",
@@ -146,6 +167,7 @@ def up(
         drivers=driver or (),
         principals={client_id: secret} if client_id and secret else {},
         drain=drain,
+        noted=True,
         options=Options(
             deploy_seconds=deploy_seconds,
             seed=seed,
@@ -174,6 +196,23 @@ def _print_request(entry: Entry) -> None:
     tokens = "" if entry.tokens_in is None else f"  {entry.tokens_in} → {entry.tokens_out or 0} tokens"
     what = entry.endpoint or entry.path
     console.note(f"{moment}  {entry.status or 'cut'}  {entry.method} {what}{tokens}  {entry.seconds:.2f} s")
+
+
+@app.command(short_help="Print the variables by which clients find a running workspace.")
+def env(
+    port: Annotated[int | None, typer.Option(help="Of which workspace.", show_default="the last one started")] = None,
+    shell: Annotated[
+        Shell, typer.Option(help="The form: sh (bash, zsh), fish, powershell, dotenv (a .env file), notebook.")
+    ] = Shell.sh,
+) -> None:
+    """Print the variables by which clients find the workspace that runs on this machine.
+
+    In a shell: eval "$(dbllm env)". In a notebook, paste what `dbllm env --shell notebook` prints.
+    """
+    from dbllm.local.running import running_env
+
+    for name, value in running_env(port).items():
+        console.write(ASSIGNMENTS[shell](name, value))
 
 
 @app.command(short_help="Run a driver app, until Ctrl-C.")

@@ -25,6 +25,7 @@ from dbllm.local.model.weights import default_model
 from dbllm.local.options import Options
 from dbllm.local.page.page import Page
 from dbllm.local.page.request_log import RequestLog
+from dbllm.local.running import note_running
 from dbllm.local.storage.identity import Identity, identity
 from dbllm.local.storage.store import Change, Store, opened
 
@@ -51,6 +52,7 @@ class Workspace(Service):
         token_seconds: how long such a token lives.
         drain: seconds that open answers get to end by themselves when the workspace stops.
         options: how long deployments take, and what else can be chosen.
+        noted: leave word of it while it runs, so that `Client.local()` and `dbllm env` find it.
 
     Raises (on entering or running):
         LocalError: with a sentence that says what to do.
@@ -69,6 +71,7 @@ class Workspace(Service):
         token_seconds: float = TOKEN_SECONDS,
         drain: float = GRACE,
         options: Options | None = None,
+        noted: bool = False,
     ) -> None:
         self._token = check_token(token)
         self._bind = check_bind_address(host, token)
@@ -78,6 +81,7 @@ class Workspace(Service):
         self._drivers = check_drivers(drivers)
         self._oidc = Oidc(principals, token_seconds)
         self._drain = drain
+        self._noted = noted
         self._options = options or Options()
         check_upstreams(self._options.upstreams)
         self._identity: Identity | None = None
@@ -117,7 +121,7 @@ class Workspace(Service):
     @property
     def page_url(self) -> str | None:
         """The link that opens the workspace's page in a browser; None if it listens on more than loopback."""
-        return self._page and self._page.url(self.host)
+        return None if self._page is None else self._page.url(self.host)
 
     @property
     def upstream_url(self) -> str:
@@ -137,6 +141,8 @@ class Workspace(Service):
         stack.callback(sock.close)
         self._host = url(sock.getsockname())
         stack.callback(self._forget)
+        if self._noted:
+            stack.enter_context(note_running(sock.getsockname()[1], self.env))
         self._options = with_upstream(self._options, self.upstream_url, store)
         customs = Customs(self._options.customs)
         customs.load()

@@ -17,6 +17,7 @@ from dbllm import Client
 from dbllm.local import Workspace
 from dbllm.local.model.weights import default_model
 
+NEEDED = "this needs Chromium and its driver: apt-get install chromium chromium-driver"
 STORED = "</pre><img src=x onerror=\"document.title='broken into'\"><script>document.title='broken into'</script>"
 
 
@@ -28,7 +29,8 @@ def workspace() -> Iterator[Workspace]:
 
 def new_browser() -> WebDriver:
     browser, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-    assert browser and driver, "this needs Chromium and its driver: apt-get install chromium chromium-driver"
+    assert browser, NEEDED
+    assert driver, NEEDED
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
@@ -158,7 +160,7 @@ def test_it_is_readable_in_light_and_dark_and_on_a_narrow_screen(page: WebDriver
     )
     page.set_window_size(500, 900)
     colours = page.execute_script(  # type: ignore[no-untyped-call]
-        "const seen = getComputedStyle(document.body); return [seen.color, matchMedia('(prefers-color-scheme: dark)').matches,"
+        "return [getComputedStyle(document.body).color, matchMedia('(prefers-color-scheme: dark)').matches,"
         " document.documentElement.scrollWidth <= window.innerWidth]"
     )
     assert colours == ["rgb(255, 255, 255)" if scheme == "dark" else "rgb(0, 0, 0)", scheme == "dark", True]

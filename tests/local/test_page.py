@@ -149,7 +149,7 @@ def test_each_request_is_logged_with_its_client_endpoint_status_and_tokens(
     assert (chat["tokens_in"], chat["tokens_out"]) == (reply.usage.prompt_tokens, reply.usage.completion_tokens)
     assert stream_entry["tokens_out"] is not None
     assert dolly["endpoint"] == "dolly"
-    assert [entry.endpoint for entry in answered[-4:]][0] == "smollm2-chat"
+    assert answered[-4].endpoint == "smollm2-chat"
     bodies = http.get(f"/ui/log/{chat['number']}", headers={"x-dbllm-session": session}).json()
     assert json.loads(bodies["request"])["messages"] == [{"role": "user", "content": "hello"}]
     assert json.loads(bodies["response"])["choices"]

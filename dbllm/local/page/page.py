@@ -89,12 +89,14 @@ class Page:
         if scope["method"] != "GET":
             raise Problem(405, "BAD_REQUEST", "The page asks with GET alone.")
         if what == "env":
-            return _private(dict(self._env))
+            return _unstored(dict(self._env))
         if what == "log":
-            entries = self._log.since(_number(parse_qs(scope["query_string"].decode("latin-1")).get("after", ["0"])[0]))
-            return _private({"entries": [entry.as_json() for entry in entries]})
-        if what.startswith("log/") and (bodies := self._log.body(_number(what.removeprefix("log/")))):
-            return _private(bodies)
+            entries = self._log.since(
+                _request_number(parse_qs(scope["query_string"].decode("latin-1")).get("after", ["0"])[0])
+            )
+            return _unstored({"entries": [entry.as_json() for entry in entries]})
+        if what.startswith("log/") and (bodies := self._log.body(_request_number(what.removeprefix("log/")))):
+            return _unstored(bodies)
         raise Problem(404, "NOT_FOUND", "The page has nothing of this name, or the request is no longer kept.")
 
 
@@ -104,13 +106,13 @@ def _is_browser_at_root(scope: Scope) -> bool:
     return "text/html" in Headers(scope=scope).get("accept", "")
 
 
-def _number(text: str) -> int:
+def _request_number(text: str) -> int:
     if not re.fullmatch(r"\d{1,15}", text):
         raise bad_request(f"{text[:40]!r} is no number of a request")
     return int(text)
 
 
-def _private(content: object) -> Response:
+def _unstored(content: object) -> Response:
     return JSONResponse(content, headers={"cache-control": "no-store"})
 
 

@@ -18,6 +18,9 @@ MAX_ENTRIES = 500
 MAX_BODY = 64 * 1024
 """Bytes of a body that are kept for the page."""
 
+MIN_SECRET = 6
+"""Characters of a secret that is looked for in texts; a shorter one would be found in words."""
+
 MODEL_CALLS = ("/serving-endpoints", "/ai-gateway/", "/driver-proxy-api/")
 """Of these alone bodies are kept: those of other paths may hold secrets."""
 
@@ -79,7 +82,7 @@ class RequestLog:
     def __init__(
         self, app: ASGIApp, secrets: Sequence[str] = (), on_answer: Callable[[Entry], object] | None = None
     ) -> None:
-        self._app, self._secrets, self._on_answer = app, [text for text in secrets if text], on_answer
+        self._app, self._secrets, self._on_answer = app, [text for text in secrets if len(text) >= MIN_SECRET], on_answer
         self._entries: deque[Entry] = deque(maxlen=MAX_ENTRIES)
         self._versions = self._numbers = 0
 
@@ -131,13 +134,13 @@ class RequestLog:
         }
 
     def _begin(self, scope: Scope) -> Entry:
-        path, headers = self._hide(scope["path"][:500]), Headers(scope=scope)
+        path, headers = scope["path"][:500], Headers(scope=scope)
         found, driver = _ENDPOINT.match(path), _DRIVER.match(path)
-        endpoint = unquote(found[1]) if found else f"driver app {driver[1]}" if driver else ""
+        endpoint = self._hide(unquote(found[1]) if found else f"driver app {driver[1]}" if driver else "")
         agent = self._hide(headers.get("user-agent", "")[:200])
         self._versions += 1
         self._numbers += 1
-        entry = Entry(self._numbers, self._versions, time.time(), scope["method"], path, endpoint, agent)
+        entry = Entry(self._numbers, self._versions, time.time(), scope["method"], self._hide(path), endpoint, agent)
         self._entries.append(entry)
         return entry
 
