@@ -29,6 +29,7 @@ if _typing.TYPE_CHECKING:
     from ._sync_client import Client as Client, DriverApp as DriverApp, Endpoint as Endpoint
     from ._transport.call import Attempt as Attempt
     from ._transport.retry import Retry as Retry, Timeout as Timeout
+    from ._transport.stats import EndpointStats as EndpointStats, Stats as Stats
     from .errors import (
         APIConnectionError as APIConnectionError, APIError as APIError, APIResponseError as APIResponseError,
         APIStatusError as APIStatusError, APITimeoutError as APITimeoutError,
@@ -57,6 +58,7 @@ _NAMES = {  # where each public name is defined
     "Predictions PromptRequest Response ResponseEvent Usage",
     "_transport.call": "Attempt",
     "_transport.retry": "Retry Timeout",
+    "_transport.stats": "EndpointStats Stats",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -23,6 +23,7 @@ from ._protocol.paths import app_path, invocations_path
 from ._protocol.tasks import EndpointRef, Kind, parse_task
 from ._transport.options import Options
 from ._transport.retry import Retry, Timeout
+from ._transport.stats import Stats
 from ._transport.transport import OnAttempt, Transport
 from .errors import ConfigError
 
@@ -262,6 +263,13 @@ class AsyncClient:
             return json_module.loads(answer.raw.body) if answer.raw.body.strip() else None
         except (ValueError, RecursionError):
             return answer.raw.text
+
+    def stats(self) -> Stats:
+        """What has been counted since the client was made, and its connections now. It sends nothing.
+
+        Clients that `with_options` made of one client count together.
+        """
+        return self._transport.stats()
 
     async def aclose(self) -> None:
         """Close the connections. Later calls raise RuntimeError."""

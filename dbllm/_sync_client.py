@@ -21,6 +21,7 @@ from ._transport.retry import Retry, Timeout
 if TYPE_CHECKING:
     from ._management.endpoints import Endpoints
     from ._management.secrets import Secrets
+    from ._transport.stats import Stats
 
 
 HandleT = TypeVar("HandleT", bound=ModelHandle)
@@ -98,6 +99,10 @@ class Client(SyncFacade[AsyncClient]):
         from ._management.secrets import Secrets
 
         return Secrets(self._core.secrets)
+
+    def stats(self) -> Stats:
+        """What has been counted since the client was made, and its connections now; see `AsyncClient.stats`."""
+        return self._core.stats()
 
     def with_options(
         self: ClientT,

@@ -143,7 +143,9 @@ class ModelHandle:
         """Send a complete body, and return the response."""
         ends = options.deadline(self._transport.backend.clock) if deadline is None else deadline
         try:
-            return await self._transport.call(options.call(ends, self._ref.path, body))
+            call = options.call(ends, self._ref.path, body)
+            call.may_hedge = verb == "embed"
+            return await self._transport.call(call)
         except APIStatusError as error:
             await self._add_hint(verb, error, ends)
             raise

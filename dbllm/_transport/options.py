@@ -55,4 +55,6 @@ class Options:
         encoded = None if body is None else encode(body)
         if method is None:
             method = "GET" if body is None else "POST"
-        return Call(method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers)
+        return Call(
+            method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers, may_hedge=method == "GET"
+        )

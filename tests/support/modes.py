@@ -39,6 +39,7 @@ class Plain:
 
     _makers = frozenset({"endpoint", "driver_app", "with_options"})
     _areas = frozenset({"endpoints", "secrets"})
+    _at_once = frozenset({"stats"})  # methods that neither mode awaits
 
     def __init__(self, plain: Any) -> None:
         self.plain = plain
@@ -50,7 +51,7 @@ class Plain:
         found = getattr(self.plain, "close" if name == "aclose" else name)
         if name in self._areas:
             return Plain(found)
-        if not callable(found):
+        if not callable(found) or name in self._at_once:
             return found
         if name in self._makers or name.startswith("stream_"):
             return lambda *args, **options: Plain(found(*args, **options))
