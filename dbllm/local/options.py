@@ -26,6 +26,7 @@ class Options:
         customs: custom models by name: a callable, its "module:function", or the URL of an MLflow scoring server. Each
             gets an endpoint of that name, if the name can be one's.
         faults: what is wrong with which endpoint from the start; "*" is every other.
+        ai_gateway: whether the workspace has the AI gateway and its model services.
         now: seconds since 1970.
     """
 
@@ -36,4 +37,5 @@ class Options:
     upstream_key: str | None = field(default=None, repr=False)
     customs: Mapping[str, str | Answerer] = field(default_factory=dict)
     faults: Mapping[str, Fault] = field(default_factory=dict)
+    ai_gateway: bool = True
     now: Callable[[], float] = time.time
