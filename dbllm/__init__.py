@@ -28,6 +28,7 @@ if _typing.TYPE_CHECKING:
     )
     from ._sync_client import Client as Client, DriverApp as DriverApp, Endpoint as Endpoint
     from ._transport.call import Attempt as Attempt
+    from ._transport.limits import Limits as Limits
     from ._transport.retry import Retry as Retry, Timeout as Timeout
     from ._transport.stats import EndpointStats as EndpointStats, Stats as Stats
     from .errors import (
@@ -57,6 +58,7 @@ _NAMES = {  # where each public name is defined
     "_protocol.models": "ChatCompletion ChatCompletionChunk Completion CompletionChunk Embeddings Message OutputItem "
     "Predictions PromptRequest Response ResponseEvent Usage",
     "_transport.call": "Attempt",
+    "_transport.limits": "Limits",
     "_transport.retry": "Retry Timeout",
     "_transport.stats": "EndpointStats Stats",
 }
