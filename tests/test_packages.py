@@ -57,6 +57,7 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "who may be sent twice; what others read and dbllm lost; deadlines of uploads": 300,
     "credentials that left their place; errors that said the wrong thing": 340,
     "streams, structured output and answers of servers that number nothing": 380,
+    "model services, Responses on models, agents on Apps, route-optimised endpoints, tags, fallbacks": 1400,
 }
 
 MODULES = {  # dotted name below dbllm: its file
