@@ -20,6 +20,7 @@ from ._transport.retry import Retry, Timeout
 
 if TYPE_CHECKING:
     from ._management.endpoints import Endpoints
+    from ._management.model_services import ModelProviders, ModelServices
     from ._management.secrets import Secrets
     from ._transport.stats import Stats
 
@@ -92,6 +93,20 @@ class Client(SyncFacade[AsyncClient]):
         from ._management.endpoints import Endpoints  # most programs only call models
 
         return Endpoints(self._core.endpoints)
+
+    @property
+    def model_services(self) -> ModelServices:
+        """The model services in Unity Catalog: create, change, delete and grant them."""
+        from ._management.model_services import ModelServices
+
+        return ModelServices(self._core.model_services)
+
+    @property
+    def model_providers(self) -> ModelProviders:
+        """The model provider services, which hold the keys of providers outside of Databricks by reference."""
+        from ._management.model_services import ModelProviders
+
+        return ModelProviders(self._core.model_providers)
 
     @property
     def secrets(self) -> Secrets:

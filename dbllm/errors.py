@@ -73,7 +73,7 @@ def unpickled(name: str) -> object:
 
 def _public_class(name: str) -> Any:
     """An exported class, or one that is part of an exported model."""
-    places = ("", "._protocol.models", "._management.endpoints", "._management.secrets")
+    places = ("", "._protocol.models", "._management.endpoints", "._management.secrets", "._management.model_services")
     modules = (import_module(f"dbllm{place}") for place in places)
     return next((kind for module in modules if (kind := getattr(module, name, None)) is not None), None)
 

@@ -23,6 +23,8 @@ TWINS: list[tuple[Any, Any]] = [
     (dbllm.AsyncStream, dbllm.Stream),
     (dbllm.AsyncEndpoints, dbllm.Endpoints),
     (dbllm.AsyncSecrets, dbllm.Secrets),
+    (dbllm.AsyncModelServices, dbllm.ModelServices),
+    (dbllm.AsyncModelProviders, dbllm.ModelProviders),
 ]
 BY_NAME = pytest.mark.parametrize(("twin", "plain"), TWINS, ids=lambda kind: kind.__name__)
 COLOURED = {"aclose": "close"}

@@ -37,8 +37,8 @@ def run(colour: str, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 class Plain:
     """A sync object with async methods."""
 
-    _makers = frozenset({"endpoint", "driver_app", "with_options"})
-    _areas = frozenset({"endpoints", "secrets"})
+    _makers = frozenset({"endpoint", "driver_app", "agent", "with_options"})
+    _areas = frozenset({"endpoints", "secrets", "model_services", "model_providers"})
     _at_once = frozenset({"stats"})  # methods that neither mode awaits
 
     def __init__(self, plain: Any) -> None:
