@@ -20,6 +20,7 @@ from dbllm.cli.endpoints import endpoints
 from dbllm.cli.models import models
 from dbllm.cli.options import Pair, pairs_option, read_pair
 from dbllm.cli.secrets import secrets
+from dbllm.cli.services import services
 
 if TYPE_CHECKING:
     from dbllm.local.driver.server import DriverServer
@@ -235,5 +236,6 @@ def _announce_driver(driver: DriverServer) -> None:
 
 app.add_typer(models)
 app.add_typer(endpoints)
+app.add_typer(services)
 app.add_typer(secrets)
 app.command()(doctor)

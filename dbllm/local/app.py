@@ -7,6 +7,8 @@ import secrets
 from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import cast
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -25,20 +27,25 @@ from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.own_upstream import Upstream
 from dbllm.local.http import operations
 from dbllm.local.http.asgi import decode_json, read_body
+from dbllm.local.http.error_details import with_details
 from dbllm.local.http.operations import OBJECT, TEXT, Operation
+from dbllm.local.invocation.ai_gateway import AI_GATEWAY, AiGateway, feature_disabled
 from dbllm.local.invocation.custom_models import Customs
 from dbllm.local.invocation.dispatch import Dispatch
 from dbllm.local.invocation.faults import Faults
 from dbllm.local.invocation.limits import FOUNDATION_BODY, max_body
 from dbllm.local.invocation.local_models import LocalModels
 from dbllm.local.json_values import Json
-from dbllm.local.management import catalog, endpoint_config, endpoint_record
+from dbllm.local.management import catalog, endpoint_config, endpoint_record, model_services
 from dbllm.local.management.endpoint_record import Record
 from dbllm.local.management.endpoints import Endpoints, ManagementHooks, no_such_served
 from dbllm.local.management.metrics import Metrics
+from dbllm.local.management.model_services import ModelServiceRules
+from dbllm.local.management.provider_services import ProviderServiceRules
 from dbllm.local.management.rate_limits import Rates
 from dbllm.local.management.secrets import Scopes
-from dbllm.local.management.served_entity import CustomModels, ExternalModels
+from dbllm.local.management.served_entity import CustomModels, Entity, ExternalModels
+from dbllm.local.management.services import UNITY_CATALOG, GrantsApi, Services
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine
 from dbllm.local.options import Options
@@ -50,7 +57,10 @@ OPENAI_TASKS = {
     "completions": "llm/v1/completions",
     "embeddings": "llm/v1/embeddings",
     "responses": "agent/v1/responses",
+    "open-responses": "agent/v1/responses",
 }
+CHAT_AND_RESPONSES = ("llm/v1/chat", "agent/v1/responses")
+"""The task of a chat model and the further one that it can be called for by `model`."""
 ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 DOCUMENT = "/api/local/openapi.json"
 DRIVER_APPS = "/api/local/driver-apps"
@@ -145,6 +155,17 @@ class _Workspace:
             seed=options.seed,
             at_once=options.at_once,
         )
+        provider_rules = ProviderServiceRules(scopes.may_read, providers.check)
+        provider_services = Services(store, provider_rules, options.now)
+        rules = ModelServiceRules(own, provider_services, self._endpoints.find)
+        ready_services = model_services.ready_services(own.values(), identity.created_ms)
+        services = Services(store, rules, options.now, ready_services, self._forget)
+        self._unity_catalog = [
+            *services.operations(),
+            *provider_services.operations(),
+            *GrantsApi(services, provider_services).operations(),
+        ]
+        self._ai_gateway = AiGateway(services, rules, self._dispatch.draw, self._answer) if options.ai_gateway else None
         self._operations = [
             *self._endpoints.operations(),
             *scopes.operations(),
@@ -164,10 +185,20 @@ class _Workspace:
             Route("/serving-endpoints/{name}/invocations", self.invocations, methods=["POST"]),
             Route(served, self.invocations, methods=["POST"]),
             *(Route(f"/serving-endpoints/{path}", self.by_model, methods=["POST"]) for path in OPENAI_TASKS),
+            *self._gateway_routes(),
             Route(app_path, self.driver_proxy, methods=ANY_METHOD),
             Route(f"{app_path}/{{rest:path}}", self.driver_proxy, methods=ANY_METHOD),
             Route("/{rest:path}", _no_route, methods=ANY_METHOD),  # also a known path with another method
         ]
+
+    def _gateway_routes(self) -> list[Route]:
+        if self._ai_gateway is not None:
+            catalog_routes = operations.routes(self._unity_catalog, self._thread)
+            return with_details([*catalog_routes, *self._ai_gateway.routes()])
+        paths = [f"{AI_GATEWAY}/{{rest:path}}"]
+        for kind in ("model-services", "model-provider-services"):
+            paths += [f"{UNITY_CATALOG}/{kind}", f"{UNITY_CATALOG}/{kind}/{{rest:path}}"]
+        return with_details([Route(path, feature_disabled, methods=ANY_METHOD) for path in paths])
 
     @asynccontextmanager
     async def lifespan(self, _app: object) -> AsyncIterator[None]:
@@ -194,7 +225,10 @@ class _Workspace:
 
     async def document(self, _request: Request) -> Response:
         """The OpenAPI document of the table of operations."""
-        return JSONResponse(operations.document([*self._operations, *_INVOCATIONS], "dbllm's local workspace"))
+        listed = [*self._operations, *_INVOCATIONS]
+        if self._ai_gateway is not None:
+            listed += [*self._unity_catalog, *_GATEWAY_CALLS]
+        return JSONResponse(operations.document(listed, "dbllm's local workspace"))
 
     def _more_operations(self) -> list[Operation]:
         port = operations.object_schema("port", port={"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]})
@@ -243,7 +277,7 @@ class _Workspace:
         if served is not None and served not in {entity.name for entity in endpoint_record.entities(record)}:
             raise no_such_served(served, record.name)
         body = await read_body(request, max_body(record.task))
-        return await self._answer(request, record, served, body)
+        return await self._answer(request, record, self._dispatch.chosen(record, served), body)
 
     async def by_model(self, request: Request) -> Response:
         """The paths of OpenAI clients, where `model` in the body names the endpoint."""
@@ -254,9 +288,10 @@ class _Workspace:
             raise bad_request("missing required field 'model': the name of a serving endpoint")
         record = self._queried(request, name)
         task = OPENAI_TASKS[request.url.path.removeprefix("/serving-endpoints/")]
-        if record.task != task:
+        if record.task != task and (record.task, task) != CHAT_AND_RESPONSES:
             raise bad_request(f"endpoint '{name}' has the task {record.task or 'of a custom model'}, not {task}")
-        return await self._answer(request, record, None, body)
+        chosen = [replace(entity, task=task) for entity in self._dispatch.chosen(record, None)]
+        return await self._answer(request, record, chosen, body)
 
     def _queried(self, request: Request, name: str) -> Record:
         """An endpoint that the caller may query and that can answer."""
@@ -266,12 +301,12 @@ class _Workspace:
             raise never_ready(name) if record.failures else not_ready(name)
         return record
 
-    async def _answer(self, request: Request, record: Record, served: str | None, body: bytes) -> Response:
+    async def _answer(self, request: Request, record: Record, chosen: Sequence[Entity], body: bytes) -> Response:
         counters = self._rates.take(record, request.scope["dbllm.caller"])
         await self._remember(counters)
 
         async def answer() -> Response:
-            return self._dispatch.answer(request, record, served, body, counters)
+            return self._dispatch.answer(request, record, chosen, body, counters)
 
         return await self._faults.around(record.name, request, answer)
 
@@ -308,6 +343,16 @@ _PROMPT_BODY = operations.object_schema(
 _ROWS_BODY = operations.object_schema(
     dataframe_records=operations.OBJECTS, dataframe_split=OBJECT, inputs={}, instances={}, params=OBJECT
 )
+_INPUT_BODY = operations.object_schema(
+    "input", "max_output_tokens", input=TEXT, max_output_tokens=_FEW_TOKENS, stream=_STREAM_FLAG
+)
+
+
+def _with_model(schema: Json, model: str) -> Json:
+    properties = {**cast("Json", schema["properties"]), "model": operations.text_schema(model)}
+    return operations.object_schema("model", *cast("list[str]", schema["required"]), **properties)
+
+
 _INVOCATIONS = [
     Operation("POST", f"/serving-endpoints/{name}/invocations", _described_only, f"Call {name}", schema)
     for name, schema in (
@@ -315,6 +360,17 @@ _INVOCATIONS = [
         ("smollm2-completions", _PROMPT_BODY),
         ("databricks-bge-large-en", operations.object_schema("input", input={"type": "array", "items": TEXT})),
         ("dolly", _ROWS_BODY),
+    )
+]
+_GATEWAY_CALLS = [
+    Operation("POST", f"{AI_GATEWAY}/mlflow/v1/{path}", _described_only, f"Call a model service ({path})", schema)
+    for path, schema in (
+        ("chat/completions", _with_model(_CHAT_BODY, "system.ai.smollm2-chat")),
+        ("responses", _with_model(_INPUT_BODY, "system.ai.smollm2-chat")),
+        (
+            "embeddings",
+            _with_model(operations.object_schema("input", input=operations.TEXTS), "system.ai.bge-large-en"),
+        ),
     )
 ]
 """For the document alone: these are routed by themselves."""

@@ -28,6 +28,7 @@ class Options:
             gets an endpoint of that name, if the name can be one's.
         faults: what is wrong with which endpoint from the start; "*" is every other.
         on_answer: is told of each request once it was answered, from the server's thread.
+        ai_gateway: whether the workspace has the AI gateway and its model services.
         now: seconds since 1970.
     """
 
@@ -39,4 +40,5 @@ class Options:
     customs: Mapping[str, str | Answerer] = field(default_factory=dict)
     faults: Mapping[str, Fault] = field(default_factory=dict)
     on_answer: Callable[[Entry], object] | None = None
+    ai_gateway: bool = True
     now: Callable[[], float] = time.time

@@ -127,7 +127,7 @@ class TestWhatTheyShare:
                 )
 
         for path, command in walk(get_command(app), ""):
-            if path.split()[0] not in ("demo", "up", "serve", "doctor"):
+            if path.split()[0] not in ("demo", "up", "env", "serve", "doctor"):
                 yield path, [option for parameter in command.params for option in parameter.opts]
 
     def test_every_command_that_calls_takes_the_same_three_options_and_no_token(self) -> None:

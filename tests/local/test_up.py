@@ -219,7 +219,9 @@ def test_a_secret_reaches_the_model_through_the_gateway_and_the_wire(model: Path
 
 def test_a_client_finds_it_without_any_variable_and_each_shell_has_its_form(model: Path, tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
-    program = "from dbllm import Client; print(Client.local().request('GET', '/api/2.0/preview/scim/v2/Me')['userName'])"
+    program = (
+        "from dbllm import Client; print(Client.local().request('GET', '/api/2.0/preview/scim/v2/Me')['userName'])"
+    )
     none = subprocess.run([*COMMAND, "env"], capture_output=True, text=True, env=clean_environment(**home), check=False)
     assert none.returncode == 1
     assert none.stderr == "dbllm: no local workspace runs on this machine: start one with `dbllm up`.\n"

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from dbllm.local.app import create_workspace_app
+from dbllm.local.http.server import WebServer, listen
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine
 from dbllm.local.options import Options
@@ -57,6 +58,32 @@ class Plane:
         self.do("POST", "/api/local/principals", {"name": name, "service": service})
         token: str = self.do("POST", "/api/local/tokens", {"principal": name})["token_value"]
         return token
+
+
+class ServedPlane(Plane):
+    """The same on a socket, for what outlives a call: the workspace runs on one event loop.
+
+    Attributes:
+        host: its URL.
+    """
+
+    def __init__(self, engine: Engine, **options: Any) -> None:
+        super().__init__(engine, **options)
+        sock = listen("127.0.0.1", 0, hint="")
+        self.host = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        self._server = WebServer(self.app, sock)
+        self._http = httpx.Client(base_url=self.host, timeout=60, trust_env=False)
+
+    def __enter__(self) -> ServedPlane:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._http.close()
+        self._server.stop()
+
+    def answer(self, method: str, path: str, json: object = None, token: str = OWNER, **more: Any) -> httpx.Response:
+        return self._http.request(method, path, json=json, headers={"authorization": f"Bearer {token}"}, **more)
 
 
 def own(name: str = "", entity: str = "local.default.dolly", **more: Any) -> dict[str, Any]:

@@ -82,7 +82,11 @@ class RequestLog:
     def __init__(
         self, app: ASGIApp, secrets: Sequence[str] = (), on_answer: Callable[[Entry], object] | None = None
     ) -> None:
-        self._app, self._secrets, self._on_answer = app, [text for text in secrets if len(text) >= MIN_SECRET], on_answer
+        self._app, self._secrets, self._on_answer = (
+            app,
+            [text for text in secrets if len(text) >= MIN_SECRET],
+            on_answer,
+        )
         self._entries: deque[Entry] = deque(maxlen=MAX_ENTRIES)
         self._versions = self._numbers = 0
 
