@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,8 +19,18 @@ from dbllm.local.access.authentication import AuthMiddleware
 from dbllm.local.access.oauth import Oidc
 from dbllm.local.access.permissions import Caller, need
 from dbllm.local.access.principals import Principals
+from dbllm.local.apps.agent_app import AgentApp
+from dbllm.local.apps.listing import AppsApi
 from dbllm.local.driver.proxy import PORTS, DriverProxy
-from dbllm.local.errors import Problem, bad_invocation_path, bad_request, never_ready, no_such_api, not_ready
+from dbllm.local.errors import (
+    Problem,
+    bad_invocation_path,
+    bad_request,
+    never_ready,
+    no_credential,
+    no_such_api,
+    not_ready,
+)
 from dbllm.local.gateway import providers
 from dbllm.local.gateway.gateway import Gateway
 from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
@@ -29,8 +39,10 @@ from dbllm.local.http import operations
 from dbllm.local.http.asgi import decode_json, read_body
 from dbllm.local.http.error_details import with_details
 from dbllm.local.http.operations import OBJECT, TEXT, Operation
+from dbllm.local.http.origins import ByPort, Origins
 from dbllm.local.invocation.ai_gateway import AI_GATEWAY, AiGateway, feature_disabled
 from dbllm.local.invocation.custom_models import Customs
+from dbllm.local.invocation.data_plane import DataPlane
 from dbllm.local.invocation.dispatch import Dispatch
 from dbllm.local.invocation.faults import Faults
 from dbllm.local.invocation.limits import FOUNDATION_BODY, max_body
@@ -64,6 +76,8 @@ CHAT_AND_RESPONSES = ("llm/v1/chat", "agent/v1/responses")
 ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 DOCUMENT = "/api/local/openapi.json"
 DRIVER_APPS = "/api/local/driver-apps"
+AGENT = "smollm2-agent"
+"""The name of the agent's app."""
 
 
 def create_workspace_app(
@@ -76,6 +90,7 @@ def create_workspace_app(
     customs: Customs | None = None,
     store: Store | None = None,
     options: Options | None = None,
+    origins: Origins | None = None,
 ) -> ASGIApp:
     """A workspace around a loaded model.
 
@@ -88,21 +103,39 @@ def create_workspace_app(
         customs: the custom models of the options, loaded; loaded here when left out.
         store: remembers what is made; in memory by default. The app closes it when it ends.
         options: what else can be chosen.
+        origins: of the agent's app and of route-optimized endpoints, whose ports are served, too; none by default.
     """
     oidc = oidc or Oidc()
     options = options or Options()
     if customs is None:
         customs = Customs(options.customs)
         customs.load()
-    workspace = _Workspace(LocalModels(engine, vectors), identity, drivers, customs, store or Store(), options)
-    oidc.accept_also(workspace.principals.service)
+    origins = origins or Origins()
+    workspace = _Workspace(
+        LocalModels(engine, vectors), identity, drivers, customs, store or Store(), options, oidc, origins
+    )
+    principals = workspace.principals
+    oidc.accept_also(principals.service)
     # A bare router: Starlette's own middleware would answer errors in its own way.
     app = Router([*oidc.routes(), *workspace.routes()], redirect_slashes=False, lifespan=workspace.lifespan)
-    return AuthMiddleware(
-        app,
-        callers=lambda token: workspace.principals.caller(token) or oidc.caller(token),
-        workspace_id=identity.workspace_id,
-        open_paths=(f"{UPSTREAM}/",),
+
+    def guarded(app: ASGIApp, callers: Callable[[str], Caller | None], *open_paths: str) -> ASGIApp:
+        return AuthMiddleware(app, callers=callers, workspace_id=identity.workspace_id, open_paths=open_paths)
+
+    def by_oauth(callers: Callable[[str], Caller | None]) -> Callable[[str], Caller | None]:
+        def caller(token: str) -> Caller | None:
+            if principals.caller(token) is not None:  # it is good for the workspace alone (Databricks docs)
+                raise no_credential()
+            return callers(token)
+
+        return caller
+
+    return ByPort(
+        guarded(app, lambda token: principals.caller(token) or oidc.caller(token), f"{UPSTREAM}/"),
+        {
+            origins.agent_app: guarded(workspace.agent_app.app(), by_oauth(oidc.caller)),
+            origins.data_plane: guarded(workspace.data_plane.app(), by_oauth(oidc.any_caller)),
+        },
     )
 
 
@@ -117,6 +150,8 @@ class _Workspace:
         customs: CustomModels,
         store: Store,
         options: Options,
+        oidc: Oidc,
+        origins: Origins,
     ) -> None:
         self._identity = identity
         self._store = store
@@ -135,6 +170,10 @@ class _Workspace:
         self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
         self._customs: CustomModels = customs
         self._faults = Faults(options.faults)
+        self.agent_app = AgentApp(AGENT, models, self._faults)
+        self.data_plane = DataPlane(
+            origins.data_plane, identity.workspace_id, self._queried, oidc.details, self._answer_whole
+        )
         hooks = ManagementHooks(
             may_read=scopes.may_read,
             check_external=providers.check,
@@ -142,6 +181,8 @@ class _Workspace:
             metrics=self._metrics.text,
             logs=self._metrics.log,
             forget=self._forget,
+            data_plane=self.data_plane.described,
+            route_optimization=bool(origins.data_plane),
         )
         self._endpoints = Endpoints(store, ready, own, hooks, options.now, options.deploy_seconds)
         self._dispatch = Dispatch(
@@ -171,6 +212,7 @@ class _Workspace:
             *scopes.operations(),
             *self.principals.operations(),
             *self._faults.operations(),
+            *AppsApi(AGENT, origins.agent_app, identity.created_ms).operations(),
             *self._more_operations(),
         ]
 
@@ -205,6 +247,7 @@ class _Workspace:
         try:
             yield
         finally:
+            self.agent_app.close()
             await self._proxy.close()
             await self._gateway.close()
             await self._customs.close()
@@ -273,9 +316,13 @@ class _Workspace:
     async def invocations(self, request: Request) -> Response:
         """Databricks REST: POST /serving-endpoints/{name}[/served-models/{served}]/invocations."""
         record = self._queried(request, request.path_params["name"])
+        self.data_plane.refuse_elsewhere(record)
         served = request.path_params.get("served")
         if served is not None and served not in {entity.name for entity in endpoint_record.entities(record)}:
             raise no_such_served(served, record.name)
+        return await self._answer_whole(request, record, served)
+
+    async def _answer_whole(self, request: Request, record: Record, served: str | None = None) -> Response:
         body = await read_body(request, max_body(record.task))
         return await self._answer(request, record, self._dispatch.chosen(record, served), body)
 
@@ -287,6 +334,7 @@ class _Workspace:
         if not isinstance(name, str):
             raise bad_request("missing required field 'model': the name of a serving endpoint")
         record = self._queried(request, name)
+        self.data_plane.refuse_elsewhere(record)
         task = OPENAI_TASKS[request.url.path.removeprefix("/serving-endpoints/")]
         if record.task != task and (record.task, task) != CHAT_AND_RESPONSES:
             raise bad_request(f"endpoint '{name}' has the task {record.task or 'of a custom model'}, not {task}")
