@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import cast
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -40,6 +39,7 @@ from dbllm.local.http.asgi import decode_json, read_body
 from dbllm.local.http.error_details import with_details
 from dbllm.local.http.operations import OBJECT, TEXT, Operation
 from dbllm.local.http.origins import ByPort, Origins
+from dbllm.local.invocation import documented
 from dbllm.local.invocation.ai_gateway import AI_GATEWAY, AiGateway, feature_disabled
 from dbllm.local.invocation.custom_models import Customs
 from dbllm.local.invocation.data_plane import DataPlane
@@ -268,9 +268,9 @@ class _Workspace:
 
     async def document(self, _request: Request) -> Response:
         """The OpenAPI document of the table of operations."""
-        listed = [*self._operations, *_INVOCATIONS]
+        listed = [*self._operations, *documented.INVOCATIONS]
         if self._ai_gateway is not None:
-            listed += [*self._unity_catalog, *_GATEWAY_CALLS]
+            listed += [*self._unity_catalog, *documented.GATEWAY_CALLS]
         return JSONResponse(operations.document(listed, "dbllm's local workspace"))
 
     def _more_operations(self) -> list[Operation]:
@@ -371,57 +371,6 @@ class _Workspace:
     async def driver_proxy(self, request: Request) -> Response:
         """Databricks: /driver-proxy-api/o/{org}/{cluster_id}/{port}[/path]."""
         return await self._proxy.forward(request)
-
-
-def _described_only(_call: operations.ApiCall) -> object:
-    raise AssertionError("it is described in the document, and routed by itself")
-
-
-_STREAM_FLAG: Json = {"type": "boolean"}
-_FEW_TOKENS: Json = {"type": "integer", "minimum": 1, "maximum": 8}
-_MESSAGE = operations.object_schema(
-    "role", "content", role={"type": "string", "enum": ["system", "user", "assistant"]}, content=TEXT
-)
-_CHAT_BODY = operations.object_schema(
-    "messages", "max_tokens", messages={"type": "array", "items": _MESSAGE}, max_tokens=_FEW_TOKENS, stream=_STREAM_FLAG
-)
-_PROMPT_BODY = operations.object_schema(
-    "prompt", "max_tokens", prompt=TEXT, max_tokens=_FEW_TOKENS, stream=_STREAM_FLAG
-)
-_ROWS_BODY = operations.object_schema(
-    dataframe_records=operations.OBJECTS, dataframe_split=OBJECT, inputs={}, instances={}, params=OBJECT
-)
-_INPUT_BODY = operations.object_schema(
-    "input", "max_output_tokens", input=TEXT, max_output_tokens=_FEW_TOKENS, stream=_STREAM_FLAG
-)
-
-
-def _with_model(schema: Json, model: str) -> Json:
-    properties = {**cast("Json", schema["properties"]), "model": operations.text_schema(model)}
-    return operations.object_schema("model", *cast("list[str]", schema["required"]), **properties)
-
-
-_INVOCATIONS = [
-    Operation("POST", f"/serving-endpoints/{name}/invocations", _described_only, f"Call {name}", schema)
-    for name, schema in (
-        ("smollm2-chat", _CHAT_BODY),
-        ("smollm2-completions", _PROMPT_BODY),
-        ("databricks-bge-large-en", operations.object_schema("input", input={"type": "array", "items": TEXT})),
-        ("dolly", _ROWS_BODY),
-    )
-]
-_GATEWAY_CALLS = [
-    Operation("POST", f"{AI_GATEWAY}/mlflow/v1/{path}", _described_only, f"Call a model service ({path})", schema)
-    for path, schema in (
-        ("chat/completions", _with_model(_CHAT_BODY, "system.ai.smollm2-chat")),
-        ("responses", _with_model(_INPUT_BODY, "system.ai.smollm2-chat")),
-        (
-            "embeddings",
-            _with_model(operations.object_schema("input", input=operations.TEXTS), "system.ai.bge-large-en"),
-        ),
-    )
-]
-"""For the document alone: these are routed by themselves."""
 
 
 def _port(call: operations.ApiCall) -> int:
