@@ -80,6 +80,7 @@ class HttpRequest:
     deadline: float
     connect: float | None = None
     queue: float | None = None
+    fresh: bool = False  # not over a connection that was kept alive
 
 
 @lru_cache(maxsize=64)

@@ -32,6 +32,7 @@ class Call:
     origin: str | None = None  # where it is sent; None means the client's workspace
     may_hedge: bool = False  # it costs next to nothing when it runs twice
     attempt: int = 1  # the number of the current attempt
+    fresh: bool = False  # a kept-alive connection failed: the next attempt dials, and so can tell whether it was sent
     began: float = 0.0
     health: EndpointHealth | None = None  # of the endpoint, once the call has begun
     failed: FailedAttempts | None = field(default=None, repr=False)  # once an attempt has failed

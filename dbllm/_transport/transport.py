@@ -83,6 +83,7 @@ class Transport:
 
                 async def again() -> InfoT:
                     call.attempt += 1
+                    call.fresh = not self._failed(call).errors[-1].sent
                     health.begin_retry()
                     return await attempt(call, send)
 
@@ -237,7 +238,7 @@ class Transport:
         timeout, base = call.timeout, call.origin or self.host
         headers = self._request_headers(call, sent, base)
         return HttpRequest(
-            call.method, base + call.path, headers, call.body, call.deadline, timeout.connect, timeout.queue
+            call.method, base + call.path, headers, call.body, call.deadline, timeout.connect, timeout.queue, call.fresh
         )
 
     def _request_headers(self, call: Call, sent: Mapping[str, str], base: str) -> RequestHeaders:
