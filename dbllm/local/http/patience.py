@@ -49,7 +49,7 @@ class Patience:
         """The app, whose calls tell where in a request the connection is."""
 
         async def timed(scope: Scope, receive: Receive, send: Send) -> None:
-            body = _Body(receive)
+            body = _TimedBody(receive)
             self.stop()
             self._busy = True
             try:
@@ -69,7 +69,7 @@ class Patience:
             self._transport.close()
 
 
-class _Body:
+class _TimedBody:
     """A request's body on its way to the app."""
 
     def __init__(self, receive: Receive) -> None:
