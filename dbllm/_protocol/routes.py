@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -94,9 +94,12 @@ class EndpointRef:
         Raises:
             ConfigError: nothing there speaks it.
         """
-        if routes := (learned.routes.get(kind) if learned else None) or self.routes.get(kind):
+        own = (learned.own if learned else None) or self.own
+        if learned and (routes := learned.routes.get(kind)):
             return routes
-        if own := (learned.own if learned else None) or self.own:
+        if (routes := self.routes.get(kind)) and not (own and learned and learned.kind == kind):
+            return routes
+        if own:
             return (own,)
         verbs = " or ".join(
             f"{verb}()" for known_kind in self.routes for verb in VERBS[known_kind] if verb != "complete"
@@ -135,6 +138,8 @@ def endpoint_ref(name: str, kind: Kind | None, served_model: str | None, gateway
             routes["responses"] += (_gateway_route("openai", "responses", name),)
         return EndpointRef(name, kind, None, described_at, routes, ("chat", "responses"))
     own = Route(invocations_path(name, served_model))
+    if served_model is None and name.startswith("databricks-"):  # a prefix that only foundation models may have
+        return EndpointRef(name, kind, own, described_at, {"responses": (*_responses_routes(name, (name,)), own)})
     return EndpointRef(name, kind, own, described_at)
 
 
@@ -156,10 +161,14 @@ def _of_endpoint(name: str, description: Mapping[str, Any]) -> Learned:
     kind = kind_of_task(description.get("task"))
     if kind != "chat" or not (models := [*_models(description)]):
         return Learned(kind, (kind,))
-    openai = any(word in f"{name} {model}".lower() for model in models for word in _OPENAI)
+    return Learned(kind, (kind, "responses"), None, {"responses": _responses_routes(name, (name, *models))})
+
+
+def _responses_routes(name: str, models: Iterable[str]) -> tuple[Route, ...]:
+    """Where models take responses: OpenAI's at OpenAI's own interface, the others at the one for all providers."""
+    openai = any(word in model.lower() for model in models for word in _OPENAI)
     paths = ("responses", "open-responses") if openai else ("open-responses", "responses")
-    routes = tuple(Route(f"/serving-endpoints/{path}", name) for path in paths)
-    return Learned(kind, (kind, "responses"), None, {"responses": routes})
+    return tuple(Route(f"/serving-endpoints/{path}", name) for path in paths)
 
 
 def _models(description: Mapping[str, Any]) -> Iterator[str]:
