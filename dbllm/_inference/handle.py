@@ -245,8 +245,10 @@ class ModelHandle:
 
     async def _lookup_verbs(self) -> tuple[Verb, ...]:
         """The verbs that the endpoint does; none if looking it up is forbidden."""
-        kind = await self._lookup_kind(self._options, self._options.deadline(self._transport.backend.clock))
-        return VERBS[kind] if kind else ()
+        if self._ref.kind:
+            return VERBS[self._ref.kind]
+        learned = await self._learn(self._options, self._options.deadline(self._transport.backend.clock))
+        return (learned.verbs or (VERBS[learned.kind] if learned.kind else ())) if learned else ()
 
     async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         """Find out how to call the endpoint correctly: learn it, and write it into the error's hint."""
