@@ -21,6 +21,7 @@ from .stream import AsyncStream, Stream  # noqa: F401 - Stream: the sync verbs' 
 
 RESULT_SECONDS = 1200.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0  # seconds between two looks at a run
+LAST_LOOK = 0.5  # seconds of a timeout that are kept for the last one
 _TOO_OLD = (
     "The app may not keep events as old as this cursor: events() without after= begins with the oldest it has, and "
     "result() has the whole response."
@@ -69,14 +70,21 @@ class AsyncRun:
         backend, pause = self._transport.backend, FIRST_PAUSE
         limit = Timeout(total=timeout).total
         ends = FOREVER if limit is None else backend.clock() + limit
-        while status_of(read_json(info := await self._state(min(ends, self._ends())))) not in OVER:
-            pause = min(pause, ends - backend.clock())
+        status = "in an unknown state"
+        while True:
+            try:
+                info = await self._state(min(ends, self._ends()))
+                if (status := status_of(read_json(info))) in OVER:
+                    return run_response(info)
+            except APITimeoutError:
+                if backend.clock() < ends:
+                    raise
+            pause = min(pause, ends - LAST_LOOK - backend.clock())
             if pause <= 0:
-                said = f"run {self._id} has not ended in time: it is {status_of(read_json(info))}"
+                said = f"run {self._id} has not ended in time: it is {status}"
                 raise APITimeoutError(said, hint="It goes on: call result() again, or cancel().")
             await backend.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-        return run_response(info)
 
     def events(self, *, after: int | None = None) -> AsyncStream[ResponseEvent, Response]:
         """The run's events, from its first; a stream whose connection breaks goes on from where it was.
@@ -87,11 +95,11 @@ class AsyncRun:
         if after is not None and (isinstance(after, bool) or not isinstance(after, int) or after < 0):
             raise ValueError(f"after must be the cursor of an earlier stream, 0 or more, got {after!r}.")
 
-        async def start(stream: RunStream) -> OpenStream:
+        async def start(stream: EventStream) -> OpenStream:
             stream.follow(self)
             return await self._events(after)
 
-        return RunStream(self._transport.backend, start, self._options.timeout.read, after)
+        return EventStream(self._transport.backend, start, self._options.timeout.read, after)
 
     async def cancel(self) -> str:
         """Stop the run, if the app can do that; returns the status afterwards.
@@ -158,13 +166,13 @@ class AsyncRun:
         return self._options.deadline(self._transport.backend.clock)
 
 
-class RunStream(AsyncStream[ResponseEvent, Response]):
+class EventStream(AsyncStream[ResponseEvent, Response]):
     """A run's events. After a break it goes on behind the last event, as long as the run is followed."""
 
     def __init__(
         self,
         backend: Backend,
-        start: Callable[[RunStream], Awaitable[OpenStream]],
+        start: Callable[[EventStream], Awaitable[OpenStream]],
         patience: float | None,
         after: int | None = None,
     ) -> None:
