@@ -167,7 +167,7 @@ def replies(reply: ChatCompletion, vectors: Embeddings, rows: Predictions) -> No
     assert_type(Usage().prompt_tokens, int | None)
 
 
-async def agents(client: AsyncClient, plain: Client) -> None:
+async def apps(client: AsyncClient, plain: Client) -> None:
     agent = client.agent("my-agent")
     assert_type(agent, AsyncAgent)
     assert_type(await agent.respond("hi", session_id="s", custom_inputs={}), Response)
