@@ -18,7 +18,7 @@ from .._transport.retry import Retry, Timeout
 from .._transport.transport import Transport
 from ..errors import APIError, APIStatusError, ConflictError, NotFoundError
 from .endpoint import Items
-from .run import AsyncRun, EventStream, run_response
+from .run import AsyncRun, RunEvents, run_response
 from .stream import AsyncStream, Stream  # noqa: F401 - Stream: the sync verbs' annotations name it
 
 InfoT = TypeVar("InfoT", bound=CallInfo)
@@ -109,14 +109,14 @@ class AsyncAgent:
         items, more = _input_items(input), _more(custom_inputs, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
 
-        async def start(stream: EventStream) -> OpenStream:
+        async def start(stream: RunEvents) -> OpenStream:
             flags = {"stream": True}
             run, wire, info = await self._start(items, session_id, more, options, self._transport.open, EVENTS, flags)
             if wire.makes_id:
                 stream.follow(self._run(run, wire, options))
             return info
 
-        return EventStream(self._transport.backend, start, options.timeout.read)
+        return RunEvents(self._transport.backend, start, options.timeout.read)
 
     async def complete(
         self,

@@ -95,11 +95,11 @@ class AsyncRun:
         if after is not None and (isinstance(after, bool) or not isinstance(after, int) or after < 0):
             raise ValueError(f"after must be the cursor of an earlier stream, 0 or more, got {after!r}.")
 
-        async def start(stream: EventStream) -> OpenStream:
+        async def start(stream: RunEvents) -> OpenStream:
             stream.follow(self)
             return await self._events(after)
 
-        return EventStream(self._transport.backend, start, self._options.timeout.read, after)
+        return RunEvents(self._transport.backend, start, self._options.timeout.read, after)
 
     async def cancel(self) -> str:
         """Stop the run, if the app can do that; returns the status afterwards.
@@ -166,13 +166,13 @@ class AsyncRun:
         return self._options.deadline(self._transport.backend.clock)
 
 
-class EventStream(AsyncStream[ResponseEvent, Response]):
+class RunEvents(AsyncStream[ResponseEvent, Response]):
     """A run's events. After a break it goes on behind the last event, as long as the run is followed."""
 
     def __init__(
         self,
         backend: Backend,
-        start: Callable[[EventStream], Awaitable[OpenStream]],
+        start: Callable[[RunEvents], Awaitable[OpenStream]],
         patience: float | None,
         after: int | None = None,
     ) -> None:
