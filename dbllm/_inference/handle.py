@@ -15,7 +15,7 @@ from .._transport.options import Options, hide_headers
 from .._transport.replies import read_json
 from .._transport.retry import Retry, Timeout
 from .._transport.transport import Transport
-from ..errors import APIStatusError, BadRequestError, PermissionDeniedError
+from ..errors import APIStatusError, BadRequestError, ConfigError, PermissionDeniedError
 from .chunks import TextWire
 from .prompt import PromptSignature
 from .stream import AsyncStream, C, R, Stream, StreamWire  # noqa: F401 - Stream: the sync verbs' annotations name it
@@ -185,6 +185,8 @@ class ModelHandle:
         while (route := self._untried(kind, failed)) is not None:
             whole = body if route.model is None else {**body, "model": route.model}
             try:
+                if route.origin is not None:
+                    self._transport.add_data_plane(route.origin, route.path, route.details)
                 call = options.call(deadline, route.path, whole, accept, origin=route.origin)
                 call.may_hedge = verb == "embed"
                 info = await send(call)
@@ -240,6 +242,11 @@ class ModelHandle:
                     return None
                 if (learned := self._ref.learn(described)) is None:
                     return None
+                if learned.own is not None:
+                    try:
+                        await self._transport.require_oauth(deadline)
+                    except ConfigError as flaw:  # an older one is also called at the workspace's URL
+                        learned = replace(learned, own=None, advice=f"It is route-optimised: {flaw}")
                 self._known[self.name] = learned
             return self._known[self.name]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
+from .._urls import origin
 from ..errors import ConfigError
 from .paths import ENDPOINTS, MODEL_SERVICES, SERVICE, endpoint_name, invocations_path, is_service_name, quoted
 from .tasks import VERBS, Kind, Verb, kind_of_task
@@ -31,11 +33,13 @@ class Route(NamedTuple):
         path: the path.
         model: what the body says in `model`, if the path does not name the model.
         origin: the host; None means the workspace.
+        details: what the token for that host is asked for (`authorization_details`).
     """
 
     path: str
     model: str | None = None
     origin: str | None = None
+    details: str = ""
 
 
 Routes = Mapping[Kind, tuple[Route, ...]]
@@ -50,12 +54,14 @@ class Learned:
         kinds: all that is spoken there; empty if that is not known.
         own: the route of all kinds that have none of their own; None: the handle's.
         routes: those of certain kinds, in the order in which to try them.
+        advice: why it cannot be called at its own URL with these credentials.
     """
 
     kind: Kind | None
     kinds: tuple[Kind, ...]
     own: Route | None = None
     routes: Routes = field(default_factory=dict)
+    advice: str = ""
 
     @property
     def verbs(self) -> tuple[Verb, ...]:
@@ -159,6 +165,10 @@ def _of_service(description: Mapping[str, Any]) -> Learned | None:
 
 def _of_endpoint(name: str, description: Mapping[str, Any]) -> Learned:
     kind = kind_of_task(description.get("task"))
+    info = (description.get("data_plane_info") or {}).get("query_info") or {}
+    if url := info.get("endpoint_url"):  # route-optimised: it is called there, and perhaps nowhere else
+        own = Route(urlsplit(url).path, None, origin(url), str(info.get("authorization_details") or ""))
+        return Learned(kind, (kind,), own)
     if kind != "chat" or not (models := [*_models(description)]):
         return Learned(kind, (kind,))
     return Learned(kind, (kind, "responses"), None, {"responses": _responses_routes(name, (name, *models))})

@@ -59,6 +59,23 @@ class Transport:
             self.add_origin(origin, OAuthOnly(self._auths[self.host]))
         return origin
 
+    def add_data_plane(self, origin: str, path: str, details: str) -> None:
+        """Allow calls to a path of an endpoint's own host, with tokens that are issued for this endpoint alone.
+
+        Args:
+            origin, path: of the endpoint.
+            details: what the token is asked for, as the endpoint's description says it.
+
+        Raises:
+            ConfigError: no credential may go to that address.
+        """
+        if (key := origin + path) not in self._auths:
+            from .._auth import oauth, refresh  # here: most clients have a token, and need neither
+
+            oauth.require_trusted_url(origin, self.host)
+            fetch = oauth.data_plane(self.host, OAuthOnly(self._auths[self.host]), details)
+            self._auths[key] = refresh.RefreshingAuth(fetch, f"token {key}")
+
     async def require_oauth(self, deadline: float) -> None:
         """ConfigError if the workspace's credential is of a kind that apps do not take."""
         await OAuthOnly(self._auths[self.host]).headers(self.backend, deadline)
@@ -176,7 +193,7 @@ class Transport:
             raise
 
     def _auth(self, call: Call) -> Auth:
-        auth = self._auths.get(call.origin or self.host)
+        auth = self._auths.get(call.origin or self.host) or self._auths.get(f"{call.origin}{call.logged}")
         if auth is None:
             raise ConfigError(f"this client has no credentials for {call.origin}, and sends it those of no other host.")
         return auth

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dbllm import Client, ConfigError, NotFoundError
+from dbllm import BadRequestError, Client, ConfigError, NotFoundError
 from dbllm.local import Workspace
 
 SHORT = "Say hello."
@@ -99,7 +99,7 @@ async def test_model_services_are_listed_made_changed_granted_and_deleted(connec
         config = (await client.model_services.get("system.ai.smollm2-chat")).config
         made = await client.model_services.create(name, config)
         assert made.full_name == name
-        assert (await client.endpoint(name).chat(SHORT, max_tokens=2)).text
+        assert (await client.endpoint(name).chat(SHORT, max_tokens=5, temperature=0)).text
         changed = await client.model_services.update(name, comment="mine", etag=made.etag)
         assert changed.comment == "mine"
         assert await client.model_services.grant(name, "team") == {"team": ["EXECUTE"]}
@@ -107,3 +107,18 @@ async def test_model_services_are_listed_made_changed_granted_and_deleted(connec
         await client.model_services.delete(name)
         with pytest.raises(NotFoundError, match=r"schema main\.default has"):
             await client.endpoint(name).chat(SHORT)
+
+
+async def test_a_route_optimised_endpoint_is_called_like_any_other(connect, make, colour, running):
+    entity = {"name": "m", "entity_name": "system.ai.smollm2-chat", "entity_version": "1"}
+    name = f"fast-{colour}"
+    async with connect() as client:
+        await client.endpoints.create(
+            name, {"served_entities": [entity]}, extra_body={"route_optimized": True}, wait=True
+        )
+        assert (await client.endpoint(name).chat(SHORT, max_tokens=5, temperature=0)).text
+        async with client.endpoint(name).stream_complete(SHORT, max_tokens=5, temperature=0) as stream:
+            assert await stream.final()
+    async with make(running.host, running.token) as client:
+        with pytest.raises(BadRequestError, match="OAuth alone"):
+            await client.endpoint(name).chat(SHORT, max_tokens=2)
