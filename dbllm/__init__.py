@@ -28,6 +28,7 @@ if _typing.TYPE_CHECKING:
     )
     from ._sync_client import Client as Client, DriverApp as DriverApp, Endpoint as Endpoint
     from ._transport.call import Attempt as Attempt
+    from ._transport.limits import Limits as Limits
     from ._transport.retry import Retry as Retry, Timeout as Timeout
     from .errors import (
         APIConnectionError as APIConnectionError, APIError as APIError, APIResponseError as APIResponseError,
@@ -56,6 +57,7 @@ _NAMES = {  # where each public name is defined
     "_protocol.models": "ChatCompletion ChatCompletionChunk Completion CompletionChunk Embeddings Message OutputItem "
     "Predictions PromptRequest Response ResponseEvent Usage",
     "_transport.call": "Attempt",
+    "_transport.limits": "Limits",
     "_transport.retry": "Retry Timeout",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

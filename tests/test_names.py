@@ -35,20 +35,10 @@ TWINS = {  # names that two modules define on purpose: the modules, and the one 
         "local.gateway.anthropic local.gateway.cohere local.invocation.agent",
         "tokens in a wire format's words",
     ),
-}
-
-# Names that still mean two things and are to be renamed. The list only gets shorter.
-STILL_TWO_MEANINGS = {
-    "_call_chunk": "langchain.content langchain.pieces",
-    "_json": "_auth.oauth langchain.structured",
-    "_user": "cli.doctor langchain.messages",
-    "chat": "cli.demo cli.models",
-    "complete": "cli.demo cli.models",
-    "embed": "cli.demo cli.models",
-    "predict": "cli.demo cli.models",
-    "quoted": "_auth.redaction _protocol.paths",
-    "read_json": "_transport.replies cli.console",
-    "show": "cli.console cli.endpoints",
+    **dict.fromkeys(
+        ("chat", "complete", "embed", "predict"),
+        ("cli.demo cli.models", "a verb of the clients: shown by the demo, and run by the command of its name"),
+    ),
 }
 
 # Names that were private metaphors or bare participles, by the packages in which they were; all have the field's word.
@@ -105,7 +95,6 @@ def top_names(tree: ast.Module) -> Iterator[str]:
 
 def test_a_name_is_defined_once_or_means_the_same_wherever_it_is() -> None:
     listed = {name: set(modules.split()) for name, (modules, _) in TWINS.items()}
-    listed |= {name: set(modules.split()) for name, modules in STILL_TWO_MEANINGS.items()}
     wrong = {
         name: sorted(modules - listed.get(name, set()) if name in listed else modules)
         for name, modules in definitions().items()
@@ -116,7 +105,6 @@ def test_a_name_is_defined_once_or_means_the_same_wherever_it_is() -> None:
 
 def test_each_allowed_twin_has_a_reason_and_is_still_one() -> None:
     defined = definitions()
-    assert not TWINS.keys() & STILL_TWO_MEANINGS.keys()
     for name, (modules, reason) in TWINS.items():
         assert len(defined[name] & set(modules.split())) > 1, f"{name} is a twin no more: take it out"
         assert len(reason.split()) > 3, name

@@ -35,10 +35,15 @@ EXTRAS = {  # they use public names of dbllm, and what is said here
     "cli": {"local", "serve", "_http.tls"},  # doctor tries the TLS handshake that the client would
     "deployments": set(),
     "dbutils": set(),
-    "testing": {"local"},
+    "testing": {"local"},  # and only its module `workspaces`
     "serve": {"local"},
+    "bulk": set(),
 }
 LENT = {
+    # bulk repeats, limits and looks up as the core does, by the core's own decisions
+    "bulk.failures": {"_transport.retry"},
+    "bulk.scheduler": {"_transport.limits", "_transport.adaptive"},
+    "bulk.row_mapper": {"_backends.backend"},  # a handle of a Client, looked up in a thread
     "local.gateway.gateway": {"_protocol.sse"},  # a provider's stream is read by the decoder of the core
     "langchain.tools": {"_protocol.structured_output"},  # what is strict, is strict in the same way
 }
@@ -57,6 +62,7 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "who may be sent twice; what others read and dbllm lost; deadlines of uploads": 300,
     "credentials that left their place; errors that said the wrong thing": 340,
     "streams, structured output and answers of servers that number nothing": 380,
+    "Limits: rates, tokens and adaptive concurrency": 300,
 }
 
 MODULES = {  # dotted name below dbllm: its file
@@ -149,7 +155,8 @@ def test_the_imports_have_no_cycle() -> None:
 
 def test_a_private_package_says_in_one_docstring_what_it_is_for() -> None:
     for name, path in MODULES.items():
-        if path.name == "__init__.py" and name not in ("__init__", "langchain", "local"):
+        exporting = ("__init__", "langchain", "local", "testing", "bulk")
+        if path.name == "__init__.py" and name not in exporting:
             (only,) = TREES[name].body
             assert isinstance(only, ast.Expr), name
 
@@ -204,7 +211,7 @@ def test_only_the_backends_and_the_sockets_wait() -> None:
             continue
         assert not outside(name) & WAITING, name
         assert not outside(name) & {"socket", "ssl", "queue", "subprocess"} - NAMED.get(name, set()), name
-        assert "threading" not in outside(name) or name == "_http.pool", name
+        assert "threading" not in outside(name) or name in ("_http.pool", "_transport.limits"), name  # locks alone
         for node in ast.walk(TREES[name]):
             if isinstance(node, ast.Attribute) and node.attr == "sleep":
                 assert ast.unparse(node).endswith(("backend.sleep", "backend.sleep")), f"{name}, line {node.lineno}"

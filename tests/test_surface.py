@@ -257,7 +257,7 @@ def test_the_paths_of_old_modules_fail_with_an_import_error() -> None:
 
 
 def test_the_public_modules_are_where_they_were() -> None:
-    needs = {"langchain": "langchain_core", "serve": "starlette", "testing": "starlette"}  # packages of extras
+    needs = {"langchain": "langchain_core", "serve": "starlette"}  # packages of extras
     for name in ("errors", "deployments", "dbutils", "testing", "langchain", "local", "serve"):
         if name in needs and importlib.util.find_spec(needs[name]) is None:
             continue

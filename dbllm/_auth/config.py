@@ -20,7 +20,7 @@ from ..errors import ConfigError
 from . import sources
 from .auth import Auth, CallbackAuth, StaticAuth, Token, auth_for, basic, token_flaw
 from .profile import parse_bool
-from .redaction import Misplaced, RedactedMapping, Secret, quoted, wrap_secrets
+from .redaction import Misplaced, RedactedMapping, Secret, repr_or_mask, wrap_secrets
 from .refresh import Fetch, RefreshingAuth
 from .sources import ASKED_FOR, CredentialSource
 
@@ -106,7 +106,7 @@ def resolve(
     if there and there not in ({"token"}, {"client_id", "client_secret"}):
         raise ConfigError("pass either token=, or client_id= and client_secret= together.")
     if there and explicit.auth_type() not in (None, "pat" if "token" in there else "oauth-m2m"):
-        shown = quoted(given["auth_type"])
+        shown = repr_or_mask(given["auth_type"])
         raise ConfigError(f"auth_type={shown} does not go with {' and '.join(sorted(there))}=: leave it out.")
     return _Resolver(explicit, env, home or _home()).config()
 
@@ -185,8 +185,8 @@ class _Resolver:
             if (file := self._config_file()) is None:
                 if name:
                     raise ConfigError(
-                        f"profile {quoted(name)} was asked for, and the user this runs as has no home folder: set HOME "
-                        "or DATABRICKS_CONFIG_FILE."
+                        f"profile {repr_or_mask(name)} was asked for, and the user this runs as has no home folder: "
+                        "set HOME or DATABRICKS_CONFIG_FILE."
                     )
                 self._saved = CredentialSource("no profile")
             else:

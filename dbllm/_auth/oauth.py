@@ -122,7 +122,7 @@ async def token_endpoint(issuer: Issuer, backend: Backend, deadline: float) -> s
     """
     document = issuer.discovery_url
     if document is None:
-        metadata = await _json(backend, f"{issuer.host}/.well-known/databricks-config", deadline)
+        metadata = await _get_json(backend, f"{issuer.host}/.well-known/databricks-config", deadline)
         base = str(metadata.get("oidc_endpoint") or f"{issuer.host}/oidc").rstrip("/")
         if "{account_id}" in base:
             if not issuer.account_id:
@@ -130,7 +130,7 @@ async def token_endpoint(issuer: Issuer, backend: Backend, deadline: float) -> s
             base = base.replace("{account_id}", issuer.account_id)
         document = f"{base}/.well-known/oauth-authorization-server"
     require_trusted_url(document, issuer.host)
-    found = (await _json(backend, document, deadline)).get("token_endpoint")
+    found = (await _get_json(backend, document, deadline)).get("token_endpoint")
     return require_trusted_url(str(found or f"{issuer.host}/oidc/v1/token"), issuer.host)
 
 
@@ -225,7 +225,7 @@ def _token_in(body: bytes, wall: float) -> tuple[Secret, float] | str:
     return (Secret(token), seconds) if 0 < seconds < float("inf") else "with a token that has already expired"
 
 
-async def _json(backend: Backend, url: str, deadline: float) -> dict[str, Any]:
+async def _get_json(backend: Backend, url: str, deadline: float) -> dict[str, Any]:
     """A discovery document; {} if the host has none."""
     try:
         raw = await backend.send_unpooled(HttpRequest("GET", url, RequestHeaders(url, _OURS), None, deadline, CONNECT))

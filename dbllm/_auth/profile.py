@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .redaction import SECRETS, Secret, quoted, wrap_secret
+from .redaction import SECRETS, Secret, repr_or_mask, wrap_secret
 
 if TYPE_CHECKING:
     import configparser
@@ -34,7 +34,7 @@ def parse_bool(value: str, place: str) -> bool:
         return True
     if word in ("", "0", "false", "no", "off", "n", "f"):
         return False
-    raise ConfigError(f"{place} must be true or false, got {quoted(value)}.")
+    raise ConfigError(f"{place} must be true or false, got {repr_or_mask(value)}.")
 
 
 def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str | Secret]]:
@@ -54,7 +54,7 @@ def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str | 
             return chosen, {}
         known = ", ".join(_names(parser)) or "none"
         asked = "" if name else f", which [{_SETTINGS}] calls default_profile"
-        shown, chosen = quoted(chosen), ""  # it may have swallowed a token, which no traceback shall show
+        shown, chosen = repr_or_mask(chosen), ""  # it may have swallowed a token, which no traceback shall show
         raise ConfigError(f"{path} has no profile {shown}{asked}; it has: {known}.")
     values = {key: wrap_secret(key, value) for key, value in parser.items(chosen) if value}
     for key, value in values.items():
@@ -80,7 +80,7 @@ def _names(parser: configparser.RawConfigParser) -> list[str]:
 
 def shown_name(name: str) -> str:
     """A name of the file as a message shows it; a broken line may have made a name of a token."""
-    return name if quoted(name) == repr(name) else "***"
+    return name if repr_or_mask(name) == repr(name) else "***"
 
 
 def _text(path: Path, name: str | None) -> Secret:
@@ -88,7 +88,7 @@ def _text(path: Path, name: str | None) -> Secret:
         return Secret(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         if name:
-            raise ConfigError(f"profile {quoted(name)} was asked for, and there is no file {path}.") from None
+            raise ConfigError(f"profile {repr_or_mask(name)} was asked for, and there is no file {path}.") from None
         return Secret("")
     except UnicodeDecodeError as error:
         reason = f"it is not UTF-8 (byte {error.start})"

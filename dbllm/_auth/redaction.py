@@ -111,7 +111,7 @@ def is_address(text: str) -> bool:
     return bool(_ADDRESS.match(text.strip()))
 
 
-def quoted(value: str) -> str:
+def repr_or_mask(value: str) -> str:
     """A configured value as a message may show it: not where it holds, or may have swallowed, a credential."""
     return repr(value) if len(value) <= 200 and not _flaw("", value) else "(not shown: it may hold a credential)"
 

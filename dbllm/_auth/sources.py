@@ -15,7 +15,7 @@ from .._urls import parse_host
 from ..errors import ConfigError
 from .auth import bearer
 from .profile import parse_bool, profile_names, read_profile, shown_name
-from .redaction import Misplaced, RedactedMapping, quoted, wrap_secret, wrap_secrets
+from .redaction import Misplaced, RedactedMapping, repr_or_mask, wrap_secret, wrap_secrets
 
 # Variable: the attribute that it sets; of two for one attribute the first that is set wins (databricks-sdk: Config).
 _NAMED_ALIKE = (
@@ -109,7 +109,7 @@ class CredentialSource:
         """What to say if `auth_type` names no kind; "" if it does."""
         if self.auth_type() in (None, *KNOWN):
             return ""
-        shown, where = quoted(self.text("auth_type") or ""), self.called("auth_type")
+        shown, where = repr_or_mask(self.text("auth_type") or ""), self.called("auth_type")
         return f"auth_type {shown} (from {where}) is not known. There are: {', '.join(KNOWN)}."
 
     def called(self, attribute: str) -> str:
@@ -221,5 +221,5 @@ def find_program(name: str, path: str | None, env: Mapping[str, str]) -> str | N
     """The path of a program, or None."""
     found = shutil.which(path or name, path=env.get("PATH", os.defpath))
     if path and not found:
-        raise ConfigError(f"databricks_cli_path must be a program that can be run, got {quoted(path)}.")
+        raise ConfigError(f"databricks_cli_path must be a program that can be run, got {repr_or_mask(path)}.")
     return found

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from .._protocol.models import CallInfo, Completion, CompletionChunk
 from .._protocol.paths import ENDPOINTS, quoted
 from .._protocol.requests import request_body
-from .._protocol.tasks import EndpointRef, Kind, Verb, all_rejected, candidate_kinds, kind_of_task
+from .._protocol.tasks import VERBS, EndpointRef, Kind, Verb, all_rejected, candidate_kinds, kind_of_task
 from .._transport.call import EVENTS, JSON, Call, OpenStream
 from .._transport.options import Options
 from .._transport.replies import read_json
@@ -185,6 +185,11 @@ class ModelHandle:
                 task = described.get("task") if isinstance(described, dict) else None
                 self._tasks[self.name] = kind_of_task(task)
             return self._tasks[self.name]
+
+    async def _lookup_verbs(self) -> tuple[Verb, ...]:
+        """The verbs that the endpoint does; none if looking it up is forbidden."""
+        kind = await self._lookup_task(self._options, self._options.deadline(self._transport.backend.clock))
+        return VERBS[kind] if kind else ()
 
     async def _add_hint(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         """Find out how to call the endpoint correctly, and write it into the error's hint."""

@@ -25,14 +25,14 @@ from .job import Job, Settings, StopSignal
 from .journal import Disk
 from .outputs import Slow
 from .plan import Summary, make_plan
-from .progress import Show, display
+from .display import Show, display
 from .report import Price, Report, money
 from .row_mapper import RETRY, RowMapper
 
 BYTES_A_TOKEN = 3.6  # of English text
 
-Rows = Iterable[Any] | AsyncIterable[Any]
-Input = str | os.PathLike[str] | Rows
+Many = Iterable[Any] | AsyncIterable[Any]
+Input = str | os.PathLike[str] | Many
 
 
 async def run(

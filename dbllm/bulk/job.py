@@ -21,12 +21,12 @@ from .inputs import Source, columns_of, file_format, import_pyarrow, spool
 from .journal import FAILED, NOT_DONE, Disk, Journal, open_locked, to_json
 from .outputs import Findings, Shape, joined, quantile, write_output
 from .plan import Plan, Summary, load_plan, make_plan
-from .progress import REFRESH_SECONDS, Pace, Show, Status
+from .display import REFRESH_SECONDS, Pace, Show, Status
 from .report import Price, Report, Sample, history_of, thinned
 from .results import RowError, RowResult
 from .row_mapper import RowMapper
 from .row_stream import Rows, rows
-from .scheduler import Item
+from .progress import Item
 
 TICK_SECONDS = 0.1
 SYNC_SECONDS = 1.0

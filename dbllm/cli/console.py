@@ -194,7 +194,7 @@ def read_argument(words: str) -> str:
     return read_stdin() if words == "-" else words
 
 
-def read_json(text: str) -> dict[str, Any]:
+def load_json(text: str) -> dict[str, Any]:
     """A JSON object from an argument, a file (@FILE) or the standard input (-).
 
     Raises:

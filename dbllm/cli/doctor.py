@@ -128,7 +128,7 @@ def _checks(client: Client, endpoint: str | None) -> Iterator[tuple[str, Callabl
         yield "TCP", lambda: _connected(name, port)
         if parts.scheme == "https":
             yield "TLS", lambda: _handshake(name, port, context)
-    yield "auth", lambda: f"called as {_user(client)}"
+    yield "auth", lambda: f"called as {_current_user(client)}"
     yield "endpoints", lambda: _listed(client)
     if endpoint:
         handle: Any = client.endpoint(endpoint)
@@ -148,7 +148,7 @@ def _handshake(name: str, port: int, context: Any) -> str:
         return str(tls.version())
 
 
-def _user(client: Client) -> str:
+def _current_user(client: Client) -> str:
     from dbllm import APIResponseError
 
     content = client.request("GET", "/api/2.0/preview/scim/v2/Me")

@@ -38,7 +38,7 @@ def list_all(client: Client, as_json: AsJson = False) -> None:
 @client_command(endpoints)
 def get(client: Client, name: Name, as_json: AsJson = False) -> None:
     """Show an endpoint."""
-    show(client.endpoints.get(name), as_json=as_json)
+    print_endpoint(client.endpoints.get(name), as_json=as_json)
 
 
 @client_command(endpoints)
@@ -50,12 +50,12 @@ def create(
     JSON is its config, {"served_entities": [...]}, or the whole request with the config under "config". A provider's
     key in it is best a reference to a secret, {{secrets/SCOPE/KEY}}: other users can read a command's arguments.
     """
-    request = console.read_json(config)
+    request = console.load_json(config)
     inner = request.pop("config", None)
     inner, rest = (request, {}) if inner is None else (inner, request)
     note_wait(name, wait)
     endpoint = client.endpoints.create(name, inner, extra_body=rest, wait=wait, timeout=timeout)
-    show(endpoint, as_json=as_json)
+    print_endpoint(endpoint, as_json=as_json)
 
 
 @client_command(endpoints)
@@ -64,8 +64,8 @@ def update(
 ) -> None:
     """Give an endpoint another config; the old one serves until the new one is ready."""
     note_wait(name, wait)
-    endpoint = client.endpoints.update_config(name, console.read_json(config), wait=wait, timeout=timeout)
-    show(endpoint, as_json=as_json)
+    endpoint = client.endpoints.update_config(name, console.load_json(config), wait=wait, timeout=timeout)
+    print_endpoint(endpoint, as_json=as_json)
 
 
 @client_command(endpoints)
@@ -73,7 +73,7 @@ def wait(client: Client, name: Name, as_json: AsJson = False, timeout: ToWait = 
     """Wait until an endpoint is ready and no update is under way; exit status 1 if that fails."""
     note_wait(name)
     endpoint = client.endpoints.wait_until_ready(name, **({} if timeout is None else {"timeout": timeout}))
-    show(endpoint, as_json=as_json)
+    print_endpoint(endpoint, as_json=as_json)
 
 
 @client_command(endpoints)
@@ -122,7 +122,7 @@ def tags(
 @client_command(endpoints)
 def rate_limits(client: Client, name: Name, limits: Json) -> None:
     """Replace the rate limits: {"rate_limits": [{"calls": 10, "key": "user", "renewal_period": "minute"}]}."""
-    rate_limits = console.read_json(limits).get("rate_limits")
+    rate_limits = console.load_json(limits).get("rate_limits")
     if not isinstance(rate_limits, list):
         raise ValueError('"rate_limits" must be a list: {"rate_limits": [{"calls": 10, "key": "user", …}]}.')
     console.write_json(client.endpoints.set_rate_limits(name, rate_limits))
@@ -131,7 +131,7 @@ def rate_limits(client: Client, name: Name, limits: Json) -> None:
 @client_command(endpoints)
 def ai_gateway(client: Client, name: Name, config: Json) -> None:
     """Replace the AI gateway's config: rate limits, guardrails, fallbacks, usage tracking."""
-    console.write_json(client.endpoints.set_ai_gateway(name, console.read_json(config)))
+    console.write_json(client.endpoints.set_ai_gateway(name, console.load_json(config)))
 
 
 LEVEL = "NAME=LEVEL"
@@ -166,7 +166,7 @@ def access_rows(entry: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield who, f"{permission.get('permission_level')}{inherited}"
 
 
-def show(endpoint: Any, *, as_json: bool) -> None:
+def print_endpoint(endpoint: Any, *, as_json: bool) -> None:
     """An endpoint: its JSON, or what matters of it."""
     facts = [("name", endpoint.name), ("state", endpoint.state_summary), ("task", endpoint.task or "custom")]
     facts += [("creator", endpoint.creator)] if endpoint.creator else []

@@ -243,7 +243,7 @@ def predict(
     The request has a form of MLflow's scoring protocol: dataframe_records, dataframe_split, inputs or instances, and
     "params" may stand beside it. Prints the answer as JSON.
     """
-    request = console.read_json(body)
+    request = console.load_json(body)
     known = ("dataframe_records", "dataframe_split", "inputs", "instances", "params")
     forms = {key: request.pop(key) for key in known if key in request}
     console.write_json(client.endpoint(name).predict(**forms, extra_body=request), indent=None)

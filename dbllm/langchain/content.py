@@ -124,7 +124,7 @@ def standard_blocks(message: AIMessage) -> list[ContentBlock]:
     there = {block.get("id") for block in blocks if block["type"] in ("tool_call", "invalid_tool_call")}
     if isinstance(message, AIMessageChunk) and message.tool_call_chunks and (partial or not message.tool_calls):
         partial = True
-        calls: Sequence[Any] = [_call_chunk(call) for call in message.tool_call_chunks]
+        calls: Sequence[Any] = [_call_block(call) for call in message.tool_call_chunks]
     else:
         calls = [*message.tool_calls, *message.invalid_tool_calls]
     beside = message.additional_kwargs
@@ -138,7 +138,7 @@ def standard_blocks(message: AIMessage) -> list[ContentBlock]:
     )
 
 
-def _call_chunk(call: Mapping[str, Any]) -> dict[str, Any]:
+def _call_block(call: Mapping[str, Any]) -> dict[str, Any]:
     """A piece of a call. Its index is no number: those are the places of content blocks."""
     known = {name: value for name, value in call.items() if value is not None and name != "index"}
     place = {"index": f"lc_call_{call['index']}"} if call.get("index") is not None else {}

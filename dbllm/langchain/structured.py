@@ -112,7 +112,7 @@ class Answer(BaseCumulativeTransformOutputParser[Any]):
             raise refusal_error(refusal, message)
         cut = was_cut(message.response_metadata)
         try:
-            value = self._arguments(message, cut) if self.tool is not None else _json(message)
+            value = self._arguments(message, cut) if self.tool is not None else _parse_json(message)
             return value if value is None or self.kind is None else _as(self.kind, value)
         except ValueError as error:
             text = str(message.text)
@@ -135,7 +135,7 @@ class Answer(BaseCumulativeTransformOutputParser[Any]):
         return None
 
 
-def _json(message: AIMessage) -> Any:
+def _parse_json(message: AIMessage) -> Any:
     text = str(message.text)
     if not text and message.tool_calls:
         return None

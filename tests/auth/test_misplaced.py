@@ -15,7 +15,7 @@ import pytest
 import dbllm
 from dbllm import ConfigError
 from dbllm._auth.config import resolve
-from dbllm._auth.redaction import hide_tokens, quoted
+from dbllm._auth.redaction import hide_tokens, repr_or_mask
 
 W = "https://w.cloud.databricks.com"
 HEX = "0123456789abcdef0123456789abcdef"
@@ -153,7 +153,7 @@ def test_a_token_with_something_around_it_is_refused_by_name_before_it_is_sent(
 
 def test_what_a_message_quotes_is_never_what_may_hold_a_credential() -> None:
     for harmless in ("dev", "my profile", "oauth-m2m", "/opt/databricks cli/databricks", "C:\\x.exe", "Größe"):
-        assert quoted(harmless) == repr(harmless)
+        assert repr_or_mask(harmless) == repr(harmless)
     for swallowed in (
         *(f"dev {token}" for token in TOKENS),
         "dev\ntoken = x",
@@ -162,7 +162,7 @@ def test_what_a_message_quotes_is_never_what_may_hold_a_credential() -> None:
         "pat,ARM_CLIENT_SECRET = hunter2",
         "x" * 5000,
     ):
-        assert quoted(swallowed) == "(not shown: it may hold a credential)", swallowed
+        assert repr_or_mask(swallowed) == "(not shown: it may hold a credential)", swallowed
     assert hide_tokens(f"Error: {TOKENS[0]} has expired") == "Error: *** has expired"
 
 

@@ -22,7 +22,10 @@ from contextlib import ExitStack, aclosing, suppress
 from pathlib import Path
 
 import httpx
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
+from dbllm import PromptRequest
 from dbllm.local import LocalError
 from dbllm.local.errors import Problem
 from dbllm.local.extras import missing_extra
@@ -209,18 +212,29 @@ def read_prompt(body: object) -> Prompt:
     Raises:
         Problem: 400 with the reason.
     """
-    if not isinstance(body, dict):
-        raise _bad_prompt(f"the body must be a JSON object with 'prompt', got {json_type(body)}")
-    if "prompt" not in body:
-        raise _bad_prompt("'prompt' is missing")
-    prompt, stop = body["prompt"], body.get("stop")
-    if not isinstance(prompt, str):
-        raise _bad_prompt(f"'prompt' must be a string, got {json_type(prompt)}")
-    stop = [] if stop is None else stop
-    if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
-        raise _bad_prompt("'stop' must be a list of strings that are not empty")
-    params = {name: value for name, value in body.items() if name not in ("prompt", "stop")}
-    return Prompt(prompt, tuple(stop), params)
+    try:
+        request = PromptRequest.model_validate(body)
+    except ValidationError as error:
+        raise _bad_prompt(error.errors(include_url=False)[0]) from None
+    stop = tuple(request.stop or ())
+    if "" in stop:
+        raise Problem(400, "BAD_REQUEST", _STOP)
+    return Prompt(request.prompt, stop, request.params)
+
+
+_STOP = "'stop' must be a list of strings that are not empty"
+
+
+def _bad_prompt(flaw: ErrorDetails) -> Problem:
+    field = flaw["loc"][0] if flaw["loc"] else ""
+    if not field:
+        reason = f"the body must be a JSON object with 'prompt', got {json_type(flaw['input'])}"
+    elif field == "stop":
+        reason = _STOP
+    else:
+        missing = flaw["type"] == "missing"
+        reason = "'prompt' is missing" if missing else f"'prompt' must be a string, got {json_type(flaw['input'])}"
+    return Problem(400, "BAD_REQUEST", reason)
 
 
 async def _emit_pieces(
@@ -229,10 +243,6 @@ async def _emit_pieces(
     async with aclosing(callables.pieces(answerer, arguments, stop)) as pieces:
         async for piece in pieces:
             await emit(piece)
-
-
-def _bad_prompt(reason: str) -> Problem:
-    return Problem(400, "BAD_REQUEST", reason)
 
 
 class _Registered:

@@ -1,20 +1,4 @@
-"""For tests of your own code: a workspace on this machine, and faults in it.
-
-    from dbllm.testing import Fault, faults, workspace
-
-    with workspace() as local:                                       # a real small model; clients find it without help
-        with faults(local, "smollm2-chat", Fault(statuses={429: 0.5}, retry_after=0)):
-            ...                                                      # what does your code do when half the calls fail?
-
-Loading the model takes some seconds, so make it a pytest fixture of scope `session`:
-
-    @pytest.fixture(scope="session")
-    def local():
-        with workspace() as running:
-            yield running
-
-Needs the extra: pip install 'dbllm[local]'.
-"""
+"""A workspace for tests, and faults of its endpoints. Needs the extra: pip install 'dbllm[local]'."""
 
 from __future__ import annotations
 

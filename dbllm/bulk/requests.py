@@ -1,0 +1,159 @@
+"""From a row to the call that it asks for: a verb and its arguments. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any, Literal, get_args
+
+from .results import RowInputError
+
+Verb = Literal["complete", "chat", "embed", "predict", "respond"]
+VERBS: tuple[str, ...] = get_args(Verb)
+
+CONTENT = {  # the columns that hold what a verb sends, the first that a row has
+    "complete": ("prompt", "text"),
+    "chat": ("messages", "prompt", "text"),
+    "respond": ("input", "messages", "prompt", "text"),
+    "embed": ("input", "text", "prompt"),
+    "predict": (),
+}
+FORMS = ("dataframe_records", "dataframe_split", "inputs", "instances")  # of `predict`
+
+
+@dataclass(frozen=True, slots=True)
+class RowRequest:
+    """What one row asks for.
+
+    Attributes:
+        verb: complete, chat, embed, predict or respond.
+        content: what the verb sends: a prompt, messages, texts, items, or `{form: value}` for `predict`.
+        params: the row's own parameters, which win over those of the job.
+        key: the row's own name (`custom_id`), or None.
+    """
+
+    verb: str
+    content: Any
+    params: Mapping[str, Any]
+    key: str | None = None
+
+    def fingerprint(self) -> bytes:
+        """16 bytes; equal for requests that ask the same of the same endpoint."""
+        asked = [self.verb, self.content, self.params]
+        text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=repr)
+        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+class Template:
+    """A prompt with columns in braces: "Summarise: {text}"; `{{` and `}}` are braces.
+
+    Raises:
+        ValueError: a brace is missing, or braces are empty.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        try:
+            self._parts = [(before, name) for before, name, _, _ in _template_parts(text)]
+        except ValueError as error:
+            raise ValueError(f"the prompt template {text!r} cannot be read: {error}.") from None
+        self.columns = tuple(dict.fromkeys(name for _, name in self._parts if name is not None))
+        if "" in self.columns:
+            raise ValueError(f"the prompt template {text!r} has braces without a column name in them.")
+
+    def fill(self, row: Mapping[str, Any]) -> str:
+        """The prompt of a row.
+
+        Raises:
+            RowInputError: a column is missing or empty.
+        """
+        made = []
+        for before, name in self._parts:
+            made.append(before)
+            if name is None:
+                continue
+            if name not in row:
+                has = ", ".join(map(str, row)) or "none"
+                raise RowInputError(f"column {name!r} of the prompt template is missing; the row's columns: {has}.")
+            if (value := row[name]) is None:
+                raise RowInputError(f"column {name!r} of the prompt template is empty in this row.")
+            plain = isinstance(value, str) or not isinstance(value, (Mapping, list, tuple))
+            made.append(str(value) if plain else json.dumps(value, ensure_ascii=False, default=str))
+        return "".join(made)
+
+
+def _template_parts(text: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    """The template's pieces; the name of a column may hold dots, colons and brackets."""
+    pieces: list[tuple[str, str | None, str | None, str | None]] = []
+    for before, name, spec, conversion in Formatter().parse(text):
+        if name is not None:
+            name += (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+        pieces.append((before, name, spec, conversion))
+    return pieces
+
+
+def request_of(row: Any, verb: str, template: Template | None = None) -> RowRequest:
+    """The request of a row: a prompt (str), messages (a list), or a mapping of columns; OpenAI Batch's shape too.
+
+    Raises:
+        RowInputError: the row has nothing that the verb can send.
+    """
+    if isinstance(row, Mapping) and isinstance(row.get("body"), Mapping) and ("custom_id" in row or "url" in row):
+        return _batch_row(row, verb)
+    if template is not None:
+        return _templated(row, verb, template)
+    if isinstance(row, Mapping):
+        return RowRequest(verb, _content(row, verb), {}, _key(row))
+    if verb == "predict":
+        return RowRequest(verb, {"inputs": [row]}, {})
+    return RowRequest(verb, _sendable(row, verb), {})
+
+
+def _templated(row: Any, verb: str, template: Template) -> RowRequest:
+    if isinstance(row, str) and len(template.columns) <= 1:  # a plain text is the one column
+        row = dict.fromkeys(template.columns, row)
+    if not isinstance(row, Mapping):
+        raise RowInputError(f"the prompt template needs a row with columns, got {type(row).__name__}.")
+    prompt = template.fill(row)
+    content: Any = {"dataframe_records": [{"prompt": prompt}]} if verb == "predict" else prompt
+    return RowRequest(verb, content, {}, _key(row))
+
+
+def _batch_row(row: Mapping[str, Any], verb: str) -> RowRequest:
+    """A line of OpenAI's Batch API: what else the body says is a parameter."""
+    body = row["body"]
+    url = str(row.get("url", ""))
+    verb = "embed" if "embeddings" in url else "respond" if url.endswith("/responses") else verb
+    verb = "chat" if "messages" in body and verb in ("complete", "embed") else verb
+    content = _content(body, verb)
+    taken = {"model", "stream", *CONTENT[verb], *(FORMS if verb == "predict" else ())}
+    params = {name: value for name, value in body.items() if name not in taken} if verb != "predict" else {}
+    return RowRequest(verb, content, params, _key(row))
+
+
+def _content(row: Mapping[str, Any], verb: str) -> Any:
+    if verb == "predict":
+        forms = [form for form in FORMS if form in row]
+        return {forms[0]: row[forms[0]]} if len(forms) == 1 else {"dataframe_records": [dict(row)]}
+    found = next((name for name in CONTENT[verb] if row.get(name) is not None), None)
+    if found is None:
+        wanted = " or ".join(repr(name) for name in CONTENT[verb])
+        has = ", ".join(map(str, row)) or "none"
+        raise RowInputError(f"{verb} needs a column {wanted}, or a prompt template; the row's columns: {has}.")
+    return _sendable(row[found], verb)
+
+
+def _sendable(content: Any, verb: str) -> Any:
+    if isinstance(content, str):
+        return content
+    if verb != "complete" and isinstance(content, Sequence) and not isinstance(content, (bytes, bytearray)) and content:
+        return list(content)
+    raise RowInputError(f"{verb} cannot send {'nothing' if content in ([], ()) else f'a {type(content).__name__}'}.")
+
+
+def _key(row: Mapping[str, Any]) -> str | None:
+    key = row.get("custom_id")
+    return None if key is None else str(key)

@@ -1,0 +1,260 @@
+"""`RowMapper`: one row in, one result out. It can be pickled, so that it travels to the workers of any engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio.to_thread
+
+from dbllm import AsyncClient, AsyncDriverApp, AsyncEndpoint, Client, DriverApp, Endpoint, Limits, Retry, Timeout
+
+from .._backends.backend import run_without_loop
+from .failures import failed_result
+from .requests import VERBS, RowRequest, Template, request_of
+from .results import RowInputError, RowResult
+
+RETRY = Retry(attempts=8, max_backoff=30.0, max_retry_after=600.0)
+"""The policy of bulk: more patience than one call has. What may have been paid is not sent again."""
+
+Handle = AsyncEndpoint | AsyncDriverApp | Endpoint | DriverApp
+
+
+class RowMapper:
+    """Calls a model for one row. `await mapper(row)` in async code, `mapper.call(row)` in plain code.
+
+    It holds no connection and no credential: each process, and in it each event loop, makes its client when it first
+    needs one, from the configuration that is found there (environment, profile, notebook). So it can be pickled, and
+    given to Spark, Ray, Dask or Daft.
+
+    Args:
+        endpoint: the name of a serving endpoint or of a model service.
+        driver_app: instead, the port of a driver proxy app.
+        cluster_id: the app's cluster; default as for `AsyncClient.driver_app`.
+        verb: "complete", "chat", "embed", "predict" or "respond"; default: what the endpoint speaks.
+        prompt: a template with columns in braces: "Summarise: {text}". Without one a row is a prompt (str), or has
+            `prompt`, `messages` or `input`, or OpenAI Batch's shape.
+        params: the model's parameters, for all rows.
+        response_model: as for `chat`; it needs the verb chat.
+        retry: the policy; default `RETRY`: 8 attempts.
+        timeout: seconds for one row, all attempts included, or a `Timeout`; default the client's.
+        limits: the rates that this mapper's calls must keep, in each process.
+        host, profile: as for `AsyncClient`.
+        token: a function that returns a token, called before every attempt. A token itself is refused: it would be
+            written into every pickle.
+        handle: a handle of a client of yours, in place of `endpoint` and what configures the client. Such a mapper
+            stays in this process.
+
+    Raises:
+        TypeError, ValueError, ConfigError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        *,
+        driver_app: int | str | None = None,
+        cluster_id: str | None = None,
+        verb: str | None = None,
+        prompt: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        response_model: type | None = None,
+        retry: Retry | None = None,
+        timeout: float | Timeout | None = None,
+        limits: Limits | None = None,
+        host: str | None = None,
+        profile: str | None = None,
+        token: Callable[[], Any] | None = None,
+        handle: Handle | None = None,
+    ) -> None:
+        if sum(one is not None for one in (endpoint, driver_app, handle)) != 1:
+            raise TypeError("RowMapper takes one of endpoint=, driver_app= and handle=.")
+        if verb is not None and verb not in VERBS:
+            raise ValueError(f"verb must be one of {', '.join(VERBS)}, got {verb!r}.")
+        if token is not None and not callable(token):
+            del token
+            raise TypeError(
+                "RowMapper takes no token, since it would be written into pickles: pass a function that returns one, a "
+                "profile=, or set DATABRICKS_TOKEN where the rows are mapped."
+            )
+        if response_model is not None and verb not in (None, "chat"):
+            raise ValueError(f"response_model needs verb='chat', got {verb!r}.")
+        self.endpoint, self.driver_app, self.cluster_id = endpoint, driver_app, cluster_id
+        self.verb = "chat" if response_model is not None else verb
+        self.params, self.response_model = dict(params or {}), response_model
+        self.retry, self.timeout, self.limits = retry or RETRY, timeout, limits
+        self._template = None if prompt is None else Template(prompt)
+        self._settings = {"host": host, "profile": profile, "token": token}
+        self._handle = handle
+        self._clients: dict[Any, Any] = {}
+        self._verbs: tuple[str, ...] | None = () if self.verb is not None else None  # what the endpoint does
+
+    @property
+    def prompt(self) -> str | None:
+        """The template."""
+        return None if self._template is None else self._template.text
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the template names."""
+        return () if self._template is None else self._template.columns
+
+    def __repr__(self) -> str:
+        where = self.endpoint or self.driver_app or self._handle
+        return f"RowMapper({where!r}, verb={self.verb!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._handle is not None:
+            raise TypeError("a RowMapper with a handle of your client cannot be pickled: pass endpoint= instead.")
+        return {**vars(self), "_clients": {}}
+
+    # --- one row ------------------------------------------------------------------------------------------------------
+
+    async def __call__(self, row: Any, *, index: int = 0) -> RowResult:
+        """The result of one row; a failure is an error row. Retries happen inside."""
+        began = time.monotonic()
+        try:
+            handle = self.async_handle()
+            await self.start()
+            request = self.request(row)
+            reply = await self.send(handle, request, retry=self.retry)
+        except Exception as error:  # noqa: BLE001 - a row's failure is a value
+            return failed_result([error], index, key_of(row), time.monotonic() - began)
+        return self.result(request, reply, index, time.monotonic() - began)
+
+    def call(self, row: Any, *, index: int = 0) -> RowResult:
+        """As `await mapper(row)`, in plain code."""
+        began = time.monotonic()
+        try:
+            handle = self.plain_handle()
+            if self._verbs is None:
+                self._verbs = run_without_loop(handle._core._lookup_verbs())
+            request = self.request(row)
+            reply = self.send(handle, request, retry=self.retry)
+        except Exception as error:  # noqa: BLE001
+            return failed_result([error], index, key_of(row), time.monotonic() - began)
+        return self.result(request, reply, index, time.monotonic() - began)
+
+    async def aclose(self) -> None:
+        """Close the connections of the clients that this mapper made in this process."""
+        for client in tuple(self._clients.values()):
+            if isinstance(client, Client):
+                client.close()
+            else:
+                await client.aclose()
+        self._clients.clear()
+
+    # --- its steps, for who sends many --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Learn what the endpoint speaks, so that one that does not exist fails before the first row is paid.
+
+        Raises:
+            ConfigError, APIError: the configuration is incomplete, or there is no such endpoint.
+        """
+        if self._verbs is None:
+            handle = self.async_handle()
+            if (core := getattr(handle, "_core", None)) is not None:  # of a sync client: it blocks
+                self._verbs = await anyio.to_thread.run_sync(lambda: run_without_loop(core._lookup_verbs()))
+            else:
+                self._verbs = await handle._lookup_verbs()
+
+    def request(self, row: Any) -> RowRequest:
+        """What a row asks for.
+
+        Raises:
+            RowInputError: it cannot be sent.
+        """
+        return request_of(row, self.verb or default_verb(row, self._verbs or (), self._template), self._template)
+
+    def async_handle(self) -> Any:
+        """The handle that calls are made with in async code; the client behind it serves every event loop."""
+        return self._handle if self._handle is not None else self._made(AsyncClient)
+
+    def plain_handle(self) -> Any:
+        """The handle of plain code.
+
+        Raises:
+            TypeError: the mapper was given a handle of an AsyncClient.
+        """
+        if self._handle is None:
+            return self._made(Client)
+        if not hasattr(self._handle, "_core"):
+            raise TypeError("mapper.call() needs a handle of a Client, this one is an AsyncClient's: await the mapper.")
+        return self._handle
+
+    def _made(self, kind: Any) -> Any:
+        # One client for all event loops, threads and forked children of this process: it keeps their sockets apart.
+        if (client := self._clients.get(kind)) is None:
+            client = self._clients.setdefault(kind, kind(**self._settings))
+        if self.endpoint is not None:
+            return client.endpoint(self.endpoint)
+        return client.driver_app(self.driver_app, self.cluster_id)
+
+    def send(self, handle: Any, request: RowRequest, *, retry: Retry) -> Any:
+        """Call the verb: a coroutine of an async handle, the reply of a plain one."""
+        options: dict[str, Any] = {"retry": retry, "timeout": self.timeout}
+        verb, content, params = request.verb, request.content, {**self.params, **request.params}
+        if verb == "complete":
+            return handle.generate(content, **options, **params)
+        if verb == "predict":
+            return handle.predict(**content, params=params, **options)
+        if verb == "chat" and self.response_model is not None:
+            options["response_model"] = self.response_model
+        method = getattr(handle, verb, None)
+        if method is None:
+            raise RowInputError(f"a driver app does not do {verb}(): use the verb complete.")
+        return method(content, **options, **params)
+
+    def result(self, request: RowRequest, reply: Any, index: int, seconds: float) -> RowResult:
+        """The result for a reply."""
+        verb, usage = request.verb, getattr(reply, "usage", None)
+        return RowResult(
+            index,
+            request.key,
+            output_of(request, reply),
+            parsed=reply.parsed if verb == "chat" else None,
+            finish_reason=getattr(reply, "finish_reason", None),
+            input_tokens=usage.prompt_tokens if usage else None,
+            output_tokens=usage.completion_tokens if usage else None,
+            model=getattr(reply, "model", None) or reply.served_model,
+            request_id=reply.request_id,
+            attempts=reply.attempts,
+            latency=seconds,
+        )
+
+
+def default_verb(row: Any, verbs: tuple[str, ...], template: Template | None) -> str:
+    """The verb for a row where none was asked for: what the endpoint speaks, and of that what the row is made for."""
+    for only in ("embed", "respond"):
+        if only in verbs:
+            return only
+    columns = row if isinstance(row, Mapping) else {}
+    if isinstance(columns.get("body"), Mapping):
+        columns = columns["body"]
+    if template is None and "messages" in columns and (not verbs or "chat" in verbs):
+        return "chat"
+    if "predict" in verbs and template is None and columns and not isinstance(columns.get("prompt"), str):
+        return "predict"
+    return "complete"
+
+
+def output_of(request: RowRequest, reply: Any) -> Any:
+    """The answer itself: a text, vectors, a prediction; a message with calls of tools as a dict."""
+    if request.verb == "embed":
+        vectors = reply.vectors
+        return vectors[0] if isinstance(request.content, str) else vectors
+    if request.verb == "predict":
+        records = request.content.get("dataframe_records")
+        single = records is not None and len(records) == 1 and isinstance(reply.predictions, list)
+        return reply.first if single and len(reply.predictions) == 1 else reply.predictions
+    if request.verb == "chat" and reply.message.tool_calls:
+        return reply.message.as_wire()
+    return reply.text
+
+
+def key_of(row: Any) -> str | None:
+    """A row's own name."""
+    key = row.get("custom_id") if isinstance(row, Mapping) else None
+    return None if key is None else str(key)

@@ -1,0 +1,413 @@
+"""Sends many rows: reads them only as fast as they are answered, keeps the limits, and tries again.
+
+Four gates stand in this order: the reader stops when twice as many rows are under way as may be sent at once; the rate
+limiter reserves requests and tokens; the concurrency adapts; a row that failed waits outside until its time has come,
+and holds no place meanwhile. `Scheduler` runs inside one event loop, so nothing here needs a lock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from dbllm import APIError, Limits, Retry
+
+from .._transport.adaptive import AdaptiveConcurrency, FixedConcurrency
+from .._transport.limits import Cost, RateLimiter, Reservation
+from .errors import TooManyErrors
+from .failures import failed_result, is_overload, is_throttled, may_be_paid, next_attempt_after
+from .progress import FUSE_ROWS, Item, Progress, Tally
+from .requests import RowRequest
+from .results import RowResult
+from .row_mapper import RowMapper, key_of
+
+ONCE = Retry(attempts=1)  # the core sends once; tries again are made here, without a place
+PATIENCE = 600.0  # seconds in which nothing is answered, until a row that is always turned away fails
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A row on its way."""
+
+    index: int
+    row: Any
+    request: RowRequest
+    cost: Cost
+    errors: list[Exception] = field(default_factory=list)
+    reservation: Reservation | None = None
+
+
+class Scheduler:
+    """Sends the rows of one job. `Rows` is what users hold; see `rows` for the arguments."""
+
+    def __init__(
+        self,
+        mapper: RowMapper,
+        items: Iterator[Item] | AsyncIterator[Item],
+        *,
+        concurrency: int | None,
+        limits: Limits | None,
+        retry: Retry,
+        max_error_rate: float | None,
+        on_send: Callable[[int], object] | None,
+        clock: Callable[[], float] = anyio.current_time,
+    ) -> None:
+        self.mapper, self.retry, self.max_error_rate, self.on_send, self.clock = (
+            mapper,
+            retry,
+            max_error_rate,
+            on_send,
+            clock,
+        )
+        limits = limits or Limits()
+        wanted = concurrency or limits.concurrency
+        self.concurrency = FixedConcurrency(wanted) if isinstance(wanted, int) else AdaptiveConcurrency()
+        self.limiter = RateLimiter(limits)
+        self._items = items
+        self._lazy = items if isinstance(items, Iterator) else None  # read where a worker needs it
+        self._counts_tokens = limits.counts_tokens
+        self.results: deque[RowResult] = deque()
+        self.failure: BaseException | None = None
+        self.finished = False
+        self._ready: deque[_Job] = deque()
+        self._parked: list[tuple[float, int, _Job]] = []  # a heap
+        self._ticket = count()
+        self._running: set[_Job] = set()
+        self._idle: deque[anyio.Event] = deque()
+        self._timer_at = float("inf")
+        self._has_timer = False
+        self._workers = 0
+        self._exhausted = self._stopped = self._cancelled = False
+        self._room: anyio.Event | None = None  # the reader of an async input waits for it
+        self._came: anyio.Event | None = None  # the consumer waits for it
+        self._ended = anyio.Event()
+        self._scope: anyio.CancelScope | None = None
+        self._began: float | None = None
+        self._last_answer = 0.0
+        self.tally = Tally()
+
+    # --- what a consumer does -----------------------------------------------------------------------------------------
+
+    def spawn(self) -> None:
+        """Begin, in a task of its own: no cancel scope may stay open while the user holds a row."""
+        trio = sys.modules.get("trio")
+        if trio is not None and trio.lowlevel.in_trio_task():
+            token = trio.lowlevel.current_trio_token()
+            trio.lowlevel.spawn_system_task(self._run, context=copy_context())
+            self.call_soon: Callable[[Callable[[], object]], object] = token.run_sync_soon
+        else:
+            loop = sys.modules["asyncio"].get_running_loop()
+            self._task = loop.create_task(self._run())
+            self.call_soon = loop.call_soon_threadsafe
+
+    async def wait(self) -> bool:
+        """Wait for a result; False at the end."""
+        while not self.results:
+            if self.finished:
+                return False
+            if self._came is None:
+                self._came = anyio.Event()
+            await self._came.wait()
+        return True
+
+    def take(self) -> RowResult:
+        """A result that is there."""
+        result = self.results.popleft()
+        self._wake_reader()
+        return result
+
+    def stop(self) -> None:
+        """Send no further row; those in flight are awaited."""
+        self._stopped = True
+        self._wake_all()
+
+    def cancel(self) -> None:
+        """End what is in flight."""
+        self._cancelled = self._stopped = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def aclose(self) -> None:
+        """Cancel, and wait until everything is closed."""
+        self.cancel()
+        await self._ended.wait()
+
+    def progress(self) -> Progress:
+        """Where the job is."""
+        seconds = 0.0 if self._began is None else self.clock() - self._began
+        return self.tally.progress(len(self._running), self.concurrency.limit(), len(self._parked), seconds)
+
+    def in_flight(self) -> list[int]:
+        """The indices of the rows that are being sent."""
+        return [job.index for job in self._running]
+
+    # --- the tasks ----------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            with anyio.CancelScope() as self._scope:
+                if self._cancelled:
+                    self._scope.cancel()
+                await self.mapper.start()
+                self.handle = self.mapper.async_handle()
+                self._threads = None
+                if hasattr(self.handle, "_core"):  # of a sync Client: each call blocks a thread
+                    self._threads = anyio.CapacityLimiter(self.concurrency.most)
+                self._began = self._last_answer = self.clock()
+                async with anyio.create_task_group() as self._group:
+                    if self._lazy is None:
+                        self._group.start_soon(self._read_all)
+                    self._hire()
+        except BaseException as error:
+            self.failure = self.failure or _single_error(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self.finished = True
+            self._ended.set()
+            self._tell()
+
+    def _hire(self) -> None:
+        """One more worker, or one that waits, as long as there is room."""
+        if self._idle:
+            self._idle.popleft().set()
+        elif self._workers < self.concurrency.most:
+            self._workers += 1
+            self._group.start_soon(self._work)
+
+    async def _work(self) -> None:
+        while not self._is_over():
+            job = self._next_job()
+            if job is not None:
+                await self._send(job)
+                continue
+            if self._is_over():
+                break
+            await self._rest()
+        self._wake_all()
+
+    async def _rest(self) -> None:
+        """Wait for work; one of those that wait looks at the clock."""
+        event = anyio.Event()
+        self._idle.append(event)
+        if self._has_timer or self._timer_at == float("inf"):
+            await event.wait()
+            return
+        self._has_timer = True
+        try:
+            with anyio.move_on_after(max(0.0, self._timer_at - self.clock())):
+                await event.wait()
+        finally:
+            self._has_timer = False
+            if event in self._idle:
+                self._idle.remove(event)
+
+    def _is_over(self) -> bool:
+        if self._stopped:
+            return True
+        return self._exhausted and not self._ready and not self._parked and not self._running
+
+    def _wake_all(self) -> None:
+        while self._idle:
+            self._idle.popleft().set()
+        if self._room is not None:
+            self._room.set()
+
+    def _wake_at(self, when: float) -> None:
+        """Somebody has to look again at that time."""
+        if when < self._timer_at:
+            self._timer_at = when
+            if self._has_timer and self._idle:  # the one that waits for a later time
+                self._wake_all()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _has_room(self) -> bool:
+        ahead = len(self._ready) + len(self._parked) + len(self._running) + len(self.results)
+        return ahead < 2 * max(1, self.concurrency.limit())
+
+    def _wake_reader(self) -> None:
+        if self._room is not None and self._has_room():
+            self._room.set()
+        elif self._idle and self._lazy is not None and not self._exhausted and self._has_room():
+            self._idle.popleft().set()
+
+    async def _read_all(self) -> None:
+        """Read an async input."""
+        assert not isinstance(self._items, Iterator)  # noqa: S101
+        try:
+            async for item in self._items:
+                self._admit(item)
+                while not self._has_room() and not self._stopped:
+                    self._room = anyio.Event()
+                    await self._room.wait()
+                self._room = None
+                if self._stopped:
+                    break
+                if self._idle:
+                    self._idle.popleft().set()
+        except Exception as error:  # noqa: BLE001 - raised to the consumer, after the rows that were sent
+            self.failure = error
+        finally:
+            close = getattr(self._items, "aclose", None)
+            if close is not None:
+                with anyio.CancelScope(shield=True):
+                    await close()
+        self._exhausted = True
+        self._wake_all()
+
+    def _read_one(self) -> None:
+        """Read a row of a plain input."""
+        assert self._lazy is not None  # noqa: S101
+        try:
+            self._admit(next(self._lazy))
+        except StopIteration:
+            self._exhausted = True
+            self._wake_all()
+        except Exception as error:  # noqa: BLE001 - as above
+            self.failure, self._exhausted = error, True
+            self._wake_all()
+
+    def _admit(self, item: Item) -> None:
+        self.tally.read += 1
+        try:
+            request = self.mapper.request(item.row)
+        except (ValueError, TypeError) as error:
+            self._deliver(failed_result([error], item.index, key_of(item.row), sent=0))
+            return
+        self._ready.append(_Job(item.index, item.row, request, self._cost(request)))
+
+    def _cost(self, request: RowRequest) -> Cost:
+        if not self._counts_tokens:
+            return _FREE
+        params = {**self.mapper.params, **request.params}
+        named = (params.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
+        most = next((value for value in named if isinstance(value, int)), None)
+        content = request.content
+        return Cost(len(content.encode() if isinstance(content, str) else repr(content)), most)
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    def _next_job(self) -> _Job | None:
+        """The row to send now, with its reservation; None if there is none, or a gate is closed."""
+        if len(self._running) >= self.concurrency.limit() or self._stopped:
+            return None
+        now = self.clock()
+        if self._timer_at <= now:
+            self._timer_at = float("inf")
+        if pause := self.concurrency.pause(now, len(self._running)):
+            self._wake_at(now + pause)
+            return None
+        while self._parked and self._parked[0][0] <= now:
+            self._ready.appendleft(heapq.heappop(self._parked)[2])
+        while not self._ready and self._lazy is not None and not self._exhausted and self._has_room():
+            self._read_one()
+        if self._parked:
+            self._wake_at(self._parked[0][0])
+        if not self._ready:
+            return None
+        job = self._ready.popleft()
+        reservation = self.limiter.reserve(job.cost, now)
+        if isinstance(reservation, float):
+            self._ready.appendleft(job)
+            self._wake_at(now + reservation)
+            return None
+        job.reservation = reservation
+        self._running.add(job)
+        self.concurrency.started(now)
+        if self._room is not None:
+            self._wake_reader()
+        if len(self._running) < self.concurrency.limit():
+            self._hire()
+        return job
+
+    async def _send(self, job: _Job) -> None:
+        """One attempt of a row."""
+        self.tally.attempts += 1
+        self.tally.retries += bool(job.errors)
+        if self.on_send is not None:
+            self.on_send(job.index)
+        began = self.clock()
+        try:
+            if self._threads is None:
+                reply = await self.mapper.send(self.handle, job.request, retry=ONCE)
+            else:
+                call = partial(self.mapper.send, self.handle, job.request, retry=ONCE)
+                reply = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
+            now = self.clock()
+            result = self.mapper.result(job.request, reply, job.index, now - began)
+        except Exception as error:  # noqa: BLE001 - a row's failure is a value
+            self._running.discard(job)
+            self._failed(job, error, began)
+        else:
+            self._running.discard(job)
+            self._answered(job, result, now)
+        finally:
+            self._running.discard(job)
+
+    def _answered(self, job: _Job, result: RowResult, now: float) -> None:
+        self._last_answer = now
+        result.attempts = len(job.errors) + 1
+        result.unclear = sum(map(may_be_paid, job.errors))
+        if job.reservation is not None:
+            self.limiter.settle(job.reservation, result.input_tokens, result.output_tokens)
+        self.concurrency.ended(now, len(self._running), "ok", result.latency)
+        self._deliver(result)
+
+    def _failed(self, job: _Job, error: Exception, began: float) -> None:
+        now = self.clock()
+        job.errors.append(error)
+        throttled = is_throttled(error)
+        self.tally.throttled += throttled
+        self.tally.unclear += may_be_paid(error)
+        if job.reservation is not None and (throttled or (isinstance(error, APIError) and not error.sent)):
+            self.limiter.release(job.reservation)
+        self.concurrency.ended(now, len(self._running), "lost" if is_overload(error) else "other", now - began)
+        if throttled and isinstance(error, APIError) and error.retry_after:
+            self.limiter.park(now + min(error.retry_after, self.retry.max_retry_after))
+        pause = next_attempt_after(job.errors, self.retry)
+        if pause is None and throttled and self.retry.attempts > 1 and now - self._last_answer < PATIENCE:
+            pause = self.retry.max_backoff  # the endpoint does answer others: this row's turn comes
+        if pause is None:
+            self._deliver(failed_result(job.errors, job.index, job.request.key, now - began, sent=len(job.errors)))
+        elif not self._stopped:
+            heapq.heappush(self._parked, (now + pause, next(self._ticket), job))
+            self._wake_at(now + pause)
+
+    def _deliver(self, result: RowResult) -> None:
+        self.tally.count(result)
+        share = self.tally.recent_errors()
+        if self.max_error_rate is not None and share > self.max_error_rate and not self._stopped:
+            self.failure = TooManyErrors(
+                f"{share:.0%} of the last {FUSE_ROWS} rows failed ({self.tally.causes()}), more than max_error_rate "
+                "allows; no further row was sent. Mend the cause, or allow more."
+            )
+            self.stop()
+        self.results.append(result)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._came is not None:
+            self._came.set()
+            self._came = None
+
+
+_FREE = Cost(0)
+
+
+def _single_error(error: BaseException) -> BaseException:
+    """The one error of a task group."""
+    while isinstance(getattr(error, "exceptions", None), tuple) and len(error.exceptions) == 1:  # type: ignore[attr-defined]
+        error = error.exceptions[0]  # type: ignore[attr-defined]
+    return error
