@@ -1,4 +1,4 @@
-"""What a job shows while it runs: a bar on a terminal, a line in a notebook, a line of JSON each ten seconds elsewhere."""
+"""What a job shows while it runs: a bar on a terminal, a line in a notebook, elsewhere JSON each ten seconds."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Status:
 
     def as_json(self) -> str:
         """One line of JSON."""
-        rounded = {"rate": round(self.rate, 2), "seconds": round(self.seconds, 1)}
+        rounded: dict[str, Any] = {"rate": round(self.rate, 2), "seconds": round(self.seconds, 1)}
         rounded |= {"eta": None if self.eta is None else round(self.eta, 1)}
         return json.dumps({**asdict(self), **rounded})
 
@@ -91,7 +91,7 @@ class Pace:
 
 
 def status_lines(status: Status, width: int) -> list[str]:
-    """What a terminal of that width shows: two lines, and a third if there are errors. None is longer than the width."""
+    """What a terminal of that width shows: two lines, a third if there are errors, none longer than the width."""
     if status.state == "reading":
         return [f"reading the input: {status.done:,} rows"[:width]]
     share = status.done / status.total if status.total else 1.0

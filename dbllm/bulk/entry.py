@@ -20,14 +20,17 @@ import anyio.to_thread
 
 from dbllm import Limits, Retry, Timeout
 
+from .display import Show, display
+from .errors import OutputError
 from .inputs import Source, file_format, import_pyarrow, spool
-from .job import Job, Settings, StopSignal
+from .job import BulkJob
 from .journal import Disk
+from .manifest import Settings, StopSignal
 from .outputs import Slow
 from .plan import Summary, make_plan
-from .display import Show, display
 from .report import Price, Report, money
 from .row_mapper import RETRY, RowMapper
+from .sending import Sending
 
 BYTES_A_TOKEN = 3.6  # of English text
 
@@ -118,13 +121,21 @@ async def run(
         endpoint,
         client,
         {
-            **{"driver_app": driver_app, "cluster_id": cluster_id, "verb": verb, "prompt": prompt, "params": params},
-            **{"response_model": response_model, "retry": retry, "timeout": timeout, "host": host, "profile": profile},
+            "driver_app": driver_app,
+            "cluster_id": cluster_id,
+            "verb": verb,
+            "prompt": prompt,
+            "params": params,
+            "response_model": response_model,
+            "retry": retry,
+            "timeout": timeout,
+            "host": host,
+            "profile": profile,
         },
     )
     settings = Settings(
         output=Path(output),
-        config=_config(mapper, endpoint),
+        config=_job_config(mapper, endpoint),
         journal=None if journal is None else Path(journal),
         dedupe=dedupe,
         keep_bad_rows=keep_bad_rows,
@@ -140,10 +151,12 @@ async def run(
     if isinstance(source, AsyncIterable):
         source = [row async for row in source]
     _set_source(settings, source, input_format)
+    if report is not None:
+        _check_folder(Path(report))
     with display(progress) as show:
-        job = Job(settings, mapper, stop or StopSignal(), show, disk or Disk())
+        job = BulkJob(settings, mapper, stop or StopSignal(), show, disk or Disk())
         try:
-            result = await _run(job)
+            result = await _run_job(job)
         except BaseException as error:
             failed = getattr(error, "report", None)
             if report is not None and isinstance(failed, Report):
@@ -159,7 +172,12 @@ async def run(
     return result
 
 
-async def _run(job: Job) -> Report:
+def _check_folder(page: Path) -> None:
+    if not page.absolute().parent.is_dir():
+        raise OutputError(f"the folder {page.parent} of the report does not exist. Make it, or name another.")
+
+
+async def _run_job(job: BulkJob) -> Report:
     await anyio.to_thread.run_sync(job.open)
     if job.is_over and job.manifest.report is not None:
         return report_of(job.manifest.report)
@@ -167,7 +185,7 @@ async def _run(job: Job) -> Report:
         await job.mapper.start()  # an endpoint that does not exist is told before the input is read
     await anyio.to_thread.run_sync(job.prepare)
     if job.has_work or job.manifest.state == "new":
-        await job.work()
+        await Sending(job).run()
     return await anyio.to_thread.run_sync(job.finish)
 
 
@@ -186,10 +204,10 @@ def run_sync(source: Input, output: str | os.PathLike[str], **options: Any) -> R
     except RuntimeError:
         with _signals(stop):
             return anyio.run(work)
-    return _in_thread(work, stop)
+    return _run_beside(work, stop)
 
 
-def _in_thread(work: Any, stop: StopSignal) -> Report:
+def _run_beside(work: Any, stop: StopSignal) -> Report:
     """Run it in a loop of a thread's own; an interrupt of this thread is passed on."""
     result: list[Report] = []
     failure: list[BaseException] = []
@@ -243,7 +261,7 @@ def _mapper(endpoint: Any, client: Any, options: dict[str, Any]) -> tuple[RowMap
     return RowMapper(endpoint, **options), True
 
 
-def _config(mapper: RowMapper, endpoint: Any) -> dict[str, Any]:
+def _job_config(mapper: RowMapper, endpoint: Any) -> dict[str, Any]:
     """What makes a job another job."""
     model = mapper.response_model
     if isinstance(endpoint, str):

@@ -44,7 +44,7 @@ class OutputError(BulkError):
 
 
 class DiskError(BulkError):
-    """The disk takes no more (it is full, over its quota, or fails). What was written before is kept. Exit status 74."""
+    """The disk takes no more: it is full, over its quota, or fails. What was written is kept. Exit status 74."""
 
     exit_code = 74
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from .errors import BadInputError, InputMissingError
-from .journal import Disk, to_json
+from .journal import Disk, encode_json
 from .results import RowInputError
 
 FORMATS = {
@@ -27,6 +27,7 @@ FORMATS = {
     ".pq": "parquet",
 }
 PACKED = (".gz", ".zst")
+
 
 class RawRow(NamedTuple):
     """A row as its file has it: the number of its line (for Parquet of its row), and its bytes or its columns."""
@@ -59,8 +60,8 @@ def import_pyarrow() -> Any:
         BadInputError: it is not installed.
     """
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        import pyarrow.parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         raise BadInputError("Parquet needs pyarrow: pip install 'dbllm[bulk]'.") from None
     return pyarrow
@@ -118,7 +119,7 @@ class Source:
                 if packed == ".gz":
                     file = io.BufferedReader(gzip.GzipFile(fileobj=file, mode="rb"), 1 << 18)  # type: ignore[arg-type]
                 elif packed == ".zst":
-                    file = io.BufferedReader(_Readable(open_zst(file, "rb")), 1 << 18)
+                    file = io.BufferedReader(_Readable(open_zst(file, "rb")), 1 << 18)  # type: ignore[arg-type]
                 yield from _json_lines(file) if self.format == "jsonl" else self._csv_rows(file)
         except (EOFError, gzip.BadGzipFile) as error:
             raise BadInputError(f"{self.name} is not a whole gz file: {error}.") from None
@@ -250,7 +251,9 @@ def columns_of(row: RawRow) -> dict[str, Any]:
     except (RecursionError, ValueError) as error:  # too deep, or a number of thousands of digits
         raise RowInputError(f"JSON that cannot be read ({error})") from None
     if not isinstance(value, dict):
-        raise RowInputError(f"a JSON {_NAMES.get(type(value), 'value')}, and a row is an object, such as {{\"prompt\": …}}")
+        raise RowInputError(
+            f'a JSON {_NAMES.get(type(value), "value")}, and a row is an object, such as {{"prompt": …}}'
+        )
     return value
 
 
@@ -272,7 +275,7 @@ def spool(rows: Iterable[Any] | BinaryIO, path: Path, disk: Disk) -> None:
                 file.write(piece)
         else:
             for number, row in enumerate(rows, 1):
-                file.write(to_json(_as_columns(number, row), default=str) + b"\n")
+                file.write(encode_json(_as_columns(number, row), default=str) + b"\n")
         file.flush()
         disk.sync(file.fileno())
     disk.replace(draft, path)

@@ -2,7 +2,7 @@
 
 A record is one line of JSON that ends with a checksum over all bytes before it, back to the file's beginning. So a
 changed, missing or repeated byte anywhere is noticed. A write that a crash has cut short leaves a last line without an
-end; it is removed. The manifest beside the journal says how long the journal was: a journal that was cut is noticed too.
+end; it is removed. The manifest beside the journal says how long it was, so a journal that was cut is noticed too.
 """
 
 from __future__ import annotations
@@ -181,7 +181,9 @@ class Journal:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def load(self, mark: Mapping[str, Any] | None, length: int, accept: Callable[[int, int], bool] | None = None) -> None:
+    def load(
+        self, mark: Mapping[str, Any] | None, length: int, accept: Callable[[int, int], bool] | None = None
+    ) -> None:
         """Read what is there, and repair a torn end.
 
         Args:
@@ -244,7 +246,7 @@ class Journal:
                 if line.endswith(b"\n"):
                     number = sum(1 for _ in self._lines(0, self.size)) + 1
                     raise JournalError(
-                        f"{self.path} is damaged in line {number:,} (at byte {self.size:,}): its checksum is wrong, and "
+                        f"{self.path} is damaged in line {number:,} (byte {self.size:,}): its checksum is wrong, and "
                         "no crash does that. Restore it from a copy, or move it away together with its .job.json to "
                         "start anew (what it held is then paid again)."
                     )
@@ -315,7 +317,7 @@ class Journal:
         """Record a row's answer, or its failure, for good."""
         self._count(row, ok=ok, tokens=tokens)
         head = f'{{"row":{row},"ok":{int(ok)},"key":"{key:016x}","tokens":[{tokens[0]},{tokens[1]}],"is":'
-        self._add(head.encode() + to_json(content))
+        self._add(head.encode() + encode_json(content))
 
     def stop(self, why: str, *, cut: int = 0) -> None:
         """Say that the process ends in peace; `cut` requests were ended before their answer came."""
@@ -323,7 +325,7 @@ class Journal:
 
     def _append(self, record: Mapping[str, Any]) -> None:
         self._apply(record)
-        self._add(to_json(record)[:-1])
+        self._add(encode_json(record)[:-1])
 
     def _add(self, body: bytes) -> None:
         crc = crc32(body, self._crc)
@@ -389,7 +391,7 @@ class Journal:
         return content
 
 
-def to_json(value: object, default: Callable[[Any], Any] | None = None) -> bytes:
+def encode_json(value: object, default: Callable[[Any], Any] | None = None) -> bytes:
     """Compact JSON in UTF-8; half a surrogate pair, which UTF-8 lacks, is escaped."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=default)
     try:

@@ -7,17 +7,17 @@ import heapq
 import json
 import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import DiskError
 from .inputs import RawRow, Source, columns_of, import_pyarrow, open_zst
-from .journal import Disk, Journal, to_json
-from .plan import BAD, Plan
+from .journal import Disk, Journal, encode_json
+from .plan import BAD, RowPlan
 from .results import RowError, RowInputError, RowResult
 
 COLUMNS = (
@@ -96,7 +96,6 @@ class Findings:
                 heapq.heapreplace(self.slowest, Slow(*slow, _excerpt(row)))
 
 
-
 def quantile(steps: Counter[int], share: float) -> float | None:
     """What this share of the rows stayed below, to a tenth or so; None without rows."""
     left = share * sum(steps.values())
@@ -108,8 +107,10 @@ def quantile(steps: Counter[int], share: float) -> float | None:
 
 
 def _excerpt(row: RawRow) -> str:
-    text = row.content.decode("utf-8", "replace") if isinstance(row.content, bytes) else json.dumps(
-        row.content, ensure_ascii=False, default=str
+    text = (
+        row.content.decode("utf-8", "replace")
+        if isinstance(row.content, bytes)
+        else json.dumps(row.content, ensure_ascii=False, default=str)
     )
     return text[:200]
 
@@ -122,14 +123,14 @@ class OutputRow(NamedTuple):
     same_as: int | None
 
 
-def joined(source: Source, plan: Plan, journal: Journal, findings: Findings | None = None) -> Iterator[OutputRow]:
+def joined(source: Source, plan: RowPlan, journal: Journal, findings: Findings | None = None) -> Iterator[OutputRow]:
     """The rows of the input with their results, in order. A row that has none yet is left out."""
     places = array("Q", [_MISSING]) * plan.summary.rows
-    for row, place in journal.places():
-        if row < plan.summary.rows:
-            places[row] = place
+    for index, place in journal.places():
+        if index < plan.summary.rows:
+            places[index] = place
     lines: dict[int, int] = {}  # of the rows that others copy
-    wanted = {leader for row, leader in enumerate(plan.leaders) if leader not in (row, BAD)}
+    wanted = {leader for index, leader in enumerate(plan.leaders) if leader not in (index, BAD)}
     for number, row in enumerate(source.rows()):
         leader = plan.leaders[number]
         if number in wanted:
@@ -188,13 +189,13 @@ class Shape:
     def line(self, out: OutputRow) -> bytes:
         """A row as a line of JSON. A plain row's own columns stay as they were written."""
         if self.is_batch:
-            return to_json(self.batch(out), default=str) + b"\n"
-        added = to_json(self.added(out), default=str)
+            return encode_json(self.batch(out), default=str) + b"\n"
+        added = encode_json(self.added(out), default=str)
         content = out.row.content
         if isinstance(content, dict):
-            content = to_json(content, default=_plain)
+            content = encode_json(content, default=_as_text)
         elif _is_bad(out):
-            content = to_json({"line": content.decode("utf-8", "replace")})
+            content = encode_json({"line": content.decode("utf-8", "replace")})
         head = content.rstrip()[:-1].rstrip()
         return head + (b"," if len(head) > 1 else b"") + added[1:] + b"\n"
 
@@ -266,15 +267,15 @@ def _batch_body(result: RowResult, url: str) -> dict[str, Any]:
         return {"object": "response", "output": [{"type": "message", "role": "assistant", "content": content}], **about}
     if "chat" in url or not url:
         choice: dict[str, Any] = {"message": {"role": "assistant", "content": result.output}}
-        return {"object": "chat.completion", "choices": [_choice(choice, result)], **about}
-    return {"object": "text_completion", "choices": [_choice({"text": result.output}, result)], **about}
+        return {"object": "chat.completion", "choices": [_batch_choice(choice, result)], **about}
+    return {"object": "text_completion", "choices": [_batch_choice({"text": result.output}, result)], **about}
 
 
-def _choice(choice: dict[str, Any], result: RowResult) -> dict[str, Any]:
+def _batch_choice(choice: dict[str, Any], result: RowResult) -> dict[str, Any]:
     return {"index": 0, **choice, "finish_reason": result.finish_reason}
 
 
-def _plain(value: Any) -> Any:
+def _as_text(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
@@ -345,7 +346,7 @@ class _File:
 def _write_lines(file: _File, suffix: str, rows: Iterable[OutputRow], shape: Shape) -> None:
     target: Any = file
     if suffix == ".gz":
-        target = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)  # type: ignore[arg-type,call-overload]
+        target = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
     elif suffix == ".zst":
         target = open_zst(file, "wb")
     buffer = bytearray()
@@ -365,7 +366,9 @@ def _write_parquet(file: _File, rows: Callable[[], Iterable[OutputRow]], shape: 
     for records in _chunks(shape.record(row) for row in rows()):
         for name in dict.fromkeys(name for record in records for name in record):
             types[name] = _joined_type(pyarrow, types.get(name), [record.get(name) for record in records])
-    types = {name: kind if kind is not None and kind != pyarrow.null() else pyarrow.string() for name, kind in types.items()}
+    types = {
+        name: kind if kind is not None and kind != pyarrow.null() else pyarrow.string() for name, kind in types.items()
+    }
     if not types:
         types = {name: pyarrow.string() for name in COLUMNS}
     schema = pyarrow.schema(list(types.items()))
@@ -403,7 +406,9 @@ def _column(pyarrow: Any, kind: Any, values: list[Any]) -> Any:
         return pyarrow.array(values, kind)
     except (pyarrow.ArrowException, TypeError, ValueError):
         texts = [
-            value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=_plain)
+            value
+            if value is None or isinstance(value, str)
+            else json.dumps(value, ensure_ascii=False, default=_as_text)
             for value in values
         ]
         return pyarrow.array(texts, kind)

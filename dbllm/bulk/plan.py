@@ -54,7 +54,7 @@ class Summary:
     checksum: int = 0
 
 
-class Plan:
+class RowPlan:
     """The plan of a job, read from its file.
 
     Attributes:
@@ -81,7 +81,7 @@ class Plan:
         self._file.close()
 
 
-def load_plan(path: Path, summary: Summary) -> Plan | None:
+def load_plan(path: Path, summary: Summary) -> RowPlan | None:
     """The plan that lies there; None if it is missing or not the one of this summary."""
     crc = size = 0
     try:
@@ -90,7 +90,7 @@ def load_plan(path: Path, summary: Summary) -> Plan | None:
                 crc, size = crc32(piece, crc), size + len(piece)
     except OSError:
         return None
-    return Plan(path, summary) if (size, crc) == (12 * summary.rows, summary.checksum) else None
+    return RowPlan(path, summary) if (size, crc) == (12 * summary.rows, summary.checksum) else None
 
 
 def make_plan(
@@ -102,7 +102,7 @@ def make_plan(
     dedupe: bool = True,
     watch: Callable[[bytes], None] | None = None,
     tick: Callable[[int], None] = lambda rows: None,
-) -> Plan:
+) -> RowPlan:
     """Read the whole input once, and write its plan.
 
     Args:
@@ -123,7 +123,7 @@ def make_plan(
             number = summary.rows
             summary.rows += 1
             try:
-                hashed = _read(row, number, request, summary, columns, names)
+                hashed = _read_request(row, number, request, summary, columns, names)
                 questions.add(hashed, number)
             except RowInputError as error:
                 hashed = blake2b(str(error).encode("utf-8", "replace"), digest_size=16).digest()
@@ -154,10 +154,10 @@ def make_plan(
         while piece := file.read(1 << 20):
             summary.checksum = crc32(piece, summary.checksum)
     disk.replace(draft, path)
-    return Plan(path, summary)
+    return RowPlan(path, summary)
 
 
-def _read(
+def _read_request(
     row: RawRow,
     number: int,
     request: Callable[[dict[str, Any]], RowRequest],
@@ -179,8 +179,10 @@ def _read(
     asked = request(content)
     if is_batch and asked.key is not None:
         names.add(blake2b(asked.key.encode("utf-8", "surrogatepass"), digest_size=16).digest(), row.line)
-    summary.input_bytes += len(row.content) if isinstance(asked.content, dict) and isinstance(row.content, bytes) else (
-        _size(asked.content)
+    summary.input_bytes += (
+        len(row.content)
+        if isinstance(asked.content, dict) and isinstance(row.content, bytes)
+        else (_size(asked.content))
     )
     most = asked.params.get("max_tokens") or asked.params.get("max_completion_tokens")
     if isinstance(most, int):
@@ -218,7 +220,7 @@ class _Groups:
         if len(bucket) >= _BUCKET_BYTES:
             place = hashed[0] % _BUCKETS
             if place not in self._files:
-                self._files[place] = tempfile.TemporaryFile(dir=self._folder)
+                self._files[place] = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
             self._files[place].write(bucket)
             bucket.clear()
 

@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,9 +112,13 @@ class Report:
         if self.failed:
             lines.append(f"{self.failed:,} error rows: {by_class(self.errors)}")
         if self.may_be_paid:
-            lines.append(f"{self.may_be_paid:,} of them may have been paid (may_be_paid); --retry-ambiguous asks them again")
+            lines.append(
+                f"{self.may_be_paid:,} of them may have been paid (may_be_paid); --retry-ambiguous asks them again"
+            )
         if self.crashes:
-            lines.append(f"{plural(self.crashes, 'crash', 'crashes')}: at most {self.paid_again:,} rows were paid twice")
+            lines.append(
+                f"{plural(self.crashes, 'crash', 'crashes')}: at most {self.paid_again:,} rows were paid twice"
+            )
         if self.resumed:
             lines.append(f"{self.resumed:,} rows were done before and not sent again")
         tokens = f"{self.input_tokens:,} input and {self.output_tokens:,} output tokens"
@@ -166,7 +171,9 @@ def plural(number: int, one: str, many: str) -> str:
 
 def by_class(errors: dict[str, int]) -> str:
     """Errors by class, the most frequent first."""
-    return ", ".join(f"{number:,} {name}" for name, number in sorted(errors.items(), key=lambda each: (-each[1], each[0])))
+    return ", ".join(
+        f"{number:,} {name}" for name, number in sorted(errors.items(), key=lambda each: (-each[1], each[0]))
+    )
 
 
 def short(value: float) -> str:
@@ -250,14 +257,18 @@ def _figures(report: Report) -> str:
 
 def _table(titles: tuple[str, str], rows: Any, show: Any) -> str:
     head = f'<tr><th>{titles[0]}</th><th class="n">{titles[1]}</th></tr>'
-    body = "".join(f'<tr><td>{html.escape(str(name))}</td><td class="n">{show(value)}</td></tr>' for name, value in rows)
+    body = "".join(
+        f'<tr><td>{html.escape(str(name))}</td><td class="n">{show(value)}</td></tr>' for name, value in rows
+    )
     return f"<table>{head}{body}</table>"
 
 
 def _slowest(rows: Sequence[Slow]) -> str:
-    head = '<tr><th class="n">latency</th><th class="n">line</th><th class="n">attempts</th><th>row</th><th>request</th></tr>'
+    numbers = "".join(f'<th class="n">{name}</th>' for name in ("latency", "line", "attempts"))
+    head = f"<tr>{numbers}<th>row</th><th>request</th></tr>"
     body = "".join(
-        f'<tr><td class="n">{seconds(each.latency)}</td><td class="n">{each.line:,}</td><td class="n">{each.attempts}</td>'
+        f'<tr><td class="n">{seconds(each.latency)}</td><td class="n">{each.line:,}</td>'
+        f'<td class="n">{each.attempts}</td>'
         f'<td class="t">{html.escape(each.text)}</td><td class="t soft">{html.escape(each.request_id)}</td></tr>'
         for each in rows
     )
@@ -266,7 +277,7 @@ def _slowest(rows: Sequence[Slow]) -> str:
 
 def _rates(history: Sequence[Sample]) -> list[float]:
     rates = [0.0] if history else []
-    for before, after in zip(history, history[1:]):  # noqa: B905 - pairs of neighbours
+    for before, after in pairwise(history):
         passed = after.seconds - before.seconds
         rates.append((after.done - before.done) / passed if passed > 0 else 0.0)
     if len(rates) > 1:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dbllm.cli import console
+from dbllm.cli.bulk import add_bulk
 from dbllm.cli.doctor import doctor
 from dbllm.cli.endpoints import endpoints
 from dbllm.cli.models import models
@@ -182,6 +183,7 @@ def _announce_driver(driver: DriverServer) -> None:
 
 
 app.add_typer(models)
+add_bulk(app)
 app.add_typer(endpoints)
 app.add_typer(secrets)
 app.command()(doctor)
