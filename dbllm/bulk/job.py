@@ -25,7 +25,7 @@ class BulkJob:
     """A job from its opening to its report. `open`, `prepare` and `finish` block: they belong into a thread."""
 
     def __init__(self, settings: Settings, mapper: RowMapper, stop: StopSignal, show: Show, disk: Disk) -> None:
-        self.settings, self.mapper, self.stop, self.show, self._disk = settings, mapper, stop, show, disk
+        self.settings, self.mapper, self.stop, self.show, self.disk = settings, mapper, stop, show, disk
         output = settings.output
         beside = settings.journal if settings.journal is not None else output.with_name(output.name + ".part")
         self.paths = {
@@ -97,7 +97,7 @@ class BulkJob:
         assert self._handle is not None  # noqa: S101
         self.manifest = Manifest()
         self.paths["manifest"].unlink(missing_ok=True)
-        self._disk.truncate(self._handle, 0)
+        self.disk.truncate(self._handle, 0)
 
     def _check_journal(self) -> None:
         path, output = self.paths["journal"], self.settings.output
@@ -119,7 +119,7 @@ class BulkJob:
     def _read_source(self) -> None:
         settings = self.settings
         if settings.path is None:
-            spool(settings.rows, self.paths["input"], self._disk)
+            spool(settings.rows, self.paths["input"], self.disk)
             self.source = Source(self.paths["input"], settings.name, settings.input_format)
         else:
             self.source = Source(settings.path, settings.name, settings.input_format)
@@ -161,7 +161,7 @@ class BulkJob:
         if summary.bad and not settings.keep_bad_rows:
             raise BadInputError(describe_bad_rows(settings.name, summary))
         manifest.accepted |= self._changed
-        journal = Journal(self._handle, self.paths["journal"], self._disk, manifest.job, summary.rows)
+        journal = Journal(self._handle, self.paths["journal"], self.disk, manifest.job, summary.rows)
         keys = self.plan.keys
         journal.load(manifest.mark, manifest.length, (lambda row, key: keys[row] == key) if manifest.accepted else None)
         if self._changed:  # marks are of the journal as it was read before
@@ -182,7 +182,7 @@ class BulkJob:
             self.source,
             self.mapper.request,
             self.paths["plan"],
-            self._disk,
+            self.disk,
             dedupe=self.settings.dedupe,
             watch=watch,
             tick=self._reading,
@@ -237,7 +237,7 @@ class BulkJob:
             self.sync_error = error
             return
         try:
-            self._disk.put(self.paths["manifest"], encode_json(vars(manifest)))
+            self.disk.put(self.paths["manifest"], encode_json(vars(manifest)))
         except OSError as error:
             if manifest.length == 0 or manifest.state == "done":
                 raise DiskError(f"{self.paths['manifest']} cannot be written: {error.strerror or error}.") from None
@@ -257,7 +257,7 @@ class BulkJob:
 
         summary = self.plan.summary
         shape = Shape(is_batch=summary.is_batch, columns=summary.columns, job=self.manifest.job)
-        write_output(self.settings.output, self.output_format, all_rows, shape, self._disk)
+        write_output(self.settings.output, self.output_format, all_rows, shape, self.disk)
         report = self.partial_report("done")
         report.output, report.answered, report.failed = self.settings.output, findings.answered, findings.failed
         report.copied, report.errors, report.may_be_paid = findings.copied, dict(findings.errors), findings.may_be_paid
@@ -310,7 +310,7 @@ class BulkJob:
             report.cost = self.settings.price.cost(totals.prompt_tokens, totals.completion_tokens)
         if journal.lost:
             report.notes.append(
-                f"the journal was {journal.lost:,} bytes longer before it was cut or power failed; its rows are asked again"
+                f"the journal was {journal.lost:,} bytes longer before a power failure or a cut; its rows go again"
             )
         return report
 

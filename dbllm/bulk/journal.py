@@ -33,7 +33,13 @@ _COUNTED = re.compile(rb'\{"row":(\d+),"ok":([01]),"key":"([0-9a-f]{16})","token
 
 
 class Disk:
-    """The system calls that change files. Tests put failures in their place."""
+    """The system calls that change files. Tests put failures in their place.
+
+    Attributes:
+        patience: seconds in which a write that failed is tried again.
+    """
+
+    patience = 60.0
 
     def write(self, handle: int, data: bytes | bytearray | memoryview) -> int:
         return os.write(handle, data)

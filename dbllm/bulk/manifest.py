@@ -46,7 +46,6 @@ class Settings:
     max_error_rate: float | None = None
     price: Price | None = None
     drain_seconds: float = 30.0
-    disk_seconds: float = 60.0
 
 
 @dataclass

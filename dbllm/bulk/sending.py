@@ -177,9 +177,7 @@ class Sending:
     async def _wait_for_disk(self) -> None:
         """Try until the disk takes what is waiting."""
         while self._job.sync_error is None and not self._journal.flush():
-            too_long = (
-                self._disk_failed is not None and time.monotonic() - self._disk_failed > self._settings.disk_seconds
-            )
+            too_long = self._disk_failed is not None and time.monotonic() - self._disk_failed > self._job.disk.patience
             if too_long or self._journal.waiting > MOST_WAITING or self._stop.level:
                 break
             await anyio.sleep(TICK_SECONDS)
