@@ -34,6 +34,7 @@ class Sending:
         self._disk_failed: float | None = None
         self._draining: float | None = None
         self._cut = 0
+        self._stream: Rows | None = None
 
     async def run(self) -> None:
         """Send what is to be sent, until it is all done.
@@ -48,8 +49,10 @@ class Sending:
         self._journal.begin()
         self._quarantine()
         try:
-            while not await self._stream():
+            while not await self._send():
                 pass
+            if self._job.has_work:
+                raise Interrupted("it ended before its last row. The same again goes on from here.")
             why = "done"
         except BulkError as error:
             error.report = self._job.partial_report(type(error).__name__)
@@ -73,7 +76,7 @@ class Sending:
                 self._record(RowResult(row, error=error))
                 self._job.quarantined += 1
 
-    async def _stream(self) -> bool:
+    async def _send(self) -> bool:
         """Send rows until there are none, or until something stops it. False: go on, the disk takes answers again."""
         settings = self._settings
         stream = rows(
@@ -84,7 +87,7 @@ class Sending:
             max_error_rate=settings.max_error_rate,
             on_send=self._sent,
         )
-        failure: Exception | None = None
+        self._stream, failure = stream, None
         async with stream, anyio.create_task_group() as group:
             group.start_soon(self._watch, stream)
             try:
@@ -108,6 +111,7 @@ class Sending:
     def _sent(self, row: int) -> None:
         if row not in self._journal.open:
             self._journal.start(row)
+            self._check_disk()
 
     def _record(self, result: RowResult) -> None:
         """Write a result into the journal."""
@@ -117,6 +121,7 @@ class Sending:
         tokens = (result.input_tokens or 0, result.output_tokens or 0)
         key = self._job.plan.keys[result.index]
         self._journal.answer(result.index, key, content, ok=result.error is None, tokens=tokens)
+        self._check_disk()
         self._status.done += 1
         if result.error is not None:
             self._status.failed += 1
@@ -159,12 +164,16 @@ class Sending:
                 self._sample()
                 await self._save()
 
+    def _check_disk(self) -> None:
+        """Send nothing more as soon as the disk does not take an answer."""
+        if self._journal.error is not None and self._disk_failed is None and self._stream is not None:
+            self._disk_failed = time.monotonic()
+            self._status.state = "the disk takes nothing"
+            self._stream.stop()
+
     def _look(self, stream: Rows, now: float) -> None:
         """Stop or cut where that was asked for, or where the disk takes nothing."""
-        if self._journal.error is not None and self._disk_failed is None:
-            self._disk_failed = now
-            self._status.state = "the disk takes nothing"
-        if self._disk_failed is not None or self._job.sync_error is not None:
+        if self._job.sync_error is not None:
             stream.stop()
         if self._stop.level and self._draining is None:
             self._draining = now

@@ -130,8 +130,9 @@ def test_what_may_have_been_paid_is_an_error_row_until_it_is_asked_for(server: F
 
 CHILD = """
 import os, sys
-from dbllm import bulk
-report = bulk.run_sync(sys.argv[1], sys.argv[2], endpoint="m", prompt="Say {text}", concurrency=8, progress=False)
+from dbllm import AsyncClient, bulk
+endpoint = AsyncClient().endpoint("m", task="chat")
+report = bulk.run_sync(sys.argv[1], sys.argv[2], endpoint=endpoint, prompt="Say {text}", concurrency=8, progress=False)
 print(report.answered, report.failed, report.crashes, report.paid_again)
 """
 
@@ -314,7 +315,7 @@ def test_a_second_interrupt_cuts_what_is_in_flight(server: FaultServer, tmp_path
     stop = StopSignal()
 
     def at_once(status: bulk.Status) -> None:
-        stop.level = 2 if status.in_flight else 0
+        stop.level = max(stop.level, 2 if status.in_flight else 0)
 
     with pytest.raises(bulk.Interrupted):
         run_job(server, source, output, progress=at_once, stop=stop, concurrency=4)
