@@ -56,7 +56,9 @@ CODE = ("dbllm", "examples", "tests", "noxfile.py")
 LANGCHAIN = ("tests/langchain", "tests/examples")  # they have a session of their own
 CLIENTS = "tests/clients"  # and so have these
 MORE_CLIENTS = "tests/clients/more"  # and these
-NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/management", "tests/local", CLIENTS, *LANGCHAIN)
+BROWSER = "tests/browser"  # and these, which need Chromium
+OWN_SESSION = (CLIENTS, BROWSER, *LANGCHAIN)
+NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/management", "tests/local", *OWN_SESSION)
 
 SLOW = "tests/backends"  # each test is a program of its own
 
@@ -152,7 +154,7 @@ def run_types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests but LangChain's, against the package as it would be installed."""
     install(session, "check")
-    session.run("pytest", *OURS, *PARALLEL, *without(CLIENTS, *LANGCHAIN), *session.posargs)
+    session.run("pytest", *OURS, *PARALLEL, *without(*OWN_SESSION), *session.posargs)
 
 
 @nox.session
@@ -223,6 +225,13 @@ def clients_more(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The page at the workspace's address in Chromium: apt-get install chromium chromium-driver."""
+    install(session, "browser")
+    session.run("pytest", *OURS, BROWSER, *session.posargs)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """The workspace against its own OpenAPI document, for a minute: no 5xx, no hang."""
     install(session, "fuzz")
@@ -256,7 +265,7 @@ def bench(session: nox.Session) -> None:
     """What calls cost, beside other clients (`-- --short`: one round) or beside another tree (`-- --against TREE`)."""
     install(session, "clients", "clients-no-deps")
     if "--against" not in session.posargs:
-        session.run("pytest", "-s", "-m", "speed", *OURS, *without(CLIENTS, *LANGCHAIN))
+        session.run("pytest", "-s", "-m", "speed", *OURS, *without(*OWN_SESSION))
         session.run("pytest", "-s", "-m", "speed", *AUTO, *LANGCHAIN)
     session.run("python", "tests/bench", *session.posargs)
 
@@ -270,7 +279,7 @@ def newest(session: nox.Session) -> None:
     everyday = nox.project.dependency_groups(PYPROJECT, "test", "langchain", "types")
     session.install("--upgrade", "--reinstall-package", "dbllm", ".[fast,langchain,local]", *everyday)
     run_types(session)
-    session.run("pytest", *OURS, *PARALLEL, *without(CLIENTS, *LANGCHAIN), *session.posargs)
+    session.run("pytest", *OURS, *PARALLEL, *without(*OWN_SESSION), *session.posargs)
     session.run("pytest", *PARALLEL, *AUTO, *LANGCHAIN, *session.posargs)
 
 
@@ -286,6 +295,7 @@ def lock(session: nox.Session) -> None:
     oldest.write_text("\n".join(at_its_oldest(one) for one in PYPROJECT["project"]["dependencies"]))
     resolve(session, LOCKS / "oldest.txt", *core, *groups("test"), "--constraints", str(oldest))
     resolve(session, LOCKS / "fuzz.txt", *local, *groups("test", "fuzz"))
+    resolve(session, LOCKS / "browser.txt", *local, *groups("test", "browser"))
     resolve(session, LOCKS / "clients.txt", *local, *groups("test", "langchain", "clients", "bench"))
     resolve(session, LOCKS / "clients-no-deps.txt", *groups("databricks-langchain"), "--no-deps")
     resolve(session, LOCKS / "clients-more.txt", *local, *groups("test", "clients-more"))

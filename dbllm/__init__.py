@@ -16,6 +16,11 @@ if _typing.TYPE_CHECKING:
     from ._management.endpoints import (
         AsyncEndpoints as AsyncEndpoints, Endpoints as Endpoints, ServingEndpoint as ServingEndpoint,
     )
+    from ._management.model_services import (
+        AsyncModelProviders as AsyncModelProviders, AsyncModelServices as AsyncModelServices,
+        ModelProvider as ModelProvider, ModelProviders as ModelProviders, ModelService as ModelService,
+        ModelServices as ModelServices,
+    )
     from ._management.secrets import (
         AsyncSecrets as AsyncSecrets, SecretAcl as SecretAcl, SecretMetadata as SecretMetadata, Secrets as Secrets,
         SecretScope as SecretScope,
@@ -30,6 +35,7 @@ if _typing.TYPE_CHECKING:
     from ._transport.call import Attempt as Attempt
     from ._transport.limits import Limits as Limits
     from ._transport.retry import Retry as Retry, Timeout as Timeout
+    from ._transport.stats import EndpointStats as EndpointStats, Stats as Stats
     from .errors import (
         APIConnectionError as APIConnectionError, APIError as APIError, APIResponseError as APIResponseError,
         APIStatusError as APIStatusError, APITimeoutError as APITimeoutError,
@@ -53,12 +59,15 @@ _NAMES = {  # where each public name is defined
     "_inference.driver_app": "AsyncDriverApp",
     "_inference.stream": "AsyncStream Stream",
     "_management.endpoints": "AsyncEndpoints Endpoints ServingEndpoint",
+    "_management.model_services": "AsyncModelProviders AsyncModelServices ModelProvider ModelProviders ModelService "
+    "ModelServices",
     "_management.secrets": "AsyncSecrets SecretAcl SecretMetadata SecretScope Secrets",
     "_protocol.models": "ChatCompletion ChatCompletionChunk Completion CompletionChunk Embeddings Message OutputItem "
     "Predictions PromptRequest Response ResponseEvent Usage",
     "_transport.call": "Attempt",
     "_transport.limits": "Limits",
     "_transport.retry": "Retry Timeout",
+    "_transport.stats": "EndpointStats Stats",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -6,12 +6,14 @@ import json as json_module
 import os
 from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import urlencode
 
 from ._auth.auth import Token
 from ._auth.config import Config, resolve
+from ._auth.local_workspace import find_local_workspace
 from ._auth.redaction import hide_arguments
 from ._backends.aio import AsyncBackend
 from ._backends.blocking import SyncBackend
@@ -19,15 +21,18 @@ from ._http.tls import Cert, Network, ProxyLike, Verify
 from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.prompt import PromptSignature
-from ._protocol.paths import app_path, invocations_path
-from ._protocol.tasks import EndpointRef, Kind, parse_task
+from ._protocol.paths import app_path
+from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref
+from ._protocol.tasks import parse_task
 from ._transport.options import Options
 from ._transport.retry import Retry, Timeout
+from ._transport.stats import Stats
 from ._transport.transport import OnAttempt, Transport
 from .errors import ConfigError
 
 if TYPE_CHECKING:
     from ._management.endpoints import AsyncEndpoints
+    from ._management.model_services import AsyncModelProviders, AsyncModelServices
     from ._management.secrets import AsyncSecrets
 
 ClientT = TypeVar("ClientT", bound="AsyncClient")
@@ -116,8 +121,24 @@ class AsyncClient:
         self._config = config
         self._transport = Transport(config.host, config.auth, backend, on_attempt)
         self._options = Options().merged_with(timeout, retry, headers)
-        self._tasks: dict[str, Kind] = {}  # the task of each endpoint, once it is known
+        self._known: dict[str, Learned] = {}  # what has been learned of each endpoint
         self._owns_connections = True
+
+    @classmethod
+    def local(cls: type[ClientT], port: int | None = None, **options: Any) -> ClientT:
+        """A client of the workspace that `dbllm up` runs on this machine; no variable need be set.
+
+        Args:
+            port: which one, if several run; default: the one that was started last.
+            **options: as for the class, without host and credentials.
+
+        Raises:
+            ConfigError: no such workspace runs.
+        """
+        found = find_local_workspace(port)
+        client = cls(found.host, found.token, **options)
+        client._config = replace(client._config, cluster_id=found.cluster_id)
+        return client
 
     @property
     def host(self) -> str:
@@ -155,11 +176,13 @@ class AsyncClient:
         transform_input: Callable[..., Any] | None = None,
         transform_output: Callable[[Any], str] | None = None,
         served_model: str | None = None,
+        gateway: Gateway | None = None,
     ) -> AsyncEndpoint:
-        """A handle for a serving endpoint. Making one sends nothing.
+        """A handle for a serving endpoint or a model service. Making one sends nothing.
 
         Args:
-            name: the endpoint's name.
+            name: the name of a serving endpoint, or of a model service (`catalog.schema.name`: two dots), which is
+                called through the AI Gateway.
             task: its task ("llm/v1/chat" or "chat", "completions", "embeddings", "custom" …), so that `complete` need
                 not look it up.
             params: parameters for every call.
@@ -168,13 +191,15 @@ class AsyncClient:
             transform_output: called with the response (`predictions[0]` of a custom model, otherwise the whole JSON);
                 returns the text.
             served_model: one served entity behind the endpoint.
+            gateway: call through this interface of the AI Gateway whatever the name: "mlflow" (what model services use
+                by default), or "openai" (OpenAI's own fields, for OpenAI's models).
 
         Raises:
-            ConfigError: the name is empty, or there is no such task.
+            ConfigError: the name is empty or has one dot, or there is no such task.
         """
         signature = PromptSignature(params or {}, transform_input, transform_output)
-        ref = EndpointRef(invocations_path(name, served_model), name, parse_task(task))
-        return AsyncEndpoint(self._transport, self._options, signature, ref, self._tasks)
+        ref = endpoint_ref(name, parse_task(task), served_model, gateway)
+        return AsyncEndpoint(self._transport, self._options, signature, ref, self._known)
 
     def driver_app(
         self,
@@ -204,8 +229,8 @@ class AsyncClient:
                 "cluster)."
             )
         signature = PromptSignature(params or {}, transform_input, transform_output)
-        ref = EndpointRef(app_path(port, cluster), f"{cluster}:{port}", "app")
-        return AsyncDriverApp(self._transport, self._options, signature, ref, self._tasks)
+        ref = EndpointRef(f"{cluster}:{port}", "app", Route(app_path(port, cluster)))
+        return AsyncDriverApp(self._transport, self._options, signature, ref, self._known)
 
     @property
     def endpoints(self) -> AsyncEndpoints:
@@ -213,6 +238,20 @@ class AsyncClient:
         from ._management.endpoints import AsyncEndpoints  # most programs only call models
 
         return AsyncEndpoints(self._transport, self._options)
+
+    @property
+    def model_services(self) -> AsyncModelServices:
+        """The model services in Unity Catalog: create, change, delete and grant them."""
+        from ._management.model_services import AsyncModelServices
+
+        return AsyncModelServices(self._transport, self._options)
+
+    @property
+    def model_providers(self) -> AsyncModelProviders:
+        """The model provider services, which hold the keys of providers outside of Databricks by reference."""
+        from ._management.model_services import AsyncModelProviders
+
+        return AsyncModelProviders(self._transport, self._options)
 
     @property
     def secrets(self) -> AsyncSecrets:
@@ -262,6 +301,13 @@ class AsyncClient:
             return json_module.loads(answer.raw.body) if answer.raw.body.strip() else None
         except (ValueError, RecursionError):
             return answer.raw.text
+
+    def stats(self) -> Stats:
+        """What has been counted since the client was made, and its connections now. It sends nothing.
+
+        Clients that `with_options` made of one client count together.
+        """
+        return self._transport.stats()
 
     async def aclose(self) -> None:
         """Close the connections. Later calls raise RuntimeError."""

@@ -20,7 +20,9 @@ from ._transport.retry import Retry, Timeout
 
 if TYPE_CHECKING:
     from ._management.endpoints import Endpoints
+    from ._management.model_services import ModelProviders, ModelServices
     from ._management.secrets import Secrets
+    from ._transport.stats import Stats
 
 
 HandleT = TypeVar("HandleT", bound=ModelHandle)
@@ -75,6 +77,13 @@ class Client(SyncFacade[AsyncClient]):
         del host, token, options  # so that no traceback with local variables shows them
         super().__init__(_BlockingClient(**arguments))  # type: ignore[arg-type]
 
+    @classmethod
+    def local(cls: type[ClientT], port: int | None = None, **options: Any) -> ClientT:
+        """A client of the workspace that `dbllm up` runs on this machine; as `AsyncClient.local`."""
+        client = cls.__new__(cls)
+        client._core = _BlockingClient.local(port, **options)
+        return client
+
     @property
     def host(self) -> str:
         """The workspace, as scheme://name[:port]."""
@@ -93,11 +102,29 @@ class Client(SyncFacade[AsyncClient]):
         return Endpoints(self._core.endpoints)
 
     @property
+    def model_services(self) -> ModelServices:
+        """The model services in Unity Catalog: create, change, delete and grant them."""
+        from ._management.model_services import ModelServices
+
+        return ModelServices(self._core.model_services)
+
+    @property
+    def model_providers(self) -> ModelProviders:
+        """The model provider services, which hold the keys of providers outside of Databricks by reference."""
+        from ._management.model_services import ModelProviders
+
+        return ModelProviders(self._core.model_providers)
+
+    @property
     def secrets(self) -> Secrets:
         """The workspace's secrets and their scopes."""
         from ._management.secrets import Secrets
 
         return Secrets(self._core.secrets)
+
+    def stats(self) -> Stats:
+        """What has been counted since the client was made, and its connections now; see `AsyncClient.stats`."""
+        return self._core.stats()
 
     def with_options(
         self: ClientT,

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
-from dbllm import Client, ConfigError, ServingEndpoint
+from dbllm import Client, ConfigError, ModelService, ServingEndpoint
 
 ENDPOINTS = "/api/2.0/serving-endpoints"
 
@@ -100,7 +100,9 @@ class DatabricksDeploymentClient:
         return _endpoint_answer(self._client.endpoints.create(names.pop(), inner, extra_body=request))
 
     def get_endpoint(self, endpoint: str) -> DatabricksEndpoint:
-        """An endpoint."""
+        """An endpoint, or a model service (by a name with two dots)."""
+        if _is_service(endpoint):
+            return _endpoint_answer(self._client.model_services.get(endpoint))
         return _endpoint_answer(self._client.endpoints.get(endpoint))
 
     def list_endpoints(self) -> list[DatabricksEndpoint]:
@@ -140,12 +142,18 @@ class DatabricksDeploymentClient:
         Args:
             deployment_name: not used; MLflow has it.
             inputs: the whole request, as on the wire: `{"messages": […]}`, `{"prompt": …}`, `{"dataframe_records": …}`
-            endpoint: its name.
+            endpoint: its name, or that of a model service (two dots), which takes messages or input.
 
         Returns:
             The response as a `DatabricksEndpoint`; if it is not a JSON object, the response itself.
+
+        Raises:
+            ValueError: a model service, and neither messages nor input.
         """
-        path = f"/serving-endpoints/{_quoted(endpoint)}/invocations"
+        if _is_service(endpoint):
+            path, inputs = _gateway_path(inputs), {**(inputs or {}), "model": endpoint}
+        else:
+            path = f"/serving-endpoints/{_quoted(endpoint)}/invocations"
         return _as_endpoint(self._client.request("POST", path, json=inputs or {}))
 
     def predict_stream(
@@ -157,6 +165,8 @@ class DatabricksDeploymentClient:
         """
         whole = dict(inputs or {})
         task = "completions" if "prompt" in whole else "custom"  # neither wraps the request, nor minds what a piece is
+        if _is_service(endpoint):
+            task = "responses" if _gateway_path(whole).endswith("responses") else "chat"
         handle = self._client.endpoint(_require_name(endpoint), task=task, transform_input=lambda **_: whole)
         with handle.stream_complete("") as stream:
             for _ in stream:
@@ -166,7 +176,7 @@ class DatabricksDeploymentClient:
         return DatabricksEndpoint(self._client.request(method, ENDPOINTS + path, json=body) or {})
 
 
-def _endpoint_answer(endpoint: ServingEndpoint) -> DatabricksEndpoint:
+def _endpoint_answer(endpoint: ServingEndpoint | ModelService) -> DatabricksEndpoint:
     return DatabricksEndpoint(json.loads(endpoint.raw.body) if endpoint.raw else endpoint.model_dump(mode="json"))
 
 
@@ -178,6 +188,23 @@ def _require_name(endpoint: str | None) -> str:
     if not endpoint:
         raise ValueError("no endpoint was given: pass endpoint='name'.")
     return endpoint
+
+
+def _is_service(endpoint: str | None) -> bool:
+    return isinstance(endpoint, str) and endpoint.count(".") > 1
+
+
+def _gateway_path(inputs: Any) -> str:
+    """The path of the AI Gateway for a whole request, by its fields."""
+    whole = inputs if isinstance(inputs, Mapping) else {}
+    if "messages" in whole:
+        wire = "chat/completions"
+    elif "input" in whole:
+        texts = [whole["input"]] if isinstance(whole["input"], str) else whole["input"]
+        wire = "embeddings" if texts and all(isinstance(text, str) for text in texts) else "responses"
+    else:
+        raise ValueError("a model service takes 'messages' (chat) or 'input' (embeddings, responses) in inputs.")
+    return f"/ai-gateway/mlflow/v1/{wire}"
 
 
 def _quoted(endpoint: str | None) -> str:

@@ -73,7 +73,7 @@ def unpickled(name: str) -> object:
 
 def _public_class(name: str) -> Any:
     """An exported class, or one that is part of an exported model."""
-    places = ("", "._protocol.models", "._management.endpoints", "._management.secrets")
+    places = ("", "._protocol.models", "._management.endpoints", "._management.secrets", "._management.model_services")
     modules = (import_module(f"dbllm{place}") for place in places)
     return next((kind for module in modules if (kind := getattr(module, name, None)) is not None), None)
 
@@ -100,9 +100,13 @@ class APIError(DbllmError):
         previous: the errors of the earlier attempts, oldest first.
         raw: status, headers and body of the response, or None if there was none.
         sent: False only if the request cannot have reached the server, so that the model did not run.
+        unreachable: True if no connection to the server came about.
+        gave_up: why no further attempt was made although the policy had one left; "" otherwise.
     """
 
     next_step: ClassVar[str] = ""
+    unreachable: bool = False
+    gave_up: str = ""
 
     def __init__(
         self,
@@ -133,7 +137,9 @@ class APIError(DbllmError):
         code = "" if self.error_code == str(self.status) else self.error_code
         head = " ".join(part for part in (f"HTTP {self.status}" if self.status else "", code) if part)
         about = [f"request {self.request_id}"] if self.request_id else []
-        about += [f"{self.attempts} attempts"] if self.attempts > 1 else []
+        if self.attempts > 1 or self.gave_up:
+            about += [f"{self.attempts} attempts" if self.attempts > 1 else "1 attempt"]
+        about += [f"no further attempt: {self.gave_up}"] if self.gave_up else []
         head = f"{head} ({', '.join(about)})".strip() if about else head
         return f"{head}: {self.message}" if head else self.message
 

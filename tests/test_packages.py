@@ -40,6 +40,7 @@ EXTRAS = {  # they use public names of dbllm, and what is said here
     "bulk": set(),
 }
 LENT = {
+    "local.running": {"_auth.local_workspace"},  # who writes the note of a running workspace, and who reads it
     # bulk repeats, limits and looks up as the core does, by the core's own decisions
     "bulk.failures": {"_transport.retry"},
     "bulk.scheduler": {"_transport.limits", "_transport.adaptive"},
@@ -62,7 +63,10 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "who may be sent twice; what others read and dbllm lost; deadlines of uploads": 300,
     "credentials that left their place; errors that said the wrong thing": 340,
     "streams, structured output and answers of servers that number nothing": 380,
+    "finding the workspace that runs on this machine": 55,
+    "the retry budget, the circuit breaker, hedging, stats": 330,
     "Limits: rates, tokens and adaptive concurrency": 300,
+    "model services, Responses on models, agents on Apps, route-optimised endpoints, tags, fallbacks": 1400,
 }
 
 MODULES = {  # dotted name below dbllm: its file

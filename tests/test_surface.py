@@ -23,6 +23,8 @@ TWINS: list[tuple[Any, Any]] = [
     (dbllm.AsyncStream, dbllm.Stream),
     (dbllm.AsyncEndpoints, dbllm.Endpoints),
     (dbllm.AsyncSecrets, dbllm.Secrets),
+    (dbllm.AsyncModelServices, dbllm.ModelServices),
+    (dbllm.AsyncModelProviders, dbllm.ModelProviders),
 ]
 BY_NAME = pytest.mark.parametrize(("twin", "plain"), TWINS, ids=lambda kind: kind.__name__)
 COLOURED = {"aclose": "close"}
@@ -198,6 +200,8 @@ def exported_values() -> list[Any]:
     """One value of each exported class that may be pickled."""
     made: list[Any] = [dbllm.Retry(attempts=2), dbllm.Timeout(total=5), dbllm.Raw(200, {"a": "b"}, b"c")]
     made.append(dbllm.Attempt("GET", "/x", 1, 0.5, 200, "id", dbllm.RateLimitError("slow", retry_after=2)))
+    counts = dbllm.EndpointStats(calls=2, failures={"throttled": 1})
+    made += [counts, dbllm.Stats(calls=2, waits=1, endpoints={"/x": counts})]
     for name in dbllm.__all__:
         kind = getattr(dbllm, name)
         if issubclass(kind, dbllm.DbllmError):

@@ -14,7 +14,7 @@ import anyio.to_thread
 
 from .._http.pool import Pool
 from .backend import Backend, Context, T, _left, _of_parent_processes, _too_late
-from .concurrency import run_bounded
+from .concurrency import first_success, run_bounded
 
 
 def _current_loop() -> Any:
@@ -140,6 +140,16 @@ class AsyncBackend(Backend):
     async def run_bounded(self, calls: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
         """The results in order; at most `limit` calls run at once. The first failure cancels the others."""
         return await run_bounded(calls, limit)
+
+    async def first_success(
+        self,
+        first: Callable[[], Awaitable[T]],
+        second: Callable[[], Awaitable[T]],
+        delay: float,
+        may_start: Callable[[], bool],
+    ) -> T:
+        """The result of `first`, or of `second`, which starts `delay` seconds later; the other one is cancelled."""
+        return await first_success(first, second, lambda: self.sleep(delay), may_start)
 
     async def aclose(self) -> None:
         """Close all connections of this loop; other live loops close theirs soon."""

@@ -69,9 +69,9 @@ class Context(ABC):
     """A process or one of its event loops: the owner of pools; see `pool.LoopContext`."""
 
     def __init__(self, backend: Backend, event: Callable[[], Any]) -> None:
-        self.clock, self.event = backend.clock, event
+        self.clock, self.event, self.pid = backend.clock, event, os.getpid()
         self.locks: dict[str, Any] = {}
-        self.limiter = ConnectionLimiter(backend.limit, self)
+        self.limiter = ConnectionLimiter(backend.limit, self, backend.waits)
         self.pools: dict[str, Pool] = {}
         self._connections_to = backend.connections_to
 
@@ -131,6 +131,7 @@ class Backend(ABC):
 
         self.connections_to = lru_cache(maxsize=64)(connections_to)
         connections_to(base)  # so that settings which cannot be used fail now, and not in the first call
+        self.waits = [0]  # how often a call had to wait for a connection
         self._contexts: dict[Any, Any] = {}  # the owners of pools: processes, or event loops
 
     clock = staticmethod(time.monotonic)
@@ -142,6 +143,14 @@ class Backend(ABC):
     @abstractmethod
     async def pool(self, origin: str) -> Pool:
         """The connections to an origin, for the event loop or process that calls this."""
+
+    def connections(self) -> tuple[int, int, int, int]:
+        """Of this process: connections in use, idle ones, calls that wait for one, and how often one had to wait."""
+        pid = os.getpid()
+        contexts = [context for context in list(self._contexts.values()) if context.pid == pid]
+        in_use = sum(len(context.limiter.holders) for context in contexts)
+        idle = sum(pool.idle for context in contexts for pool in list(context.pools.values()))
+        return in_use, idle, sum(context.limiter.waiting for context in contexts), self.waits[0]
 
     async def send_unpooled(self, out: HttpRequest) -> Raw:
         """Send one request on a new connection, to any host, outside `max_connections`: for tokens."""
@@ -164,6 +173,16 @@ class Backend(ABC):
     @abstractmethod
     async def run_bounded(self, calls: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
         """Run the calls; the results in order. The first failure ends the others, and is raised."""
+
+    async def first_success(
+        self,
+        first: Callable[[], Awaitable[T]],
+        second: Callable[[], Awaitable[T]],
+        delay: float,
+        may_start: Callable[[], bool],
+    ) -> T:
+        """The result of `first`, or of `second`, which starts `delay` seconds later; plain code runs `first` only."""
+        return await first()
 
     @abstractmethod
     def close_when_possible(self) -> None:

@@ -21,6 +21,12 @@ _QUOTED = re.compile(r"[:\s]*(?:bytearray\()?\bb['\"].*", re.DOTALL)  # bytes in
 
 def connect_error(error: BaseException, late: bool, proxy_scheme: str = "") -> APIError:
     """No connection came about, directly or through a proxy."""
+    failed = _connect_error(error, late, proxy_scheme)
+    failed.unreachable = True
+    return failed
+
+
+def _connect_error(error: BaseException, late: bool, proxy_scheme: str) -> APIError:
     what = describe_error(error)
     if late:
         return APITimeoutError("no connection in time", sent=False)

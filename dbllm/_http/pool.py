@@ -49,8 +49,9 @@ class ConnectionLimiter:
     that is interrupted while it wakes gives back what it already holds.
     """
 
-    def __init__(self, limit: int, context: LoopContext) -> None:
+    def __init__(self, limit: int, context: LoopContext, waits: list[int] | None = None) -> None:
         self._limit = limit
+        self._waits = [0] if waits is None else waits  # how often somebody had to wait: one number, shared by loops
         self._context = context
         self._lock = threading.Lock()
         self._waiting: dict[Exchange, Signal] = {}
@@ -64,6 +65,7 @@ class ConnectionLimiter:
                     self.holders.add(holder)
                     return True
                 event = self._waiting[holder] = self._context.event()
+                self._waits[0] += 1
             if await self._context.wait(event, timeout):
                 return True
         except BaseException:
@@ -71,6 +73,11 @@ class ConnectionLimiter:
             raise
         self.release(holder)
         return False
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a permit."""
+        return len(self._waiting)
 
     def release(self, holder: Exchange) -> None:
         """Give back the permit, or the place in the queue; who has neither changes nothing."""
@@ -200,6 +207,11 @@ class Pool:
             await exchange.close_after(error)
             raise
         return exchange
+
+    @property
+    def idle(self) -> int:
+        """How many open connections wait for the next call."""
+        return len(self._idle)
 
     def acquire_connection(self, stale: list[Connection]) -> Connection:
         """The warmest idle connection, or a new one; those that are to be closed are added to `stale`."""

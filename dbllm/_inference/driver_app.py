@@ -14,6 +14,6 @@ class AsyncDriverApp(ModelHandle):
     `Accept: text/event-stream`, it may answer piece by piece.
     """
 
-    async def _add_hint(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
+    async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         if error.status == 502:  # what the driver proxy answers if it does not reach the app
             error.hint = f"Is the app {self.name} (cluster:port) running, and listening on 0.0.0.0?"

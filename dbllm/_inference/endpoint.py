@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from .._protocol.models import (
+    CallInfo,
     ChatCompletion,
     ChatCompletionChunk,
     Embeddings,
@@ -17,11 +18,24 @@ from .._protocol.models import (
     Response,
     ResponseEvent,
 )
-from .._protocol.paths import ENDPOINTS, not_found_hint
+from .._protocol.paths import (
+    ENDPOINTS,
+    MODEL_SERVICES,
+    NO_GATEWAY,
+    endpoint_names,
+    no_gateway_hint,
+    not_found_hint,
+    quoted,
+    same_endpoint,
+    same_service,
+    service_hint,
+    service_names,
+)
 from .._protocol.requests import chat_body, embedding_input, model_params, prediction_body, response_body
 from .._protocol.structured_output import parsed, response_format
 from .._protocol.tasks import Verb, wrong_verb_hint
-from .._transport.options import EXPLAIN_SECONDS
+from .._transport.options import EXPLAIN_SECONDS, Options
+from .._transport.pages import PAGE_SIZE, read_pages
 from .._transport.replies import read_json, reply_of
 from .._transport.retry import Retry, Timeout
 from ..errors import APIError, APIStatusError, BadRequestError, NotFoundError
@@ -215,18 +229,50 @@ class AsyncEndpoint(ModelHandle):
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         return reply_of(Predictions, await self._invoke("predict", body, options))
 
-    async def _add_hint(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
-        if not isinstance(error, (NotFoundError, BadRequestError)):
-            return
-        if "unknown field" in error.detail:
-            self._tasks.pop(self.name, None)  # the endpoint seems to have changed: look up its task next time
+    async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         options = self._options.merged_with(EXPLAIN_SECONDS, Retry(attempts=1))
         deadline = min(deadline, options.deadline(self._transport.backend.clock))
         try:
-            if isinstance(error, NotFoundError):
-                listed = read_json(await self._transport.call(options.call(deadline, ENDPOINTS)))
-                error.hint = not_found_hint(self.name, listed) or error.hint
-            elif verb != "complete":
-                error.hint = wrong_verb_hint(self.name, verb, await self._lookup_task(options, deadline)) or error.hint
+            if self._ref.is_service and error.status in (404, 501):
+                error.hint = await self._service_hint(error.error_code, options, deadline) or error.hint
+            elif isinstance(error, NotFoundError):
+                error.hint = await self._not_found_hint(verb, options, deadline) or error.hint
+            elif isinstance(error, BadRequestError):
+                if "unknown field" in error.detail:
+                    self._known.pop(self.name, None)  # the endpoint seems to have changed: look it up next time
+                if verb != "complete" and (learned := await self._learn(options, deadline)):
+                    error.hint = wrong_verb_hint(self.name, verb, learned.verbs) or error.hint
         except APIError:  # then the error is raised without a better hint
             return
+
+    async def _not_found_hint(self, verb: Verb, options: Options, deadline: float) -> str:
+        listed = endpoint_names(read_json(await self._transport.call(options.call(deadline, ENDPOINTS))))
+        hint = not_found_hint(self.name, listed)
+        if self.name in listed:
+            if verb != "complete":
+                await self._learn(options, deadline)  # it may have to be called in another place
+        elif service := same_service(self.name, hint):
+            try:
+                await self._transport.call(options.call(deadline, f"{MODEL_SERVICES}/{quoted(service)}"))
+            except APIError:
+                return hint
+            return f"There is a model service {service!r}: did you mean client.endpoint({service!r})? {hint}"
+        return hint
+
+    async def _service_hint(self, code: str, options: Options, deadline: float) -> str:
+        """The hint for a model service that was not found, or a workspace that has none."""
+
+        async def get(path: str) -> CallInfo:
+            return await self._transport.call(options.call(deadline, path))
+
+        listed = None
+        if code != "FEATURE_DISABLED":
+            query = {"parent": f"schemas/{self.name.rpartition('.')[0]}", "page_size": str(PAGE_SIZE)}
+            try:
+                listed = service_names(await read_pages(get, MODEL_SERVICES, query, "model_services"))
+            except APIError:
+                pass
+        same = same_endpoint(self.name, endpoint_names(read_json(await get(ENDPOINTS))))
+        if listed is None and code not in NO_GATEWAY:
+            listed = []
+        return service_hint(self.name, same, listed) if listed is not None else no_gateway_hint(self.name, same)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from .._protocol.models import CallInfo, Completion, CompletionChunk
-from .._protocol.paths import ENDPOINTS, quoted
 from .._protocol.requests import request_body
-from .._protocol.tasks import VERBS, EndpointRef, Kind, Verb, all_rejected, candidate_kinds, kind_of_task
+from .._protocol.routes import KIND_OF, EndpointRef, Learned, Route
+from .._protocol.tasks import VERBS, Kind, Verb, all_rejected, candidate_kinds
 from .._transport.call import EVENTS, JSON, Call, OpenStream
 from .._transport.options import Options
 from .._transport.replies import read_json
@@ -22,6 +23,8 @@ from .stream import AsyncStream, C, R, Stream, StreamWire  # noqa: F401 - Stream
 InfoT = TypeVar("InfoT", bound=CallInfo)
 Send = Callable[[Call], Awaitable[InfoT]]
 
+_ELSEWHERE = frozenset({400, 404, 405, 422, 501})  # refusals of a path that does not take this wire format
+
 
 class ModelHandle:
     """A model that can be called: an endpoint or a driver app. It holds no connection; making one sends nothing."""
@@ -34,10 +37,10 @@ class ModelHandle:
         options: Options,
         signature: PromptSignature,
         ref: EndpointRef,
-        tasks: dict[str, Kind],
+        known: dict[str, Learned],
     ) -> None:
         self._transport, self._options, self._signature = transport, options, signature
-        self._ref, self._tasks = ref, tasks  # the task of each endpoint, looked up once per client
+        self._ref, self._known = ref, known  # what is known of each endpoint, looked up once per client
 
     @property
     def name(self) -> str:
@@ -129,11 +132,7 @@ class ModelHandle:
 
         async def start() -> OpenStream:
             ends = options.deadline(clock)
-            try:
-                return await self._transport.open(options.call(ends, self._ref.path, body, EVENTS))
-            except APIStatusError as error:
-                await self._add_hint(verb, error, ends)
-                raise
+            return await self._send(verb, KIND_OF[verb], body, options, ends, self._transport.open, EVENTS)
 
         return AsyncStream(clock, start, wire, options.timeout.read)
 
@@ -142,11 +141,7 @@ class ModelHandle:
     ) -> CallInfo:
         """Send a complete body, and return the response."""
         ends = options.deadline(self._transport.backend.clock) if deadline is None else deadline
-        try:
-            return await self._transport.call(options.call(ends, self._ref.path, body))
-        except APIStatusError as error:
-            await self._add_hint(verb, error, ends)
-            raise
+        return await self._send(verb, KIND_OF[verb], body, options, ends, self._transport.call)
 
     async def _complete(
         self, flat: Mapping[str, Any], options: Options, send: Send[InfoT], accept: str = JSON
@@ -155,41 +150,90 @@ class ModelHandle:
         ends = options.deadline(self._transport.backend.clock)
         rejected: list[BadRequestError] = []
         try:
-            known = await self._lookup_task(options, ends)
-            for kind in candidate_kinds(known, flat):
+            known = await self._lookup_kind(options, ends)
+            for kind in candidate_kinds(known, flat, self._ref.guesses):
                 try:
                     body = request_body(kind, flat, self.name)
-                    info = await send(options.call(ends, self._ref.path, body, accept))
+                    info = await self._send("complete", kind, body, options, ends, send, accept)
                 except BadRequestError as error:
                     rejected.append(error)
                 else:
                     if known is None:
-                        self._tasks[self.name] = kind  # the endpoint accepted it
+                        accepted = self._known.get(self.name) or Learned(None, ())
+                        self._known[self.name] = replace(accepted, kind=kind)
                     return kind, info
             raise all_rejected(rejected)
         except APIStatusError as error:
-            await self._add_hint("complete", error, ends)
+            await self._explain("complete", error, ends)
             raise
 
-    async def _lookup_task(self, options: Options, deadline: float) -> Kind | None:
-        """The endpoint's kind; None if looking it up is forbidden. Concurrent callers share one look-up."""
-        if known := self._ref.kind or self._tasks.get(self.name):
+    async def _send(
+        self,
+        verb: Verb,
+        kind: Kind,
+        body: Mapping[str, Any],
+        options: Options,
+        deadline: float,
+        send: Send[InfoT],
+        accept: str = JSON,
+    ) -> InfoT:
+        """Send a body where its kind is taken. If it is refused there, the endpoint's description may name another."""
+        tried: list[Route] = []
+        while True:
+            route = self._untried(kind, tried)
+            assert route is not None  # noqa: S101 - the first route exists, and the loop ends without another
+            tried.append(route)
+            whole = body if route.model is None else {**body, "model": route.model}
+            try:
+                call = options.call(deadline, route.path, whole, accept, origin=route.origin)
+                call.may_hedge = verb == "embed"
+                info = await send(call)
+            except APIStatusError as error:
+                if verb != "complete":
+                    await self._explain(verb, error, deadline)
+                if error.status not in _ELSEWHERE or self._untried(kind, tried) is None:
+                    raise
+            else:
+                self._accepted(kind, route)
+                return info
+
+    def _untried(self, kind: Kind, tried: Sequence[Route]) -> Route | None:
+        routes = self._ref.routes_for(kind, self._known.get(self.name))
+        return next((route for route in routes if route not in tried), None)
+
+    def _accepted(self, kind: Kind, route: Route) -> None:
+        """Remember the route that was accepted, where there were several."""
+        known = self._known.get(self.name)
+        if len(self._ref.routes_for(kind, known)) > 1:
+            known = known or Learned(None, ())
+            self._known[self.name] = replace(known, routes={**known.routes, kind: (route,)})
+
+    async def _lookup_kind(self, options: Options, deadline: float) -> Kind | None:
+        """What `complete` speaks; None if the look-up is forbidden or tells nothing."""
+        if self._ref.kind:
+            return self._ref.kind
+        learned = await self._learn(options, deadline)
+        return learned.kind if learned else None
+
+    async def _learn(self, options: Options, deadline: float) -> Learned | None:
+        """What the endpoint's description says; None if it may not be read. Concurrent callers share one look-up."""
+        if (known := self._known.get(self.name)) and known.kind:
             return known
         async with self._transport.backend.lock(f"task {self.name}", deadline):
-            if self.name not in self._tasks:
-                path = f"{ENDPOINTS}/{quoted(self.name)}"
+            if (known := self._known.get(self.name)) is None or known.kind is None:
                 try:
-                    described = read_json(await self._transport.call(options.call(deadline, path)))
+                    described = read_json(await self._transport.call(options.call(deadline, self._ref.described_at)))
                 except PermissionDeniedError:
                     return None
-                task = described.get("task") if isinstance(described, dict) else None
-                self._tasks[self.name] = kind_of_task(task)
-            return self._tasks[self.name]
+                if (learned := self._ref.learn(described)) is None:
+                    return None
+                self._known[self.name] = learned
+            return self._known[self.name]
 
     async def _lookup_verbs(self) -> tuple[Verb, ...]:
         """The verbs that the endpoint does; none if looking it up is forbidden."""
-        kind = await self._lookup_task(self._options, self._options.deadline(self._transport.backend.clock))
+        kind = await self._lookup_kind(self._options, self._options.deadline(self._transport.backend.clock))
         return VERBS[kind] if kind else ()
 
-    async def _add_hint(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
-        """Find out how to call the endpoint correctly, and write it into the error's hint."""
+    async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
+        """Find out how to call the endpoint correctly: learn it, and write it into the error's hint."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from .._backends.sync_facade import SyncFacade, sync_method
 from .._deadline import FOREVER
 from .._protocol.models import CallInfo, Reply, WireModel
-from .._protocol.paths import ENDPOINTS, not_found_hint, quoted
+from .._protocol.paths import ENDPOINTS, endpoint_names, not_found_hint, quoted
 from .._transport.call import JSON
 from .._transport.options import EXPLAIN_SECONDS
 from .._transport.replies import read_json, reply_of
@@ -268,7 +268,8 @@ class AsyncEndpoints(Resource):
         """A hint with the names of existing endpoints; "" if they cannot be listed."""
         briefly = AsyncEndpoints(self._transport, self._options.merged_with(EXPLAIN_SECONDS, Retry(attempts=1)))
         try:
-            return not_found_hint(name, read_json(await briefly._invoke("GET", ENDPOINTS, deadline=deadline)))
+            listed = read_json(await briefly._invoke("GET", ENDPOINTS, deadline=deadline))
+            return not_found_hint(name, endpoint_names(listed))
         except APIError:
             return ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import Raw
+from .paths import NO_GATEWAY
 
 _OF_CODES = {
     "RESOURCE_ALREADY_EXISTS": "Choose another name, or change what is there.",  # Databricks sends it with 400, too
@@ -21,6 +22,11 @@ _PROVIDER_KEY = (
 )
 _PROVIDER_MODEL = "The model's provider does not know the model or deployment that the endpoint's configuration names."
 _PROXY = "A proxy on the way asks for a user name and password: check those in proxy= or HTTPS_PROXY."
+_NO_GATEWAY = (
+    "This workspace does not have the AI Gateway, or has it switched off: call a serving endpoint by its name instead "
+    "(client.endpoints.list() has them), or ask a workspace admin to enable the gateway."
+)
+_GATEWAY_PATHS = ("/ai-gateway/", "/unity-catalog/model-")
 _NO_WORKSPACE = (
     "{url} was asked, and the answer is none of Databricks': check the host. If another kind of server runs there (an "
     "OpenAI-compatible or MLflow one), put it behind a workspace, as a serving endpoint with an external model (on "
@@ -44,6 +50,8 @@ def status_hint(raw: Raw, code: str, detail: str, url: str) -> str:
         if raw.status in (401, 403) or code in _REFUSED_KEY:
             return _PROVIDER_KEY
         return _PROVIDER_MODEL if raw.status == 404 else ""
+    if any(path in url for path in _GATEWAY_PATHS) and ({code, str(raw.status)} & NO_GATEWAY):
+        return _NO_GATEWAY
     if raw.status in (404, 405, 501) and url and not is_of_databricks(raw, url):
         return _NO_WORKSPACE.format(url=url)
     return _OF_CODES.get(code, "")

@@ -2,25 +2,115 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from ..errors import ConfigError
 
 ENDPOINTS = "/api/2.0/serving-endpoints"
+MODEL_SERVICES = "/api/2.1/unity-catalog/model-services"
+SERVICE = "model-services/"
+NO_GATEWAY = frozenset({"FEATURE_DISABLED", "ENDPOINT_NOT_FOUND", "501", "NOT_IMPLEMENTED"})
+"""What workspaces without the AI Gateway answer."""
+_TWO_FORMS = (
+    "a serving endpoint's name has no dot (my-endpoint), a model service's has two (system.ai.claude-sonnet-4-5)"
+)
 
 
-def not_found_hint(name: str, listed: Any) -> str:
-    """The hint for an endpoint that was not found, from the workspace's list of them."""
-    from difflib import get_close_matches  # here and in `_meant`: rarely wanted, and slow to import
-
+def endpoint_names(listed: Any) -> list[str]:
+    """The names in the workspace's list of endpoints, sorted."""
     items = listed.get("endpoints") if isinstance(listed, dict) else None
-    names = sorted(str(item.get("name")) for item in items or () if isinstance(item, dict))
+    return sorted(str(item.get("name")) for item in items or () if isinstance(item, dict))
+
+
+def service_names(listed: Sequence[Any]) -> list[str]:
+    """The names in a list of model services, sorted, without the `model-services/` of the REST interface."""
+    return sorted(str(item.get("name")).removeprefix(SERVICE) for item in listed if isinstance(item, dict))
+
+
+def same_service(endpoint: str, hint: str) -> str | None:
+    """The model service that may have the model of an endpoint that was not found; None if `hint` knows better."""
+    if "." in endpoint or (hint.startswith("Did you mean") and not endpoint.startswith("databricks-")):
+        return None
+    return f"system.ai.{endpoint.removeprefix('databricks-')}"
+
+
+def same_endpoint(service: str, endpoints: Sequence[str]) -> str | None:
+    """The endpoint, of those there are, that has the model of a model service by its name."""
+    last = service.rpartition(".")[2]
+    return next((name for name in (f"databricks-{last}", last, service) if name in endpoints), None)
+
+
+def not_found_hint(name: str, names: Sequence[str]) -> str:
+    """The hint for an endpoint that was not found, from the names of those there are."""
     if name in names:
         return "The endpoint exists; what was not found lies behind it."
+    return f"{_near_miss(name, names)}This workspace has: {_shown(names) or 'no endpoint at all'}."
+
+
+def service_hint(name: str, endpoint: str | None, names: Sequence[str]) -> str:
+    """The hint for a model service that was not found.
+
+    Args:
+        name: the model service's name.
+        endpoint: an endpoint that has the same model, if there is one.
+        names: the model services in its schema that may be seen.
+    """
+    if name in names:
+        return "The model service exists; what was not found lies behind it."
+    meant = (
+        f"There is a serving endpoint {endpoint!r}: did you mean client.endpoint({endpoint!r})? " if endpoint else ""
+    )
+    schema = name.rpartition(".")[0]
+    shown = _shown(names) or "no model service that this token may see"
+    return f"{meant or _near_miss(name, names)}The schema {schema} has: {shown}."
+
+
+def no_gateway_hint(name: str, endpoint: str | None) -> str:
+    """The hint for a model service in a workspace without the AI Gateway; `endpoint` has the same model."""
+    instead = (
+        f"client.endpoint({endpoint!r}), a serving endpoint with this model,"
+        if endpoint
+        else "the name of a serving endpoint (client.endpoints.list() has them)"
+    )
+    return (
+        f"The model service {name!r} is called through the AI Gateway, which this workspace does not have or has "
+        f"switched off: use {instead} instead, or ask a workspace admin to enable the gateway."
+    )
+
+
+def _near_miss(name: str, names: Sequence[str]) -> str:
+    from difflib import get_close_matches  # here: rarely wanted, and slow to import
+
     near = get_close_matches(name, names, 1)
-    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    return (f"Did you mean {near[0]!r}? " if near else "") + f"This workspace has: {shown or 'no endpoint at all'}."
+    return f"Did you mean {near[0]!r}? " if near else ""
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def endpoint_name(name: str) -> str:
+    """The name of a serving endpoint or model service, without the `model-services/` of the REST interface.
+
+    Raises:
+        ConfigError: it is neither's.
+    """
+    if isinstance(name, str):
+        name = name.removeprefix(SERVICE)
+    if isinstance(name, str) and name.strip(" .") and "." in name and "/" not in name:
+        parts = name.split(".")
+        if len(parts) == 2:
+            raise ConfigError(f"{name!r} has one dot: {_TWO_FORMS}.")
+        if not all(part.strip() for part in parts):
+            raise ConfigError(f"{name!r} has an empty part: {_TWO_FORMS}.")
+    return name
+
+
+def is_service_name(name: object) -> bool:
+    """Whether it names a model service (`catalog.schema.name`); names of serving endpoints have no dots."""
+    return isinstance(name, str) and name.count(".") >= 2
 
 
 def quoted(name: object, what: str = "an endpoint") -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 from ..errors import BadRequestError, ConfigError
 
@@ -11,9 +11,6 @@ Kind = Literal["chat", "completions", "embeddings", "responses", "agent", "custo
 """What an endpoint speaks; "agent" is `agent/v2/chat`, "app" a driver proxy app."""
 
 Verb = Literal["complete", "chat", "respond", "embed", "predict"]
-
-FALLBACK: tuple[Kind, ...] = ("chat", "completions", "custom")
-"""The order in which `complete` tries where the look-up is forbidden."""
 
 ENVELOPE_KEYS = frozenset({"messages", "input", "inputs", "instances", "dataframe_records", "dataframe_split"})
 """A transform's result that has one of these is the whole body."""
@@ -40,14 +37,6 @@ VERBS: dict[Kind, tuple[Verb, ...]] = {
 }
 
 
-class EndpointRef(NamedTuple):
-    """Where a handle's calls go: a path, the name that messages use, and what is spoken there, where that is known."""
-
-    path: str
-    name: str
-    kind: Kind | None
-
-
 def kind_of_task(task: str | None) -> Kind:
     """What an endpoint of this `task` speaks. Databricks backends `task` out for custom models."""
     return _KINDS.get(task or "", "custom")
@@ -64,12 +53,14 @@ def parse_task(task: str | None) -> Kind | None:
     return _KINDS[task] if task is not None else None
 
 
-def candidate_kinds(kind: Kind | None, flat: Mapping[str, Any]) -> tuple[Kind, ...]:
+def candidate_kinds(
+    kind: Kind | None, flat: Mapping[str, Any], guesses: tuple[Kind, ...] = ("chat", "completions", "custom")
+) -> tuple[Kind, ...]:
     """What to try on an endpoint: what it is, or in turn where that is unknown (unless the body is whole already)."""
     if kind is not None:
         return (kind,)
     if not ENVELOPE_KEYS & flat.keys():
-        return FALLBACK if "prompt" in flat else ("custom",)
+        return guesses if "prompt" in flat else ("custom",)
     return ("chat",) if "messages" in flat else ("responses",) if "input" in flat else ("custom",)
 
 
@@ -85,8 +76,8 @@ def all_rejected(errors: list[BadRequestError]) -> BadRequestError:
     return last
 
 
-def wrong_verb_hint(name: str, verb: Verb, kind: Kind | None) -> str:
-    """The hint for a verb that the endpoint does not do; "" where it does, or nobody knows."""
-    if kind is None or verb in VERBS[kind]:
+def wrong_verb_hint(name: str, verb: Verb, verbs: tuple[Verb, ...]) -> str:
+    """The hint for a verb that is not among those the endpoint does; "" where it is, or where they are not known."""
+    if verb in verbs or not verbs:
         return ""
-    return f"Endpoint {name!r} does not do {verb}(): use {' or '.join(f'{does}()' for does in VERBS[kind])}."
+    return f"Endpoint {name!r} does not do {verb}(): use {' or '.join(f'{does}()' for does in verbs)}."

@@ -10,7 +10,8 @@ from .._http.pool import Exchange
 from .._protocol.models import CallInfo
 from .._protocol.sse import Decoder, Event, is_event_stream, is_keep_alive
 from ..errors import APIError, APIResponseError, PublicPickle, Raw, StreamInterruptedError
-from .retry import Retry, Timeout
+from .health import EndpointHealth
+from .retry import FailedAttempts, Retry, Timeout
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -29,7 +30,13 @@ class Call:
     accept: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     origin: str | None = None  # where it is sent; None means the client's workspace
+    may_hedge: bool = False  # it costs next to nothing when it runs twice
     attempt: int = 1  # the number of the current attempt
+    began: float = 0.0
+    health: EndpointHealth | None = None  # of the endpoint, once the call has begun
+    failed: FailedAttempts | None = field(default=None, repr=False)  # once an attempt has failed
+    hedge: bool = False  # this is the second request of an attempt that is slow
+    hedging: bool = False  # a second request is under way
 
     @property
     def logged(self) -> str:
@@ -47,7 +54,10 @@ class Attempt(PublicPickle):
         seconds: how long it took.
         status: the response's status; None if there was no response.
         request_id: the workspace's id of the request.
-        error: why it failed, or None. Whether another attempt follows is not decided yet.
+        error: why it failed, or None.
+        wait: seconds until the next attempt; None if none follows, or if another request of this attempt may still be
+            answered.
+        hedge: whether this was the second request of an attempt that was slow; a request that lost is not told of.
     """
 
     method: str
@@ -57,6 +67,8 @@ class Attempt(PublicPickle):
     status: int | None = None
     request_id: str | None = None
     error: APIError | None = None
+    wait: float | None = None
+    hedge: bool = False
 
 
 @dataclass(slots=True)

@@ -47,7 +47,14 @@ class Options:
         return FOREVER if self.timeout.total is None else clock() + self.timeout.total
 
     def call(
-        self, deadline: float, path: str, body: object = None, accept: str = JSON, *, method: str | None = None
+        self,
+        deadline: float,
+        path: str,
+        body: object = None,
+        accept: str = JSON,
+        *,
+        method: str | None = None,
+        origin: str | None = None,
     ) -> Call:
         """One call with these options: POST with a body, else GET. Several calls may share one deadline."""
         if self.extra_body and isinstance(body, Mapping):
@@ -55,4 +62,7 @@ class Options:
         encoded = None if body is None else encode(body)
         if method is None:
             method = "GET" if body is None else "POST"
-        return Call(method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers)
+        hedge = method == "GET"
+        return Call(
+            method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers, origin, may_hedge=hedge
+        )

@@ -2,18 +2,31 @@
 
 Who may be sent twice: a failed attempt is one of these.
 
-  class        what failed                                                          again on POST   on GET, PUT, DELETE
-  never sent   no connection came about; or a kept-alive one had been closed        the first at    the first at
-               meanwhile: no byte of an answer, and its end was there within the    once            once
-               time its own dial took, at least 50 ms (later counts as sent)
-  throttled    429, 503, 529: after the server's hint or the throttled pause        yes             yes
-  transient    500, 502: it may have run; 408: it was not received whole            yes             yes
-  ambiguous    504, time-out, reset, a head that cannot be read, a body that        no, unless      yes
-               breaks, once the request was sent: it may have run and been paid     retry_ambiguous
-  final        every other answer                                                   no              no
+  class        what failed                                                   again on POST    on GET, PUT,  tokens
+                                                                                              DELETE
+  never sent   no connection came about                                      the first at     the first     1
+                                                                             once             at once
+               a kept-alive one had been closed meanwhile: no byte of an     the first at     the first     0
+               answer, and its end was there within the time its own dial    once             at once
+               took, at least 50 ms (later counts as sent)
+  throttled    429 with a hint (Retry-After) of more than 0                  yes, after it    yes           1/3
+               429 without one; 503, 529                                     yes              yes           1
+  transient    500, 502: it may have run; 408: it was not received whole     yes              yes           1
+  ambiguous    504, time-out, reset, a head that cannot be read, a body      no, unless       yes           1
+               that breaks, once the request was sent: it may have run       retry_ambiguous
+               and been paid
+  final        every other answer                                            no               no            0
 
 `x-should-retry: true | false` from the server overrules the class of a status. A stream is a POST up to its first
 event; after that it is never sent again.
+
+The retry budget (as gRPC's, A6): each endpoint of a client has 100 tokens. A failed attempt takes some, as the last
+column says; a success gives half a token back. At 50 or below nothing is tried again. So it closes where more than a
+third of the attempts fail, and after 50 failures at the latest: an outage gets no storm. Below that (30 %, say) it
+stays open, and so it does for a script whose few calls fail several times each. A kept-alive connection that was closed
+costs nothing, because it says nothing about the server; a 429 with a hint costs a third (botocore: 5 to 14), because a
+server that says when to come back is up, but a wall of them must close it, too. After a minute without a call it is
+full again.
 """
 
 from __future__ import annotations
@@ -22,12 +35,14 @@ import random
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from ..errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, PublicPickle, StreamInterruptedError
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
+
+    from .health import EndpointHealth
 
 T = TypeVar("T")
 FailureClass = Literal["never sent", "throttled", "transient", "ambiguous", "final"]
@@ -56,6 +71,16 @@ class Retry(PublicPickle):
         max_backoff: the longest wait, in seconds, without a server's hint (or with one of next to nothing).
         max_retry_after: the longest Retry-After, in seconds, that is waited for; a longer one fails the call.
         retry_ambiguous: send a POST again even if the model may have run (and been paid) already.
+        budget: make no further attempt while more than a third of the recent attempts at this endpoint fail, so that an
+            outage is not answered by a storm of retries. False tries again regardless of other calls.
+        breaker: refuse calls to an endpoint at once, without sending them, when half or more of at least 20 attempts
+            within 30 seconds failed; after 5 seconds one call is let through, and its success ends this. The refusal is
+            an `APIConnectionError` whose `retry_after` is the time that is left. Final failures and a 429 with
+            Retry-After do not count as failures.
+        hedge: seconds after which a GET or a request for embeddings that has not been answered is sent a second time;
+            the first answer counts, and the other request is ended. "p95" is the time within which 95 % of the last 100
+            calls were answered. At most 5 % more requests are made, and none while the budget is closed. `AsyncClient`
+            only: in plain code, which does one thing at a time, it has no effect.
     """
 
     attempts: int = 4
@@ -63,8 +88,13 @@ class Retry(PublicPickle):
     max_backoff: float = 8.0
     max_retry_after: float = 60.0
     retry_ambiguous: bool = False
+    budget: bool = True
+    breaker: bool = False
+    hedge: float | Literal["p95"] | None = None
 
     def __post_init__(self) -> None:
+        if not (self.hedge in (None, "p95") or (_is_seconds(self.hedge) and cast("float", self.hedge) > 0)):
+            raise ValueError(f"Retry: hedge must be more than 0 seconds, 'p95' or None, got {self.hedge!r}.")
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
             raise ValueError(f"Retry: attempts must be an integer, 1 or more, got {self.attempts!r}.")
         for name in ("backoff", "max_backoff", "max_retry_after"):
@@ -154,13 +184,68 @@ def retry_delay(
     return wait if hint >= scale else max(wait, pause)
 
 
+def failure_cost(kind: FailureClass, error: APIError) -> float:
+    """What the retry budget pays for a failed attempt, in tokens."""
+    if kind == "final" or (kind == "never sent" and not error.unreachable):
+        return 0.0
+    return 1 / 3 if error.status == 429 and error.retry_after else 1.0
+
+
+class FailedAttempts:
+    """The failed attempts of one call, and whether another follows.
+
+    Args:
+        method: HTTP method.
+        retry: the policy.
+        deadline: when the call has to end, on `clock`.
+        clock: seconds.
+        health: the endpoint's counts, budget and breaker.
+        began: when the call began.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        retry: Retry,
+        deadline: float,
+        clock: Callable[[], float],
+        health: EndpointHealth,
+        began: float,
+    ) -> None:
+        self.errors: list[APIError] = []
+        self.pause: float | None = None
+        self._method, self._retry, self._deadline, self._clock = method, retry, deadline, clock
+        self._health, self._began = health, began
+
+    def pause_after(self, error: APIError) -> float | None:
+        """Count a failure: seconds until the next attempt, or None if this was the last. It may be asked again."""
+        if self.errors and self.errors[-1] is error:
+            return self.pause
+        self.errors.append(error)
+        kind = classify(error, self._method)
+        cost = failure_cost(kind, error)
+        now, retry, health = self._clock(), self._retry, self._health
+        health.attempt_failed(kind, cost, now)
+        if retry.breaker:
+            health.watch(self._began, now, cost >= 1)
+        if kind == "never sent" and len(self.errors) == 1 and retry.attempts > 1:  # one that never got there is free
+            retry = self._retry = replace(retry, attempts=retry.attempts + 1)
+        pause = retry_delay(error, failures=len(self.errors), method=self._method, retry=retry)
+        if pause is None or now + pause >= self._deadline:
+            pause = None
+        elif retry.breaker and health.is_open_at(now + pause):
+            error.gave_up, pause = "the circuit breaker of this endpoint is open", None
+        elif retry.budget and cost and not health.may_retry:
+            error.gave_up, pause = "most recent calls to this endpoint fail", None
+            health.deny()
+        self.pause = pause
+        return pause
+
+
 async def retry_call(
     attempt: Callable[[], Awaitable[T]],
+    failed: FailedAttempts,
     first: APIError,
-    method: str,
-    retry: Retry,
-    deadline: float,
-    clock: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]],
 ) -> tuple[T, int]:
     """Go on after a first attempt has failed; returns the result and the number of attempts.
@@ -171,34 +256,26 @@ async def retry_call(
         APIError: the last failure; its `previous` has the earlier ones. If the next wait would end after the deadline,
             it is raised at once.
     """
-    failed: list[APIError] = []
-    pauses: list[float] = []
-    policy = retry
-    if retry.attempts > 1 and classify(first, method) == "never sent":
-        policy = replace(retry, attempts=retry.attempts + 1)  # an attempt that never reached the server costs nothing
+    before = [first]
 
     async def next_attempt() -> T:
-        if not failed:
-            raise first
+        if before:
+            raise before.pop()
         return await attempt()
 
     def wanted(state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
-        if not isinstance(error, APIError):  # an interrupt, a cancellation or a bug: never repeated
-            return False
-        failed.append(error)
-        pause = retry_delay(error, failures=len(failed), method=method, retry=policy)
-        if pause is None or clock() + pause >= deadline:
-            return False
-        pauses.append(pause)
-        return True
+        # An interrupt, a cancellation or a bug is never repeated.
+        return isinstance(error, APIError) and failed.pause_after(error) is not None
 
     from tenacity import AsyncRetrying  # imported here: a program whose calls succeed does not need it
 
-    loop = AsyncRetrying(sleep=sleep, retry=wanted, wait=lambda _: pauses[-1], reraise=True)
+    loop = AsyncRetrying(sleep=sleep, retry=wanted, wait=lambda _: failed.pause or 0.0, reraise=True)
     try:
-        return await loop(next_attempt), len(failed) + 1
+        return await loop(next_attempt), len(failed.errors) + 1
     except APIError as error:
-        error.attempts = len(failed)
-        error.previous = tuple(failed[:-1])
+        error.attempts = len(failed.errors)
+        error.previous = tuple(failed.errors[:-1])
         raise
+    finally:
+        failed.errors.clear()  # they have this frame in their tracebacks: a cycle would keep them

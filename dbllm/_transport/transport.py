@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -16,7 +17,9 @@ from .._protocol.error_responses import error_frame, status_error
 from .._protocol.models import CallInfo
 from ..errors import APIError, APIStatusError, ConfigError, Raw
 from .call import JSON, Attempt, Call, OpenStream
-from .retry import retry_call, retry_delay
+from .health import HealthRecords
+from .retry import FailedAttempts, classify, failure_cost, retry_call
+from .stats import Stats
 
 log = logging.getLogger("dbllm")
 
@@ -34,6 +37,7 @@ class Transport:
     def __init__(self, host: str, auth: Auth, backend: Backend, on_attempt: OnAttempt | None = None) -> None:
         self.host, self.backend, self.on_attempt = host, backend, on_attempt
         self._auths = {host: auth}
+        self._records = HealthRecords()
         self._closed = False
         self._headers: dict[object, tuple[Mapping[str, str], Mapping[str, str], RequestHeaders]] = {}
         _own_headers()  # called early: it imports a slow module, and no event loop waits yet
@@ -62,29 +66,49 @@ class Transport:
         await self.backend.aclose()
 
     async def _carry(self, call: Call, send: Send[InfoT]) -> InfoT:
-        began = self.backend.clock()
+        began = call.began = self.backend.clock()
+        health = call.health = self._records.of(call.origin, call.path)
+        health.begin_call(began)
         attempt = self._send_authenticated if self.on_attempt is None else self._send_observed
+        if call.retry.hedge is not None and call.may_hedge:
+            attempt = self._send_hedged
         try:
+            if call.retry.breaker:
+                health.admit(began)
             try:
                 info = await attempt(call, send)
             except APIError as first:
-                if retry_delay(first, failures=1, method=call.method, retry=call.retry) is None:
+                if self._failed(call).pause_after(first) is None:
                     raise  # at once, so that the traceback does not show the retry loop
 
                 async def again() -> InfoT:
                     call.attempt += 1
+                    health.begin_retry()
                     return await attempt(call, send)
 
-                clock, sleep = self.backend.clock, self.backend.sleep
-                info, info.attempts = await retry_call(
-                    again, first, call.method, call.retry, call.deadline, clock, sleep
-                )
+                info, info.attempts = await retry_call(again, self._failed(call), first, self.backend.sleep)
         except APIError as error:
+            health.call_failed()
+            call.failed = None  # its errors have this frame in their tracebacks: a cycle would keep them
             self._log(call, type(error).__name__, began, error.attempts)
             raise
+        health.attempt_succeeded()
+        if call.retry.breaker:
+            health.watch(began, self.backend.clock(), False)
         if log.isEnabledFor(logging.INFO):
             self._log(call, str(info.raw.status), began, info.attempts)
         return info
+
+    def stats(self) -> Stats:
+        """What has been counted, and the connections of this moment."""
+        return Stats.of(self._records.total.snapshot(), self.backend.connections(), self._records.snapshot())
+
+    def _failed(self, call: Call) -> FailedAttempts:
+        if call.failed is None:
+            clock, health = self.backend.clock, call.health
+            assert health is not None  # the call has begun  # noqa: S101
+            call.failed = FailedAttempts(call.method, call.retry, call.deadline, clock, health, call.began)
+        return call.failed
 
     async def _send_authenticated(self, call: Call, send: Send[InfoT]) -> InfoT:
         """One attempt with the auth's headers; if they have expired, it is sent once more with new ones."""
@@ -149,15 +173,56 @@ class Transport:
         try:
             info = await self._send_authenticated(call, send)
         except APIError as error:
-            await self._tell(call, began, error.raw, error)
+            wait = None if call.hedging else self._failed(call).pause_after(error)
+            await self._tell(call, began, error.raw, error, wait)
             raise
         await self._tell(call, began, info.raw)
         return info
 
-    async def _tell(self, call: Call, began: float, raw: Raw | None, error: APIError | None = None) -> None:
+    async def _send_hedged(self, call: Call, send: Send[InfoT]) -> InfoT:
+        """One attempt; where it is slow, the same request once more beside it. The first answer counts."""
+        began, health = self.backend.clock(), call.health
+        assert health is not None  # the call has begun  # noqa: S101
+        attempt = self._send_authenticated if self.on_attempt is None else self._send_observed
+        delay = health.hedge_delay(call.retry.hedge)
+        failures: list[APIError] = []
+
+        async def request(of: Call) -> InfoT:
+            try:
+                return await attempt(of, send)
+            except APIError as error:
+                failures.append(error)
+                raise
+
+        def may_start() -> bool:
+            call.hedging = health.may_hedge()
+            return call.hedging
+
+        if delay is None:
+            info = await attempt(call, send)
+        else:
+            second = replace(call, hedge=True, hedging=True)
+            try:
+                info = await self.backend.first_success(
+                    lambda: request(call), lambda: request(second), delay, may_start
+                )
+            except APIError as error:
+                failures.remove(error)  # it is counted as every attempt's
+                raise
+            finally:
+                call.hedging = False
+                for lost in failures:
+                    kind = classify(lost, call.method)
+                    health.attempt_failed(kind, failure_cost(kind, lost), self.backend.clock())
+        health.times.append(self.backend.clock() - began)
+        return info
+
+    async def _tell(
+        self, call: Call, began: float, raw: Raw | None, error: APIError | None = None, wait: float | None = None
+    ) -> None:
         seconds, request_id = self.backend.clock() - began, raw.request_id if raw else None
         status = (raw.status or None) if raw else None
-        attempt = Attempt(call.method, call.logged, call.attempt, seconds, status, request_id, error)
+        attempt = Attempt(call.method, call.logged, call.attempt, seconds, status, request_id, error, wait, call.hedge)
         hook = self.on_attempt
         try:
             await self.backend.call_user_function(lambda: hook(attempt) if hook else None)

@@ -43,7 +43,9 @@ class Finding:
 def doctor(
     host: Host = None,
     profile: Profile = None,
-    endpoint: Annotated[str | None, typer.Option("--endpoint", help="Also call this serving endpoint once.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", help="Also call this endpoint or model service once.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find out what is configured, and why a call does not work.

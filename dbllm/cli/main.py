@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import shlex
 import sys
+import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,10 +21,31 @@ from dbllm.cli.endpoints import endpoints
 from dbllm.cli.models import models
 from dbllm.cli.options import Pair, pairs_option, read_pair
 from dbllm.cli.secrets import secrets
+from dbllm.cli.services import services
 
 if TYPE_CHECKING:
     from dbllm.local.driver.server import DriverServer
+    from dbllm.local.page.request_log import Entry
     from dbllm.local.workspace import Workspace
+
+
+class Shell(str, enum.Enum):
+    """Who reads the variables."""
+
+    sh = "sh"
+    fish = "fish"
+    powershell = "powershell"
+    dotenv = "dotenv"
+    notebook = "notebook"
+
+
+ASSIGNMENTS: dict[Shell, Callable[[str, str], str]] = {
+    Shell.sh: lambda name, value: f"export {name}={shlex.quote(value)}",
+    Shell.fish: lambda name, value: f"set -gx {name} {shlex.quote(value)}",
+    Shell.powershell: lambda name, value: f"$env:{name} = '{value}'",
+    Shell.dotenv: lambda name, value: f'{name}="{value}"',
+    Shell.notebook: lambda name, value: f"%env {name}={value}",
+}
 
 app = typer.Typer(
     name="dbllm",
@@ -124,6 +148,7 @@ def up(
     upstream_key: Annotated[
         str | None, typer.Option(envvar="DBLLM_UPSTREAM_KEY", help="Opens the own upstream; made up when left out.")
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print a line for each request.")] = False,
 ) -> None:
     """Run a local workspace that answers with a real small model, until Ctrl-C.
 
@@ -144,6 +169,7 @@ def up(
         drivers=driver or (),
         principals={client_id: secret} if client_id and secret else {},
         drain=drain,
+        noted=True,
         options=Options(
             deploy_seconds=deploy_seconds,
             seed=seed,
@@ -152,6 +178,7 @@ def up(
             upstream_key=upstream_key,
             customs=dict(custom or ()),
             faults=dict(parse_fault(one) for one in fault or ()),
+            on_answer=None if quiet else _print_request,
         ),
     ).run(_announce_workspace)
 
@@ -160,8 +187,34 @@ def _announce_workspace(workspace: Workspace) -> None:
     console.announce(
         *(f"export {name}={shlex.quote(value)}" for name, value in workspace.env.items()),
         f"# upstream: {workspace.upstream_url} takes the key {workspace.upstream_key}",
+        *([f"# page: {workspace.page_url}"] if workspace.page_url else []),
         f"# ready: {workspace.host} answers (Ctrl-C stops it)",
     )
+
+
+def _print_request(entry: Entry) -> None:
+    """One line on the standard error, as servers do; the standard output is for a shell to read."""
+    moment = time.strftime("%H:%M:%S", time.localtime(entry.at))
+    tokens = "" if entry.tokens_in is None else f"  {entry.tokens_in} → {entry.tokens_out or 0} tokens"
+    what = entry.endpoint or entry.path
+    console.note(f"{moment}  {entry.status or 'cut'}  {entry.method} {what}{tokens}  {entry.seconds:.2f} s")
+
+
+@app.command(short_help="Print the variables by which clients find a running workspace.")
+def env(
+    port: Annotated[int | None, typer.Option(help="Of which workspace.", show_default="the last one started")] = None,
+    shell: Annotated[
+        Shell, typer.Option(help="The form: sh (bash, zsh), fish, powershell, dotenv (a .env file), notebook.")
+    ] = Shell.sh,
+) -> None:
+    """Print the variables by which clients find the workspace that runs on this machine.
+
+    In a shell: eval "$(dbllm env)". In a notebook, paste what `dbllm env --shell notebook` prints.
+    """
+    from dbllm.local.running import running_env
+
+    for name, value in running_env(port).items():
+        console.write(ASSIGNMENTS[shell](name, value))
 
 
 @app.command(short_help="Run a driver app, until Ctrl-C.")
@@ -185,5 +238,6 @@ def _announce_driver(driver: DriverServer) -> None:
 app.add_typer(models)
 add_bulk(app)
 app.add_typer(endpoints)
+app.add_typer(services)
 app.add_typer(secrets)
 app.command()(doctor)

@@ -48,7 +48,7 @@ Streamed = Annotated[
     bool | None, typer.Option("--stream/--no-stream", help="Print the answer as it comes.", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; with --stream one object for each piece.")]
-Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The serving endpoint's name.")]
+Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The name of a serving endpoint or a model service.")]
 
 models = typer.Typer()
 
@@ -63,7 +63,9 @@ def _check_target(first: str, second: str | None, driver_app: int | None, **_: o
 @client_command(models, check=_check_target)
 def complete(
     client: Client,
-    first: Annotated[str, typer.Argument(metavar="ENDPOINT", help="The serving endpoint's name; not with --app.")],
+    first: Annotated[
+        str, typer.Argument(metavar="ENDPOINT", help="A serving endpoint or model service; not with --app.")
+    ],
     second: Annotated[
         str | None, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from stdin.", show_default=False)
     ] = None,

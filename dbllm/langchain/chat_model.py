@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from inspect import signature
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
@@ -53,13 +53,16 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
     Beside the fields by which it finds the workspace (see `WorkspaceModel`):
 
     Attributes:
-        model: the endpoint's name; also taken as `endpoint`.
+        model: the endpoint's name, or a model service's (`system.ai.claude-sonnet-4-5`); also taken as `endpoint`.
         temperature, max_tokens, max_completion_tokens, n, stop: sent where they are set (`n` where it is not 1).
             `max_completion_tokens` is the name that reasoning models take; set one of the two.
         extra_params: further parameters of the model, for every call; also taken as `model_kwargs`.
         stream_usage: ask for token counts in streams. They come once, with the last chunk.
         streaming: make `invoke` stream underneath.
-        use_responses_api: the endpoint is an agent that speaks the Responses API (`agent/v1/responses`).
+        use_responses_api: call with the Responses API: agents (`agent/v1/responses`), and models that have it.
+        use_ai_gateway: call `model` through the AI Gateway, whatever its name; names with two dots (model services)
+            are called so in any case.
+        use_ai_gateway_native_api: as `use_ai_gateway`, with OpenAI's own fields, for OpenAI's models.
         target_uri: "databricks", or "databricks://profile".
 
     `profile` (what the model can do) is that of the model's name, where it is known and none is given; `load_profile`
@@ -88,6 +91,8 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
     stream_usage: bool = True
     streaming: bool = False
     use_responses_api: bool = False
+    use_ai_gateway: bool = False
+    use_ai_gateway_native_api: bool = False
 
     @model_validator(mode="after")
     def _check_places(self) -> ChatDatabricks:
@@ -96,7 +101,13 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
             raise ValueError("Cannot specify both 'workspace_client' and 'target_uri': leave target_uri out.")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens and max_completion_tokens are the same thing: set one of them.")
+        if self.use_ai_gateway and self.use_ai_gateway_native_api:
+            raise ValueError("use_ai_gateway and use_ai_gateway_native_api are two interfaces: set one of them.")
         return self
+
+    @property
+    def _gateway(self) -> Literal["mlflow", "openai"] | None:
+        return "openai" if self.use_ai_gateway_native_api else "mlflow" if self.use_ai_gateway else None
 
     def _resolve_model_profile(self) -> Any:
         return profile_for(self.model)
@@ -108,14 +119,18 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
             dbllm.DbllmError: there is no such endpoint, or it may not be looked up.
         """
         with as_langchains:
-            found: Any = profile_for(self.model, self._sync().endpoints.get(self.model))
+            client = self._sync()
+            described = client.model_services if self.model.count(".") > 1 else client.endpoints
+            found: Any = profile_for(self.model, described.get(self.model))
         self.profile = found or self.profile
         return self.profile
 
     async def aload_profile(self) -> Any:
         """As `load_profile`."""
         with as_langchains:
-            found: Any = profile_for(self.model, await self._async().endpoints.get(self.model))
+            client = self._async()
+            described = client.model_services if self.model.count(".") > 1 else client.endpoints
+            found: Any = profile_for(self.model, await described.get(self.model))
         self.profile = found or self.profile
         return self.profile
 
@@ -150,6 +165,7 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
     def _identifying_params(self) -> Mapping[str, Any]:
         # Caches go by this: another workspace, or another wire, is another model.
         about = {"model": self.model, **self._workspace(), "use_responses_api": self.use_responses_api}
+        about |= {"gateway": self._gateway} if self._gateway else {}
         return {**about, "stop": self.stop, **self._default_params}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
@@ -177,7 +193,7 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
     ) -> ChatResult:
         with as_langchains:
             name, body, params = self._request(messages, stop, kwargs)
-            endpoint = self._sync().endpoint(name)
+            endpoint = self._sync().endpoint(name, gateway=self._gateway)
             if self.use_responses_api:
                 return responses.result(endpoint.respond(body, **params), name)
             return chat_result(endpoint.chat(body, **params), name)
@@ -192,7 +208,7 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
     ) -> ChatResult:
         with as_langchains:
             name, body, params = self._request(messages, stop, kwargs)
-            endpoint = self._async().endpoint(name)
+            endpoint = self._async().endpoint(name, gateway=self._gateway)
             if self.use_responses_api:
                 return responses.result(await endpoint.respond(body, **params), name)
             return chat_result(await endpoint.chat(body, **params), name)
@@ -208,7 +224,7 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
 
         with as_langchains:
             name, body, params = self._request(messages, stop, kwargs, stream=True)
-            endpoint = self._sync().endpoint(name)
+            endpoint = self._sync().endpoint(name, gateway=self._gateway)
             if self.use_responses_api:
                 events = responses.Events(name)
                 with endpoint.stream_respond(body, **params) as answer:
@@ -240,7 +256,7 @@ class ChatDatabricks(WorkspaceModel, BaseChatModel):
 
         with as_langchains:
             name, body, params = self._request(messages, stop, kwargs, stream=True)
-            endpoint = self._async().endpoint(name)
+            endpoint = self._async().endpoint(name, gateway=self._gateway)
             if self.use_responses_api:
                 events = responses.Events(name)
                 async with endpoint.stream_respond(body, **params) as answer:

@@ -37,7 +37,10 @@ _MODELS: tuple[tuple[str, int, int, dict[str, Any]], ...] = (
 
 
 def profile_for(name: str, endpoint: Any = None) -> dict[str, Any] | None:
-    """The profile of a model by its name, or by what an endpoint's description says that it serves; None if unknown."""
+    """The profile of a model by its name, or by what the description of its endpoint or model service says it serves.
+
+    None if it is unknown.
+    """
     for served in (*_served(endpoint), name):
         for pattern, limit, most, can in _MODELS:
             if re.search(pattern, served.lower().replace("_", "-")):
@@ -46,10 +49,13 @@ def profile_for(name: str, endpoint: Any = None) -> dict[str, Any] | None:
 
 
 def _served(endpoint: Any) -> Iterator[str]:
-    """The names of the models behind an endpoint."""
+    """The names of the models behind an endpoint or a model service."""
     if endpoint is None:
         return
     config = endpoint.model_dump(mode="json").get("config") or {}
+    for destination in (config.get("routing") or {}).get("destinations") or ():
+        parts = [part for part in destination.values() if isinstance(part, dict)]
+        yield from (str(value) for part in (*parts, destination) for value in part.values() if isinstance(value, str))
     for entity in config.get("served_entities") or ():
         for kind in ("foundation_model", "external_model"):
             if isinstance(inner := entity.get(kind), dict) and inner.get("name"):

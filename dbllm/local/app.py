@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,28 +18,46 @@ from dbllm.local.access.authentication import AuthMiddleware
 from dbllm.local.access.oauth import Oidc
 from dbllm.local.access.permissions import Caller, need
 from dbllm.local.access.principals import Principals
+from dbllm.local.apps.agent_app import AgentApp
+from dbllm.local.apps.listing import AppsApi
 from dbllm.local.driver.proxy import PORTS, DriverProxy
-from dbllm.local.errors import Problem, bad_invocation_path, bad_request, never_ready, no_such_api, not_ready
+from dbllm.local.errors import (
+    Problem,
+    bad_invocation_path,
+    bad_request,
+    never_ready,
+    no_credential,
+    no_such_api,
+    not_ready,
+)
 from dbllm.local.gateway import providers
 from dbllm.local.gateway.gateway import Gateway
 from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.own_upstream import Upstream
 from dbllm.local.http import operations
 from dbllm.local.http.asgi import decode_json, read_body
+from dbllm.local.http.error_details import with_details
 from dbllm.local.http.operations import OBJECT, TEXT, Operation
+from dbllm.local.http.origins import ByPort, Origins
+from dbllm.local.invocation import documented
+from dbllm.local.invocation.ai_gateway import AI_GATEWAY, AiGateway, feature_disabled
 from dbllm.local.invocation.custom_models import Customs
+from dbllm.local.invocation.data_plane import DataPlane
 from dbllm.local.invocation.dispatch import Dispatch
 from dbllm.local.invocation.faults import Faults
 from dbllm.local.invocation.limits import FOUNDATION_BODY, max_body
 from dbllm.local.invocation.local_models import LocalModels
 from dbllm.local.json_values import Json
-from dbllm.local.management import catalog, endpoint_config, endpoint_record
+from dbllm.local.management import catalog, endpoint_config, endpoint_record, model_services
 from dbllm.local.management.endpoint_record import Record
 from dbllm.local.management.endpoints import Endpoints, ManagementHooks, no_such_served
 from dbllm.local.management.metrics import Metrics
+from dbllm.local.management.model_services import ModelServiceRules
+from dbllm.local.management.provider_services import ProviderServiceRules
 from dbllm.local.management.rate_limits import Rates
 from dbllm.local.management.secrets import Scopes
-from dbllm.local.management.served_entity import CustomModels, ExternalModels
+from dbllm.local.management.served_entity import CustomModels, Entity, ExternalModels
+from dbllm.local.management.services import UNITY_CATALOG, GrantsApi, Services
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine
 from dbllm.local.options import Options
@@ -50,10 +69,15 @@ OPENAI_TASKS = {
     "completions": "llm/v1/completions",
     "embeddings": "llm/v1/embeddings",
     "responses": "agent/v1/responses",
+    "open-responses": "agent/v1/responses",
 }
+CHAT_AND_RESPONSES = ("llm/v1/chat", "agent/v1/responses")
+"""The task of a chat model and the further one that it can be called for by `model`."""
 ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 DOCUMENT = "/api/local/openapi.json"
 DRIVER_APPS = "/api/local/driver-apps"
+AGENT = "smollm2-agent"
+"""The name of the agent's app."""
 
 
 def create_workspace_app(
@@ -66,6 +90,7 @@ def create_workspace_app(
     customs: Customs | None = None,
     store: Store | None = None,
     options: Options | None = None,
+    origins: Origins | None = None,
 ) -> ASGIApp:
     """A workspace around a loaded model.
 
@@ -78,21 +103,39 @@ def create_workspace_app(
         customs: the custom models of the options, loaded; loaded here when left out.
         store: remembers what is made; in memory by default. The app closes it when it ends.
         options: what else can be chosen.
+        origins: of the agent's app and of route-optimized endpoints, whose ports are served, too; none by default.
     """
     oidc = oidc or Oidc()
     options = options or Options()
     if customs is None:
         customs = Customs(options.customs)
         customs.load()
-    workspace = _Workspace(LocalModels(engine, vectors), identity, drivers, customs, store or Store(), options)
-    oidc.accept_also(workspace.principals.service)
+    origins = origins or Origins()
+    workspace = _Workspace(
+        LocalModels(engine, vectors), identity, drivers, customs, store or Store(), options, oidc, origins
+    )
+    principals = workspace.principals
+    oidc.accept_also(principals.service)
     # A bare router: Starlette's own middleware would answer errors in its own way.
     app = Router([*oidc.routes(), *workspace.routes()], redirect_slashes=False, lifespan=workspace.lifespan)
-    return AuthMiddleware(
-        app,
-        callers=lambda token: workspace.principals.caller(token) or oidc.caller(token),
-        workspace_id=identity.workspace_id,
-        open_paths=(f"{UPSTREAM}/",),
+
+    def guarded(app: ASGIApp, callers: Callable[[str], Caller | None], *open_paths: str) -> ASGIApp:
+        return AuthMiddleware(app, callers=callers, workspace_id=identity.workspace_id, open_paths=open_paths)
+
+    def by_oauth(callers: Callable[[str], Caller | None]) -> Callable[[str], Caller | None]:
+        def caller(token: str) -> Caller | None:
+            if principals.caller(token) is not None:  # it is good for the workspace alone (Databricks docs)
+                raise no_credential()
+            return callers(token)
+
+        return caller
+
+    return ByPort(
+        guarded(app, lambda token: principals.caller(token) or oidc.caller(token), f"{UPSTREAM}/"),
+        {
+            origins.agent_app: guarded(workspace.agent_app.app(), by_oauth(oidc.caller)),
+            origins.data_plane: guarded(workspace.data_plane.app(), by_oauth(oidc.any_caller)),
+        },
     )
 
 
@@ -107,6 +150,8 @@ class _Workspace:
         customs: CustomModels,
         store: Store,
         options: Options,
+        oidc: Oidc,
+        origins: Origins,
     ) -> None:
         self._identity = identity
         self._store = store
@@ -125,6 +170,10 @@ class _Workspace:
         self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
         self._customs: CustomModels = customs
         self._faults = Faults(options.faults)
+        self.agent_app = AgentApp(AGENT, models, self._faults)
+        self.data_plane = DataPlane(
+            origins.data_plane, identity.workspace_id, self._queried, oidc.details, self._answer_whole
+        )
         hooks = ManagementHooks(
             may_read=scopes.may_read,
             check_external=providers.check,
@@ -132,6 +181,8 @@ class _Workspace:
             metrics=self._metrics.text,
             logs=self._metrics.log,
             forget=self._forget,
+            data_plane=self.data_plane.described,
+            route_optimization=bool(origins.data_plane),
         )
         self._endpoints = Endpoints(store, ready, own, hooks, options.now, options.deploy_seconds)
         self._dispatch = Dispatch(
@@ -145,11 +196,23 @@ class _Workspace:
             seed=options.seed,
             at_once=options.at_once,
         )
+        provider_rules = ProviderServiceRules(scopes.may_read, providers.check)
+        provider_services = Services(store, provider_rules, options.now)
+        rules = ModelServiceRules(own, provider_services, self._endpoints.find)
+        ready_services = model_services.ready_services(own.values(), identity.created_ms)
+        services = Services(store, rules, options.now, ready_services, self._forget)
+        self._unity_catalog = [
+            *services.operations(),
+            *provider_services.operations(),
+            *GrantsApi(services, provider_services).operations(),
+        ]
+        self._ai_gateway = AiGateway(services, rules, self._dispatch.draw, self._answer) if options.ai_gateway else None
         self._operations = [
             *self._endpoints.operations(),
             *scopes.operations(),
             *self.principals.operations(),
             *self._faults.operations(),
+            *AppsApi(AGENT, origins.agent_app, identity.created_ms).operations(),
             *self._more_operations(),
         ]
 
@@ -164,16 +227,27 @@ class _Workspace:
             Route("/serving-endpoints/{name}/invocations", self.invocations, methods=["POST"]),
             Route(served, self.invocations, methods=["POST"]),
             *(Route(f"/serving-endpoints/{path}", self.by_model, methods=["POST"]) for path in OPENAI_TASKS),
+            *self._gateway_routes(),
             Route(app_path, self.driver_proxy, methods=ANY_METHOD),
             Route(f"{app_path}/{{rest:path}}", self.driver_proxy, methods=ANY_METHOD),
             Route("/{rest:path}", _no_route, methods=ANY_METHOD),  # also a known path with another method
         ]
+
+    def _gateway_routes(self) -> list[Route]:
+        if self._ai_gateway is not None:
+            catalog_routes = operations.routes(self._unity_catalog, self._thread)
+            return with_details([*catalog_routes, *self._ai_gateway.routes()])
+        paths = [f"{AI_GATEWAY}/{{rest:path}}"]
+        for kind in ("model-services", "model-provider-services"):
+            paths += [f"{UNITY_CATALOG}/{kind}", f"{UNITY_CATALOG}/{kind}/{{rest:path}}"]
+        return with_details([Route(path, feature_disabled, methods=ANY_METHOD) for path in paths])
 
     @asynccontextmanager
     async def lifespan(self, _app: object) -> AsyncIterator[None]:
         try:
             yield
         finally:
+            self.agent_app.close()
             await self._proxy.close()
             await self._gateway.close()
             await self._customs.close()
@@ -194,7 +268,10 @@ class _Workspace:
 
     async def document(self, _request: Request) -> Response:
         """The OpenAPI document of the table of operations."""
-        return JSONResponse(operations.document([*self._operations, *_INVOCATIONS], "dbllm's local workspace"))
+        listed = [*self._operations, *documented.INVOCATIONS]
+        if self._ai_gateway is not None:
+            listed += [*self._unity_catalog, *documented.GATEWAY_CALLS]
+        return JSONResponse(operations.document(listed, "dbllm's local workspace"))
 
     def _more_operations(self) -> list[Operation]:
         port = operations.object_schema("port", port={"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]})
@@ -239,11 +316,15 @@ class _Workspace:
     async def invocations(self, request: Request) -> Response:
         """Databricks REST: POST /serving-endpoints/{name}[/served-models/{served}]/invocations."""
         record = self._queried(request, request.path_params["name"])
+        self.data_plane.refuse_elsewhere(record)
         served = request.path_params.get("served")
         if served is not None and served not in {entity.name for entity in endpoint_record.entities(record)}:
             raise no_such_served(served, record.name)
+        return await self._answer_whole(request, record, served)
+
+    async def _answer_whole(self, request: Request, record: Record, served: str | None = None) -> Response:
         body = await read_body(request, max_body(record.task))
-        return await self._answer(request, record, served, body)
+        return await self._answer(request, record, self._dispatch.chosen(record, served), body)
 
     async def by_model(self, request: Request) -> Response:
         """The paths of OpenAI clients, where `model` in the body names the endpoint."""
@@ -253,10 +334,12 @@ class _Workspace:
         if not isinstance(name, str):
             raise bad_request("missing required field 'model': the name of a serving endpoint")
         record = self._queried(request, name)
+        self.data_plane.refuse_elsewhere(record)
         task = OPENAI_TASKS[request.url.path.removeprefix("/serving-endpoints/")]
-        if record.task != task:
+        if record.task != task and (record.task, task) != CHAT_AND_RESPONSES:
             raise bad_request(f"endpoint '{name}' has the task {record.task or 'of a custom model'}, not {task}")
-        return await self._answer(request, record, None, body)
+        chosen = [replace(entity, task=task) for entity in self._dispatch.chosen(record, None)]
+        return await self._answer(request, record, chosen, body)
 
     def _queried(self, request: Request, name: str) -> Record:
         """An endpoint that the caller may query and that can answer."""
@@ -266,12 +349,12 @@ class _Workspace:
             raise never_ready(name) if record.failures else not_ready(name)
         return record
 
-    async def _answer(self, request: Request, record: Record, served: str | None, body: bytes) -> Response:
+    async def _answer(self, request: Request, record: Record, chosen: Sequence[Entity], body: bytes) -> Response:
         counters = self._rates.take(record, request.scope["dbllm.caller"])
         await self._remember(counters)
 
         async def answer() -> Response:
-            return self._dispatch.answer(request, record, served, body, counters)
+            return self._dispatch.answer(request, record, chosen, body, counters)
 
         return await self._faults.around(record.name, request, answer)
 
@@ -288,36 +371,6 @@ class _Workspace:
     async def driver_proxy(self, request: Request) -> Response:
         """Databricks: /driver-proxy-api/o/{org}/{cluster_id}/{port}[/path]."""
         return await self._proxy.forward(request)
-
-
-def _described_only(_call: operations.ApiCall) -> object:
-    raise AssertionError("it is described in the document, and routed by itself")
-
-
-_STREAM_FLAG: Json = {"type": "boolean"}
-_FEW_TOKENS: Json = {"type": "integer", "minimum": 1, "maximum": 8}
-_MESSAGE = operations.object_schema(
-    "role", "content", role={"type": "string", "enum": ["system", "user", "assistant"]}, content=TEXT
-)
-_CHAT_BODY = operations.object_schema(
-    "messages", "max_tokens", messages={"type": "array", "items": _MESSAGE}, max_tokens=_FEW_TOKENS, stream=_STREAM_FLAG
-)
-_PROMPT_BODY = operations.object_schema(
-    "prompt", "max_tokens", prompt=TEXT, max_tokens=_FEW_TOKENS, stream=_STREAM_FLAG
-)
-_ROWS_BODY = operations.object_schema(
-    dataframe_records=operations.OBJECTS, dataframe_split=OBJECT, inputs={}, instances={}, params=OBJECT
-)
-_INVOCATIONS = [
-    Operation("POST", f"/serving-endpoints/{name}/invocations", _described_only, f"Call {name}", schema)
-    for name, schema in (
-        ("smollm2-chat", _CHAT_BODY),
-        ("smollm2-completions", _PROMPT_BODY),
-        ("databricks-bge-large-en", operations.object_schema("input", input={"type": "array", "items": TEXT})),
-        ("dolly", _ROWS_BODY),
-    )
-]
-"""For the document alone: these are routed by themselves."""
 
 
 def _port(call: operations.ApiCall) -> int:

@@ -10,6 +10,7 @@ from dbllm.local.invocation.callables import Answerer
 from dbllm.local.invocation.dispatch import AT_ONCE
 from dbllm.local.invocation.faults import Fault
 from dbllm.local.management.endpoints import DEPLOY_SECONDS
+from dbllm.local.page.request_log import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Options:
         customs: custom models by name: a callable, its "module:function", or the URL of an MLflow scoring server. Each
             gets an endpoint of that name, if the name can be one's.
         faults: what is wrong with which endpoint from the start; "*" is every other.
+        on_answer: is told of each request once it was answered, from the server's thread.
+        ai_gateway: whether the workspace has the AI gateway and its model services.
         now: seconds since 1970.
     """
 
@@ -36,4 +39,6 @@ class Options:
     upstream_key: str | None = field(default=None, repr=False)
     customs: Mapping[str, str | Answerer] = field(default_factory=dict)
     faults: Mapping[str, Fault] = field(default_factory=dict)
+    on_answer: Callable[[Entry], object] | None = None
+    ai_gateway: bool = True
     now: Callable[[], float] = time.time

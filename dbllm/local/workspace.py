@@ -7,7 +7,7 @@ import ipaddress
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from dbllm.local.access.oauth import TOKEN_SECONDS, Oidc
@@ -16,12 +16,17 @@ from dbllm.local.driver.proxy import PORTS
 from dbllm.local.errors import LocalError
 from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.providers import OWN_UPSTREAM, check_upstreams
+from dbllm.local.http.client import is_loopback
+from dbllm.local.http.origins import Origins
 from dbllm.local.http.server import GRACE, Service, WebServer, listen
 from dbllm.local.invocation.custom_models import Customs
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine, Job
 from dbllm.local.model.weights import default_model
 from dbllm.local.options import Options
+from dbllm.local.page.page import Page
+from dbllm.local.page.request_log import RequestLog
+from dbllm.local.running import note_running
 from dbllm.local.storage.identity import Identity, identity
 from dbllm.local.storage.store import Change, Store, opened
 
@@ -48,6 +53,7 @@ class Workspace(Service):
         token_seconds: how long such a token lives.
         drain: seconds that open answers get to end by themselves when the workspace stops.
         options: how long deployments take, and what else can be chosen.
+        noted: leave word of it while it runs, so that `Client.local()` and `dbllm env` find it.
 
     Raises (on entering or running):
         LocalError: with a sentence that says what to do.
@@ -66,6 +72,7 @@ class Workspace(Service):
         token_seconds: float = TOKEN_SECONDS,
         drain: float = GRACE,
         options: Options | None = None,
+        noted: bool = False,
     ) -> None:
         self._token = check_token(token)
         self._bind = check_bind_address(host, token)
@@ -75,10 +82,12 @@ class Workspace(Service):
         self._drivers = check_drivers(drivers)
         self._oidc = Oidc(principals, token_seconds)
         self._drain = drain
+        self._noted = noted
         self._options = options or Options()
         check_upstreams(self._options.upstreams)
         self._identity: Identity | None = None
         self._host: str | None = None
+        self._page: Page | None = None
 
     def __repr__(self) -> str:
         return f"<Workspace {self._host or 'not running'}>"
@@ -111,6 +120,11 @@ class Workspace(Service):
         return {"DATABRICKS_HOST": self.host, "DATABRICKS_TOKEN": self.token, "DATABRICKS_CLUSTER_ID": self.cluster_id}
 
     @property
+    def page_url(self) -> str | None:
+        """The link that opens the workspace's page in a browser; None if it listens on more than loopback."""
+        return None if self._page is None else self._page.url(self.host)
+
+    @property
     def upstream_url(self) -> str:
         """Where the workspace's own model speaks OpenAI's wire format, as a provider would."""
         return self.host + UPSTREAM
@@ -126,8 +140,13 @@ class Workspace(Service):
         # Before the model is fetched and loaded: a taken port should not cost a minute to find out.
         sock = listen(self._bind, self._port, hint=WORKSPACE_PORT_HINT)
         stack.callback(sock.close)
+        more = [listen(self._bind, 0, hint=WORKSPACE_PORT_HINT) for _ in fields(Origins)]
+        for one in more:
+            stack.callback(one.close)
         self._host = url(sock.getsockname())
         stack.callback(self._forget)
+        if self._noted:
+            stack.enter_context(note_running(sock.getsockname()[1], self.env))
         self._options = with_upstream(self._options, self.upstream_url, store)
         customs = Customs(self._options.customs)
         customs.load()
@@ -145,8 +164,12 @@ class Workspace(Service):
             customs=customs,
             store=store,
             options=self._options,
+            origins=Origins(*(url(one.getsockname()) for one in more)),
         )
-        return WebServer(app, sock, engine.interrupt, drain=self._drain)
+        secret = (self.token, self.upstream_key)
+        log = RequestLog(app, secret, self._options.on_answer)
+        self._page = Page(log, self.env) if is_loopback(self._host) else None
+        return WebServer(self._page or log, sock, engine.interrupt, drain=self._drain, more=more)
 
     def _forget(self) -> None:
         self._host = None

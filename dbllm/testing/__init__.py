@@ -19,14 +19,20 @@ The workspace needs the extra: pip install 'dbllm[local]'. What follows needs no
 
     with fault_server(mix=SAFE_FAULTS, seed=7) as server:            # by itself, or in front of any server
         client = Client(server.host, "any token")
+
+`cancel_everywhere` cancels a call at each point where it waits, `leaks` finds what a block leaves open, and
+`VirtualClock` makes hours of backoff pass in no time.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dbllm.testing.cancellation import SweepReport, cancel_everywhere
 from dbllm.testing.fault_plans import ALL_FAULTS, FAULT_KINDS, SAFE_FAULTS, FaultKind, FaultName
+from dbllm.testing.leak_census import Census, leaks, take_census
 from dbllm.testing.server import FaultServer, ServerReport, fault_server
+from dbllm.testing.virtual_clock import VirtualClock
 
 if TYPE_CHECKING:
     from dbllm.local.invocation.faults import Fault
@@ -38,14 +44,20 @@ __all__ = [
     "FAULTS",
     "FAULT_KINDS",
     "SAFE_FAULTS",
+    "Census",
     "Fault",
     "FaultKind",
     "FaultName",
     "FaultServer",
     "ServerReport",
+    "SweepReport",
+    "VirtualClock",
     "Workspace",
+    "cancel_everywhere",
     "fault_server",
     "faults",
+    "leaks",
+    "take_census",
     "workspace",
 ]
 

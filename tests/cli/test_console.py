@@ -127,12 +127,12 @@ class TestWhatTheyShare:
                 )
 
         for path, command in walk(get_command(app), ""):
-            if path.split()[0] not in ("demo", "up", "serve", "doctor"):
+            if path.split()[0] not in ("demo", "up", "env", "serve", "doctor"):
                 yield path, [option for parameter in command.params for option in parameter.opts]
 
     def test_every_command_that_calls_takes_the_same_three_options_and_no_token(self) -> None:
         found = dict(self.commands())
-        assert len(found) == 28
+        assert len(found) == 34
         for path, options in found.items():
             assert {"--host", "--profile", "--timeout"} <= set(options), path
             assert options.count("--timeout") == 1, path

@@ -37,8 +37,9 @@ def run(colour: str, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 class Plain:
     """A sync object with async methods."""
 
-    _makers = frozenset({"endpoint", "driver_app", "with_options"})
-    _areas = frozenset({"endpoints", "secrets"})
+    _makers = frozenset({"endpoint", "driver_app", "agent", "with_options"})
+    _areas = frozenset({"endpoints", "secrets", "model_services", "model_providers"})
+    _at_once = frozenset({"stats"})  # methods that neither mode awaits
 
     def __init__(self, plain: Any) -> None:
         self.plain = plain
@@ -50,7 +51,7 @@ class Plain:
         found = getattr(self.plain, "close" if name == "aclose" else name)
         if name in self._areas:
             return Plain(found)
-        if not callable(found):
+        if not callable(found) or name in self._at_once:
             return found
         if name in self._makers or name.startswith("stream_"):
             return lambda *args, **options: Plain(found(*args, **options))

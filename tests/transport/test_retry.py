@@ -25,7 +25,8 @@ from dbllm import (
 from dbllm._backends.backend import run_without_loop
 from dbllm._protocol import error_responses
 from dbllm._transport import retry
-from dbllm._transport.retry import classify, retry_call, retry_delay
+from dbllm._transport.health import Counts, EndpointHealth
+from dbllm._transport.retry import FailedAttempts, classify, retry_call, retry_delay
 
 HEAD = Raw(200, {})
 
@@ -231,9 +232,12 @@ class Script:
     def run(
         self, first: APIError, policy: Retry | None = None, method: str = "POST", deadline: float = float("inf")
     ) -> tuple[str, int]:
-        return run_without_loop(
-            retry_call(self.attempt, first, method, policy or Retry(), deadline, self.now, self.sleep)
-        )
+        return run_without_loop(retry_call(self.attempt, self.failed(policy, method, deadline), first, self.sleep))
+
+    def failed(
+        self, policy: Retry | None = None, method: str = "POST", deadline: float = float("inf")
+    ) -> FailedAttempts:
+        return FailedAttempts(method, policy or Retry(), deadline, self.now, EndpointHealth(Counts()), self.time)
 
 
 @pytest.fixture
@@ -350,9 +354,7 @@ def test_an_interrupt_while_sleeping_passes_through() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_without_loop(
-            retry_call(script.attempt, status(500), "POST", Retry(), float("inf"), script.now, interrupted)
-        )
+        run_without_loop(retry_call(script.attempt, script.failed(), status(500), interrupted))
     assert script.tries == 0
 
 

@@ -13,6 +13,8 @@ from dbllm import (
     AsyncDriverApp,
     AsyncEndpoint,
     AsyncEndpoints,
+    AsyncModelProviders,
+    AsyncModelServices,
     AsyncSecrets,
     AsyncStream,
     ChatCompletion,
@@ -22,6 +24,10 @@ from dbllm import (
     Endpoint,
     Endpoints,
     Message,
+    ModelProvider,
+    ModelProviders,
+    ModelService,
+    ModelServices,
     OutputItem,
     Predictions,
     Raw,
@@ -164,11 +170,25 @@ async def managing() -> None:
     assert_type(await client.endpoints.create("e", {}, tags={"a": "b"}, wait=True, timeout=5), ServingEndpoint)
     assert_type(await client.endpoints.list(), list[ServingEndpoint])
     assert_type(await client.endpoints.update_tags("e", {"a": "b"}), dict[str, str])
+    assert_type(client.model_services, AsyncModelServices)
+    assert_type(client.model_providers, AsyncModelProviders)
+    assert_type(await client.model_services.list(), list[ModelService])
+    assert_type(await client.model_providers.list("main.ml"), list[ModelProvider])
+    assert_type(await client.model_services.update("a.b.c", {}, update_mask=["comment"], etag="e"), ModelService)
+    assert_type(await client.model_services.grant("a.b.c", "group"), dict[str, list[str]])
+    assert_type((await client.model_services.get("a.b.c")).supported_api_types, list[str])
+    assert_type(client.endpoint("a.b.c", gateway="openai"), AsyncEndpoint)
+    client.endpoint("a", gateway="other")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(await client.secrets.get("s", "k"), str)
     assert_type(await client.secrets.list("s"), list[SecretMetadata])
     plain = Client()
     assert_type(plain.endpoints, Endpoints)
     assert_type(plain.secrets, Secrets)
+    assert_type(plain.model_services, ModelServices)
+    assert_type(plain.model_providers, ModelProviders)
+    assert_type(plain.model_services.create("a.b.c", {}, comment="c"), ModelService)
+    assert_type(plain.model_providers.get("a.b.c"), ModelProvider)
+    assert_type(plain.model_services.delete("a.b.c", etag="e"), None)
     assert_type(plain.endpoints.wait_until_ready("e", timeout=5), ServingEndpoint)
     assert_type(plain.endpoints.get("e").is_ready, bool)
     assert_type(plain.secrets.get_bytes("s", "k"), bytes)

@@ -17,6 +17,7 @@ from dbllm.local.gateway.dialect import (
     CHAT,
     EMBEDDINGS,
     NO_PARAMETERS,
+    RESPONSES,
     Chunks,
     Reader,
     as_list,
@@ -54,6 +55,8 @@ class Anthropic:
     def path(self, task: str) -> str:
         if task == EMBEDDINGS:
             raise bad_request("the provider 'anthropic' has no embedding models")
+        if task == RESPONSES:
+            raise bad_request("the provider 'anthropic' does not answer /responses")
         return "/messages"
 
     def request(self, task: str, model: str, wanted: Json) -> Json:

@@ -14,6 +14,7 @@ from dbllm.local.gateway.dialect import (
     CHAT,
     EMBEDDINGS,
     NO_PARAMETERS,
+    RESPONSES,
     Chunks,
     Reader,
     as_list,
@@ -42,6 +43,8 @@ class Cohere:
     """Command and Embed models at Cohere."""
 
     def path(self, task: str) -> str:
+        if task == RESPONSES:
+            raise bad_request("the provider 'cohere' does not answer /responses")
         return "/v2/embed" if task == EMBEDDINGS else "/v2/chat"
 
     def request(self, task: str, model: str, wanted: Json) -> Json:

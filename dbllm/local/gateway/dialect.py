@@ -17,6 +17,17 @@ from dbllm.local.json_values import Json, json_type
 CHAT = "llm/v1/chat"
 COMPLETIONS = "llm/v1/completions"
 EMBEDDINGS = "llm/v1/embeddings"
+RESPONSES = "agent/v1/responses"
+
+PATHS: Mapping[str, str] = {
+    CHAT: "/chat/completions",
+    COMPLETIONS: "/completions",
+    EMBEDDINGS: "/embeddings",
+    RESPONSES: "/responses",
+}
+"""Where a task is answered, below the base URL of a provider that speaks OpenAI's wire format."""
+LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
+"""The events that end a stream of a response, which need not end in `[DONE]`."""
 
 OWN_FIELDS = ("model", "client_request_id", "usage_context", "databricks_options")
 """Fields of a request that are for the workspace. The model is the served entity's."""
@@ -63,13 +74,13 @@ class OpenAI:
     """OpenAI's wire format, which is Databricks' own but for the credential and errors."""
 
     def path(self, task: str) -> str:
-        return {CHAT: "/chat/completions", COMPLETIONS: "/completions", EMBEDDINGS: "/embeddings"}[task]
+        return PATHS[task]
 
     def request(self, task: str, model: str, wanted: Json) -> Json:
         return {"model": model, **wanted}
 
     def answer(self, task: str, model: str, response: Json) -> Json:
-        promised = "data" if task == EMBEDDINGS else "choices"
+        promised = {EMBEDDINGS: "data", RESPONSES: "output"}.get(task, "choices")
         if not isinstance(response.get(promised), list):
             raise ValueError(f"there is no list '{promised}'")
         return response
@@ -88,7 +99,9 @@ class _Passing:
         if data.strip() == "[DONE]":
             self.done = True
             return []
-        return [decode_object(data)]
+        event = decode_object(data)
+        self.done = event.get("type") in LAST_EVENTS
+        return [event]
 
 
 def read_request(task: str, body: object) -> Json:
@@ -97,7 +110,7 @@ def read_request(task: str, body: object) -> Json:
     Raises:
         Problem: 400 with the reason.
     """
-    if task not in (CHAT, COMPLETIONS, EMBEDDINGS):
+    if task not in PATHS:
         raise bad_request(f"an external model cannot answer the task '{task}'")
     if not isinstance(body, dict):
         raise bad_request(f"the body must be a JSON object, got {json_type(body)}")
@@ -146,7 +159,20 @@ def _check_embeddings(wanted: Mapping[str, object]) -> None:
         raise unparsable("input", "string", texts)
 
 
-_CHECKS = {CHAT: _check_chat, COMPLETIONS: _check_completions, EMBEDDINGS: _check_embeddings}
+def _check_responses(wanted: Mapping[str, object]) -> None:
+    asked = wanted.get("input")
+    if asked is None:
+        raise Problem(400, "INVALID_PARAMETER_VALUE", "Missing required responses parameter: 'input'")
+    if not isinstance(asked, str) and not (isinstance(asked, list) and asked):
+        raise unparsable("input", "array", asked)
+
+
+_CHECKS = {
+    CHAT: _check_chat,
+    COMPLETIONS: _check_completions,
+    EMBEDDINGS: _check_embeddings,
+    RESPONSES: _check_responses,
+}
 
 
 def unparsable(field: str, expected: str, got: object) -> Problem:

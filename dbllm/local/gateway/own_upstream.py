@@ -1,6 +1,6 @@
 """The workspace's own model behind OpenAI's wire format, with a key of its own: an upstream for the gateway.
 
-    /upstream/openai/v1/{models, chat/completions, completions, embeddings}
+    /upstream/openai/v1/{models, chat/completions, completions, embeddings, responses}
 
 It makes secret → gateway → provider's wire → model real on a machine without a network. The model's name in a request
 may be any (the answer names the model that spoke); the key is checked, as OpenAI checks it.
@@ -29,6 +29,7 @@ UPSTREAM_TASKS = {
     "chat/completions": "llm/v1/chat",
     "completions": "llm/v1/completions",
     "embeddings": "llm/v1/embeddings",
+    "responses": "agent/v1/responses",
 }
 ERROR_TYPES: Mapping[int, str] = {
     400: "invalid_request_error",

@@ -44,7 +44,8 @@ class Operation:
         run: makes the answer: JSON, or text where `text` is set.
         summary: for the document.
         body: JSON schema of the request's body; None without a body.
-        query: names of the query's parameters, all of them required.
+        query: names of the query's parameters that are required.
+        options: names of those that are not.
         text: the answer is plain text.
     """
 
@@ -55,6 +56,7 @@ class Operation:
     body: Json | None = None
     query: tuple[str, ...] = ()
     text: bool = False
+    options: tuple[str, ...] = ()
 
 
 def routes(operations: Iterable[Operation], thread: Executor) -> list[Route]:
@@ -109,8 +111,8 @@ def _operation_document(operation: Operation) -> Json:
         for name in re.findall(r"{(\w+)(?::path)?}", operation.path)
     ]
     parameters += [
-        {"name": name, "in": "query", "required": True, "schema": text_schema(EXAMPLES[name])}
-        for name in operation.query
+        {"name": name, "in": "query", "required": name in operation.query, "schema": text_schema(EXAMPLES[name])}
+        for name in (*operation.query, *operation.options)
     ]
     media = "text/plain" if operation.text else "application/json"
     described: Json = {
@@ -146,6 +148,17 @@ EXAMPLES = {
     "key": "k",
     "principal": "users",
     "endpoint_id": "0" * 32,
+    "full_name": "system.ai.smollm2-chat",
+    "securable_type": "model_service",
+    "app_name": "smollm2-agent",
+    "parent": "schemas/main.default",
+    "model_service_id": "mine",
+    "model_provider_service_id": "mine",
+    "page_size": "1",
+    "page_token": "",
+    "view": "FULL",
+    "update_mask": "comment",
+    "etag": "",
 }
 """Values of parameters that reach something, once endpoint, scope and secret of these names were made."""
 

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any, TypeVar, cast
 
@@ -137,14 +137,20 @@ class HttpProtocol(asyncio.Protocol):
 
 
 class WebServer:
-    """uvicorn around an app and a bound socket.
+    """uvicorn around an app and a bound socket, or several.
 
     Told to stop it takes no new connections, and open answers have `drain` seconds to end by themselves. Then
     `before_exit` is called, once, which is to end them, and a second later what is left is cut.
     """
 
     def __init__(
-        self, app: ASGIApp, sock: socket.socket, before_exit: Callable[[], None] = lambda: None, *, drain: float = GRACE
+        self,
+        app: ASGIApp,
+        sock: socket.socket,
+        before_exit: Callable[[], None] = lambda: None,
+        *,
+        drain: float = GRACE,
+        more: Sequence[socket.socket] = (),
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -157,7 +163,7 @@ class WebServer:
             timeout_graceful_shutdown=math.ceil(drain + CUT),
         )
         self._server = _UvicornServer(config, before_exit, drain)
-        self._sock = sock
+        self._sockets = [sock, *more]
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -191,9 +197,10 @@ class WebServer:
 
     def _run(self) -> None:
         try:
-            self._server.run(sockets=[self._sock])
+            self._server.run(sockets=self._sockets)
         finally:
-            self._sock.close()
+            for sock in self._sockets:
+                sock.close()
             self._server.settled.set()
 
 

@@ -58,31 +58,33 @@ class Dispatch:
         self._own = own
         self._gateway = gateway
         self._customs = customs
-        self._draw = random.Random(seed)
+        self.draw = random.Random(seed)
         self.metrics = metrics
         self.spend = spend
         self.remember = remember
         self.slots = asyncio.Semaphore(at_once)
 
+    def chosen(self, record: Record, served: str | None) -> list[Entity]:
+        """The served entities of an endpoint to ask, in order; with `served` that one, whatever its share."""
+        entities = endpoint_record.entities(record)
+        if served is not None:
+            return [entity for entity in entities if entity.name == served]
+        fallback = (record.settings.ai_gateway or {}).get("fallback_config")
+        falls_back = isinstance(fallback, dict) and fallback.get("enabled") is True
+        return order(entities, self.draw, fallback=falls_back)
+
     def answer(
-        self, request: Request, record: Record, served: str | None, body: bytes, counters: Sequence[str]
+        self, request: Request, record: Record, chosen: Sequence[Entity], body: bytes, counters: Sequence[str]
     ) -> Response:
         """The answer of an endpoint, made when it is sent.
 
         Args:
             request: its body has been read.
             record: the endpoint, which is ready.
-            served: one served entity, whatever its share; None goes by shares.
+            chosen: the served entities to ask, in order.
             body: of the request.
             counters: against which tokens count.
         """
-        entities = endpoint_record.entities(record)
-        if served is not None:
-            chosen = [entity for entity in entities if entity.name == served]
-        else:
-            fallback = (record.settings.ai_gateway or {}).get("fallback_config")
-            falls_back = isinstance(fallback, dict) and fallback.get("enabled") is True
-            chosen = order(entities, self._draw, fallback=falls_back)
         return _Invocation(self, Invocation(request, record, tuple(chosen), body, tuple(counters)))
 
     async def ask(self, invocation: Invocation, entity: Entity) -> Response:
@@ -93,7 +95,7 @@ class Dispatch:
         """
         own = self._own.get(entity.entity_name) if entity.kind is not Kind.EXTERNAL else None
         if own is not None:
-            endpoint = replace(own, name=invocation.record.name, served=entity.name)
+            endpoint = replace(own, name=invocation.record.name, served=entity.name, task=entity.task)
             return await invoke(invocation.request, endpoint, self._models, invocation.body)
         if entity.kind is Kind.EXTERNAL:
             return await self._gateway.call(invocation.request, entity, entity.task or "", invocation.body)

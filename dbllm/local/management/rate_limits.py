@@ -1,7 +1,8 @@
-"""Rate limits: calls and tokens per minute, of an endpoint or of each caller (Databricks: `rate_limits`, `ai_gateway`).
+"""Rate limits: calls and tokens per minute or hour, of an endpoint or of each caller.
 
-A minute is one of the clock's. Calls are counted before they are made, tokens when the answer says how many they were,
-so the call that crosses a limit of tokens is still answered. A limit that is changed goes on with what was counted.
+Databricks: `rate_limits`, `ai_gateway`. Minutes and hours are those of the clock. Calls are counted before they are
+made, tokens when the answer says how many they were, so the call that crosses a limit of tokens is still answered. A
+limit that is changed goes on with what was counted.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from dbllm.local.errors import Problem
 from dbllm.local.management.endpoint_record import Record
 from dbllm.local.storage.store import Change, Store
 
-MINUTE = 60
+PERIODS: Mapping[str, int] = {"minute": 60, "hour": 3600}
+"""Seconds of a renewal period."""
+HOURLY = "/hour"
+"""Ends the names of counters that begin anew every hour."""
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What was used in one minute, which is a number since 1970."""
+    """What was used in one minute or hour, which is a number since 1970."""
 
-    minute: int
+    period: int
     calls: int = 0
     tokens: int = 0
 
@@ -57,19 +61,19 @@ class Rates:
         keys = list(dict.fromkeys(key for key, _ in limits))
         for key in keys:
             current = self._count(key)
-            self._counts[key] = Count(current.minute, current.calls + 1, current.tokens)
+            self._counts[key] = Count(current.period, current.calls + 1, current.tokens)
         return keys
 
     def spend(self, keys: Iterable[str], tokens: int) -> None:
         """Count the tokens of an answer."""
         for key in keys:
             current = self._count(key)
-            self._counts[key] = Count(current.minute, current.calls, current.tokens + tokens)
+            self._counts[key] = Count(current.period, current.calls, current.tokens + tokens)
 
     def changes(self, keys: Sequence[str]) -> list[Change]:
         """The counters as changes for the store."""
         changed = [(key, self._counts[key]) for key in keys if key in self._counts]
-        return [Change("count", key, [one.minute, one.calls, one.tokens]) for key, one in changed]
+        return [Change("count", key, [one.period, one.calls, one.tokens]) for key, one in changed]
 
     def forget(self, name: str) -> list[Change]:
         """The changes for the store when an endpoint is deleted."""
@@ -79,13 +83,14 @@ class Rates:
         return [Change("count", key, None) for key in gone]
 
     def _count(self, key: str) -> Count:
-        minute = int(self._now() // MINUTE)
+        period = int(self._now() // (PERIODS["hour"] if key.endswith(HOURLY) else PERIODS["minute"]))
         current = self._counts.get(key)
-        return current if current is not None and current.minute == minute else Count(minute)
+        return current if current is not None and current.period == period else Count(period)
 
     def _exceeded(self, record: Record, limit: Mapping[str, object], unit: str, most: int) -> Problem:
-        wait = max(1, math.ceil(MINUTE - self._now() % MINUTE))
-        reason = f"Exceeded the {limit['key']} rate limit of {most} {unit} per minute for endpoint '{record.name}'."
+        period = str(limit["renewal_period"])
+        wait = max(1, math.ceil(PERIODS[period] - self._now() % PERIODS[period]))
+        reason = f"Exceeded the {limit['key']} rate limit of {most} {unit} per {period} for endpoint '{record.name}'."
         code = "REQUEST_LIMIT_EXCEEDED"
         return Problem(429, code, f"{code}: {reason} Try again in {wait} s.", {"retry-after": str(wait)})
 
@@ -106,7 +111,10 @@ def concerns(limit: Mapping[str, object], caller: Caller) -> bool:
     if limit["key"] == "service_principal":
         return caller.service and limit.get("principal") == caller.name
     if limit["key"] == "user_group":
-        return limit.get("principal") == "users" or (limit.get("principal") == "admins" and caller.admin)
+        everybody = limit.get("principal") in ("users", "account users")
+        return everybody or (limit.get("principal") == "admins" and caller.admin)
+    if limit["key"] == "user" and "principal" in limit:
+        return not caller.service and limit["principal"] == caller.name
     return True
 
 
@@ -114,4 +122,4 @@ def counter(record: Record, limit: Mapping[str, object], caller: Caller) -> str:
     """The counter that a limit looks at."""
     key = str(limit["key"])
     who = {"endpoint": "", "user": caller.principal}.get(key, f"{limit.get('principal')}")
-    return f"{record.name}/{key}/{who}"
+    return f"{record.name}/{key}/{who}{HOURLY if limit['renewal_period'] == 'hour' else ''}"

@@ -1,0 +1,68 @@
+"""The local workspaces that run on this machine, as `dbllm up` leaves word of them in a folder of the user's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class LocalWorkspace:
+    """Where a local workspace answers, and what opens it."""
+
+    host: str
+    token: str = field(repr=False)
+    cluster_id: str
+    pid: int
+
+
+def registry_folder() -> Path:
+    """Where each running workspace has a file, named by its port.
+
+    Raises:
+        ConfigError: the user has no home folder.
+    """
+    try:
+        return Path.home() / ".dbllm" / "workspaces"
+    except RuntimeError:
+        raise ConfigError("the user this runs as has no home folder, where running workspaces are noted.") from None
+
+
+def find_local_workspace(port: int | None = None) -> LocalWorkspace:
+    """The workspace that was started last, or the one on this port. It asks only this machine.
+
+    Raises:
+        ConfigError: none runs.
+    """
+    for found in _noted(registry_folder(), port):
+        if _runs(found.pid):
+            return found
+    where = "" if port is None else f" on port {port}"
+    raise ConfigError(f"no local workspace runs{where} on this machine: start one with `dbllm up`.")
+
+
+def _noted(folder: Path, port: int | None) -> Iterator[LocalWorkspace]:
+    files = [folder / f"{port}.json"] if port is not None else list(folder.glob("*.json"))
+    for file in sorted((file for file in files if file.is_file()), key=lambda file: -file.stat().st_mtime):
+        try:
+            noted = json.loads(file.read_text("utf-8"))
+            yield LocalWorkspace(str(noted["host"]), str(noted["token"]), str(noted["cluster_id"]), int(noted["pid"]))
+        except (OSError, ValueError, LookupError, TypeError):
+            continue  # half written, or of another kind
+
+
+def _runs(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # elsewhere to ask would end it; one that was killed then shows as a refused connection
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,39 @@
+"""A running workspace leaves word of itself, so that clients on this machine find it when they ask for it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from dbllm._auth.local_workspace import find_local_workspace, registry_folder
+from dbllm.local.storage.encryption import write_private
+
+VARIABLES = {"host": "DATABRICKS_HOST", "token": "DATABRICKS_TOKEN", "cluster_id": "DATABRICKS_CLUSTER_ID"}
+
+
+def running_env(port: int | None = None) -> dict[str, str]:
+    """The variables by which clients find the workspace that runs on this machine.
+
+    Raises:
+        ConfigError: none runs.
+    """
+    found = find_local_workspace(port)
+    return {variable: getattr(found, name) for name, variable in VARIABLES.items()}
+
+
+@contextmanager
+def note_running(port: int, env: Mapping[str, str]) -> Iterator[None]:
+    """Note a workspace for as long as the block lasts, for its user alone; where that cannot be, go on without."""
+    file = registry_folder() / f"{port}.json"
+    text = json.dumps({name: env[variable] for name, variable in VARIABLES.items()} | {"pid": os.getpid()})
+    with suppress(OSError):
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(file, text)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if file.read_text("utf-8") == text:  # and not that of another one, which has the port now
+                file.unlink()
