@@ -225,8 +225,12 @@ class BulkJob:
         """How long the job has run, all runs together."""
         return self._before + time.monotonic() - self.began
 
-    def save(self, mark: tuple[dict[str, Any], int] | None) -> None:
-        """Make the journal last, and say in the manifest how far it is; `mark` is `Journal.marked`."""
+    def save(self, mark: tuple[dict[str, Any], int] | None, *, must: bool = False) -> None:
+        """Make the journal last, and say in the manifest how far it is; `mark` is `Journal.marked`.
+
+        Raises:
+            DiskError: the manifest cannot be written, and `must` be.
+        """
         manifest = self.manifest
         manifest.seconds, manifest.history = self.seconds(), [list(each) for each in self.history]
         try:
@@ -239,7 +243,7 @@ class BulkJob:
         try:
             self.disk.put(self.paths["manifest"], encode_json(vars(manifest)))
         except OSError as error:
-            if manifest.length == 0 or manifest.state == "done":
+            if must:
                 raise DiskError(f"{self.paths['manifest']} cannot be written: {error.strerror or error}.") from None
 
     # --- the end ------------------------------------------------------------------------------------------------------
@@ -271,7 +275,7 @@ class BulkJob:
         report.notes += self._advice(report)
         self.manifest.state, self.manifest.source = "done", self.source_now
         self.manifest.report = {**report.as_dict(), "slowest": [], "history": []}
-        self.save(self.journal.marked())
+        self.save(self.journal.marked(), must=True)
         self.status.state = "done"
         self.show(self.status)
         return report

@@ -60,8 +60,10 @@ class Scheduler:
         retry: Retry,
         max_error_rate: float | None,
         on_send: Callable[[int], object] | None,
+        on_result: Callable[[RowResult], object] | None = None,
     ) -> None:
         self.mapper, self.retry, self.max_error_rate, self.on_send = mapper, retry, max_error_rate, on_send
+        self.on_result = on_result
         self.clock: Callable[[], float]  # the event loop's; and its kind of event, made without asking which loop it is
         self._event: Callable[[], Any]
         limits = limits or Limits()
@@ -394,6 +396,8 @@ class Scheduler:
                 "allows; no further row was sent. Mend the cause, or allow more."
             )
             self.stop()
+        if self.on_result is not None:
+            self.on_result(result)
         self.results.append(result)
         self._tell()
 

@@ -45,7 +45,7 @@ class Sending:
         why = "cancelled"
         self._job.manifest.state = "running"
         self._job.manifest.source = self._job.source_now
-        await self._save()
+        await self._save(must=True)
         self._journal.begin()
         self._quarantine()
         try:
@@ -61,8 +61,8 @@ class Sending:
         finally:
             if why != "DiskError":
                 self._journal.stop(why, cut=self._cut)
-            with anyio.CancelScope(shield=True):
-                await self._save()
+                with anyio.CancelScope(shield=True):
+                    await self._save()
 
     def _quarantine(self) -> None:
         for row, crashes in list(self._journal.suspects.items()):
@@ -86,14 +86,14 @@ class Sending:
             limits=settings.limits,
             max_error_rate=settings.max_error_rate,
             on_send=self._sent,
+            on_result=self._record,
         )
         self._stream, failure = stream, None
         async with stream, anyio.create_task_group() as group:
             group.start_soon(self._watch, stream)
             try:
-                while batch := await stream.batch():
-                    for result in batch:
-                        self._record(result)
+                while await stream.batch():
+                    pass  # each was recorded as it came
             except Exception as error:  # noqa: BLE001 - raised below, outside of the task group
                 failure = error
             self._progress(stream)
@@ -221,6 +221,6 @@ class Sending:
         )
         self._job.history = thinned(self._job.history)
 
-    async def _save(self) -> None:
+    async def _save(self, *, must: bool = False) -> None:
         mark = None if self._journal.waiting else self._journal.marked()  # here, where nothing is written meanwhile
-        await anyio.to_thread.run_sync(self._job.save, mark)
+        await anyio.to_thread.run_sync(partial(self._job.save, mark, must=must))

@@ -1,7 +1,8 @@
 """A program that runs jobs which die at a given system call, each in a fork of its own.
 
-Each line of its input is JSON: [input, output, at, how]; for each it prints [exit status, names of the system calls].
-It has one thread and no loop when it forks.
+Each line of its input is JSON. ["start", input, output, concurrency, at, how] begins a job and prints its process id;
+["wait", id] prints its exit status. The job's system calls are in the file beside the output that ends with .calls,
+if it came to its end. This program has one thread and no loop when it forks.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import pydantic  # noqa: F401 - loaded once, for all forks
@@ -67,22 +69,25 @@ class CrashingDisk(Disk):
             os._exit(DEAD)
 
 
-def run_in_fork(source: str, output: str, at: int, how: str) -> tuple[int, list[str]]:
-    """Run one job; its exit status, and the system calls of one that came to its end."""
-    reading, writing = os.pipe()
+def start(source: str, output: str, concurrency: int, at: int, how: str) -> int:
+    """Run one job in a fork; its process id."""
     if child := os.fork():
-        os.close(writing)
-        with os.fdopen(reading) as pipe:
-            said = pipe.read()
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), json.loads(said or "[]")
-    os.close(reading)
+        return child
+    os.dup2(2, 1)  # what the parent prints is read as JSON
     disk = CrashingDisk(at, how)
     endpoint = AsyncClient().endpoint("m", task="chat")
-    bulk.run_sync(source, output, endpoint=endpoint, prompt="Say {text}", concurrency=2, disk=disk, progress=False)
-    os.write(writing, json.dumps(disk.calls).encode())
+    options = {"prompt": "Say {text}", "concurrency": concurrency, "keep_bad_rows": True, "progress": False}
+    try:
+        bulk.run_sync(source, output, endpoint=endpoint, disk=disk, **options)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    Path(output + ".calls").write_text(json.dumps(disk.calls))
     os._exit(0)
 
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        print(json.dumps(run_in_fork(*json.loads(line))), flush=True)
+        what, *words = json.loads(line)
+        said = start(*words) if what == "start" else os.waitstatus_to_exitcode(os.waitpid(words[0], 0)[1])
+        print(json.dumps(said), flush=True)
