@@ -8,6 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -157,6 +158,8 @@ class Source:
             raise BadInputError(f"{self.name}, after line {line}: no UTF-8 ({error.reason}).") from None
         except csv.Error as error:
             raise BadInputError(f"{self.name}, line {line}: {error}.") from None
+        finally:
+            text.close()
 
     def _parquet_rows(self) -> Iterator[RawRow]:
         pyarrow = import_pyarrow()
@@ -269,7 +272,7 @@ def spool(rows: Iterable[Any] | BinaryIO, path: Path, disk: Disk) -> None:
         TypeError: a row is something else.
     """
     draft = path.with_name(path.name + ".new")
-    with draft.open("wb") as file:
+    with removed_unless_replaced(draft), draft.open("wb") as file:
         if isinstance(rows, (io.RawIOBase, io.BufferedIOBase)):
             while piece := rows.read(1 << 20):
                 file.write(piece)
@@ -278,8 +281,18 @@ def spool(rows: Iterable[Any] | BinaryIO, path: Path, disk: Disk) -> None:
                 file.write(encode_json(_as_columns(number, row), default=str) + b"\n")
         file.flush()
         disk.sync(file.fileno())
-    disk.replace(draft, path)
-    disk.sync_folder(path.parent)
+        disk.replace(draft, path)
+        disk.sync_folder(path.parent)
+
+
+@contextmanager
+def removed_unless_replaced(draft: Path) -> Iterator[None]:
+    """Leave no draft of a file behind, whatever happens."""
+    try:
+        yield
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _as_columns(number: int, row: Any) -> Mapping[str, Any]:

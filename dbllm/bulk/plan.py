@@ -13,7 +13,7 @@ from typing import Any
 from zlib import crc32
 
 from .errors import BadInputError
-from .inputs import RawRow, Source, columns_of
+from .inputs import RawRow, Source, columns_of, removed_unless_replaced
 from .journal import Disk
 from .requests import RowRequest
 from .results import RowInputError
@@ -118,7 +118,12 @@ def make_plan(
     folder, keys = path.parent, bytearray()
     bad: list[int] = []
     draft = path.with_name(path.name + ".new")
-    with _Groups(folder) as questions, _Groups(folder) as names, draft.open("wb") as file:
+    with (
+        removed_unless_replaced(draft),
+        _Groups(folder) as questions,
+        _Groups(folder) as names,
+        draft.open("wb") as file,
+    ):
         for row in source.rows(watch):
             number = summary.rows
             summary.rows += 1

@@ -13,12 +13,14 @@ import sys
 import traceback
 from pathlib import Path
 
-import pydantic  # noqa: F401 - loaded once, for all forks
+import anyio._backends._asyncio  # noqa: F401 - loaded once, for all forks
 
+import dbllm._http.factory  # noqa: F401
 from dbllm import AsyncClient, bulk
 from dbllm.bulk.journal import Disk
 
 DEAD = 9
+ENDPOINT = AsyncClient().endpoint("m", task="chat")
 
 
 class CrashingDisk(Disk):
@@ -75,10 +77,9 @@ def start(source: str, output: str, concurrency: int, at: int, how: str) -> int:
         return child
     os.dup2(2, 1)  # what the parent prints is read as JSON
     disk = CrashingDisk(at, how)
-    endpoint = AsyncClient().endpoint("m", task="chat")
     options = {"prompt": "Say {text}", "concurrency": concurrency, "keep_bad_rows": True, "progress": False}
     try:
-        bulk.run_sync(source, output, endpoint=endpoint, disk=disk, **options)
+        bulk.run_sync(source, output, endpoint=ENDPOINT, disk=disk, **options)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
