@@ -157,8 +157,8 @@ def bulk(
     from dbllm import DbllmError
     from dbllm.bulk import BulkError
 
-    costs = read_price(price)
     try:
+        costs = read_price(price)
         template = read_template(prompt)
         if dry_run:
             _dry_run(source, template, verb, dict(param or ()), input_format, costs, dedupe=not no_dedupe)
