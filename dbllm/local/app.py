@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,7 +21,8 @@ from dbllm.local.access.permissions import Caller, need
 from dbllm.local.access.principals import Principals
 from dbllm.local.apps.agent_app import AgentApp
 from dbllm.local.apps.listing import AppsApi
-from dbllm.local.driver.proxy import PORTS, DriverProxy
+from dbllm.local.driver.cluster import Cluster
+from dbllm.local.driver.proxy import DriverProxy
 from dbllm.local.errors import (
     Problem,
     bad_invocation_path,
@@ -34,6 +36,7 @@ from dbllm.local.gateway import providers
 from dbllm.local.gateway.gateway import Gateway
 from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.own_upstream import Upstream
+from dbllm.local.gateway.reach import read_reach
 from dbllm.local.http import operations
 from dbllm.local.http.asgi import decode_json, read_body
 from dbllm.local.http.error_details import with_details
@@ -75,7 +78,6 @@ CHAT_AND_RESPONSES = ("llm/v1/chat", "agent/v1/responses")
 """The task of a chat model and the further one that it can be called for by `model`."""
 ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 DOCUMENT = "/api/local/openapi.json"
-DRIVER_APPS = "/api/local/driver-apps"
 AGENT = "smollm2-agent"
 """The name of the agent's app."""
 
@@ -120,7 +122,13 @@ def create_workspace_app(
     app = Router([*oidc.routes(), *workspace.routes()], redirect_slashes=False, lifespan=workspace.lifespan)
 
     def guarded(app: ASGIApp, callers: Callable[[str], Caller | None], *open_paths: str) -> ASGIApp:
-        return AuthMiddleware(app, callers=callers, workspace_id=identity.workspace_id, open_paths=open_paths)
+        return AuthMiddleware(
+            app,
+            callers=callers,
+            workspace_id=identity.workspace_id,
+            open_paths=open_paths,
+            allowed_hosts=options.allowed_hosts,
+        )
 
     def by_oauth(callers: Callable[[str], Caller | None]) -> Callable[[str], Caller | None]:
         def caller(token: str) -> Caller | None:
@@ -156,7 +164,8 @@ class _Workspace:
         self._identity = identity
         self._store = store
         self._thread = ThreadPoolExecutor(1, "dbllm-state")
-        self._proxy = DriverProxy(identity.cluster_id, identity.workspace_id, drivers)
+        self._cluster = Cluster(store, identity.cluster_id, drivers)
+        self._proxy = DriverProxy(self._cluster, identity.workspace_id)
         self._metrics = Metrics()
         self._rates = Rates(store, options.now)
         scopes = Scopes(store, options.now)
@@ -166,7 +175,9 @@ class _Workspace:
         ready = [catalog.ready_record(one, name, identity.created_ms) for name, one in own.items()]
         for name in filter(endpoint_config.ENDPOINT_NAME.fullmatch, options.customs):
             ready.append(catalog.ready_record(catalog.custom_endpoint(name), name, identity.created_ms))
-        self._gateway: ExternalModels = Gateway(scopes.value, options.upstreams)
+        reach = read_reach(options.allowed_upstreams, options.upstreams.values())
+        check_external = partial(providers.check, reach=reach)
+        self._gateway: ExternalModels = Gateway(scopes.value, options.upstreams, reach=reach)
         self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
         self._customs: CustomModels = customs
         self._faults = Faults(options.faults)
@@ -176,7 +187,7 @@ class _Workspace:
         )
         hooks = ManagementHooks(
             may_read=scopes.may_read,
-            check_external=providers.check,
+            check_external=check_external,
             custom=frozenset(options.customs),
             metrics=self._metrics.text,
             logs=self._metrics.log,
@@ -196,7 +207,7 @@ class _Workspace:
             seed=options.seed,
             at_once=options.at_once,
         )
-        provider_rules = ProviderServiceRules(scopes.may_read, providers.check)
+        provider_rules = ProviderServiceRules(scopes.may_read, check_external)
         provider_services = Services(store, provider_rules, options.now)
         rules = ModelServiceRules(own, provider_services, self._endpoints.find)
         ready_services = model_services.ready_services(own.values(), identity.created_ms)
@@ -213,6 +224,7 @@ class _Workspace:
             *self.principals.operations(),
             *self._faults.operations(),
             *AppsApi(AGENT, origins.agent_app, identity.created_ms).operations(),
+            *self._cluster.operations(),
             *self._more_operations(),
         ]
 
@@ -274,16 +286,12 @@ class _Workspace:
         return JSONResponse(operations.document(listed, "dbllm's local workspace"))
 
     def _more_operations(self) -> list[Operation]:
-        port = operations.object_schema("port", port={"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]})
         connection = operations.object_schema(
             "connection_name", connection_name=TEXT, method=TEXT, path=TEXT, json=OBJECT
         )
         return [
             Operation("GET", "/api/2.0/preview/scim/v2/Me", self._me, "Who calls"),
             Operation("POST", "/api/2.0/external-function", _no_connection, "Call a connection", connection),
-            Operation("GET", DRIVER_APPS, self._driver_apps, "Ports the driver proxy may reach"),
-            Operation("POST", DRIVER_APPS, self._add_driver_app, "Let it reach one more", port),
-            Operation("DELETE", DRIVER_APPS, self._remove_driver_app, "Let it reach one less", port),
         ]
 
     def _me(self, call: operations.ApiCall) -> Json:
@@ -298,18 +306,6 @@ class _Workspace:
             **({} if call.caller.service else {"emails": [{"value": name, "primary": True, "type": "work"}]}),
             "groups": [{"display": "users", "type": "direct", "value": "1"}],
         }
-
-    def _driver_apps(self, _call: operations.ApiCall) -> Json:
-        """Local only, not a Databricks API: which ports of this machine the driver proxy may reach."""
-        return {"cluster_id": self._identity.cluster_id, "ports": sorted(self._proxy.ports)}
-
-    def _add_driver_app(self, call: operations.ApiCall) -> Json:
-        self._proxy.ports.add(_port(call))
-        return self._driver_apps(call)
-
-    def _remove_driver_app(self, call: operations.ApiCall) -> Json:
-        self._proxy.ports.discard(_port(call))
-        return self._driver_apps(call)
 
     # -- calls of models
 
@@ -371,13 +367,6 @@ class _Workspace:
     async def driver_proxy(self, request: Request) -> Response:
         """Databricks: /driver-proxy-api/o/{org}/{cluster_id}/{port}[/path]."""
         return await self._proxy.forward(request)
-
-
-def _port(call: operations.ApiCall) -> int:
-    port = call.body.get("port")
-    if type(port) is not int or port not in PORTS:
-        raise bad_request(f"'port' must be an integer from {PORTS[0]} to {PORTS[-1]}")
-    return port
 
 
 def _no_connection(call: operations.ApiCall) -> object:

@@ -9,13 +9,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dbllm.local.access.oauth import TOKEN_SECONDS, Oidc
 from dbllm.local.app import create_workspace_app
-from dbllm.local.driver.proxy import PORTS
+from dbllm.local.driver.cluster import PORTS
 from dbllm.local.errors import LocalError
 from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.providers import OWN_UPSTREAM, check_upstreams
+from dbllm.local.gateway.reach import read_reach
 from dbllm.local.http.client import is_loopback
 from dbllm.local.http.origins import Origins
 from dbllm.local.http.server import GRACE, Service, WebServer, listen
@@ -85,6 +87,7 @@ class Workspace(Service):
         self._noted = noted
         self._options = options or Options()
         check_upstreams(self._options.upstreams)
+        read_reach(self._options.allowed_upstreams)
         self._identity: Identity | None = None
         self._host: str | None = None
         self._page: Page | None = None
@@ -189,7 +192,8 @@ def with_upstream(options: Options, url: str, store: Store) -> Options:
         if not stored:
             store.commit(Change("upstream", "key", key))
     upstreams = {provider: url if base == OWN_UPSTREAM else base for provider, base in options.upstreams.items()}
-    return replace(options, upstream_key=key, upstreams=upstreams)
+    own = urlsplit(url).netloc  # asks for its own key
+    return replace(options, upstream_key=key, upstreams=upstreams, allowed_upstreams=(*options.allowed_upstreams, own))
 
 
 async def check_answers(engine: Engine) -> None:
