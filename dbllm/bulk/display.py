@@ -130,7 +130,7 @@ def status_line(status: Status) -> str:
     return " · ".join([lines[0].lstrip("█▏▎▍▌▋▊▉░ "), *lines[1:]])
 
 
-Show = Callable[[Status], None]
+Show = Callable[[Status], object]
 
 
 @contextmanager
@@ -178,14 +178,14 @@ def _terminal(out: TextIO) -> Iterator[Show]:
         return
     with Live(console=console, auto_refresh=False, transient=False) as live:
 
-        def show(status: Status) -> None:
+        def draw(status: Status) -> None:
             lines = status_lines(status, max(20, console.width))
             text = Text("\n".join(lines[:2]), no_wrap=True, overflow="crop")
             for line in lines[2:]:
                 text.append("\n" + line, style="red")
             live.update(text, refresh=True)
 
-        yield show
+        yield draw
 
 
 def _takes(out: TextIO, text: str) -> bool:

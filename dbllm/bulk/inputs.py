@@ -61,8 +61,8 @@ def import_pyarrow() -> Any:
         BadInputError: it is not installed.
     """
     try:
-        import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]
-        import pyarrow.parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]  # pyright: ignore
+        import pyarrow.parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]  # pyright: ignore
     except ImportError:
         raise BadInputError("Parquet needs pyarrow: pip install 'dbllm[bulk]'.") from None
     return pyarrow
@@ -75,13 +75,13 @@ def open_zst(file: Any, mode: str) -> Any:
         BadInputError: neither is there.
     """
     try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # Python 3.14
+        from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # pyright: ignore  # Python 3.14
     except ImportError:
         pass
     else:
         return zstd.open(file, mode)
     try:
-        import zstandard
+        import zstandard  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise BadInputError("zst needs zstandard: pip install 'dbllm[bulk]'.") from None
     if mode == "rb":

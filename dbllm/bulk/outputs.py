@@ -193,7 +193,7 @@ class Shape:
         added = encode_json(self.added(out), default=str)
         content = out.row.content
         if isinstance(content, dict):
-            content = encode_json(content, default=_as_text)
+            content = encode_json(content, default=_json_text)
         elif _is_bad(out):
             content = encode_json({"line": content.decode("utf-8", "replace")})
         head = content.rstrip()[:-1].rstrip()
@@ -275,7 +275,7 @@ def _batch_choice(choice: dict[str, Any], result: RowResult) -> dict[str, Any]:
     return {"index": 0, **choice, "finish_reason": result.finish_reason}
 
 
-def _as_text(value: Any) -> Any:
+def _json_text(value: Any) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
@@ -408,7 +408,7 @@ def _column(pyarrow: Any, kind: Any, values: list[Any]) -> Any:
         texts = [
             value
             if value is None or isinstance(value, str)
-            else json.dumps(value, ensure_ascii=False, default=_as_text)
+            else json.dumps(value, ensure_ascii=False, default=_json_text)
             for value in values
         ]
         return pyarrow.array(texts, kind)

@@ -133,7 +133,7 @@ class Report:
 
     def to_html(self) -> str:
         """One page that needs no other file and runs no script."""
-        return page(self)
+        return html_page(self)
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"
@@ -206,7 +206,7 @@ svg .bar { fill: var(--a); } .key { display: inline-block; width: .8rem; height:
 """.strip()  # noqa: E501
 
 
-def page(report: Report) -> str:
+def html_page(report: Report) -> str:
     """The report as a page. Whatever comes from rows or servers is escaped, and a policy forbids scripts."""
     esc = html.escape
     title = f"{report.output.name if report.output else 'dbllm bulk'}: {report.state}"

@@ -192,7 +192,7 @@ def bulk(
             "price": costs,
             "report": report,
         }
-        ended = _run_job(source, output, options, quiet=quiet)
+        ended = _call_bulk(source, output, options, quiet=quiet)
     except typer.BadParameter as error:
         error.exit_code = USAGE_STATUS
         raise
@@ -215,7 +215,7 @@ def bulk(
         raise typer.Exit(2)
 
 
-def _run_job(source: str, output: Path, options: dict[str, Any], *, quiet: bool) -> Report:
+def _call_bulk(source: str, output: Path, options: dict[str, Any], *, quiet: bool) -> Report:
     from dbllm.bulk import run_sync
 
     return run_sync(source, output, progress=not quiet, **options)

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import crashing
-from support.jobs import read_rows, run_job, without_volatile, write_prompts
+from support.jobs import read_rows, run_job, sized, without_volatile, write_prompts
 
 import dbllm
 from dbllm import AsyncClient, Client, bulk
@@ -25,9 +24,10 @@ from dbllm.bulk.journal import Disk
 from dbllm.bulk.manifest import StopSignal
 from dbllm.testing import FaultServer, fault_server
 
-KILLS = int(os.environ.get("DBLLM_BULK_KILLS", "2"))
-ROWS = int(os.environ.get("DBLLM_BULK_ROWS", "300"))
-STEP = int(os.environ.get("DBLLM_BULK_STEP", "40"))  # every so manieth system call is one to crash at
+PROGRAM = Path(__file__).parents[1] / "support" / "crashing.py"
+KILLS = sized(2, 20, 200)
+ROWS = sized(300, 5000, 100_000)
+STEP = sized(40, 1, 1)  # every so manieth system call is one to crash at
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ class Forks:
 
     def __init__(self, server: FaultServer) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, crashing.__file__],
+            [sys.executable, str(PROGRAM)],
             env=child_environment(server),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

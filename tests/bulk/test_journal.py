@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.jobs import sized
 
 from dbllm.bulk import JournalError, OutputError
 from dbllm.bulk.journal import ANSWERED, FAILED, NOT_DONE, TAIL_BYTES, Disk, Journal, open_locked
 
-STEP = int(os.environ.get("DBLLM_BULK_CUTS", "4099"))  # every so manieth byte of the tail is one to cut at
-FLIPS = int(os.environ.get("DBLLM_BULK_FLIPS", "20"))
+STEP = sized(4099, 29, 1)  # every so manieth byte of the tail is one to cut at
+FLIPS = sized(20, 500, 5000)
 ROWS = 400
 JOB = "feed"
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dbllm import AsyncClient, bulk
 from dbllm.testing import FaultServer
+
+SIZE = "long" if os.environ.get("DBLLM_LONG") else os.environ.get("DBLLM_BULK", "short")
+
+
+def sized(short: int, thorough: int, long: int) -> int:
+    """How much of something: in every run, in `nox -s bulk`, and with DBLLM_LONG=1."""
+    return {"short": short, "thorough": thorough, "long": long}[SIZE]
+
 
 VOLATILE = ("request_id", "attempts", "latency")
 
