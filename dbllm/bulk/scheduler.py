@@ -64,6 +64,7 @@ class Scheduler:
         self.mapper, self.retry, self.max_error_rate, self.on_send = mapper, retry, max_error_rate, on_send
         self.clock: Callable[[], float]  # the event loop's; and its kind of event, made without asking which loop it is
         self._event: Callable[[], Any]
+        self._yield: Any = None
         limits = limits or Limits()
         wanted = concurrency or limits.concurrency
         self.concurrency = FixedConcurrency(wanted) if isinstance(wanted, int) else AdaptiveConcurrency()
@@ -80,7 +81,7 @@ class Scheduler:
         self._running: set[_Job] = set()
         self._idle: deque[Any] = deque()
         self._timer_at = float("inf")
-        self._has_timer = False
+        self._watch: Any = None  # the event of the worker that does
         self._workers = 0
         self._exhausted = self._stopped = self._cancelled = False
         self._room: Any = None  # the reader of an async input waits for it
@@ -105,6 +106,7 @@ class Scheduler:
             asyncio = sys.modules["asyncio"]
             loop = asyncio.get_running_loop()
             self.clock, self._event, self._ended = loop.time, asyncio.Event, asyncio.Event()
+            self._yield = asyncio.sleep
             self._task = loop.create_task(self._run())
             self.call_soon = loop.call_soon_threadsafe
 
@@ -189,6 +191,8 @@ class Scheduler:
             job = self._next_job()
             if job is not None:
                 await self._send(job)
+                if self._yield is not None:
+                    await self._yield(0)  # what this turn of the loop woke is sent together: fewer system calls
                 continue
             if self._is_over():
                 break
@@ -199,15 +203,15 @@ class Scheduler:
         """Wait for work; one of those that wait looks at the clock."""
         event = self._event()
         self._idle.append(event)
-        if self._has_timer or self._timer_at == float("inf"):
+        if self._watch is not None or self._timer_at == float("inf"):
             await event.wait()
             return
-        self._has_timer = True
+        self._watch = event
         try:
             with anyio.move_on_after(max(0.0, self._timer_at - self.clock())):
                 await event.wait()
         finally:
-            self._has_timer = False
+            self._watch = None
             if event in self._idle:
                 self._idle.remove(event)
 
@@ -226,8 +230,8 @@ class Scheduler:
         """Somebody has to look again at that time."""
         if when < self._timer_at:
             self._timer_at = when
-            if self._has_timer and self._idle:  # the one that waits for a later time
-                self._wake_all()
+            if self._watch is not None:  # it may be waiting for a later time
+                self._watch.set()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -299,12 +303,11 @@ class Scheduler:
 
     def _next_job(self) -> _Job | None:
         """The row to send now, with its reservation; None if there is none, or a gate is closed."""
+        self._timer_at = float("inf")
         if len(self._running) >= self.concurrency.limit() or self._stopped:
-            return None
+            return None  # whoever ends next looks again
         now = self.clock()
-        if self._timer_at <= now:
-            self._timer_at = float("inf")
-        if pause := self.concurrency.pause(now, len(self._running)):
+        if pause := self.concurrency.pause(now):
             self._wake_at(now + pause)
             return None
         while self._parked and self._parked[0][0] <= now:
