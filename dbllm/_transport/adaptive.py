@@ -17,10 +17,11 @@ Outcome = Literal["ok", "lost", "other"]
 
 GROWTH = (1.25, 1.5, 2.0)  # the steps of a probe, the longer the more of them have succeeded in a row
 GAIN = 0.4  # of the growth must come back as more answers in a second
-HOLD = (4.0, 15.0)  # seconds between probes, at first and at most
+HOLD = (4.0, 12.0)  # seconds between probes, at first and at most
 BLOCKED = (0.25, 4.0)  # seconds between the tries while everything is turned away, at first and at most
+BURST = 0.1  # seconds whose starts a learned rate lets through at once
 MINUTE = 60.0
-RATE_GROWTH = 1.02  # of a learned rate, in a second without a loss
+RATE_GROWTH = 1.005  # of a learned rate, in a second without a loss
 
 
 class FixedConcurrency:
@@ -58,6 +59,7 @@ class AdaptiveConcurrency(FixedConcurrency):
         self._cap: int | None = None  # of this window: how many had room when one was turned away
         self._capped_at = 0.0
         self._latency = 0.0
+        self._unlost = self._limit  # the limit of the last window without an overload
         self._opens_at: float | None = None  # when the counting of this window begins
         self._ok = self._peak = 0
         self._early = self._late = 0.0  # losses until the cap had its effect, and after
@@ -88,8 +90,7 @@ class AdaptiveConcurrency(FixedConcurrency):
         if self._began is None:
             self._began = self._opens_at = now
         if self._rate is not None:
-            burst = max(1.0, 0.1 * self._rate)  # what a pause of a tenth of a second held back
-            self._next_start = max(now - burst / self._rate, self._next_start) + 1 / self._rate
+            self._next_start = max(now - BURST, self._next_start) + 1 / self._rate
 
     def ended(self, now: float, running: int, outcome: Outcome, seconds: float) -> None:
         """A call ended after `seconds`; `running` others are left."""
@@ -111,6 +112,11 @@ class AdaptiveConcurrency(FixedConcurrency):
         if running == 0 or self._pause:
             self._block(now)
             return
+        if self._rate is not None:  # the starts came too fast
+            if now - self._rate_at > 1.0:
+                self._rate, self._rate_at = 0.95 * self._rate, now
+                self._next_start = now + BLOCKED[0]
+            return
         if self._cap is None:
             self._cap, self._capped_at = running, now
         if now - self._capped_at <= max(self._latency, 0.1):
@@ -120,8 +126,6 @@ class AdaptiveConcurrency(FixedConcurrency):
             self._late += 1
             if self._late > 4 and self._late > 0.3 * (self._ok + self._late):  # it has become still less
                 self._capped_at = now
-        if self._rate is not None:
-            self._rate_at = now
 
     # --- a quota ------------------------------------------------------------------------------------------------------
 
@@ -133,7 +137,8 @@ class AdaptiveConcurrency(FixedConcurrency):
 
     def _unblock(self, now: float) -> None:
         """The first answer after everything was turned away."""
-        self._pause = 0.0
+        self._pause, self._limit = 0.0, self._unlost  # the number at once was not what was wrong
+        self._early = self._late = 0.0
         self._rate = max(self._recent_rate(now), 0.1)
         self._rate_at = self._next_start = now
         self._open_window(now + self._latency)
@@ -151,14 +156,12 @@ class AdaptiveConcurrency(FixedConcurrency):
         seconds = min(MINUTE, now - (now if self._began is None else self._began))
         return sum(number for _, number in self._answers) / max(1.0, seconds)
 
-    def _adapt_rate(self, now: float) -> None:
-        if self._rate is None:
-            return
-        if not self._early + self._late:
-            self._rate *= RATE_GROWTH ** (now - self._rate_at)
-        self._rate_at = now
-        if self._rate > 3 * self._recent_rate(now):  # something else is the limit
-            self._rate = None
+    def _adapt_rate(self, now: float, goodput: float) -> None:
+        """A learned rate grows while it is what holds the calls back."""
+        if self._rate is not None and now > self._rate_at:
+            if goodput > 0.5 * self._rate:
+                self._rate *= RATE_GROWTH ** (now - self._rate_at)
+            self._rate_at = now
 
     # --- windows ------------------------------------------------------------------------------------------------------
 
@@ -170,7 +173,7 @@ class AdaptiveConcurrency(FixedConcurrency):
 
     def _close_window(self, now: float, goodput: float) -> None:
         """Decide the next window's limit by what came of this one."""
-        self._adapt_rate(now)
+        self._adapt_rate(now, goodput)
         early, late = self._early, self._late
         overloaded = self._cap is not None and early > late + 2 * (early + late) ** 0.5 + 1
         if overloaded:
@@ -180,8 +183,10 @@ class AdaptiveConcurrency(FixedConcurrency):
             self._goodput = goodput
             self._wait_with_probe(now)
         elif self._standing is not None:
+            self._unlost = self._standing
             self._judge_probe(now, goodput)
         else:
+            self._unlost = self._limit
             self._goodput += (goodput - self._goodput) * (0.5 if self._goodput else 1.0)
         settle = 0.0
         if self._standing is None and now >= self._probe_at and self._peak >= 0.8 * self._limit < self.most:

@@ -32,6 +32,7 @@ from .requests import RowRequest
 from .results import RowResult
 from .row_mapper import RowMapper, key_of, sending_once
 
+TICK = 0.001  # seconds: a clock does not move by less
 PATIENCE = 600.0  # seconds in which nothing is answered, until a row that is always turned away fails
 
 
@@ -310,7 +311,7 @@ class Scheduler:
             return None  # whoever ends next looks again
         now = self.clock()
         if pause := self.concurrency.pause(now):
-            self._wake_at(now + pause)
+            self._wake_at(now + max(pause, TICK))
             return None
         while self._parked and self._parked[0][0] <= now:
             self._ready.appendleft(heapq.heappop(self._parked)[2])
@@ -324,7 +325,7 @@ class Scheduler:
         reservation = self.limiter.reserve(job.cost, now)
         if isinstance(reservation, float):
             self._ready.appendleft(job)
-            self._wake_at(now + reservation)
+            self._wake_at(now + max(reservation, TICK))
             return None
         job.reservation = reservation
         self._running.add(job)

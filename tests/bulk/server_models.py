@@ -103,7 +103,7 @@ class Noisy(Queueing):
 
 
 class TokenQuota(Model):
-    """A sliding minute of output tokens: `reserves` are reserved, the answer's own are kept, and the rest given back."""
+    """A sliding minute of output tokens: `reserves` are reserved, and what the answer leaves is given back."""
 
     def __init__(
         self, per_minute: int = 60_000, reserves: int = 200, seconds: float = 1.0, requests: int | None = None
