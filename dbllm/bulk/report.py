@@ -156,7 +156,8 @@ def duration(value: float) -> str:
 
 def seconds(value: float) -> str:
     """A latency for people, to two digits."""
-    return f"{value * 1000:.2g} ms" if value < 0.995 else f"{value:.2g} s" if value < 100 else f"{value:.0f} s"
+    number, unit = (value * 1000, "ms") if value < 0.995 else (value, "s")
+    return f"{float(f'{number:.2g}'):g} {unit}" if number < 1000 else f"{number:,.0f} {unit}"
 
 
 def money(value: float) -> str:

@@ -14,7 +14,7 @@ import pytest
 from dbllm.bulk import Report, Status
 from dbllm.bulk.display import Pace, display, status_line, status_lines
 from dbllm.bulk.outputs import Slow
-from dbllm.bulk.report import Sample, duration, money, short, thinned
+from dbllm.bulk.report import Sample, duration, money, seconds, short, thinned
 
 BUSY = Status(
     total=1_234_567,
@@ -127,6 +127,9 @@ def test_the_time_that_is_left_is_known_within_15_percent_after_a_fifth() -> Non
 
 def test_words_for_times_amounts_and_large_numbers() -> None:
     assert [duration(value) for value in (0.42, 12, 185, 7620)] == ["0.4 s", "12 s", "3 min 05 s", "2 h 07 min"]
+    assert [seconds(value) for value in (0.0042, 0.158, 0.999, 3.16, 31.6, 316.2)] == [
+        *("4.2 ms", "160 ms", "1 s", "3.2 s", "32 s", "320 s")
+    ]
     assert [money(value) for value in (0, 0.00012345, 12.3456, 12345.678)] == [
         "0.00",
         "0.0001234",
