@@ -27,6 +27,7 @@ TWINS = {  # names that two modules define on purpose: the modules, and the one 
     "_Events": ("local.gateway.anthropic local.gateway.cohere", "a provider's stream as chat chunks"),
     "is_loopback": ("_urls local.http.client", "the same question; an extra uses no private module"),
     "main": ("__main__ cli.main", "the command `dbllm`: the first looks for its packages and starts the second"),
+    "run": ("bulk.entry cli.demo", "a whole job from its beginning to its end"),
     "response_format": ("_protocol.structured_output langchain.tools", "the field of a chat request of that name"),
     "_tool_choice": (
         "local.gateway.anthropic local.gateway.cohere local.invocation.agent",
