@@ -234,7 +234,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """The workspace against its own OpenAPI document, for a minute: no 5xx, no hang."""
+    """The workspace against its own OpenAPI document, for a minute and a half: no 5xx, no hang."""
     install(session, "fuzz")
     session.run("pytest", "-s", "tests/local/test_document.py", *session.posargs)
 
