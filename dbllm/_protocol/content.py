@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -32,11 +32,17 @@ def reasoning_text(said: object) -> str:
     return "".join(piece for piece in pieces if isinstance(piece, str))
 
 
-def token_count(extra: Mapping[str, Any] | None, name: str, places: Sequence[str]) -> int | None:
-    """A count of tokens: a field of that name, or what one of the places has under it (or is)."""
+_PLACES = {  # where servers tell a count of tokens: under its name there, or as this field's own value
+    "cached_tokens": ("prompt_tokens_details", "input_tokens_details", "cache_read_input_tokens"),
+    "reasoning_tokens": ("completion_tokens_details", "output_tokens_details"),
+}
+
+
+def token_count(extra: Mapping[str, Any] | None, name: str) -> int | None:
+    """A count of tokens that has no field of its own: by its name, or in one of its other places."""
     fields = extra or {}
     values = [fields.get(name)]
-    for place in places:
+    for place in _PLACES[name]:
         value = fields.get(place)
         values.append(value.get(name) if isinstance(value, dict) else value)
     return next((value for value in values if isinstance(value, int) and not isinstance(value, bool)), None)
@@ -48,3 +54,10 @@ def served_model_in(extra: Mapping[str, Any] | None) -> str | None:
     found = said if isinstance(said, dict) else {}
     names = (found.get(name) for name in ("served_model_name", "served_entity_name", "served_model"))
     return next((name for name in names if isinstance(name, str)), None)
+
+
+def with_predictions(content: Any) -> Any:
+    """A custom model's answer with its `predictions`: feature serving says `outputs`, and some models leave them bare."""
+    if not isinstance(content, dict) or not {"predictions", "outputs"} & content.keys():
+        return {"predictions": content}
+    return {"predictions": content.get("outputs"), **content}

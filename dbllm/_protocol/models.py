@@ -16,7 +16,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, mode
 
 from .._lazy import WholeImport
 from ..errors import APIError, APIResponseError, PublicPickle, Raw
-from .content import content_text, reasoning_text, served_model_in, token_count
+from .content import content_text, reasoning_text, served_model_in, token_count, with_predictions
 
 if TYPE_CHECKING:  # a default for a type variable: for type checkers, as Python itself has it from 3.13 on only
     from numpy import float32
@@ -108,8 +108,7 @@ class HasCallInfo:
     @property
     def served_model(self) -> str | None:
         """The served entity that answered (header `served-model-name`), where the workspace names it."""
-        told = self._call.raw.headers.get("served-model-name")
-        return told or served_model_in(getattr(self, "model_extra", None))
+        return self._call.raw.headers.get("served-model-name") or served_model_in(getattr(self, "model_extra", None))
 
 
 class Reply(WireModel, HasCallInfo):
@@ -146,13 +145,12 @@ class Usage(WireModel):
     @property
     def cached_tokens(self) -> int | None:
         """Prompt tokens that the model had read before, and that cost less; None where nobody says."""
-        places = ("prompt_tokens_details", "input_tokens_details", "cache_read_input_tokens")
-        return token_count(self.model_extra, "cached_tokens", places)
+        return token_count(self.model_extra, "cached_tokens")
 
     @property
     def reasoning_tokens(self) -> int | None:
         """Completion tokens that the model thought with; None where nobody says."""
-        return token_count(self.model_extra, "reasoning_tokens", ("completion_tokens_details", "output_tokens_details"))
+        return token_count(self.model_extra, "reasoning_tokens")
 
 
 class FunctionCall(WireModel):
@@ -394,9 +392,7 @@ class Predictions(Reply):
     @model_validator(mode="before")
     @classmethod
     def _wrapped(cls, content: Any) -> Any:
-        if isinstance(content, dict) and "predictions" not in content and "outputs" in content:  # feature serving
-            return {"predictions": content["outputs"], **content}
-        return content if isinstance(content, dict) and "predictions" in content else {"predictions": content}
+        return with_predictions(content)
 
     @property
     def first(self) -> Any:
