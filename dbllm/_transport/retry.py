@@ -158,6 +158,12 @@ def classify(error: BaseException, method: str) -> FailureClass:
     return "final"
 
 
+def may_send_again(error: BaseException, retry: Retry, method: str = "POST") -> bool:
+    """Whether a call that failed like this may be sent once more, there or to another endpoint."""
+    kind = classify(error, method)
+    return kind != "final" and (kind != "ambiguous" or retry.retry_ambiguous)
+
+
 def retry_delay(
     error: BaseException, *, failures: int, method: str, retry: Retry, draw: Callable[[], float] = random.random
 ) -> float | None:
@@ -171,7 +177,7 @@ def retry_delay(
         draw: uniform numbers in 0 … 1.
     """
     kind = classify(error, method)
-    if kind == "final" or (kind == "ambiguous" and not retry.retry_ambiguous) or failures >= retry.attempts:
+    if not may_send_again(error, retry, method) or failures >= retry.attempts:
         return None
     if kind == "never sent" and failures <= 1:
         return 0.0

@@ -20,7 +20,7 @@ from dbllm.cli.options import Pair, client_command, pairs_option, read_pair
 if TYPE_CHECKING:
     from dbllm import Client, DriverApp, Endpoint, Stream
 
-OURS = frozenset({"prompt", "messages", "input", "stop", "stream", "timeout", "retry", "headers", "extra_body"})
+OURS = frozenset({"prompt", "messages", "input", "stop", "stream", "timeout", "retry", "headers", "extra_body", "tags"})
 """Names that mean something to the SDK, so they cannot be parameters of the model."""
 
 
