@@ -143,10 +143,9 @@ class TestWhatTheyShare:
     ) -> None:
         monkeypatch.delenv("DATABRICKS_HOST")
         for words in (
-            ("complete", "dolly"),
             ("complete", "dolly", "hi", "--app", "7777"),
             ("complete", "dolly", "hi", "--param", "stop=x"),
-            ("chat", "dolly"),
+            ("chat", "dolly", "hi", "--max-tokens", "0"),
             ("endpoints", "tags", "e", "--add", "team"),
             ("endpoints", "permissions", "e", "--user", "bob"),
             ("up", "--upstream", "openai="),
@@ -158,7 +157,7 @@ class TestWhatTheyShare:
     def test_a_usage_error_says_what_to_write(self, run: Any) -> None:
         for words, said in (
             (("complete", "dolly", "How", "are", "you?"), "A text with spaces needs quotes."),
-            (("chat", "any", "hi", "--max-tokens", "5"), "--param max_tokens=VALUE"),
+            (("chat", "any", "hi", "--top-p", "5"), "--param top_p=VALUE"),
             (("chat", "any", "hi", "--profil", "x"), "--profile"),
             (("endpoint", "list"), "endpoints"),
         ):
