@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from ._auth.auth import Token
 from ._auth.config import Config, resolve
 from ._auth.local_workspace import find_local_workspace
-from ._auth.redaction import hide_arguments
+from ._auth.redaction import hide_arguments, hide_headers
 from ._backends.aio import AsyncBackend
 from ._backends.blocking import SyncBackend
 from ._http.tls import Cert, Network, ProxyLike, Verify
@@ -113,7 +113,8 @@ class AsyncClient:
             client_secret=client_secret,
             auth_type=auth_type,
         )
-        network, proxy = Network(verify, cert, proxy, trust_env), None
+        network, headers = Network(verify, cert, proxy, trust_env), hide_headers(headers)
+        del cert, proxy
         config = resolve(
             host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
         )
@@ -162,6 +163,7 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
     ) -> ClientT:
         """The same client with other defaults. It shares the connections; closing it does not close them."""
+        headers = hide_headers(headers)
         other = copy(self)
         other._options = self._options.merged_with(timeout, retry, headers)
         other._owns_connections = False
@@ -287,6 +289,7 @@ class AsyncClient:
             ConfigError: `path` does not begin with "/", or begins with "//".
             APIError: the call failed.
         """
+        headers = hide_headers(headers)
         if not path.startswith("/") or path.startswith("//"):
             raise ConfigError(
                 f"path must begin with one '/', got {path.split('?')[0]!r}; the host is the client's own, {self.host}."

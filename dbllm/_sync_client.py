@@ -73,9 +73,9 @@ class Client(SyncFacade[AsyncClient]):
 
     @same_signature(_BlockingClient, AsyncClient.__init__)
     def __init__(self, host: str | None = None, token: Token | None = None, **options: Any) -> None:
-        arguments = RedactedMapping(options, {"host": host, "token": token})  # type: ignore[dict-item]
+        arguments = RedactedMapping(options, {"host": host, "token": token})
         del host, token, options  # so that no traceback with local variables shows them
-        super().__init__(_BlockingClient(**arguments))  # type: ignore[arg-type]
+        super().__init__(_BlockingClient(**arguments))
 
     @classmethod
     def local(cls: type[ClientT], port: int | None = None, **options: Any) -> ClientT:

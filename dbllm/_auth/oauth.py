@@ -22,7 +22,7 @@ from .._protocol.responses import json_or_none
 from .._urls import is_loopback, origin
 from ..errors import APIError, APIResponseError, APIStatusError, AuthenticationError, ConfigError, Raw
 from .auth import basic, bearer
-from .redaction import RedactedMapping, Secret, redact
+from .redaction import RedactedMapping, Redaction, Secret
 from .refresh import ExpiringHeaders, Fetch
 
 CONNECT = 10.0
@@ -174,17 +174,19 @@ async def request_token(backend: Backend, out: HttpRequest, grant: Grant) -> Raw
         AuthenticationError: the identity is refused.
         APIError: anything else. `sent` is False: the call that needed the token was not sent.
     """
+    secret = RedactedMapping({"": grant.secret.reveal()} if grant.secret else {})
+    redaction = out.redaction = Redaction(grant.headers, secret)
     try:
         raw = await backend.send_unpooled(out)
         if raw.status == 200:
             return raw
-        secret = RedactedMapping(grant.headers, {"": grant.secret.reveal()} if grant.secret else {})
-        answered = redact(raw, secret)
+        answered = redaction.raw(raw)
         error: APIError = status_error(answered, wall=backend.wall_clock())
         if error.error_code in _CLIENT_FLAWS or raw.status in (401, 403):
             error = AuthenticationError(error.detail, error_code=error.error_code, raw=answered)
     except APIError as failed:
         error = failed
+    redaction.error(error)
     error.sent = False
     error.detail = f"no token for {grant.about} from {origin(out.url)}: {error.detail}"
     if isinstance(error, APIStatusError) and error.status != 429 and not 300 <= (error.status or 0) < 400:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from types import TracebackType
 from typing import Any, NoReturn
-from urllib.parse import unquote_plus
+from urllib.parse import quote, quote_plus, unquote_plus
 
 from .._urls import LOOKS_LIKE, parse_host
-from ..errors import Raw
+from ..errors import APIError, Raw
 
 SECRETS = frozenset({"token", "password", "client_secret", "azure_client_secret", "google_credentials"})
 ADDRESSES = frozenset({"host", "discovery_url", "metadata_service_url"})
@@ -157,15 +161,15 @@ def _is_opaque(word: str) -> bool:
     return bool(_UUID.fullmatch(word)) or any(re.match(mixed, run) for run in runs)
 
 
-class RedactedMapping(_Redacted, Mapping[str, str]):
-    """Headers or the environment; the repr shows names only. Not a dict: rich prints the contents of any dict."""
+class RedactedMapping(_Redacted, Mapping[str, Any]):
+    """Headers, the environment, a body with secrets: the repr shows names only. No dict, of which rich prints all."""
 
     __slots__ = ("_items",)
 
-    def __init__(self, *parts: Mapping[str, str]) -> None:
+    def __init__(self, *parts: Mapping[str, Any]) -> None:
         self._items = {name: value for part in parts for name, value in part.items()}
 
-    def __getitem__(self, name: str) -> str:
+    def __getitem__(self, name: str) -> Any:
         return self._items[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -178,13 +182,123 @@ class RedactedMapping(_Redacted, Mapping[str, str]):
         return f"{type(self).__name__}({', '.join(self._items)})"
 
 
-def redact(raw: Raw, sent: Mapping[str, str], path: str = "") -> Raw:
-    """An answer without the credential that was sent, in case the server repeats it, nor one in the path's query."""
-    values = {piece for value in sent.values() for piece in (value, value.rpartition(" ")[2])}
-    for name, _, value in (pair.partition("=") for pair in path.partition("?")[2].split("&")):
-        values |= {value, unquote_plus(value)} if _SECRET_NAME.search(name) else set()
-    body, headers = raw.body, dict(raw.headers)
-    for value in sorted((value for value in values if len(value) >= _SHORTEST), key=len, reverse=True):
-        body = body.replace(value.encode(), b"***")
-        headers = {name: shown.replace(value, "***") for name, shown in headers.items()}
-    return Raw(raw.status, headers, body)
+def hide_headers(headers: Mapping[str, Any] | None) -> Any:
+    """A caller's headers as no traceback shows them, names in lower case; what is no mapping as a `Misplaced`."""
+    if headers is None or isinstance(headers, (RedactedMapping, Secret)):
+        return headers
+    if not isinstance(headers, Mapping):
+        return Misplaced("", f"headers must be a mapping of names to values, got {type(headers).__name__}.")
+    return RedactedMapping({str(name).lower(): headers[name] for name in headers})
+
+
+class Redaction(_Redacted):
+    """What was sent with a call and may be secret: called with a text, it returns it without that.
+
+    That is every value of the auth's headers, every value of the caller's own headers but those in `_HARMLESS`, and
+    what the path's query has under a name of credentials. A server may repeat it as it was, or encoded. User names and
+    passwords inside URLs (of a redirect, say) go, too, though nobody here sent them.
+    """
+
+    __slots__ = ("_forms", "_parts", "_path")
+
+    def __init__(self, *parts: Mapping[str, str], path: str = "") -> None:
+        self._parts, self._path = parts, path
+        self._forms: list[str] | None = None  # made when they are needed: most calls succeed
+
+    def __call__(self, text: str) -> str:
+        for form in self._all_forms():
+            text = text.replace(form, "***")
+        return _USER_INFO.sub("//***@", text)
+
+    def raw(self, raw: Raw) -> Raw:
+        """An answer without it."""
+        body = raw.body
+        for form in self._all_forms():
+            body = body.replace(form.encode("utf-8", "replace"), b"***")
+            if not form.isascii():
+                body = body.replace(form.encode("latin-1", "replace"), b"***")
+        return Raw(raw.status, {name: self(value) for name, value in raw.headers.items()}, body)
+
+    def error(self, error: APIError) -> None:
+        """Take it out of an error: out of its texts, and out of the answer that it keeps."""
+        error.raw = error.raw and self.raw(error.raw)
+        for name in ("detail", "hint", "error_code", "request_id", "partial_text"):
+            if isinstance(text := getattr(error, name, None), str) and (shown := self(text)) != text:
+                setattr(error, name, shown)
+        error.args = tuple(self(part) if isinstance(part, str) else part for part in error.args)
+
+    def _all_forms(self) -> list[str]:
+        if self._forms is None:
+            secrets = {word for part in self._parts for name in part for word in _secret_words(name, part[name])}
+            for name, _, value in (pair.partition("=") for pair in self._path.partition("?")[2].split("&")):
+                secrets |= {value, unquote_plus(value)} if _SECRET_NAME.search(name) else set()
+            forms = {form for secret in secrets if len(secret) >= _SHORTEST for form in _encodings(secret)}
+            self._forms = sorted(forms, key=len, reverse=True)
+        return self._forms
+
+
+_USER_INFO = re.compile(r"//[^\s/@\"'<>\\]{1,512}@")
+_HARMLESS = frozenset({"accept", "accept-charset", "accept-encoding", "accept-language", "cache-control", "host"})
+_HARMLESS |= {"content-language", "content-type", "traceparent", "user-agent", "x-request-id"}
+
+
+def _secret_words(name: str, value: str) -> set[str]:
+    """What of a header may be secret: the value, its words, what stands after "=" in them, a Basic password."""
+    if name in _HARMLESS or not isinstance(value, str):
+        return set()
+    words = re.split(r"[\s;,]+", value)
+    found = {value, *words, *(word.partition("=")[2].strip("\"'") for word in words)}
+    if words[0].lower() == "basic":
+        with suppress(ValueError):  # it is no base64
+            login = base64.b64decode(words[-1] + "==").decode("latin-1")
+            found |= {login, login.partition(":")[2]}
+    return found
+
+
+def _encodings(secret: str) -> set[str]:
+    """How a text may look in a URL, in JSON, in HTML, in Python's words, or in base64 with something around it."""
+    data = secret.encode("utf-8", "replace")
+    pairs = [f"{byte:02x}" for byte in data]
+    entities = secret.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+    found = {secret, entities, entities.replace("'", "&#x27;"), entities.replace("'", "&#39;"), repr(secret)[1:-1]}
+    found |= {
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+        json.dumps(secret)[1:-1],
+        json.dumps(json.dumps(secret))[3:-3],
+    }
+    found |= {quote(secret), quote(secret, safe=""), quote_plus(secret), "".join(f"%{pair}" for pair in pairs)}
+    found |= {"".join(shown % ord(one) for one in secret) for shown in ("&#%d;", "\\u%04x")} | {"".join(pairs)}
+    found |= {form.replace("/", "\\/") for form in tuple(found)}
+    found |= {_HEX.sub(lambda pair: pair[0].lower(), form) for form in tuple(found)}
+    found |= {_HEX.sub(lambda pair: pair[0].upper(), form) for form in tuple(found)}
+    for before in range(3):  # bytes of the group of three that it may begin in the middle of
+        code = base64.b64encode(b"\0" * before + data).decode()[(0, 2, 3)[before] : (before + len(data)) * 8 // 6]
+        found |= {code, code.replace("+", "-").replace("/", "_")}
+    return {form for form in found if len(form) >= _SHORTEST}
+
+
+_HEX = re.compile("%[0-9A-Fa-f]{2}")
+# The HTTP stack, and what of dbllm and the standard library stands between it and the caller.
+_INSIDE = frozenset({"anyio", "asyncio", "dbllm", "h11", "h2", "httpcore", "httptools", "httpx", "httpx2", "socket"})
+_INSIDE |= {"ssl", "trio", "urllib3", "uvloop"}
+
+
+def hide_frames(error: BaseException) -> None:
+    """Drop the frames of dbllm and of the HTTP stack from the tracebacks of an error and of those before it.
+
+    Their local variables hold what was sent, and tools show them (rich, sentry). Frames of the user's own functions
+    stay.
+    """
+    link: BaseException | None = error
+    seen: set[int] = set()  # an error that is raised again can be part of its own context
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        kept, frame = [], link.__traceback__
+        while frame is not None:
+            if frame.tb_frame.f_globals.get("__name__", "").partition(".")[0] not in _INSIDE:
+                kept.append(frame)
+            frame = frame.tb_next
+        link.__traceback__ = None
+        for one in reversed(kept):
+            link.__traceback__ = TracebackType(link.__traceback__, one.tb_frame, one.tb_lasti, one.tb_lineno)
+        link = link.__cause__ or link.__context__

@@ -62,8 +62,10 @@ def sync_method(
 
     @wraps(verb)
     def plain(self: _HasCore[Core], /, *args: P.args, **options: P.kwargs) -> T:
-        coroutine = verb(self._core, *args, **options)
-        del args, options  # so that no traceback with local variables shows them from here
+        try:
+            coroutine = verb(self._core, *args, **options)
+        finally:
+            del args, options  # so that no traceback with local variables shows them from here
         return run_without_loop(coroutine)
 
     return plain
@@ -79,7 +81,11 @@ def sync_factory(
 
     @wraps(verb)
     def plain(self: _HasCore[Core], /, *args: P.args, **options: P.kwargs) -> Out:
-        return into(verb(self._core, *args, **options))
+        try:
+            made = verb(self._core, *args, **options)
+        finally:
+            del args, options
+        return into(made)
 
     return plain
 

@@ -18,13 +18,13 @@ import httpx
 
 from .._deadline import FOREVER
 from .._urls import origin
-from ..errors import APIError, ConfigError, Raw
+from ..errors import APIError, Raw
 from .blocking_socket import BlockingSocket
 from .decompression import Decompressor, decompressor
 from .errors import broken_connection_error, connect_error, undecodable_error, without_tracebacks
 from .h11_parser import H11Parser
 from .parser import Parser
-from .request import TOKEN, HttpRequest, RequestHeaders, decode_headers, request_target
+from .request import HttpRequest, RequestHeaders, decode_headers, request_target, require_sendable
 from .sockets import Socket, new_socket
 
 _BROKEN = (OSError, EOFError, h11.RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError)
@@ -76,9 +76,7 @@ class H1Connection:
         """
         self.status, self.finished = 0, False
         self._head.clear()
-        if not TOKEN.fullmatch(out.method):
-            raise ConfigError(f"{out.method!r} is no HTTP method.")
-        out.headers.fields  # noqa: B018 - it complains before anything is dialled
+        require_sendable(out)
         kept = self._parser is not None
         parser = self._parser = self._parser or await self._dial(out)
         sock = self._socket

@@ -23,7 +23,7 @@ from .._urls import parse_url
 from ..errors import APIError, Raw
 from .decompression import Decompressor, decompressor
 from .errors import broken_connection_error, connect_error, undecodable_error, without_tracebacks
-from .request import HttpRequest, decode_headers
+from .request import HttpRequest, decode_headers, require_sendable
 
 _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
 _READ_AHEAD = 20_000  # pieces in the 64 KiB that h11 may have read ahead, at the very most
@@ -46,6 +46,7 @@ class HttpxConnection:
         self._proxy_scheme = proxy_scheme
         self._hang_up = hang_up  # None: the connection is the user's own
         self._until = FOREVER
+        self._redaction: Callable[[str], str] = str  # of the request under way
         self._response: httpx.Response | None = None
         self._parts: Any = None
         self._decoder: Decompressor | None = None
@@ -61,7 +62,9 @@ class HttpxConnection:
     async def send(self, out: HttpRequest) -> tuple[int, Mapping[str, str]]:
         """As `H1Connection.send`."""
         self.status, self.finished = 0, False
-        _sending.set(True)
+        require_sendable(out)
+        self._redaction = out.redaction
+        _redaction.set(out.redaction)
         try:
             with self._timely():
                 response = self._respond(out, None if self._suspends else self.left())
@@ -69,7 +72,7 @@ class HttpxConnection:
         except _HTTPX_BROKEN as error:
             raise self._ours(error) from without_tracebacks(error)
         finally:
-            _sending.set(False)
+            _redaction.set(None)
         self.status, self.headers = response.status_code, decode_headers(response.headers.raw)
         # httpx would inflate a whole piece at once, and lose all members of gzip but the first. What a mock gives has
         # been read already.
@@ -85,6 +88,7 @@ class HttpxConnection:
 
     async def read(self) -> bytes:
         """As `H1Connection.read`."""
+        _redaction.set(self._redaction)
         try:
             while self._parts is not None:
                 if self._decoder is not None and (made := self._decoder.take()):
@@ -108,6 +112,8 @@ class HttpxConnection:
             raise undecodable_error(error, Raw(self.status, self.headers, fed)) from without_tracebacks(error)
         except _HTTPX_BROKEN as error:
             raise self._ours(error) from without_tracebacks(error)
+        finally:
+            _redaction.set(None)
         return b""
 
     async def close(self) -> None:
@@ -164,30 +170,33 @@ class _Body(httpx.AsyncByteStream, httpx.SyncByteStream):
         return self._left.pop()
 
 
-_sending: ContextVar[bool] = ContextVar("dbllm_sending", default=False)
+_redaction: ContextVar[Callable[[str], str] | None] = ContextVar("dbllm_redaction", default=None)
 
 
 class RedactingFilter(logging.Filter):
-    """httpcore logs each answer's head at DEBUG, httpx (a client of the user's) each URL: not with what is secret.
+    """httpcore logs heads of answers, errors and a proxy's password at DEBUG, httpx URLs: not with what is secret.
 
     Neither can be told so for one connection, and a filter is the whole process's; so it looks at no record but those
-    that come about while a request of ours is sent: what others log about their own requests stays as it is.
+    that come about while a request of ours is under way: what others log about their own requests stays as it is.
+    Of what a server or proxy sent, the names and the status remain.
     """
 
-    _told = re.compile(r"(\(b'(?:set-cookie|location)', b)(?:'[^']*'|\"[^\"]*\")", re.IGNORECASE)
+    _quoted = re.compile(r"""((?:, |bytearray\(|: |=)b)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if _sending.get():
-            record.msg = self._told.sub(r"\1'***'", str(record.msg))
-            if isinstance(record.args, tuple):
-                record.args = tuple(
-                    str(one).split("?")[0] if isinstance(one, httpx.URL) else one for one in record.args
-                )
+        if (redaction := _redaction.get()) is not None:
+            parts = record.args if isinstance(record.args, tuple) else ()
+            words = [str(one).split("?")[0] if isinstance(one, httpx.URL) else one for one in parts]
+            if record.name == "httpx" and len(words) == 5:
+                words[4] = "***"  # the reason, which is the server's to write
+            text = record.msg % tuple(words) if words else str(record.msg)
+            record.msg, record.args = redaction(self._quoted.sub(r"\1'***'", text)), ()
         return True
 
 
-for _logger in ("httpcore.http11", "httpcore.http2", "httpx"):
-    logging.getLogger(_logger).addFilter(RedactingFilter())
+for _logger in ("http11", "http2", "connection", "proxy", "socks"):
+    logging.getLogger(f"httpcore.{_logger}").addFilter(RedactingFilter())
+logging.getLogger("httpx").addFilter(RedactingFilter())
 
 
 def _request(out: HttpRequest, left: float | None) -> httpx.Request:

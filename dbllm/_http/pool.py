@@ -113,7 +113,7 @@ class Exchange:
         if pool.closed:
             raise APIConnectionError("the client was closed while this call waited", sent=False)
         stale: list[Connection] = []
-        self.connection = connection = pool.acquire_connection(stale)
+        self.connection = connection = pool.acquire_connection(stale, out.fresh)
         connection.set_deadline(out.deadline)
         for old in stale:
             await old.close()
@@ -213,14 +213,19 @@ class Pool:
         """How many open connections wait for the next call."""
         return len(self._idle)
 
-    def acquire_connection(self, stale: list[Connection]) -> Connection:
-        """The warmest idle connection, or a new one; those that are to be closed are added to `stale`."""
+    def acquire_connection(self, stale: list[Connection], fresh: bool = False) -> Connection:
+        """The warmest idle connection, or a new one; those that are to be closed are added to `stale`.
+
+        A `fresh` one is new, and takes the place of an idle one, so that there are no more of them than calls at once.
+        """
         expired = self.context.clock() - IDLE_SECONDS
         try:
             while self._idle[0][1] < expired:
                 stale.append(self._idle.pop(0)[0])
-            while not (connection := self._idle.pop()[0]).ready:
+            while not (connection := self._idle.pop()[0]).ready or fresh:
                 stale.append(connection)
+                if fresh:
+                    return self._new_connection()
         except IndexError:  # none is left, or another thread was quicker
             connection = self._new_connection()
         return connection

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import httpx
 
@@ -71,7 +71,10 @@ class RequestHeaders(Mapping[str, str]):
 
 @dataclass(slots=True)  # not frozen: to make one would take three times as long
 class HttpRequest:
-    """One HTTP request, ready to send. `deadline` is on the backend's clock, the others are seconds."""
+    """One HTTP request, ready to send. `deadline` is on the backend's clock, the others are seconds.
+
+    `redaction` takes what is secret in it out of a text: what the HTTP stack logs about it.
+    """
 
     method: str
     url: str = field(repr=False)  # its query may hold what is secret
@@ -80,17 +83,47 @@ class HttpRequest:
     deadline: float
     connect: float | None = None
     queue: float | None = None
+    fresh: bool = False  # not over a connection that was kept alive
+    redaction: Any = field(default=str, repr=False)
 
 
 @lru_cache(maxsize=64)
 def request_target(url: str) -> tuple[bytes, bytes]:
-    """The value of field `host`, and the target of the request's first line."""
-    return httpx.URL(url).netloc, httpx.URL(url).raw_path
+    """The value of field `host`, and the target of the request's first line.
+
+    Raises:
+        ConfigError: the URL has a control character in it, or is too long.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, UnicodeError):
+        parsed = None
+    del url  # its query may hold what is secret, and a traceback may show local variables
+    if parsed is None:
+        raise ConfigError("the path cannot be sent: it has a control character in it, or is too long.")
+    return parsed.netloc, parsed.raw_path
+
+
+def require_sendable(out: HttpRequest) -> None:
+    """Look at a request before anything is dialled, and before a library quotes what it refuses.
+
+    Raises:
+        ConfigError: HTTP has no form for its method, path or headers.
+    """
+    if not TOKEN.fullmatch(out.method):
+        raise ConfigError(f"{out.method[:50]!r} is no HTTP method.")
+    request_target(out.url)
+    out.headers.fields  # noqa: B018 - it raises
 
 
 def _is_sendable(name: str, value: str) -> bool:
     ours = name in ("content-length", "transfer-encoding")
-    return not ours and TOKEN.fullmatch(name) is not None and _VALUE.fullmatch(value) is not None
+    return (
+        not ours
+        and TOKEN.fullmatch(name) is not None
+        and isinstance(value, str)
+        and _VALUE.fullmatch(value) is not None
+    )
 
 
 def decode_headers(fields: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -34,7 +34,7 @@ from .._protocol.paths import (
 from .._protocol.requests import chat_body, embedding_input, model_params, prediction_body, response_body
 from .._protocol.structured_output import parsed, response_format
 from .._protocol.tasks import Verb, wrong_verb_hint
-from .._transport.options import EXPLAIN_SECONDS, Options
+from .._transport.options import EXPLAIN_SECONDS, Options, hide_headers
 from .._transport.pages import PAGE_SIZE, read_pages
 from .._transport.replies import read_json, reply_of
 from .._transport.retry import Retry, Timeout
@@ -81,6 +81,7 @@ class AsyncEndpoint(ModelHandle):
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed; an `APIResponseError` if the text does not fit the `response_model`.
         """
+        headers = hide_headers(headers)
         body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         return parsed(response_model, reply_of(ChatCompletion, await self._invoke("chat", body, options)))
@@ -99,6 +100,7 @@ class AsyncEndpoint(ModelHandle):
         **params: Any,
     ) -> AsyncStream[ChatCompletionChunk, ChatCompletion[ParsedT]]:
         """As `chat`, chunk by chunk; `final()` is the whole reply. The call is made on entering the stream."""
+        headers = hide_headers(headers)
         body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         several = isinstance(n := body.get("n"), int) and n > 1
@@ -127,6 +129,7 @@ class AsyncEndpoint(ModelHandle):
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed.
         """
+        headers = hide_headers(headers)
         body = response_body(input, custom_inputs, self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         return response_of(await self._invoke("respond", body, options))
@@ -144,6 +147,7 @@ class AsyncEndpoint(ModelHandle):
         **params: Any,
     ) -> AsyncStream[ResponseEvent, Response]:
         """As `respond`, event by event; `final()` is the whole response. The call is made on entering the stream."""
+        headers = hide_headers(headers)
         body = response_body(input, custom_inputs, self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         return self._stream("respond", body, options, ResponsesWire())
@@ -180,6 +184,7 @@ class AsyncEndpoint(ModelHandle):
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed.
         """
+        headers = hide_headers(headers)
         wire = model_params(self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         deadline = options.deadline(self._transport.backend.clock)
@@ -223,6 +228,7 @@ class AsyncEndpoint(ModelHandle):
             TypeError: none or several of the four forms were passed.
             APIError: the call failed.
         """
+        headers = hide_headers(headers)
         forms = {"dataframe_records": dataframe_records, "dataframe_split": dataframe_split}
         forms |= {"inputs": inputs, "instances": instances}
         body = prediction_body(forms, {**self._signature.params, **(params or {})})

@@ -11,7 +11,7 @@ from .._protocol.requests import request_body
 from .._protocol.routes import KIND_OF, EndpointRef, Learned, Route
 from .._protocol.tasks import VERBS, Kind, Verb, all_rejected, candidate_kinds
 from .._transport.call import EVENTS, JSON, Call, OpenStream
-from .._transport.options import Options
+from .._transport.options import Options, hide_headers
 from .._transport.replies import read_json
 from .._transport.retry import Retry, Timeout
 from .._transport.transport import Transport
@@ -77,6 +77,7 @@ class ModelHandle:
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed; see the tree in `dbllm.errors`.
         """
+        headers = hide_headers(headers)
         flat = self._signature.request(prompt, stop, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         return self._signature.text(*await self._complete(flat, options, self._transport.call))
@@ -97,6 +98,7 @@ class ModelHandle:
 
         Every kind of endpoint gives a `Completion`; fields that the endpoint does not send are None.
         """
+        headers = hide_headers(headers)
         flat = self._signature.request(prompt, stop, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         return self._signature.completion(*await self._complete(flat, options, self._transport.call))
@@ -114,6 +116,7 @@ class ModelHandle:
         **params: Any,
     ) -> AsyncStream[CompletionChunk, str]:
         """As `complete`, piece by piece; `final()` is the whole text. The call is made on entering the stream."""
+        headers = hide_headers(headers)
         flat = self._signature.request(prompt, stop, params, streaming=True)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         streaming = options.merged_with(extra_body=self._streaming)

@@ -202,8 +202,10 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
                 pass
             await self._close()
             return None
-        if frame := error_frame(event):
-            raise self._broken(f"the stream reported an error: {frame[1]}", frame[0])
+        if (reported := opened.reported_error(event)) is not None:
+            del event  # a traceback may show local variables
+            reported.partial_text, reported.usage = self.text, self.usage
+            raise reported
         return self._read(event.data, opened)
 
     async def _final(self) -> R:

@@ -14,7 +14,7 @@ from .._deadline import FOREVER
 from .._protocol.models import CallInfo, Reply, WireModel
 from .._protocol.paths import ENDPOINTS, endpoint_names, not_found_hint, quoted
 from .._transport.call import JSON
-from .._transport.options import EXPLAIN_SECONDS
+from .._transport.options import EXPLAIN_SECONDS, RedactedMapping, hide_frames
 from .._transport.replies import read_json, reply_of
 from .._transport.retry import Retry, Timeout
 from ..errors import APIError, APITimeoutError, ConfigError, NotFoundError
@@ -125,11 +125,10 @@ class AsyncEndpoints(Resource):
             ConflictError, BadRequestError: the name is taken, or the workspace does not accept the config.
             APIError: the workspace refused for another reason, or the deployment failed; see `wait_until_ready`.
         """
-        body: dict[str, Any] = {"name": name, "config": _checked_models(config), **(extra_body or {})}
-        if tags is not None:
-            body["tags"] = _tags(tags)
-        if ai_gateway is not None:
-            body["ai_gateway"] = ai_gateway
+        config = _checked_models(RedactedMapping(config))
+        more = {"tags": None if tags is None else _tags(tags), "ai_gateway": ai_gateway}
+        given = {field: value for field, value in more.items() if value is not None}
+        body = RedactedMapping({"name": name, "config": config}, extra_body or {}, given)
         return await self._change("POST", ENDPOINTS, body, wait, timeout)
 
     async def get(self, name: str) -> ServingEndpoint:
@@ -144,7 +143,8 @@ class AsyncEndpoints(Resource):
         self, name: str, config: Mapping[str, Any], *, wait: bool = False, timeout: float | None = None
     ) -> ServingEndpoint:
         """Replace an endpoint's config; the old one serves until the new one is ready. Arguments as for `create`."""
-        return await self._change("PUT", f"{_path(name)}/config", _checked_models(config), wait, timeout)
+        config = _checked_models(RedactedMapping(config))
+        return await self._change("PUT", f"{_path(name)}/config", config, wait, timeout)
 
     async def update_tags(
         self, name: str, add: Mapping[str, str] | None = None, delete: Sequence[str] = ()
@@ -339,8 +339,12 @@ def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in tags.items()]
 
 
-def _checked_models(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def _checked_models(config: RedactedMapping) -> RedactedMapping:
     from .external_models import checked_config  # imported here: only changes need its tables
 
-    checked_config(config)
+    try:
+        checked_config(config)
+    except Exception as error:
+        hide_frames(error)  # their local variables hold the providers' keys
+        raise
     return config

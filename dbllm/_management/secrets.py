@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from .._backends.sync_facade import SyncFacade, sync_method
 from .._protocol.models import CallInfo, Reply, WireModel
+from .._transport.options import RedactedMapping
 from ..errors import APIError, Raw
 from .resource import Resource, redact_error
 
@@ -87,14 +88,18 @@ class AsyncSecrets(Resource):
         Raises:
             TypeError: the value is neither str nor bytes.
         """
+        kind = type(value).__name__
         if isinstance(value, str):
-            held = {"string_value": value}
+            held = RedactedMapping({"string_value": value})
         elif isinstance(value, bytes):
-            held = {"bytes_value": base64.b64encode(value).decode()}
+            held = RedactedMapping({"bytes_value": base64.b64encode(value).decode()})
         else:
-            raise TypeError(f"a secret must be a str or bytes, got {type(value).__name__}.")
+            held = RedactedMapping({})
+        del value  # a traceback may show local variables
+        if not held:
+            raise TypeError(f"a secret must be a str or bytes, got {kind}.")
         try:
-            await self._invoke("POST", f"{SECRETS}/put", {"scope": scope, "key": key, **held})
+            await self._invoke("POST", f"{SECRETS}/put", RedactedMapping({"scope": scope, "key": key}, held))
         except APIError as error:
             redact_error(error, held.values())
             raise
@@ -109,7 +114,7 @@ class AsyncSecrets(Resource):
         try:
             return value.decode()
         except UnicodeDecodeError:
-            pass  # the error is raised below, because its context here would show the secret
+            del value  # the error is raised below, because its context here would show the secret
         raise info.unexpected(f"the secret {key!r} in {scope!r} is not text in UTF-8", "Read it with get_bytes().")
 
     async def get_bytes(self, scope: str, key: str) -> bytes:
@@ -143,12 +148,12 @@ class AsyncSecrets(Resource):
 
     async def _value(self, scope: str, key: str) -> tuple[bytes, CallInfo]:
         answer = await self._reply(_SecretFields, "GET", _secrets_path("get", {"scope": scope, "key": key}))
-        raw = answer._call.raw
+        raw = answer._call.raw  # its body is the secret, so nothing below is raised while `answer` is there
         info = CallInfo(Raw(raw.status, raw.headers), answer.attempts)  # without the body, which may be the secret
         try:
             return base64.b64decode(answer.value, validate=True), info
         except (TypeError, ValueError):
-            pass
+            del answer
         raise info.unexpected(f"the value sent for the secret {key!r} in {scope!r} is not base64")
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, model_validator
 
-from ..errors import APIResponseError, PublicPickle, Raw
+from ..errors import APIError, APIResponseError, PublicPickle, Raw
 
 if TYPE_CHECKING:  # a default for a type variable: for type checkers, as Python itself has it from 3.13 on only
     from numpy import float32
@@ -39,12 +39,21 @@ class WireModel(PublicPickle, BaseModel):
 _NO_RESPONSE = Raw(0)
 
 
+class Redactor(Protocol):
+    """Takes what was sent with a call and may be secret out of a text, an answer, an error."""
+
+    def __call__(self, text: str) -> str: ...
+    def raw(self, raw: Raw) -> Raw: ...
+    def error(self, error: APIError) -> None: ...
+
+
 @dataclass(slots=True)  # not frozen: to make one would take three times as long
 class CallInfo:
     """A 2xx response and how often the call was sent until it came; of a stream, its head."""
 
     raw: Raw = _NO_RESPONSE
     attempts: int = 1
+    redaction: Redactor | None = field(default=None, repr=False, compare=False)
 
     @property
     def request_id(self) -> str | None:
@@ -57,7 +66,14 @@ class CallInfo:
     def unexpected(self, detail: str, hint: str = "") -> APIResponseError:
         """The error for an answer that is not what was promised; it keeps the whole answer."""
         raw = self.raw if self.raw.status else None
-        return APIResponseError(detail, hint=hint, request_id=self.request_id, attempts=self.attempts, raw=raw)
+        error = APIResponseError(detail, hint=hint, request_id=self.request_id, attempts=self.attempts, raw=raw)
+        self.redact(error)
+        return error
+
+    def redact(self, error: APIError) -> None:
+        """Take what was sent and may be secret out of an error about this response."""
+        if self.redaction is not None:
+            self.redaction.error(error)
 
 
 class HasCallInfo:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .._http.pool import Exchange
+from .._protocol.error_responses import error_frame
 from .._protocol.models import CallInfo
 from .._protocol.sse import Decoder, Event, is_event_stream, is_keep_alive
 from ..errors import APIError, APIResponseError, PublicPickle, Raw, StreamInterruptedError
@@ -28,10 +29,11 @@ class Call:
     deadline: float
     body: bytes | None = field(default=None, repr=False)
     accept: str = JSON
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the caller's own
     origin: str | None = None  # where it is sent; None means the client's workspace
     may_hedge: bool = False  # it costs next to nothing when it runs twice
     attempt: int = 1  # the number of the current attempt
+    fresh: bool = False  # a kept-alive connection failed: the next attempt dials, and so can tell whether it was sent
     began: float = 0.0
     health: EndpointHealth | None = None  # of the endpoint, once the call has begun
     failed: FailedAttempts | None = field(default=None, repr=False)  # once an attempt has failed
@@ -76,8 +78,8 @@ class OpenStream(CallInfo):
     """A stream, read up to its first event; or a whole answer, from a server that does not stream."""
 
     exchange: Exchange | None = None
-    decoder: Decoder = field(default_factory=Decoder)
-    events: deque[Event] = field(default_factory=deque)
+    decoder: Decoder = field(default_factory=Decoder, repr=False)
+    events: deque[Event] = field(default_factory=deque, repr=False)
     last: bytes = field(default=b"", repr=False)  # the last bytes that came
 
     async def read_whole(self, deadline: float) -> Raw | None:
@@ -103,7 +105,12 @@ class OpenStream(CallInfo):
             APIResponseError: this is not an event stream (it has a line of over 8 MiB).
         """
         while not self.events and self.exchange is not None:
-            piece = await self.exchange.read(deadline)
+            try:
+                piece = await self.exchange.read(deadline)
+            except APIError as error:
+                piece = b""  # a traceback may show local variables
+                self.redact(error)
+                raise
             if not piece:
                 self.events.extend(self.decoder.end())
                 break
@@ -125,7 +132,13 @@ class OpenStream(CallInfo):
         error = CallInfo.unexpected(self, detail, hint)
         if self.exchange is not None:
             error.raw = Raw(self.raw.status, self.raw.headers, self.last)
+            self.redact(error)
         return error
+
+    def reported_error(self, event: Event) -> StreamInterruptedError | None:
+        """The error that an event reports; None if it reports none."""
+        frame = error_frame(event)
+        return self.interrupted(f"the stream reported an error: {frame[1]}", frame[0]) if frame else None
 
     def interrupted(self, detail: str, code: str = "", text: str = "", usage: object = None) -> StreamInterruptedError:
         """The error for a stream that ended before the answer was complete."""
@@ -134,4 +147,5 @@ class OpenStream(CallInfo):
             detail, error_code=code, request_id=self.request_id, attempts=self.attempts, raw=raw
         )
         error.partial_text, error.usage = text, usage
+        self.redact(error)
         return error

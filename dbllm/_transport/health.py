@@ -1,8 +1,8 @@
 """How an endpoint has been lately: its retry budget, its circuit breaker, and what is counted for `client.stats()`.
 
 Everything here is counted without a lock. CPython switches threads, and lets an interrupt in, only at calls and at
-jumps back, and no count has one between its reading and its writing. (Without a GIL a count may be lost; the budget
-does not depend on one.) A forked child goes on from its parent's counts.
+jumps back, and no count has one between its reading and its writing: a line counts once, or not at all. (Without a GIL
+a count may be lost; the budget does not depend on one.) A forked child goes on from its parent's counts.
 """
 
 from __future__ import annotations
@@ -74,8 +74,7 @@ class EndpointHealth(Counts):
         if now - self._last_used > FORGET_AFTER:
             self.tokens = MAX_TOKENS
         self._last_used = now
-        self.calls += 1
-        self.total.calls += 1
+        self.calls, self.total.calls = self.calls + 1, self.total.calls + 1
 
     def attempt_succeeded(self) -> None:
         """An attempt, or a hedge, was answered."""
@@ -84,8 +83,7 @@ class EndpointHealth(Counts):
     def attempt_failed(self, kind: FailureClass, cost: float, now: float) -> None:
         """An attempt, or a hedge, failed; `cost` is what the budget pays for it."""
         self._last_used = now
-        self.failures[kind] += 1
-        self.total.failures[kind] += 1
+        self.failures[kind], self.total.failures[kind] = self.failures[kind] + 1, self.total.failures[kind] + 1
         self.tokens = self.tokens - cost if self.tokens > cost else 0.0
 
     @property
@@ -95,18 +93,15 @@ class EndpointHealth(Counts):
 
     def call_failed(self) -> None:
         """A call has ended in an error."""
-        self.failed += 1
-        self.total.failed += 1
+        self.failed, self.total.failed = self.failed + 1, self.total.failed + 1
 
     def deny(self) -> None:
         """The budget has denied a retry."""
-        self.denied += 1
-        self.total.denied += 1
+        self.denied, self.total.denied = self.denied + 1, self.total.denied + 1
 
     def begin_retry(self) -> None:
         """A further attempt begins."""
-        self.retries += 1
-        self.total.retries += 1
+        self.retries, self.total.retries = self.retries + 1, self.total.retries + 1
 
     # --- hedging ---
 
@@ -123,8 +118,7 @@ class EndpointHealth(Counts):
         if self._earned < HEDGE_EVERY or not self.may_retry:
             return False
         self._earned -= HEDGE_EVERY
-        self.hedges += 1
-        self.total.hedges += 1
+        self.hedges, self.total.hedges = self.hedges + 1, self.total.hedges + 1
         return True
 
     # --- the breaker ---
@@ -135,8 +129,7 @@ class EndpointHealth(Counts):
             if self._open_until:
                 self._opened, self._open_until = now, now + OPEN_SECONDS  # until this call has ended, or for as long
             return
-        self.refused += 1
-        self.total.refused += 1
+        self.refused, self.total.refused = self.refused + 1, self.total.refused + 1
         left = self._open_until - now
         raise APIConnectionError(
             "most recent calls to this endpoint failed, so that it is called no more for a while (circuit breaker)",

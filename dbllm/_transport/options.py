@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._auth.redaction import Misplaced
+from .._auth.redaction import RedactedMapping as RedactedMapping  # for the packages above, too
+from .._auth.redaction import hide_frames as hide_frames
+from .._auth.redaction import hide_headers as hide_headers
 from .._deadline import FOREVER
 from .._protocol.json_encoder import encode
 from .call import JSON, Call
@@ -34,11 +38,14 @@ class Options:
         extra_body: ExtraFields = None,
     ) -> Options:
         """These options, with the given ones in their place."""
+        headers = hide_headers(headers)
+        if isinstance(headers, Misplaced):
+            raise TypeError(headers.flaw)
         if retry is not None and not isinstance(retry, Retry):
             raise TypeError(f"retry must be a Retry, got {retry!r}; for a single attempt pass Retry(attempts=1).")
         if timeout is None and retry is None and not headers and not extra_body:
             return self
-        merged = {**self.headers, **{name.lower(): value for name, value in (headers or {}).items()}}
+        merged = RedactedMapping(self.headers, headers) if headers else self.headers
         timeout = self.timeout if timeout is None else Timeout.of(timeout)
         return Options(timeout, retry or self.retry, merged, {**self.extra_body, **(extra_body or {})})
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from .._protocol.error_responses import answer_error, not_json
 from .._protocol.models import CallInfo, Reply
 from .._protocol.responses import first_error, parse
-from ..errors import APIError
+from ..errors import APIError, Raw
 
 T = TypeVar("T")
 ReplyT = TypeVar("ReplyT", bound=Reply)
@@ -19,24 +19,35 @@ ReplyT = TypeVar("ReplyT", bound=Reply)
 
 def decode_or_raise(what: str, info: CallInfo, read: Callable[[], T]) -> T:
     """What `read` makes of a response; APIResponseError, which begins with `what`, where it makes nothing of it."""
+    cause: ValidationError | None = None
     try:
         return read()
     except ValidationError as error:
-        raise unexpected(info, f"{what} ({first_error(error)})") from error
+        failed, cause = unexpected(info, f"{what} ({first_error(error)})"), error
     except (ValueError, RecursionError):
-        raise unexpected(info, f"{what} (it is not JSON)") from None
+        failed = unexpected(info, f"{what} (it is not JSON)")
+    if cause is not None and info.redaction is not None and info.redaction(text := str(cause)) != text:
+        cause = None  # pydantic quotes the answer, and this one repeats what is secret
+        del text
+    raise failed from cause
 
 
 def unexpected(info: CallInfo, detail: str, hint: str = "") -> APIError:
     """The error for a response that is not what was promised: the one that its body reports, where it reports one."""
-    error = answer_error(info.raw) or _no_json_error(info) or info.unexpected(detail, hint)
+    error = answer_error(_redacted(info)) or _no_json_error(info) or info.unexpected(detail, hint)
     error.attempts = info.attempts
+    info.redact(error)
     return error
+
+
+def _redacted(info: CallInfo) -> Raw:
+    """What an error may quote; it is redacted before a part of it is cut off."""
+    return info.raw if info.redaction is None else info.redaction.raw(info.raw)
 
 
 def _no_json_error(info: CallInfo) -> APIError | None:
     streams = getattr(info, "exchange", None) is not None  # its body is elsewhere
-    said = None if streams else not_json(info.raw)
+    said = None if streams else not_json(_redacted(info))
     return info.unexpected(*said) if said else None
 
 

@@ -7,8 +7,8 @@ Who may be sent twice: a failed attempt is one of these.
   never sent   no connection came about                                      the first at     the first     1
                                                                              once             at once
                a kept-alive one had been closed meanwhile: no byte of an     the first at     the first     0
-               answer, and its end was there within the time its own dial    once             at once
-               took, at least 50 ms (later counts as sent)
+               answer, and its end was there within the time its own dial    once, over a     at once
+               took, at least 50 ms (later counts as sent)                   new connection
   throttled    429 with a hint (Retry-After) of more than 0                  yes, after it    yes           1/3
                429 without one; 503, 529                                     yes              yes           1
   transient    500, 502: it may have run; 408: it was not received whole     yes              yes           1

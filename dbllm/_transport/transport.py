@@ -10,10 +10,10 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from .._auth.auth import Auth, is_expired_response
-from .._auth.redaction import redact
+from .._auth.redaction import Redaction, hide_frames
 from .._backends.backend import Backend
 from .._http.request import HttpRequest, RequestHeaders
-from .._protocol.error_responses import error_frame, status_error
+from .._protocol.error_responses import status_error
 from .._protocol.models import CallInfo
 from ..errors import APIError, APIStatusError, ConfigError, Raw
 from .call import JSON, Attempt, Call, OpenStream
@@ -83,6 +83,7 @@ class Transport:
 
                 async def again() -> InfoT:
                     call.attempt += 1
+                    call.fresh = not self._failed(call).errors[-1].sent
                     health.begin_retry()
                     return await attempt(call, send)
 
@@ -115,44 +116,48 @@ class Transport:
         if self._closed:
             raise RuntimeError("this client is closed; make a new one.")
         auth = self._auth(call)
-        sent = await auth.headers(self.backend, call.deadline)
         try:
-            return await send(call, sent)
-        except APIStatusError as error:
-            if error.raw is None or not is_expired_response(error.raw):
-                raise
-            if not auth.on_rejected(sent, self.backend.clock()):
-                raise
-        return await send(call, await auth.headers(self.backend, call.deadline))
+            sent = await auth.headers(self.backend, call.deadline)
+            try:
+                return await send(call, sent)
+            except APIStatusError as error:
+                if error.raw is None or not is_expired_response(error.raw):
+                    raise
+                if not auth.on_rejected(sent, self.backend.clock()):
+                    raise
+            return await send(call, await auth.headers(self.backend, call.deadline))
+        except BaseException as error:
+            hide_frames(error)
+            raise
 
     async def _send_once(self, call: Call, sent: Mapping[str, str]) -> CallInfo:
-        pool = await self.backend.pool(call.origin or self.host)
+        pool, request = await self.backend.pool(call.origin or self.host), self._request(call, sent)
         try:
-            raw = await pool.send(self._request(call, sent))
+            raw = await pool.send(request)
+            return CallInfo(self._raise_for_status(raw, call, request), redaction=request.redaction)
         except APIError as error:
-            _redact_bytes(error, sent, call.path)
+            request.redaction.error(error)
             raise
-        return CallInfo(self._raise_for_status(raw, call, sent))
 
     async def _open_once(self, call: Call, sent: Mapping[str, str]) -> OpenStream:
-        pool = await self.backend.pool(call.origin or self.host)
+        pool, request = await self.backend.pool(call.origin or self.host), self._request(call, sent)
         try:
-            exchange = await pool.open(self._request(call, sent))
+            exchange = await pool.open(request)
+            stream = OpenStream(Raw(exchange.status, exchange.headers), exchange=exchange, redaction=request.redaction)
+            try:
+                if (whole := await stream.read_whole(call.deadline)) is not None:
+                    return OpenStream(self._raise_for_status(whole, call, request), redaction=request.redaction)
+                if not await stream.read_event(call.deadline):
+                    raise stream.interrupted("the stream ended before its first event")
+                if (reported := stream.reported_error(stream.events[0])) is not None:
+                    raise reported
+            except BaseException as error:
+                await exchange.close_after(error)
+                raise
+            return stream
         except APIError as error:
-            _redact_bytes(error, sent, call.path)
+            request.redaction.error(error)
             raise
-        stream = OpenStream(Raw(exchange.status, exchange.headers), exchange=exchange)
-        try:
-            if (whole := await stream.read_whole(call.deadline)) is not None:
-                return OpenStream(self._raise_for_status(whole, call, sent))
-            if not await stream.read_event(call.deadline):
-                raise stream.interrupted("the stream ended before its first event")
-            if frame := error_frame(stream.events[0]):
-                raise stream.interrupted(f"the stream reported an error: {frame[1]}", frame[0])
-        except BaseException as error:
-            await exchange.close_after(error)
-            raise
-        return stream
 
     def _auth(self, call: Call) -> Auth:
         auth = self._auths.get(call.origin or self.host)
@@ -160,12 +165,11 @@ class Transport:
             raise ConfigError(f"this client has no credentials for {call.origin}, and sends it those of no other host.")
         return auth
 
-    def _raise_for_status(self, raw: Raw, call: Call, sent: Mapping[str, str]) -> Raw:
+    def _raise_for_status(self, raw: Raw, call: Call, request: HttpRequest) -> Raw:
         if 200 <= raw.status < 300:
             return raw
-        raise status_error(
-            redact(raw, sent, call.path), wall=self.backend.wall_clock(), url=(call.origin or self.host) + call.logged
-        )
+        raw = request.redaction.raw(raw)  # before its text is cut anywhere
+        raise status_error(raw, wall=self.backend.wall_clock(), url=(call.origin or self.host) + call.logged)
 
     async def _send_observed(self, call: Call, send: Send[InfoT]) -> InfoT:
         """One attempt, followed by a call of the hook `on_attempt`."""
@@ -235,25 +239,28 @@ class Transport:
 
     def _request(self, call: Call, sent: Mapping[str, str]) -> HttpRequest:
         timeout, base = call.timeout, call.origin or self.host
-        headers = self._request_headers(call, sent, base)
+        headers, redaction = self._request_headers(call, sent, base), Redaction(sent, call.headers, path=call.path)
         return HttpRequest(
-            call.method, base + call.path, headers, call.body, call.deadline, timeout.connect, timeout.queue
+            call.method,
+            base + call.path,
+            headers,
+            call.body,
+            call.deadline,
+            timeout.connect,
+            timeout.queue,
+            call.fresh,
+            redaction,
         )
 
     def _request_headers(self, call: Call, sent: Mapping[str, str], base: str) -> RequestHeaders:
         """The headers of a call; the same object as long as neither the auth's headers nor the call's own change."""
         key = call.origin, call.accept, call.body is None
         made = self._headers.get(key)
-        if made is None or made[0] is not sent or made[1] != call.headers:
+        if made is None or made[0] is not sent or (made[1] is not call.headers and made[1] != call.headers):
             own = {"accept": call.accept} if call.body is None else {"accept": call.accept, "content-type": JSON}
             headers = RequestHeaders(base, _own_headers(), own, sent, call.headers)
             made = self._headers[key] = sent, call.headers, headers
         return made[2]
-
-
-def _redact_bytes(error: APIError, sent: Mapping[str, str], path: str) -> None:
-    """What came of an answer, before it failed, may repeat what was sent."""
-    error.raw = error.raw and redact(error.raw, sent, path)
 
 
 @lru_cache

@@ -130,6 +130,17 @@ def up(
             "Where a provider of external models is; openai=local: here. May be repeated.", "PROVIDER=URL", _read_target
         ),
     ] = None,
+    allow_upstream: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:PORT]",
+            help="A server that is not public, such as 127.0.0.1:8000, and that external models may call. Repeatable.",
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name under which this machine is called. Repeatable."),
+    ] = None,
     custom: Annotated[
         list[Pair] | None,
         pairs_option(
@@ -175,6 +186,8 @@ def up(
             at_once=at_once,
             upstreams=dict(upstream or ()),
             upstream_key=upstream_key,
+            allowed_upstreams=allow_upstream or (),
+            allowed_hosts=allowed_host or (),
             customs=dict(custom or ()),
             faults=dict(parse_fault(one) for one in fault or ()),
             on_answer=None if quiet else _print_request,
@@ -222,11 +235,15 @@ def serve(
         str | None, typer.Argument(metavar="[MODEL.gguf | module:function]", help="SmolLM2 when left out.")
     ] = None,
     port: Annotated[int, typer.Option(help="3000 to 8000.")] = 7777,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name under which this machine is called. Repeatable."),
+    ] = None,
 ) -> None:
     """Run a driver app: a model that a cluster's driver proxy can reach, until Ctrl-C."""
     from dbllm.local.driver.server import DriverServer
 
-    DriverServer(model, port=port).run(_announce_driver)
+    DriverServer(model, port=port, allowed_hosts=allowed_host or ()).run(_announce_driver)
 
 
 def _announce_driver(driver: DriverServer) -> None:

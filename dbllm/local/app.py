@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import cast
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,18 +19,33 @@ from dbllm.local.access.authentication import AuthMiddleware
 from dbllm.local.access.oauth import Oidc
 from dbllm.local.access.permissions import Caller, need
 from dbllm.local.access.principals import Principals
-from dbllm.local.driver.proxy import PORTS, DriverProxy
-from dbllm.local.errors import Problem, bad_invocation_path, bad_request, never_ready, no_such_api, not_ready
+from dbllm.local.apps.agent_app import AgentApp
+from dbllm.local.apps.listing import AppsApi
+from dbllm.local.driver.cluster import Cluster
+from dbllm.local.driver.proxy import DriverProxy
+from dbllm.local.errors import (
+    Problem,
+    bad_invocation_path,
+    bad_request,
+    never_ready,
+    no_credential,
+    no_such_api,
+    not_ready,
+)
 from dbllm.local.gateway import providers
 from dbllm.local.gateway.gateway import Gateway
 from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.own_upstream import Upstream
+from dbllm.local.gateway.reach import read_reach
 from dbllm.local.http import operations
 from dbllm.local.http.asgi import decode_json, read_body
 from dbllm.local.http.error_details import with_details
 from dbllm.local.http.operations import OBJECT, TEXT, Operation
+from dbllm.local.http.origins import ByPort, Origins
+from dbllm.local.invocation import documented
 from dbllm.local.invocation.ai_gateway import AI_GATEWAY, AiGateway, feature_disabled
 from dbllm.local.invocation.custom_models import Customs
+from dbllm.local.invocation.data_plane import DataPlane
 from dbllm.local.invocation.dispatch import Dispatch
 from dbllm.local.invocation.faults import Faults
 from dbllm.local.invocation.limits import FOUNDATION_BODY, max_body
@@ -63,7 +78,8 @@ CHAT_AND_RESPONSES = ("llm/v1/chat", "agent/v1/responses")
 """The task of a chat model and the further one that it can be called for by `model`."""
 ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 DOCUMENT = "/api/local/openapi.json"
-DRIVER_APPS = "/api/local/driver-apps"
+AGENT = "smollm2-agent"
+"""The name of the agent's app."""
 
 
 def create_workspace_app(
@@ -76,6 +92,7 @@ def create_workspace_app(
     customs: Customs | None = None,
     store: Store | None = None,
     options: Options | None = None,
+    origins: Origins | None = None,
 ) -> ASGIApp:
     """A workspace around a loaded model.
 
@@ -88,21 +105,45 @@ def create_workspace_app(
         customs: the custom models of the options, loaded; loaded here when left out.
         store: remembers what is made; in memory by default. The app closes it when it ends.
         options: what else can be chosen.
+        origins: of the agent's app and of route-optimized endpoints, whose ports are served, too; none by default.
     """
     oidc = oidc or Oidc()
     options = options or Options()
     if customs is None:
         customs = Customs(options.customs)
         customs.load()
-    workspace = _Workspace(LocalModels(engine, vectors), identity, drivers, customs, store or Store(), options)
-    oidc.accept_also(workspace.principals.service)
+    origins = origins or Origins()
+    workspace = _Workspace(
+        LocalModels(engine, vectors), identity, drivers, customs, store or Store(), options, oidc, origins
+    )
+    principals = workspace.principals
+    oidc.accept_also(principals.service)
     # A bare router: Starlette's own middleware would answer errors in its own way.
     app = Router([*oidc.routes(), *workspace.routes()], redirect_slashes=False, lifespan=workspace.lifespan)
-    return AuthMiddleware(
-        app,
-        callers=lambda token: workspace.principals.caller(token) or oidc.caller(token),
-        workspace_id=identity.workspace_id,
-        open_paths=(f"{UPSTREAM}/",),
+
+    def guarded(app: ASGIApp, callers: Callable[[str], Caller | None], *open_paths: str) -> ASGIApp:
+        return AuthMiddleware(
+            app,
+            callers=callers,
+            workspace_id=identity.workspace_id,
+            open_paths=open_paths,
+            allowed_hosts=options.allowed_hosts,
+        )
+
+    def by_oauth(callers: Callable[[str], Caller | None]) -> Callable[[str], Caller | None]:
+        def caller(token: str) -> Caller | None:
+            if principals.caller(token) is not None:  # it is good for the workspace alone (Databricks docs)
+                raise no_credential()
+            return callers(token)
+
+        return caller
+
+    return ByPort(
+        guarded(app, lambda token: principals.caller(token) or oidc.caller(token), f"{UPSTREAM}/"),
+        {
+            origins.agent_app: guarded(workspace.agent_app.app(), by_oauth(oidc.caller)),
+            origins.data_plane: guarded(workspace.data_plane.app(), by_oauth(oidc.any_caller)),
+        },
     )
 
 
@@ -117,11 +158,14 @@ class _Workspace:
         customs: CustomModels,
         store: Store,
         options: Options,
+        oidc: Oidc,
+        origins: Origins,
     ) -> None:
         self._identity = identity
         self._store = store
         self._thread = ThreadPoolExecutor(1, "dbllm-state")
-        self._proxy = DriverProxy(identity.cluster_id, identity.workspace_id, drivers)
+        self._cluster = Cluster(store, identity.cluster_id, drivers)
+        self._proxy = DriverProxy(self._cluster, identity.workspace_id)
         self._metrics = Metrics()
         self._rates = Rates(store, options.now)
         scopes = Scopes(store, options.now)
@@ -131,17 +175,25 @@ class _Workspace:
         ready = [catalog.ready_record(one, name, identity.created_ms) for name, one in own.items()]
         for name in filter(endpoint_config.ENDPOINT_NAME.fullmatch, options.customs):
             ready.append(catalog.ready_record(catalog.custom_endpoint(name), name, identity.created_ms))
-        self._gateway: ExternalModels = Gateway(scopes.value, options.upstreams)
+        reach = read_reach(options.allowed_upstreams, options.upstreams.values())
+        check_external = partial(providers.check, reach=reach)
+        self._gateway: ExternalModels = Gateway(scopes.value, options.upstreams, reach=reach)
         self._upstream = Upstream(models, options.upstream_key or secrets.token_hex(16))
         self._customs: CustomModels = customs
         self._faults = Faults(options.faults)
+        self.agent_app = AgentApp(AGENT, models, self._faults)
+        self.data_plane = DataPlane(
+            origins.data_plane, identity.workspace_id, self._queried, oidc.details, self._answer_whole
+        )
         hooks = ManagementHooks(
             may_read=scopes.may_read,
-            check_external=providers.check,
+            check_external=check_external,
             custom=frozenset(options.customs),
             metrics=self._metrics.text,
             logs=self._metrics.log,
             forget=self._forget,
+            data_plane=self.data_plane.described,
+            route_optimization=bool(origins.data_plane),
         )
         self._endpoints = Endpoints(store, ready, own, hooks, options.now, options.deploy_seconds)
         self._dispatch = Dispatch(
@@ -155,7 +207,7 @@ class _Workspace:
             seed=options.seed,
             at_once=options.at_once,
         )
-        provider_rules = ProviderServiceRules(scopes.may_read, providers.check)
+        provider_rules = ProviderServiceRules(scopes.may_read, check_external)
         provider_services = Services(store, provider_rules, options.now)
         rules = ModelServiceRules(own, provider_services, self._endpoints.find)
         ready_services = model_services.ready_services(own.values(), identity.created_ms)
@@ -171,6 +223,8 @@ class _Workspace:
             *scopes.operations(),
             *self.principals.operations(),
             *self._faults.operations(),
+            *AppsApi(AGENT, origins.agent_app, identity.created_ms).operations(),
+            *self._cluster.operations(),
             *self._more_operations(),
         ]
 
@@ -205,6 +259,7 @@ class _Workspace:
         try:
             yield
         finally:
+            self.agent_app.close()
             await self._proxy.close()
             await self._gateway.close()
             await self._customs.close()
@@ -225,22 +280,18 @@ class _Workspace:
 
     async def document(self, _request: Request) -> Response:
         """The OpenAPI document of the table of operations."""
-        listed = [*self._operations, *_INVOCATIONS]
+        listed = [*self._operations, *documented.INVOCATIONS]
         if self._ai_gateway is not None:
-            listed += [*self._unity_catalog, *_GATEWAY_CALLS]
+            listed += [*self._unity_catalog, *documented.GATEWAY_CALLS]
         return JSONResponse(operations.document(listed, "dbllm's local workspace"))
 
     def _more_operations(self) -> list[Operation]:
-        port = operations.object_schema("port", port={"type": "integer", "minimum": PORTS[0], "maximum": PORTS[-1]})
         connection = operations.object_schema(
             "connection_name", connection_name=TEXT, method=TEXT, path=TEXT, json=OBJECT
         )
         return [
             Operation("GET", "/api/2.0/preview/scim/v2/Me", self._me, "Who calls"),
             Operation("POST", "/api/2.0/external-function", _no_connection, "Call a connection", connection),
-            Operation("GET", DRIVER_APPS, self._driver_apps, "Ports the driver proxy may reach"),
-            Operation("POST", DRIVER_APPS, self._add_driver_app, "Let it reach one more", port),
-            Operation("DELETE", DRIVER_APPS, self._remove_driver_app, "Let it reach one less", port),
         ]
 
     def _me(self, call: operations.ApiCall) -> Json:
@@ -256,26 +307,18 @@ class _Workspace:
             "groups": [{"display": "users", "type": "direct", "value": "1"}],
         }
 
-    def _driver_apps(self, _call: operations.ApiCall) -> Json:
-        """Local only, not a Databricks API: which ports of this machine the driver proxy may reach."""
-        return {"cluster_id": self._identity.cluster_id, "ports": sorted(self._proxy.ports)}
-
-    def _add_driver_app(self, call: operations.ApiCall) -> Json:
-        self._proxy.ports.add(_port(call))
-        return self._driver_apps(call)
-
-    def _remove_driver_app(self, call: operations.ApiCall) -> Json:
-        self._proxy.ports.discard(_port(call))
-        return self._driver_apps(call)
-
     # -- calls of models
 
     async def invocations(self, request: Request) -> Response:
         """Databricks REST: POST /serving-endpoints/{name}[/served-models/{served}]/invocations."""
         record = self._queried(request, request.path_params["name"])
+        self.data_plane.refuse_elsewhere(record)
         served = request.path_params.get("served")
         if served is not None and served not in {entity.name for entity in endpoint_record.entities(record)}:
             raise no_such_served(served, record.name)
+        return await self._answer_whole(request, record, served)
+
+    async def _answer_whole(self, request: Request, record: Record, served: str | None = None) -> Response:
         body = await read_body(request, max_body(record.task))
         return await self._answer(request, record, self._dispatch.chosen(record, served), body)
 
@@ -287,6 +330,7 @@ class _Workspace:
         if not isinstance(name, str):
             raise bad_request("missing required field 'model': the name of a serving endpoint")
         record = self._queried(request, name)
+        self.data_plane.refuse_elsewhere(record)
         task = OPENAI_TASKS[request.url.path.removeprefix("/serving-endpoints/")]
         if record.task != task and (record.task, task) != CHAT_AND_RESPONSES:
             raise bad_request(f"endpoint '{name}' has the task {record.task or 'of a custom model'}, not {task}")
@@ -323,64 +367,6 @@ class _Workspace:
     async def driver_proxy(self, request: Request) -> Response:
         """Databricks: /driver-proxy-api/o/{org}/{cluster_id}/{port}[/path]."""
         return await self._proxy.forward(request)
-
-
-def _described_only(_call: operations.ApiCall) -> object:
-    raise AssertionError("it is described in the document, and routed by itself")
-
-
-_STREAM_FLAG: Json = {"type": "boolean"}
-_FEW_TOKENS: Json = {"type": "integer", "minimum": 1, "maximum": 8}
-_MESSAGE = operations.object_schema(
-    "role", "content", role={"type": "string", "enum": ["system", "user", "assistant"]}, content=TEXT
-)
-_CHAT_BODY = operations.object_schema(
-    "messages", "max_tokens", messages={"type": "array", "items": _MESSAGE}, max_tokens=_FEW_TOKENS, stream=_STREAM_FLAG
-)
-_PROMPT_BODY = operations.object_schema(
-    "prompt", "max_tokens", prompt=TEXT, max_tokens=_FEW_TOKENS, stream=_STREAM_FLAG
-)
-_ROWS_BODY = operations.object_schema(
-    dataframe_records=operations.OBJECTS, dataframe_split=OBJECT, inputs={}, instances={}, params=OBJECT
-)
-_INPUT_BODY = operations.object_schema(
-    "input", "max_output_tokens", input=TEXT, max_output_tokens=_FEW_TOKENS, stream=_STREAM_FLAG
-)
-
-
-def _with_model(schema: Json, model: str) -> Json:
-    properties = {**cast("Json", schema["properties"]), "model": operations.text_schema(model)}
-    return operations.object_schema("model", *cast("list[str]", schema["required"]), **properties)
-
-
-_INVOCATIONS = [
-    Operation("POST", f"/serving-endpoints/{name}/invocations", _described_only, f"Call {name}", schema)
-    for name, schema in (
-        ("smollm2-chat", _CHAT_BODY),
-        ("smollm2-completions", _PROMPT_BODY),
-        ("databricks-bge-large-en", operations.object_schema("input", input={"type": "array", "items": TEXT})),
-        ("dolly", _ROWS_BODY),
-    )
-]
-_GATEWAY_CALLS = [
-    Operation("POST", f"{AI_GATEWAY}/mlflow/v1/{path}", _described_only, f"Call a model service ({path})", schema)
-    for path, schema in (
-        ("chat/completions", _with_model(_CHAT_BODY, "system.ai.smollm2-chat")),
-        ("responses", _with_model(_INPUT_BODY, "system.ai.smollm2-chat")),
-        (
-            "embeddings",
-            _with_model(operations.object_schema("input", input=operations.TEXTS), "system.ai.bge-large-en"),
-        ),
-    )
-]
-"""For the document alone: these are routed by themselves."""
-
-
-def _port(call: operations.ApiCall) -> int:
-    port = call.body.get("port")
-    if type(port) is not int or port not in PORTS:
-        raise bad_request(f"'port' must be an integer from {PORTS[0]} to {PORTS[-1]}")
-    return port
 
 
 def _no_connection(call: operations.ApiCall) -> object:

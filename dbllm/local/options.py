@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dbllm.local.invocation.callables import Answerer
@@ -23,6 +23,9 @@ class Options:
         at_once: how many invocations are worked on at the same time; further ones wait.
         upstreams: base URLs by provider of external models, in place of the providers' own; "local" is the
             workspace's own upstream.
+        allowed_upstreams: servers, as name or name:port, that the settings of external models may name although they
+            are this machine or not public. Those of `upstreams` may be named in any case.
+        allowed_hosts: names of this machine, beside those of loopback, under which it is called (header `Host`).
         upstream_key: opens the workspace's own upstream; made up when left out.
         customs: custom models by name: a callable, its "module:function", or the URL of an MLflow scoring server. Each
             gets an endpoint of that name, if the name can be one's.
@@ -36,6 +39,8 @@ class Options:
     seed: int | None = None
     at_once: int = AT_ONCE
     upstreams: Mapping[str, str] = field(default_factory=dict)
+    allowed_upstreams: Sequence[str] = ()
+    allowed_hosts: Sequence[str] = ()
     upstream_key: str | None = field(default=None, repr=False)
     customs: Mapping[str, str | Answerer] = field(default_factory=dict)
     faults: Mapping[str, Fault] = field(default_factory=dict)

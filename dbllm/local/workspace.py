@@ -7,16 +7,19 @@ import ipaddress
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dbllm.local.access.oauth import TOKEN_SECONDS, Oidc
 from dbllm.local.app import create_workspace_app
-from dbllm.local.driver.proxy import PORTS
+from dbllm.local.driver.cluster import PORTS
 from dbllm.local.errors import LocalError
 from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.providers import OWN_UPSTREAM, check_upstreams
+from dbllm.local.gateway.reach import read_reach
 from dbllm.local.http.client import is_loopback
+from dbllm.local.http.origins import Origins
 from dbllm.local.http.server import GRACE, Service, WebServer, listen
 from dbllm.local.invocation.custom_models import Customs
 from dbllm.local.model.embeddings import Vectors
@@ -84,6 +87,7 @@ class Workspace(Service):
         self._noted = noted
         self._options = options or Options()
         check_upstreams(self._options.upstreams)
+        read_reach(self._options.allowed_upstreams)
         self._identity: Identity | None = None
         self._host: str | None = None
         self._page: Page | None = None
@@ -139,6 +143,9 @@ class Workspace(Service):
         # Before the model is fetched and loaded: a taken port should not cost a minute to find out.
         sock = listen(self._bind, self._port, hint=WORKSPACE_PORT_HINT)
         stack.callback(sock.close)
+        more = [listen(self._bind, 0, hint=WORKSPACE_PORT_HINT) for _ in fields(Origins)]
+        for one in more:
+            stack.callback(one.close)
         self._host = url(sock.getsockname())
         stack.callback(self._forget)
         if self._noted:
@@ -160,11 +167,12 @@ class Workspace(Service):
             customs=customs,
             store=store,
             options=self._options,
+            origins=Origins(*(url(one.getsockname()) for one in more)),
         )
         secret = (self.token, self.upstream_key)
         log = RequestLog(app, secret, self._options.on_answer)
         self._page = Page(log, self.env) if is_loopback(self._host) else None
-        return WebServer(self._page or log, sock, engine.interrupt, drain=self._drain)
+        return WebServer(self._page or log, sock, engine.interrupt, drain=self._drain, more=more)
 
     def _forget(self) -> None:
         self._host = None
@@ -184,7 +192,8 @@ def with_upstream(options: Options, url: str, store: Store) -> Options:
         if not stored:
             store.commit(Change("upstream", "key", key))
     upstreams = {provider: url if base == OWN_UPSTREAM else base for provider, base in options.upstreams.items()}
-    return replace(options, upstream_key=key, upstreams=upstreams)
+    own = urlsplit(url).netloc  # asks for its own key
+    return replace(options, upstream_key=key, upstreams=upstreams, allowed_upstreams=(*options.allowed_upstreams, own))
 
 
 async def check_answers(engine: Engine) -> None:

@@ -24,7 +24,7 @@ DEAD = "http://127.0.0.1:9/v1"  # nobody listens there
 
 @pytest.fixture
 def plane(engine: Engine) -> Plane:
-    return Plane(engine, deploy_seconds=0.0)
+    return Plane(engine, deploy_seconds=0.0, allowed_upstreams=["127.0.0.1"])
 
 
 def make(plane: Plane, body: dict[str, Any], name: str = "mine") -> str:
@@ -142,7 +142,7 @@ def test_limits_of_a_service_count_calls_and_tokens_by_minute_and_hour(plane: Pl
 @pytest.fixture
 def served(engine: Engine) -> Iterator[ServedPlane]:
     """A workspace on a socket: its connections to providers live longer than a call."""
-    with ServedPlane(engine, deploy_seconds=0.0, upstream_key="sk-1") as plane:
+    with ServedPlane(engine, deploy_seconds=0.0, upstream_key="sk-1", allowed_upstreams=["127.0.0.1"]) as plane:
         yield plane
 
 

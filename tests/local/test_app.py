@@ -312,7 +312,7 @@ def test_a_client_that_goes_away_frees_its_slot(
         {"prompt": "Once upon a time", "use_raw_prompt": True, "max_tokens": 3000, "stream": streamed}
     ).encode()
     head = (
-        f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {workspace.identity.token}\r\n"
+        f"POST {COMPLETIONS} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {workspace.identity.token}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     port = int(workspace.host.rsplit(":", 1)[1])

@@ -26,7 +26,7 @@ def shouting(prompt: str) -> str:
 
 @pytest.fixture
 def plane(engine: Engine) -> Plane:
-    return Plane(engine, deploy_seconds=0.0, seed=7, customs={"shout": shouting})
+    return Plane(engine, deploy_seconds=0.0, seed=7, customs={"shout": shouting}, allowed_upstreams=["127.0.0.1:9"])
 
 
 def make(plane: Plane, *entities: dict[str, Any], shares: list[int] | None = None, **more: Any) -> None:

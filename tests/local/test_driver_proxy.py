@@ -269,7 +269,7 @@ def test_when_the_client_goes_away_the_app_is_let_go(
 
     app.app.handler = think
     request = (
-        f"POST {url} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {workspace.identity.token}\r\n"
+        f"POST {url} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {workspace.identity.token}\r\n"
         "content-length: 2\r\n\r\n{}"
     )
     with socket.create_connection(("127.0.0.1", int(workspace.host.rsplit(":", 1)[1]))) as client:

@@ -61,7 +61,7 @@ def test_a_client_that_vanishes_frees_its_slot_soon(
 ) -> None:
     body = json.dumps({"prompt": "Once", "use_raw_prompt": True, "max_tokens": 3000, "stream": True}).encode()
     head = (
-        f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\n"
+        f"POST {COMPLETIONS} HTTP/1.1\r\nhost: 127.0.0.1\r\n"
         f"authorization: Bearer {workspace.identity.token}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from dbllm.local.app import create_workspace_app
+from dbllm.local.http.origins import Origins
 from dbllm.local.http.server import WebServer, listen
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine
@@ -25,10 +26,12 @@ SECRETS = "/api/2.0/secrets"
 class Plane:
     """Calls of the workspace's APIs; `at` is its clock, in seconds."""
 
-    def __init__(self, engine: Engine, store: Store | None = None, **options: Any) -> None:
+    def __init__(
+        self, engine: Engine, store: Store | None = None, origins: Origins | None = None, **options: Any
+    ) -> None:
         self.at = 1_700_000_000.0
         chosen = Options(**{"deploy_seconds": 10.0, "now": lambda: self.at, **options})
-        self.app = create_workspace_app(engine, Vectors(), IDENTITY, store=store, options=chosen)
+        self.app = create_workspace_app(engine, Vectors(), IDENTITY, store=store, options=chosen, origins=origins)
 
     def answer(self, method: str, path: str, json: object = None, token: str = OWNER, **more: Any) -> httpx.Response:
         """Any response."""
@@ -61,17 +64,19 @@ class Plane:
 
 
 class ServedPlane(Plane):
-    """The same on a socket, for what outlives a call: the workspace runs on one event loop.
+    """The same on sockets, for what outlives a call: the workspace runs on one event loop.
 
     Attributes:
         host: its URL.
+        origins: those of the agent's app and of route-optimized endpoints.
     """
 
     def __init__(self, engine: Engine, **options: Any) -> None:
-        super().__init__(engine, **options)
-        sock = listen("127.0.0.1", 0, hint="")
-        self.host = f"http://127.0.0.1:{sock.getsockname()[1]}"
-        self._server = WebServer(self.app, sock)
+        sockets = [listen("127.0.0.1", 0, hint="") for _ in range(3)]
+        self.host, *others = (f"http://127.0.0.1:{sock.getsockname()[1]}" for sock in sockets)
+        self.origins = Origins(*others)
+        super().__init__(engine, origins=self.origins, **options)
+        self._server = WebServer(self.app, sockets[0], more=sockets[1:])
         self._http = httpx.Client(base_url=self.host, timeout=60, trust_env=False)
 
     def __enter__(self) -> ServedPlane:
@@ -84,6 +89,17 @@ class ServedPlane(Plane):
 
     def answer(self, method: str, path: str, json: object = None, token: str = OWNER, **more: Any) -> httpx.Response:
         return self._http.request(method, path, json=json, headers={"authorization": f"Bearer {token}"}, **more)
+
+    def login(self, name: str) -> str:
+        """An OAuth token of a service principal who is not an admin."""
+        made = self.do("POST", "/api/local/principals", {"name": name})
+        return str(self.token(auth=(name, made["client_secret"]), grant_type="client_credentials")["access_token"])
+
+    def token(self, auth: tuple[str, str] | None = None, status: int = 200, **form: str) -> Any:
+        """What the token endpoint answers."""
+        answer = self._http.post("/oidc/v1/token", data={"scope": "all-apis", **form}, auth=auth)
+        assert answer.status_code == status, answer.text
+        return answer.json()
 
 
 def own(name: str = "", entity: str = "local.default.dolly", **more: Any) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import threading
+from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
-from support.loopback import Peer, Server, head, keep_answering, streaming
-from support.modes import in_thread
+from support.loopback import PATIENCE, Peer, Server, head, keep_answering, streaming
+from support.modes import idle, in_thread, together
 from support.samples import HELLO
 
 import dbllm
@@ -90,6 +93,57 @@ async def test_every_row_of_the_table(make, serve, clock, column, own):
 
 
 @pytest.mark.parametrize("own", [None, "httpx"])
+async def test_many_calls_at_once_run_as_often_as_their_class_allows_and_none_gets_the_answer_of_another(
+    make, serve, clock, colour, own
+):
+    """The server counts executions by the nonce of each call; the first of each fails, on a connection of its own."""
+    runs: Counter[str] = Counter()
+    columns = {"POST": FAST, "POST, ambiguous as well": AMBIGUOUS, "GET": FAST}
+    rows, lock = list(ROWS), threading.Lock()
+
+    def play(peer: Peer) -> None:
+        request = peer.request()
+        if request is None:
+            return
+        nonce = request.headers["nonce"]
+        with lock:
+            runs[nonce] += 1
+            first = runs[nonce] == 1
+        if first:
+            peer.request = lambda: request  # type: ignore[method-assign] # the script reads it once more
+            ROWS[rows[int(nonce.split("/")[0])]][0](peer)
+        else:
+            peer.answer(nonce, connection="close")
+
+    server = serve(play)
+    wrong: list[str] = []
+    async with make(server.host, engine=own, max_connections=12) as client:
+        clock.on(client)
+
+        async def call(nonce: str, column: str) -> None:
+            method, more = column.split(",")[0], {} if column == "GET" else {"json": {}}
+            try:
+                answer = await client.request(
+                    method, f"/{nonce}", headers={"nonce": nonce}, retry=columns[column], **more
+                )
+                if answer != nonce:
+                    wrong.append(f"{nonce} got {answer}")
+            except dbllm.APIError as error:
+                if error.attempts != runs[nonce]:
+                    wrong.append(f"{nonce}: {error.attempts} attempts in the error, {runs[nonce]} executions")
+
+        for place, column in enumerate(columns):
+            nonces = [f"{row}/{place}/{number}" for row in range(len(rows)) for number in range(2)]
+            await together(colour, [partial(call, nonce, column) for nonce in nonces])
+            for nonce in nonces:
+                row = rows[int(nonce.split("/")[0])]
+                if runs[nonce] != 1 + ROWS[row][1 + place]:
+                    wrong.append(f"{row}, {column}: executed {runs[nonce]} times")
+    assert wrong == []
+    assert len(runs) == 6 * len(rows)
+
+
+@pytest.mark.parametrize("own", [None, "httpx"])
 async def test_a_stream_is_as_a_post_until_its_first_event(make, serve, clock, own):
     wrong: list[str] = []
     for row, (script, again, *_) in ROWS.items():
@@ -143,6 +197,35 @@ async def test_a_kept_alive_connection_that_was_closed_meanwhile_carries_no_requ
                 assert await client.request("POST", "/x", json={}) == "hello"
         assert len(server.requests) == 2
         assert clock.waits == [0.0]
+
+
+async def test_a_server_that_ends_kept_alive_connections_as_it_begins_to_work_runs_a_post_twice_at_most(
+    make, serve, colour
+):
+    """It cannot be told from one that had closed them before. What follows goes over a connection that was just made,
+    and there an end means that the request was sent.
+    """
+    ready = threading.Barrier(4)
+    runs: Counter[str] = Counter()
+
+    def play(peer: Peer) -> None:
+        while request := peer.request():
+            if "warm" in request.headers:
+                ready.wait(PATIENCE)  # as many connections as calls
+                peer.answer()
+            else:
+                runs[request.headers["nonce"]] += 1
+                peer.reset()
+                return
+
+    server = serve(play)
+    async with make(server.host, retry=FAST) as client:
+        warm = [partial(client.request, "POST", "/x", json={}, headers={"warm": "1"}) for _ in range(4)]
+        assert await together(colour, warm) == ["hello"] * 4
+        with pytest.raises(dbllm.APIConnectionError) as caught:
+            await client.request("POST", "/x", json={}, headers={"nonce": "one"})
+        assert idle(client) == 2  # a new connection takes the place of a kept one
+    assert (runs["one"], caught.value.attempts, caught.value.sent) == (2, 2, True)
 
 
 @pytest.mark.parametrize("said", [b"H", b"HTTP/1.1 102 Processing\r\n\r\n", b"HTTP/1.1 200 OK\r\n", b"\r\n"])

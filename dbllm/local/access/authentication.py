@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dbllm.local.access.oauth import PATHS
 from dbllm.local.access.permissions import Caller
 from dbllm.local.errors import headers_too_large, no_credential, wrong_token
-from dbllm.local.http.caller import check_origin
+from dbllm.local.http.caller import came_over_loopback, check_host, check_origin
 from dbllm.local.http.middleware import ErrorMiddleware
 
 OPEN_PATHS = frozenset({"/.well-known/databricks-config"}) | PATHS
@@ -30,6 +30,7 @@ class AuthMiddleware:
         callers: whose token it is, or None. Raises a Problem for one that has ended.
         workspace_id: for the answers' header.
         open_paths: starts of paths that check a credential themselves.
+        allowed_hosts: names of this machine beside those of loopback.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class AuthMiddleware:
         callers: Callable[[str], Caller | None],
         workspace_id: str,
         open_paths: tuple[str, ...] = (),
+        allowed_hosts: Iterable[str] = (),
     ) -> None:
         self._app = app
         self._guarded = ErrorMiddleware(self._admit)
         self._callers = callers
         self._workspace_id = workspace_id
         self._open_paths = open_paths
+        self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = str(uuid.uuid4())
@@ -61,6 +64,8 @@ class AuthMiddleware:
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             _check_size(scope)
+            if came_over_loopback(scope):
+                check_host(Headers(scope=scope), self._allowed_hosts)
             check_origin(scope["method"], Headers(scope=scope))
             # mlflow lists and creates endpoints at a path with a slash at its end.
             if scope["path"].startswith("/api/"):

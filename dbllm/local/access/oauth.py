@@ -1,13 +1,15 @@
 """OAuth of the local workspace: service principals get tokens that end.
 
 As Databricks serves it (databricks-sdk: oauth.py): RFC 8414 metadata below /oidc, and a token endpoint that takes
-`client_credentials` (HTTP Basic, or id and secret in the body) and token exchange (federation: RFC 8693). Errors are
+`client_credentials` (HTTP Basic, or id and secret in the body), token exchange (federation: RFC 8693) and, for tokens
+of route-optimized endpoints, `authorization_details` or a JWT bearer assertion (RFC 9396, RFC 7523). Errors are
 RFC 6749's. Tokens are opaque and live in memory: a restart ends them.
 """
 
 from __future__ import annotations
 
 import hmac
+import json
 import secrets
 import time
 from base64 import b64decode
@@ -19,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dbllm.local.access.permissions import Caller
-from dbllm.local.errors import expired_token
+from dbllm.local.errors import Problem, expired_token
 from dbllm.local.http.asgi import read_body
 
 TOKEN_SECONDS = 3600.0
@@ -28,6 +30,7 @@ TOKEN = "/oidc/v1/token"  # noqa: S105 - a path
 PATHS = frozenset({METADATA, TOKEN})
 """Databricks answers these without a credential in the header's usual form."""
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 MAX_TOKEN_BODY = 2**20  # bytes of a token request
 
 
@@ -54,6 +57,7 @@ class Oidc:
         self._clock = clock
         self._ends: dict[str, float] = {}
         self._callers: dict[str, Caller] = {}
+        self._details: dict[str, str] = {}
         self._others: Callable[[str, str], Caller | None] = lambda _name, _secret: None
 
     def accept_also(self, others: Callable[[str, str], Caller | None]) -> None:
@@ -65,10 +69,22 @@ class Oidc:
         return [Route(METADATA, self.metadata), Route(TOKEN, self.token, methods=["POST"])]
 
     def caller(self, token: str) -> Caller | None:
-        """Whose token it is; None if it is none of these.
+        """Whose token it is; None if it is none of these, or one for certain objects alone.
 
         Raises:
             Problem: 403, it is, and has ended.
+        """
+        return None if self.details(token) else self.any_caller(token)
+
+    def details(self, token: str) -> str:
+        """The `authorization_details` that a token was issued for; "" if for all APIs."""
+        return self._details.get(token, "")
+
+    def any_caller(self, token: str) -> Caller | None:
+        """Whose token it is, whatever it was issued for.
+
+        Raises:
+            Problem: 403, it has ended.
         """
         ends = self._ends.get(token)
         if ends is None:
@@ -85,7 +101,7 @@ class Oidc:
                 "issuer": base,
                 "authorization_endpoint": f"{base}/v1/authorize",
                 "token_endpoint": f"{base}/v1/token",
-                "grant_types_supported": ["client_credentials", EXCHANGE],
+                "grant_types_supported": ["client_credentials", EXCHANGE, JWT_BEARER],
                 "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
             }
         )
@@ -102,6 +118,8 @@ class Oidc:
             caller = self._principal(name, secret)
             if caller is None:
                 return _refusal(401, "invalid_client", "Client authentication failed")
+        elif grant == JWT_BEARER:
+            return self._narrowed(form)
         elif grant == EXCHANGE:
             if form.get("subject_token", "") not in self._subjects:
                 return _refusal(400, "invalid_grant", "The subject token is not trusted by a federation policy")
@@ -110,7 +128,19 @@ class Oidc:
             return _refusal(400, "unsupported_grant_type", f"grant_type {grant!r} is not supported")
         if not form.get("scope"):
             return _refusal(400, "invalid_scope", "scope is missing")
-        return self._issued(caller, form["scope"])
+        return self._issued(caller, form["scope"], form.get("authorization_details", ""))
+
+    def _narrowed(self, form: Mapping[str, str]) -> Response:
+        """RFC 7523 §2.1, as databricks-sdk's data_plane.py asks: for any token of the caller one of certain objects."""
+        try:
+            caller = self.caller(form.get("assertion", ""))
+        except Problem as problem:
+            return _refusal(400, "invalid_grant", problem.message)
+        if caller is None:
+            return _refusal(400, "invalid_grant", "The assertion is not an OAuth token of this workspace")
+        if not form.get("authorization_details"):
+            return _refusal(400, "invalid_request", "authorization_details is missing")
+        return self._issued(caller, form.get("scope", "all-apis"), form["authorization_details"])
 
     def _principal(self, name: str, secret: str) -> Caller | None:
         known = self._principals.get(name, "")
@@ -118,16 +148,32 @@ class Oidc:
             return Caller(name, service=True, admin=True)
         return self._others(name, secret)
 
-    def _issued(self, caller: Caller, scope: str) -> Response:
+    def _issued(self, caller: Caller, scope: str, details: str) -> Response:
+        if details and not is_details(details):
+            return _refusal(
+                400, "invalid_authorization_details", "authorization_details must be a JSON list of objects"
+            )
         now = self._clock()
         self._ends = {token: ends for token, ends in self._ends.items() if ends > now - 60}
         self._callers = {token: self._callers[token] for token in self._ends}
+        self._details = {token: kept for token, kept in self._details.items() if token in self._ends}
         token = f"local-oauth-{secrets.token_urlsafe(32)}"
         self._callers[token] = caller
+        if details:
+            self._details[token] = details
         self._ends[token] = now + self._seconds
         life = int(self._seconds) if self._seconds == int(self._seconds) else self._seconds
         content = {"access_token": token, "token_type": "Bearer", "expires_in": life, "scope": scope}
         return JSONResponse(content, headers={"cache-control": "no-store"})
+
+
+def is_details(text: str) -> bool:
+    """Whether a text is the `authorization_details` of RFC 9396: a JSON list of objects with a type."""
+    try:
+        listed = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(listed, list) and all(isinstance(one, dict) and "type" in one for one in listed)
 
 
 def _client(authorization: str, form: Mapping[str, str]) -> tuple[str, str]:

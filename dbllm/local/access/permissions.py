@@ -6,7 +6,7 @@ CAN_MANAGE, each of which includes the ones before it; a secret scope's gives RE
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dbllm.local.errors import denied, invalid
@@ -47,12 +47,12 @@ class Caller:
         return f"{'service_principal_name' if self.service else 'user_name'}:{self.name}"
 
 
-def level(acl: Acl, caller: Caller) -> str | None:
-    """The highest level of `caller` on an endpoint."""
+def level(acl: Acl, caller: Caller, levels: Sequence[str] = LEVELS) -> str | None:
+    """The highest level of `caller` on an endpoint, or on what else has `levels`."""
     if caller.admin:
-        return LEVELS[-1]
-    levels = [acl[who] for who in (caller.principal, USERS) if who in acl]
-    return max(levels, key=LEVELS.index, default=None)
+        return levels[-1]
+    granted = [acl[who] for who in (caller.principal, USERS) if who in acl]
+    return max(granted, key=levels.index, default=None)
 
 
 def need(acl: Acl, caller: Caller, wanted: str, name: str) -> None:
@@ -77,7 +77,7 @@ def need_scope(acl: Acl, caller: Caller, wanted: str, scope: str) -> None:
         raise denied(f"'{caller.name}' does not have {wanted} permission on scope {scope}")
 
 
-def read_acl(body: Mapping[str, object]) -> dict[str, str]:
+def read_acl(body: Mapping[str, object], levels: Sequence[str] = LEVELS) -> dict[str, str]:
     """The `access_control_list` of a request.
 
     Raises:
@@ -86,38 +86,38 @@ def read_acl(body: Mapping[str, object]) -> dict[str, str]:
     listed = body.get("access_control_list", [])
     if not isinstance(listed, list):
         raise invalid("access_control_list must be a list")
-    return dict(_read_entry(entry) for entry in listed)
+    return dict(_read_entry(entry, levels) for entry in listed)
 
 
-def _read_entry(entry: object) -> tuple[str, str]:
+def _read_entry(entry: object, levels: Sequence[str]) -> tuple[str, str]:
     if not isinstance(entry, dict):
         raise invalid("each entry of access_control_list must be an object")
     named = [(field, entry[field]) for field in FIELDS if entry.get(field) is not None]
     if len(named) != 1 or not isinstance(named[0][1], str) or not named[0][1]:
         raise invalid(f"each entry of access_control_list needs exactly one of {', '.join(FIELDS)}")
     wanted = entry.get("permission_level")
-    if wanted not in LEVELS:
-        raise invalid(f"permission_level must be one of {', '.join(LEVELS)}")
+    if wanted not in levels:
+        raise invalid(f"permission_level must be one of {', '.join(levels)}")
     return f"{named[0][0]}:{named[0][1]}", str(wanted)
 
 
-def described(endpoint_id: str, acl: Acl) -> Json:
+def described(object_id: str, acl: Acl, kind: str = "serving-endpoint", levels: Sequence[str] = LEVELS) -> Json:
     """An access control list as the permissions API shows it. Admins may manage everything, by inheritance."""
     return {
-        "object_id": f"/serving-endpoints/{endpoint_id}",
-        "object_type": "serving-endpoint",
+        "object_id": f"/{kind}s/{object_id}",
+        "object_type": kind,
         "access_control_list": [
-            *(_entry(who, permission, inherited=False) for who, permission in acl.items() if who != ADMINS),
-            _entry(ADMINS, LEVELS[-1], inherited=True),
+            *(_entry(who, permission) for who, permission in acl.items() if who != ADMINS),
+            _entry(ADMINS, levels[-1], inherited_from=f"/{kind}s/"),
         ],
     }
 
 
-def _entry(who: str, permission: str, *, inherited: bool) -> Json:
+def _entry(who: str, permission: str, *, inherited_from: str = "") -> Json:
     field, _, name = who.partition(":")
-    one: Json = {"permission_level": permission, "inherited": inherited}
-    if inherited:
-        one["inherited_from_object"] = ["/serving-endpoints/"]
+    one: Json = {"permission_level": permission, "inherited": bool(inherited_from)}
+    if inherited_from:
+        one["inherited_from_object"] = [inherited_from]
     return {field: name, "display_name": name, "all_permissions": [one]}
 
 

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 
 import httpx
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from dbllm.local.driver.cluster import PORTS, Cluster
 from dbllm.local.errors import Problem, bad_request
 from dbllm.local.http.asgi import ClientGoneError, until_gone
 
 logger = logging.getLogger("dbllm.local")
-
-PORTS = range(3000, 8001)
 
 HOP_BY_HOP = frozenset(
     {
@@ -47,15 +46,10 @@ BAD_GATEWAY = (
 
 
 class DriverProxy:
-    """Forwards to the driver apps whose ports are registered.
+    """Forwards to the driver apps whose ports are registered, for who may attach to the cluster."""
 
-    Attributes:
-        ports: the registered ports.
-    """
-
-    def __init__(self, cluster_id: str, workspace_id: str, ports: Iterable[int] = ()) -> None:
-        self.ports = set(ports)
-        self._cluster_id = cluster_id
+    def __init__(self, cluster: Cluster, workspace_id: str) -> None:
+        self._cluster = cluster
         self._orgs = {"0", workspace_id}
         # An app may think for long, so there is no read timeout; the client's own ends the wait.
         self._http = httpx.AsyncClient(
@@ -68,15 +62,17 @@ class DriverProxy:
         """The app's answer to `request`.
 
         Raises:
-            Problem: 404 for another cluster or workspace.
+            Problem: 404 for another cluster or workspace, 403 for who may not attach to the cluster.
         """
         path = request.path_params
         if path["org"] not in self._orgs:
             raise Problem(404, "RESOURCE_DOES_NOT_EXIST", f"Workspace {path['org']} does not exist.")
-        if path["cluster_id"] != self._cluster_id:
+        if path["cluster_id"] != self._cluster.id:
             raise Problem(404, "RESOURCE_DOES_NOT_EXIST", f"Cluster {path['cluster_id']} does not exist.")
-        port = path["port"]
-        if not port.isascii() or not port.isdigit() or int(port) not in self.ports or int(port) not in PORTS:
+        self._cluster.need(request.scope["dbllm.caller"], "CAN_ATTACH_TO")
+        port, own = path["port"], (request.scope.get("server") or ("", None))[1]
+        known = port.isascii() and port.isdigit() and len(port) < 6 and int(port) in self._cluster.ports
+        if not known or int(port) not in PORTS or int(port) == own:
             return bad_gateway()
         return _Forwarded(self._http, request, f"http://127.0.0.1:{int(port)}{_sub_path(request)}")
 

@@ -37,7 +37,8 @@ try:
     from starlette.routing import Route, Router
     from starlette.types import ASGIApp
 
-    from dbllm.local.driver.proxy import PORTS
+    from dbllm.local.driver.cluster import DRIVER_APPS as REGISTRY
+    from dbllm.local.driver.cluster import PORTS
     from dbllm.local.http.asgi import MEGABYTE, EventStream, decode_json, read_body, until_gone
     from dbllm.local.http.caller import check_host, check_origin, is_json
     from dbllm.local.http.client import is_loopback
@@ -58,7 +59,6 @@ except ModuleNotFoundError as error:
     raise LocalError(missing_extra(error.name or "a package")) from error
 
 MAX_BODY = 16 * MEGABYTE
-REGISTRY = "/api/local/driver-apps"
 DRIVER_PORT_HINT = "Stop what listens there, or choose another port with --port."
 
 
@@ -69,6 +69,7 @@ class DriverServer(Service):
         model: a GGUF file, a callable, or "module:function"; SmolLM2-135M-Instruct, fetched once, when left out.
         port: 3000 to 8000, what the driver proxy reaches; 0 takes a free one of these.
         max_body: bytes of a request that are taken.
+        allowed_hosts: names of this machine, beside those of loopback, under which it is called (header `Host`).
 
     It listens on loopback, and on all addresses only on a Databricks cluster (DATABRICKS_RUNTIME_VERSION is set).
     When DATABRICKS_HOST and DATABRICKS_TOKEN name a local workspace, the app's port is registered there while it runs.
@@ -78,7 +79,12 @@ class DriverServer(Service):
     """
 
     def __init__(
-        self, model: str | Path | Answerer | None = None, *, port: int = 7777, max_body: int = MAX_BODY
+        self,
+        model: str | Path | Answerer | None = None,
+        *,
+        port: int = 7777,
+        max_body: int = MAX_BODY,
+        allowed_hosts: Sequence[str] = (),
     ) -> None:
         if port != 0 and port not in PORTS:
             raise LocalError(
@@ -87,6 +93,7 @@ class DriverServer(Service):
         self._model = model
         self._wanted_port = port
         self._max_body = max_body
+        self._allowed_hosts = tuple(allowed_hosts)
         self._port: int | None = None
         self.registration = "not registered"
 
@@ -111,7 +118,12 @@ class DriverServer(Service):
         self._port = sock.getsockname()[1]
         answerer, interrupt = self._answerer(stack)
         self.registration = stack.enter_context(_Registered(self.port)).outcome
-        app = create_app(answerer, max_body=self._max_body, this_machine_only=is_loopback(sock.getsockname()[0]))
+        app = create_app(
+            answerer,
+            max_body=self._max_body,
+            this_machine_only=is_loopback(sock.getsockname()[0]),
+            allowed_hosts=self._allowed_hosts,
+        )
         return WebServer(app, sock, before_exit=interrupt)
 
     def _answerer(self, stack: ExitStack) -> tuple[Answerer, Callable[[], None]]:
@@ -159,18 +171,22 @@ def gguf_answerer(engine: engines.Engine) -> Answerer:
     return answer
 
 
-def create_app(answerer: Answerer, *, max_body: int = MAX_BODY, this_machine_only: bool = False) -> ASGIApp:
+def create_app(
+    answerer: Answerer, *, max_body: int = MAX_BODY, this_machine_only: bool = False, allowed_hosts: Sequence[str] = ()
+) -> ASGIApp:
     """The driver app around a callable, as ASGI.
 
     Args:
         answerer: makes the text.
         max_body: bytes of a request that are taken.
         this_machine_only: refuse what reached this machine by another name, and what a web page of another one sent.
+        allowed_hosts: other names of this machine.
     """
+    names = frozenset(host.lower() for host in allowed_hosts)
 
     async def answer(request: Request) -> Response:
         if this_machine_only:
-            check_host(request.headers)
+            check_host(request.headers, names)
             check_origin(request.method, request.headers)
         require_json(request.headers.get("content-type", ""))
         prompt = read_prompt(decode_json(await read_body(request, max_body)))

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from dbllm._protocol.sse import Decoder
 from dbllm.local.errors import Problem
 from dbllm.local.gateway import dialect, providers
+from dbllm.local.gateway.reach import Reach, guard, read_reach
 from dbllm.local.http.asgi import Emit, EventStream, decode_json, until_gone
 from dbllm.local.http.client import http_client
 from dbllm.local.json_values import Json
@@ -51,14 +52,21 @@ class Gateway:
         secret: the text of a secret by scope and key; None when there is none.
         upstreams: base URLs by provider, in place of the providers' own.
         timeout: seconds that a provider has.
+        reach: which servers may be called that are not public; default: those of `upstreams`.
     """
 
     def __init__(
-        self, secret: providers.Secrets, upstreams: Mapping[str, str] | None = None, *, timeout: float = EXECUTION
+        self,
+        secret: providers.Secrets,
+        upstreams: Mapping[str, str] | None = None,
+        *,
+        timeout: float = EXECUTION,
+        reach: Reach | None = None,
     ) -> None:
         self._secret = secret
         self._upstreams = dict(upstreams or {})
         self._timeout = timeout
+        self._reach = read_reach((), self._upstreams.values()) if reach is None else reach
         self._client: httpx.AsyncClient | None = None
 
     async def call(self, request: Request, entity: Entity, task: str, body: bytes) -> Response:
@@ -72,7 +80,7 @@ class Gateway:
         if not isinstance(external, Mapping):
             raise Problem(400, "INVALID_PARAMETER_VALUE", f"'{entity.name}' has no 'external_model'.")
         wanted = dialect.read_request(task, decode_json(body))
-        target = providers.target(external, task, self._secret, self._upstreams)
+        target = providers.target(external, task, self._secret, self._upstreams, self._reach)
         call = _ProviderCall(str(external["provider"]), str(external["name"]), task, target)
         payload = target.dialect.request(task, call.model, wanted)
         headers = {"served-model-name": entity.name}
@@ -91,7 +99,7 @@ class Gateway:
     def _http(self) -> httpx.AsyncClient:
         # Made at the first call: reading the certificates takes time that most workspaces need not spend.
         if self._client is None:
-            self._client = http_client(self._timeout)
+            self._client = guard(http_client(self._timeout), self._reach)
         return self._client
 
     async def _within(self, call: _ProviderCall, work: Awaitable[_T]) -> _T:

@@ -15,6 +15,7 @@ from dbllm.local.errors import LocalError, Problem
 from dbllm.local.gateway.anthropic import API_VERSION, Anthropic
 from dbllm.local.gateway.cohere import Cohere
 from dbllm.local.gateway.dialect import CHAT, COMPLETIONS, EMBEDDINGS, Dialect, OpenAI
+from dbllm.local.gateway.reach import PUBLIC, Reach
 from dbllm.local.http.client import is_loopback
 
 ProviderSettings = Mapping[str, object]
@@ -95,7 +96,7 @@ class Target:
     dialect: Dialect
 
 
-def check(external: object) -> None:
+def check(external: object, *, reach: Reach = PUBLIC) -> None:
     """Look at the `external_model` of a served entity, as far as that goes without calling anyone.
 
     Raises:
@@ -115,7 +116,7 @@ def check(external: object) -> None:
     for name in _needed(external, settings):
         _form(settings, name)
     if provider.dialect is not None:
-        _place(external, {})
+        _place(external, {}, reach)
 
 
 OWN_UPSTREAM = "local"
@@ -140,7 +141,9 @@ def check_upstreams(upstreams: Mapping[str, str]) -> None:
             raise LocalError(f"The upstream of {name} cannot be used: {problem.message}") from problem
 
 
-def target(external: ProviderSettings, task: str, secrets: Secrets, upstreams: Mapping[str, str]) -> Target:
+def target(
+    external: ProviderSettings, task: str, secrets: Secrets, upstreams: Mapping[str, str], reach: Reach = PUBLIC
+) -> Target:
     """Where and how to ask an external model.
 
     Args:
@@ -148,6 +151,7 @@ def target(external: ProviderSettings, task: str, secrets: Secrets, upstreams: M
         task: the task of the request.
         secrets: looks up a secret.
         upstreams: base URLs by provider, in place of the providers' own.
+        reach: which servers the endpoint's own settings may name.
 
     Raises:
         Problem: 501 for a provider whose wire format is not spoken here, 400 for settings that cannot work.
@@ -160,7 +164,7 @@ def target(external: ProviderSettings, task: str, secrets: Secrets, upstreams: M
             f"The local workspace keeps endpoints of the provider '{external['provider']}', but cannot call it. "
             f"It calls {', '.join(sorted(name for name, known in PROVIDERS.items() if known.dialect))}.",
         )
-    place = _place(external, upstreams)
+    place = _place(external, upstreams, reach)
     path = provider.dialect.path(task)
     if external["provider"] == "databricks-model-serving":
         path = f"/serving-endpoints/{quote(str(external['name']), safe='')}/invocations"
@@ -193,7 +197,7 @@ def _azure(settings: ProviderSettings) -> bool:
     return str(settings.get("openai_api_type", "")).lower() in ("azure", "azuread", "azure_ad")
 
 
-def _place(external: ProviderSettings, upstreams: Mapping[str, str]) -> str:
+def _place(external: ProviderSettings, upstreams: Mapping[str, str], reach: Reach) -> str:
     """The base URL: the endpoint's own setting, or what stands for the provider."""
     provider, settings = _provider(external)
     own = next(
@@ -206,7 +210,10 @@ def _place(external: ProviderSettings, upstreams: Mapping[str, str]) -> str:
     if not place:
         needed = next(name for name in provider.settings if name.endswith("_url"))
         raise _invalid(f"'{provider.config}' needs '{needed}'")
-    return _checked(place)
+    place = _checked(place)
+    if own:
+        reach.check_url(place)
+    return place
 
 
 def _checked(place: str) -> str:

@@ -8,8 +8,11 @@ the Host header. Programs send neither, or the truth.
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Collection
 
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from dbllm.local.errors import denied
 from dbllm.local.http.client import is_loopback
@@ -32,17 +35,35 @@ def check_origin(method: str, headers: Headers) -> None:
         raise denied("a web page of another origin sent this request")
 
 
-def check_host(headers: Headers) -> None:
+def check_host(headers: Headers, allowed: Collection[str] = ()) -> None:
     """Refuse a request under a name that is not this machine's, as DNS rebinding makes it.
 
-    For servers that ask for no credential and listen on loopback.
+    For connections that came over loopback. `allowed` are further names, with or without a port; those by which a
+    container calls this machine are in a domain that nobody can register.
 
     Raises:
         Problem: 403.
     """
     for host in headers.getlist("host"):
-        if host and not is_loopback(f"//{host}"):
-            raise denied(f"the header 'Host: {host[:100]}' does not name this machine; call http://127.0.0.1 instead")
+        if (
+            host
+            and not is_loopback(f"//{host}")
+            and not {host.lower(), _HOST_PORT.sub("", host.lower())} & {*_CONTAINERS, *allowed}
+        ):
+            raise denied(
+                f"the header 'Host: {host[:100]}' does not name this machine; call http://127.0.0.1, or start with "
+                "--allowed-host and that name"
+            )
+
+
+_CONTAINERS = ("host.docker.internal", "host.containers.internal")
+_HOST_PORT = re.compile(r":\d*$")
+
+
+def came_over_loopback(scope: Scope) -> bool:
+    """Whether a request reached this machine by one of its loopback addresses."""
+    name = str((scope.get("server") or ("",))[0])
+    return is_loopback(f"//[{name}]" if ":" in name else name)
 
 
 @functools.lru_cache(maxsize=64)

@@ -150,6 +150,7 @@ EXAMPLES = {
     "endpoint_id": "0" * 32,
     "full_name": "system.ai.smollm2-chat",
     "securable_type": "model_service",
+    "app_name": "smollm2-agent",
     "parent": "schemas/main.default",
     "model_service_id": "mine",
     "model_provider_service_id": "mine",

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any, TypeVar, cast
 
@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from dbllm.local.errors import LocalError
+from dbllm.local.http.patience import MAX_CONNECTIONS, TOO_MANY, Patience
 
 GRACE = 0.5
 """Seconds that open answers get to end by themselves when the server stops."""
@@ -96,7 +97,7 @@ S = TypeVar("S", bound=Service)
 
 
 class HttpProtocol(asyncio.Protocol):
-    """Picks uvicorn's protocol for a connection by the HTTP version of its first request.
+    """Picks uvicorn's protocol for a connection by the HTTP version of its first request, and limits its time.
 
     uvicorn's quick protocol (httptools) sends chunks to clients of HTTP/1.0, which know none; its other one, by h11,
     ends such an answer by closing the connection. nginx, for one, speaks HTTP/1.0 to what stands behind it.
@@ -110,25 +111,54 @@ class HttpProtocol(asyncio.Protocol):
         self._make: Callable[[Any], Any] = lambda kind: kind(config=config, server_state=server_state, **more)
         self._open: set[Any] = server_state.connections
         self._transport: asyncio.Transport | None = None
+        self._patience: Patience | None = None
+        self._inner: Any = None
         self._begun = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if len(self._open) >= MAX_CONNECTIONS:
+            self._transport.write(TOO_MANY)
+            self._transport.close()
+            return
+        self._patience = Patience(self._transport)
         self._open.add(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._patience is None or self._transport is None:
+            return
+        self._patience.on_data()
+        if self._inner is not None:
+            self._inner.data_received(data)
+            return
         self._begun = (self._begun + data).lstrip(b"\r\n")
         line, newline, _ = self._begun.partition(b"\n")
-        if self._transport is None or (not newline and len(self._begun) < MAX_LINE):
+        if not newline and len(self._begun) < MAX_LINE:
             return
-        protocol = self._make(H11Protocol if line.rstrip().endswith(b"HTTP/1.0") else AutoHTTPProtocol)
+        self._inner = inner = self._make(H11Protocol if line.rstrip().endswith(b"HTTP/1.0") else AutoHTTPProtocol)
+        inner.app = self._patience.around(inner.app)
         self._open.discard(self)
-        self._transport.set_protocol(protocol)
-        protocol.connection_made(self._transport)
-        protocol.data_received(self._begun)
+        inner.connection_made(self._transport)
+        inner.data_received(self._begun)
+
+    def pause_writing(self) -> None:
+        if self._inner is not None:
+            self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._inner is not None:
+            self._inner.resume_writing()
+
+    def eof_received(self) -> None:
+        if self._inner is not None:
+            self._inner.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self)
+        if self._patience is not None:
+            self._patience.stop()
+        if self._inner is not None:
+            self._inner.connection_lost(exc)
 
     def shutdown(self) -> None:
         """uvicorn calls this when it stops."""
@@ -137,14 +167,20 @@ class HttpProtocol(asyncio.Protocol):
 
 
 class WebServer:
-    """uvicorn around an app and a bound socket.
+    """uvicorn around an app and a bound socket, or several.
 
     Told to stop it takes no new connections, and open answers have `drain` seconds to end by themselves. Then
     `before_exit` is called, once, which is to end them, and a second later what is left is cut.
     """
 
     def __init__(
-        self, app: ASGIApp, sock: socket.socket, before_exit: Callable[[], None] = lambda: None, *, drain: float = GRACE
+        self,
+        app: ASGIApp,
+        sock: socket.socket,
+        before_exit: Callable[[], None] = lambda: None,
+        *,
+        drain: float = GRACE,
+        more: Sequence[socket.socket] = (),
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -157,7 +193,7 @@ class WebServer:
             timeout_graceful_shutdown=math.ceil(drain + CUT),
         )
         self._server = _UvicornServer(config, before_exit, drain)
-        self._sock = sock
+        self._sockets = [sock, *more]
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -191,9 +227,10 @@ class WebServer:
 
     def _run(self) -> None:
         try:
-            self._server.run(sockets=[self._sock])
+            self._server.run(sockets=self._sockets)
         finally:
-            self._sock.close()
+            for sock in self._sockets:
+                sock.close()
             self._server.settled.set()
 
 

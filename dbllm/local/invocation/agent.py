@@ -65,7 +65,14 @@ class AgentRequest:
 
 
 class AgentTask(Task[AgentRequest]):
-    """agent/v1/responses."""
+    """agent/v1/responses.
+
+    Args:
+        response_id: of the one answer; made up for each when left out.
+    """
+
+    def __init__(self, response_id: str | None = None) -> None:
+        self._response_id = response_id
 
     def read(self, request: Request, body: bytes) -> AgentRequest:
         by_model = "name" not in request.path_params  # the path of OpenAI's clients
@@ -78,7 +85,7 @@ class AgentTask(Task[AgentRequest]):
         return (await self.stream(models, model, wanted, drop)).whole()
 
     async def stream(self, models: LocalModels, model: str, wanted: AgentRequest, emit: Emit) -> ResponseEvents:
-        head = Head(f"resp_{uuid.uuid4().hex}", int(time.time()), model, "llm/v1/chat")
+        head = Head(self._response_id or f"resp_{uuid.uuid4().hex}", int(time.time()), model, "llm/v1/chat")
         head, text_request = await models.decide_call(head, wanted.wanted)
         response = ResponseEvents(head, wanted)
         async with models.generate(text_request.jobs) as pieces:

@@ -45,6 +45,7 @@ class Record:
         pending: what is to serve from `due_ms` on, or what failed then.
         failures: served entity to deployment message, for what cannot be loaded: `pending` will fail.
         fixed: ready-made, so it cannot be reconfigured or deleted.
+        route_optimized: it answers at a URL of its own, and nowhere else.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Record:
     due_ms: int = 0
     failures: Mapping[str, str] = field(default_factory=dict)
     fixed: bool = False
+    route_optimized: bool = False
     settings: EndpointSettings = field(default_factory=EndpointSettings)
 
 
@@ -142,7 +144,7 @@ def summary(record: Record, now_ms: int) -> Json:
 def detailed(record: Record, now_ms: int, level: str) -> Json:
     """An endpoint as `get` shows it; `level` is the caller's permission."""
     state = update_state(record, now_ms)
-    public: Json = {**_about(record, now_ms), "permission_level": level, "route_optimized": False}
+    public: Json = {**_about(record, now_ms), "permission_level": level}
     if record.config:
         public["config"] = _config(record, record.config, "NOT_UPDATING")
     if record.pending:

@@ -37,6 +37,8 @@ class ManagementHooks:
         metrics: an endpoint's metrics as Prometheus text.
         logs: what a served entity logged, as text.
         forget: an endpoint is gone.
+        data_plane: what an endpoint's description says about its own URL.
+        route_optimization: whether endpoints can have one.
     """
 
     may_read: Callable[[Caller, str, str], None]
@@ -45,6 +47,8 @@ class ManagementHooks:
     metrics: Callable[[str], str]
     logs: Callable[[str, str], str]
     forget: Callable[[str], Iterable[Change]]
+    data_plane: Callable[[Record], Json]
+    route_optimization: bool
 
 
 class Endpoints:
@@ -109,7 +113,14 @@ class Endpoints:
         limits: Json = {"type": "array", "items": limit}
         tag: Json = {"type": "array", "items": object_schema("key", key=TEXT, value=TEXT)}
         create = object_schema(
-            "name", "config", name=TEXT, config=config, tags=tag, rate_limits=limits, ai_gateway=OBJECT
+            "name",
+            "config",
+            name=TEXT,
+            config=config,
+            tags=tag,
+            rate_limits=limits,
+            ai_gateway=OBJECT,
+            route_optimized={"type": "boolean"},
         )
         gateway = object_schema(fallback_config=OBJECT, rate_limits=limits, guardrails=OBJECT)
         one, served = f"{ENDPOINTS}/{{name}}", f"{ENDPOINTS}/{{name}}/served-models/{{served}}"
@@ -166,8 +177,11 @@ class Endpoints:
             raise Problem(400, "RESOURCE_LIMIT_EXCEEDED", f"A workspace has at most {MAX_ENDPOINTS} endpoints.")
         if call.body.get("config") is None:
             raise invalid("config is missing")
-        if call.body.get("route_optimized"):
-            raise invalid("A local workspace has no route optimization: leave route_optimized out")
+        optimized = call.body.get("route_optimized") or False
+        if not isinstance(optimized, bool):
+            raise invalid("route_optimized must be true or false")
+        if optimized and not self._hooks.route_optimization:
+            raise invalid("This workspace runs without a second port, so it has no route optimization")
         config, kind, task = self._checked(call.body["config"], call.caller)
         now = self._now_ms()
         description = call.body.get("description") or ""
@@ -182,6 +196,7 @@ class Endpoints:
             created_ms=now,
             updated_ms=now,
             description=description,
+            route_optimized=optimized,
             settings=_first_settings(call),
         )
         return self._deploy(blank, config, call)
@@ -363,7 +378,8 @@ class Endpoints:
     def _show(self, record: Record, call: ApiCall) -> Json:
         now = self._now_ms()
         level = permissions.level(record.settings.acl, call.caller) or ""
-        return endpoint_record.detailed(endpoint_record.settled(record, now), now, level)
+        shown = endpoint_record.detailed(endpoint_record.settled(record, now), now, level)
+        return {**shown, **self._hooks.data_plane(record)}
 
     def _now_ms(self) -> int:
         return int(self._now() * 1000)

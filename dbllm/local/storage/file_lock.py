@@ -27,7 +27,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
     Raises:
         BlockingIOError: it is held elsewhere and `wait` is False.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
     try:
         try:
             _take(handle, wait=wait)

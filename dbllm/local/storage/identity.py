@@ -14,6 +14,7 @@ from pathlib import Path
 from dbllm.local.errors import LocalError
 from dbllm.local.storage.encryption import write_private
 from dbllm.local.storage.file_lock import locked
+from dbllm.local.storage.private_folder import make_private
 
 IDENTITY_FILE = "workspace.json"
 LOCK = "workspace.lock"
@@ -62,7 +63,7 @@ def identity(folder: Path | None, token: str | None) -> Iterator[Identity]:
         yield _with_token(new_identity(), token)
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         holding = locked(folder / LOCK, wait=False)
         holding.__enter__()
     except BlockingIOError as error:

@@ -146,7 +146,7 @@ def opened(folder: Path | None, environ: Mapping[str, str] = os.environ) -> Iter
 def _private(path: Path) -> Path:
     """SQLite gives its side files the mode of the database, which only its owner can read."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600))
     except OSError as error:
         raise LocalError(f"The state file {path} cannot be used: {error}.") from error
     return path
