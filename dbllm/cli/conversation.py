@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from dbllm import Client, Endpoint, Stream
 
 HELP = """\
-/system TEXT   say how the model is to behave; without a text, show what was said
-/clear         forget what was said, but for the system message
-/save FILE     write the conversation into a file, as JSON messages
-/help          show this
-Ctrl-D         end the conversation; /exit does so, too
-A line that ends in \\ goes on in the next one; between two lines of \"\"\" stands a text of any length.
-Ctrl-C stops an answer, and drops a line that is not sent yet."""
+/system TEXT  how the model is to behave; no text: show it
+/clear        forget all but the system message
+/save FILE    write the messages into a new file, as JSON
+/help         show this
+/exit         end the conversation, as Ctrl-D does
+A line that ends in \\ goes on in the next one; a longer text
+stands between two lines of \"\"\".
+Ctrl-C stops an answer, or drops the line you are typing."""
 
 MAX_HISTORY = 1000
 """Lines that were typed which are kept from one conversation to the next."""

@@ -180,6 +180,17 @@ class TestWhatTheyShare:
         assert run("--version").out == f"dbllm {version('dbllm')}\n"
 
 
+def test_what_the_sdk_says_is_said_in_the_terminal_s_words() -> None:
+    for said, shown in (
+        ("not done within timeout=5.0 s", "not done within --timeout 5.0 s"),
+        ("pass host=, set DATABRICKS_HOST", "pass --host, set DATABRICKS_HOST"),
+        ("pass cluster_id=, or set it", "pass --cluster-id, or set it"),
+        ("does not do chat(): use embed().", "does not do `dbllm chat`: use `dbllm embed`."),
+        ("https://x/?timeout=5&host=a my_timeout=3", "https://x/?timeout=5&host=a my_timeout=3"),
+    ):
+        assert in_terminal_words(said) == shown
+
+
 def test_halves_of_a_pair_become_one_character() -> None:
     assert join_surrogates("a\ud83d\ude00b\ud83d") == "a\U0001f600b\ud83d"
     assert join_surrogates("\ufeffa\ud83d", lone="replace") == "\ufeffa\ufffd"
