@@ -18,10 +18,12 @@ from ._auth.redaction import hide_arguments, hide_headers
 from ._backends.aio import AsyncBackend
 from ._backends.blocking import SyncBackend
 from ._http.tls import Cert, Network, ProxyLike, Verify
+from ._inference.agent import AgentPlace, AsyncAgent
 from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.prompt import PromptSignature
-from ._protocol.paths import app_path
+from ._lazy import WholeImport
+from ._protocol.paths import app_path, quoted
 from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref
 from ._protocol.tasks import parse_task
 from ._transport.options import Options
@@ -123,6 +125,7 @@ class AsyncClient:
         self._transport = Transport(config.host, config.auth, backend, on_attempt)
         self._options = Options().merged_with(timeout, retry, headers)
         self._known: dict[str, Learned] = {}  # what has been learned of each endpoint
+        self._agents: dict[str, AgentPlace] = {}  # and of each agent
         self._owns_connections = True
 
     @classmethod
@@ -234,31 +237,55 @@ class AsyncClient:
         ref = EndpointRef(f"{cluster}:{port}", "app", Route(app_path(port, cluster)))
         return AsyncDriverApp(self._transport, self._options, signature, ref, self._known)
 
+    def agent(self, name: str | None = None, *, url: str | None = None) -> AsyncAgent:
+        """A handle for an agent on Databricks Apps. Making one sends nothing.
+
+        The app has a host of its own, and takes OAuth tokens only: use a service principal (`client_id`), a login of
+        the Databricks CLI or the notebook's, and no personal access token.
+
+        Args:
+            name: the app's name; its address is looked up in the workspace.
+            url: its address, as https://my-agent-123.aws.databricksapps.com.
+
+        Raises:
+            ConfigError: neither or both are given, or `url` is no address of Databricks Apps.
+        """
+        if (name is None) == (url is None):
+            raise ConfigError("an agent is named by its app: pass either its name or its url=.")
+        origin = self._transport.add_app(url) if url is not None else None
+        key = origin or quoted(name, "an app")
+        place = self._agents.setdefault(key, AgentPlace(str(name or origin), origin))
+        return AsyncAgent(self._transport, self._options, place)
+
     @property
     def endpoints(self) -> AsyncEndpoints:
         """The workspace's serving endpoints: create, update, watch and delete them."""
-        from ._management.endpoints import AsyncEndpoints  # most programs only call models
+        with WholeImport():
+            from ._management.endpoints import AsyncEndpoints  # most programs only call models
 
         return AsyncEndpoints(self._transport, self._options)
 
     @property
     def model_services(self) -> AsyncModelServices:
         """The model services in Unity Catalog: create, change, delete and grant them."""
-        from ._management.model_services import AsyncModelServices
+        with WholeImport():
+            from ._management.model_services import AsyncModelServices
 
         return AsyncModelServices(self._transport, self._options)
 
     @property
     def model_providers(self) -> AsyncModelProviders:
         """The model provider services, which hold the keys of providers outside of Databricks by reference."""
-        from ._management.model_services import AsyncModelProviders
+        with WholeImport():
+            from ._management.model_services import AsyncModelProviders
 
         return AsyncModelProviders(self._transport, self._options)
 
     @property
     def secrets(self) -> AsyncSecrets:
         """The workspace's secrets and their scopes."""
-        from ._management.secrets import AsyncSecrets
+        with WholeImport():
+            from ._management.secrets import AsyncSecrets
 
         return AsyncSecrets(self._transport, self._options)
 

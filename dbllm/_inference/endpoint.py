@@ -103,8 +103,8 @@ class AsyncEndpoint(ModelHandle):
         headers = hide_headers(headers)
         body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        several = isinstance(n := body.get("n"), int) and n > 1
-        return self._stream("chat", body, options, ChatWire(response_model, several))
+        choices = n if isinstance(n := body.get("n"), int) else 1
+        return self._stream("chat", body, options, ChatWire(response_model, choices))
 
     async def respond(
         self,
@@ -246,8 +246,10 @@ class AsyncEndpoint(ModelHandle):
             elif isinstance(error, BadRequestError):
                 if "unknown field" in error.detail:
                     self._known.pop(self.name, None)  # the endpoint seems to have changed: look it up next time
-                if verb != "complete" and (learned := await self._learn(options, deadline)):
-                    error.hint = wrong_verb_hint(self.name, verb, learned.verbs) or error.hint
+                learned = self._known.get(self.name) if verb == "complete" else await self._learn(options, deadline)
+                if learned is not None:
+                    verbs = () if verb == "complete" else learned.verbs
+                    error.hint = learned.advice or wrong_verb_hint(self.name, verb, verbs) or error.hint
         except APIError:  # then the error is raised without a better hint
             return
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from .._lazy import WholeImport
 from ..errors import ConfigError
 from .models import Message, OutputItem
 from .tasks import ENVELOPE_KEYS, Kind, Verb
@@ -61,7 +62,15 @@ def request_body(kind: Kind, flat: Mapping[str, Any], name: str) -> dict[str, An
     if kind == "completions":
         return body
     message = {"role": "user", "content": body.pop("prompt")}
-    return {"input" if kind == "responses" else "messages": [message], **body}
+    if kind != "responses":
+        return {"messages": [message], **body}
+    if "stop" in body:
+        raise ConfigError(
+            f"{name!r} takes responses, and that wire format has no stop strings: leave out stop=, and cut the text "
+            'yourself. If it is an agent that knows them nevertheless, pass extra_body={"stop": […]}.'
+        )
+    limits = [body.pop(limit) for limit in ("max_tokens", "max_completion_tokens") if limit in body]
+    return {"input": [message], **({"max_output_tokens": limits[0]} if limits else {}), **body}
 
 
 def chat_messages(messages: object, verb: Verb = "chat", told_by: tuple[str, ...] = ("role",)) -> list[Any]:
@@ -161,6 +170,7 @@ def model_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
 def _meant(name: str) -> str:
     if name in OPTIONS:  # arrived inside `params=`: still ours
         return f"the argument {name}= of the call"
-    from difflib import get_close_matches
+    with WholeImport():
+        from difflib import get_close_matches
 
     return _ELSEWHERE.get(name) or next(iter(get_close_matches(name.lower(), OPTIONS, 1, 0.8)), "")
