@@ -68,6 +68,12 @@ class Command(TyperCommand):
             raise
 
 
+def _is_near(option: str, command: TyperCommand) -> bool:
+    """Whether an option is one of the command's with a typing error in it."""
+    known = [name for parameter in command.params for name in parameter.opts]
+    return bool(difflib.get_close_matches(option, known, 1, 0.85))
+
+
 def connect(host: Host = None, profile: Profile = None, timeout: Seconds = None, verbose: Verbose = False) -> Client:
     """A client by the options that the commands share."""
     from dbllm import Client

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import respx
 
-from dbllm.cli.console import decode_text, join_surrogates
+from dbllm.cli.console import decode_text, in_terminal_words, join_surrogates
 
 API = "https://workspace.example.com"
 CHAT = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}}]}

