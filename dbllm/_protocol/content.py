@@ -57,7 +57,7 @@ def served_model_in(extra: Mapping[str, Any] | None) -> str | None:
 
 
 def with_predictions(content: Any) -> Any:
-    """A custom model's answer with its `predictions`: feature serving says `outputs`, and some models leave them bare."""
+    """A custom model's answer with `predictions`: feature serving says `outputs`, and some models leave them bare."""
     if not isinstance(content, dict) or not {"predictions", "outputs"} & content.keys():
         return {"predictions": content}
     return {"predictions": content.get("outputs"), **content}
