@@ -223,6 +223,8 @@ def test_services_and_their_grants_survive_in_the_state_folder(engine: Engine, t
         shown = plane.do("GET", f"{LIST}/main.default.mine")
         assert shown["config"]["routing"]["destinations"][0]["is_deleted"] is True
         assert shown["supported_api_types"] == []
+        told = plane.do("PATCH", f"{LIST}/main.default.mine?update_mask=comment", {"comment": "the provider is gone"})
+        assert told["comment"] == "the provider is gone"
 
 
 def test_a_workspace_without_the_gateway_says_so_everywhere(engine: Engine) -> None:
