@@ -278,8 +278,16 @@ def _encodings(secret: str) -> set[str]:
     """How a text may look in a URL, in JSON, in HTML, in Python's words, or in base64 with something around it."""
     data = secret.encode("utf-8", "replace")
     pairs = [f"{byte:02x}" for byte in data]
-    entities = secret.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
-    found = {secret, entities, entities.replace("'", "&#x27;"), entities.replace("'", "&#39;"), repr(secret)[1:-1]}
+    tags = secret.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    entities = tags.replace('"', "&quot;")
+    found = {
+        secret,
+        tags,
+        entities,
+        entities.replace("'", "&#x27;"),
+        entities.replace("'", "&#39;"),
+        repr(secret)[1:-1],
+    }
     found |= {
         json.dumps(secret, ensure_ascii=False)[1:-1],
         json.dumps(secret)[1:-1],
