@@ -1,6 +1,7 @@
 """No credential is seen anywhere: every way to give one, times every way in which a server can repeat it, times sinks.
 
-A check is one sink looked at after one call. At the end the guards are taken out, one at a time: then there are hits.
+A check is one sink looked at after one call. `DBLLM_LONG=1` sweeps every engine in every mode through all of it; without,
+each sees all ways, and a third of the carriers. At the end the guards are taken out, one at a time: then there are hits.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import html
 import io
 import json
 import logging
+import os
 import pickle
 import socket
 import struct
@@ -578,10 +580,11 @@ def swept(
 def test_no_credential_is_seen_however_it_was_given_and_however_a_server_repeats_it(
     combination: tuple[str, str], server: EchoServer
 ) -> None:
-    checks, flaws = swept(server, (combination,))
+    carriers = [*CARRIERS] if os.environ.get("DBLLM_LONG") else [*CARRIERS][COMBINATIONS.index(combination) % 3 :: 3]
+    checks, flaws = swept(server, (combination,), carriers)
     print(f"\n{' '.join(combination)}: {checks} checks, {len(flaws)} hits")
     assert flaws == {}
-    assert checks == len(CARRIERS) * len(WAYS) * len(SINKS) >= 10_000
+    assert checks == len(carriers) * len(WAYS) * len(SINKS) >= 3_000
 
 
 # --- requests that cannot be sent, servers that cannot be reached -----------------------------------------------------
@@ -809,8 +812,7 @@ SAMPLE += ("answers with something else", "streams an error later", "is no HTTP"
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("guard", GUARDS)
 def test_without_a_guard_there_are_hits(guard: str, server: EchoServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    combinations = (("httpx", "sync"), ("h11", "asyncio"))
-    assert swept(server, combinations, ways=SAMPLE)[1] == {}
+    combinations = (("httpx", "sync"),)
     GUARDS[guard](monkeypatch)
     flaws = swept(server, combinations, ways=SAMPLE)[1]
     for engine, mode in combinations:
