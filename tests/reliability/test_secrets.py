@@ -1,7 +1,7 @@
 """No credential is seen anywhere: every way to give one, times every way in which a server can repeat it, times sinks.
 
-A check is one sink looked at after one call. `DBLLM_LONG=1` sweeps every engine in every mode through all of it; without,
-each sees all ways, and a third of the carriers. At the end the guards are taken out, one at a time: then there are hits.
+A check is one sink looked at after one call. `DBLLM_LONG=1` sweeps each engine in each mode through all of it; without,
+each sees all ways, and a third of the carriers. At the end the guards go, one at a time, and there are hits.
 """
 
 from __future__ import annotations
