@@ -43,7 +43,7 @@ EXTRAS = {  # they use public names of dbllm, and what is said here
 LENT = {
     "local.running": {"_auth.local_workspace"},  # who writes the note of a running workspace, and who reads it
     # bulk repeats, limits and looks up as the core does, by the core's own decisions
-    "bulk.failures": {"_transport.retry"},
+    "bulk.failures": {"_transport.retry", "_transport.limited"},
     "bulk.scheduler": {"_transport.limits", "_transport.adaptive"},
     "bulk.row_mapper": {"_backends.backend"},  # a handle of a Client, looked up in a thread
     "local.gateway.gateway": {"_protocol.sse"},  # a provider's stream is read by the decoder of the core
