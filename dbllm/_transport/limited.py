@@ -57,7 +57,7 @@ class CallLimiter:
         places = self._places.setdefault(context, ConnectionLimiter(concurrency.limit(), context))
         left = call.deadline - backend.clock()
         if not await places.acquire(place, None if left == float("inf") else max(0.0, left)):
-            raise _too_late("all places of Limits(concurrency=…) are taken")
+            raise _limits_error("all places of Limits(concurrency=…) are taken")
         began, outcome = backend.clock(), "other"
         try:
             concurrency.started(began)
@@ -84,11 +84,11 @@ class CallLimiter:
                 self._rates.park(backend.clock() + error.retry_after)
             raise
         if self._limits.counts_tokens:
-            self._rates.settle(reservation, *_usage(info.raw.body))
+            self._rates.settle(reservation, *_used_tokens(info.raw.body))
         return info
 
     async def _reserve(self, backend: Backend, call: Call) -> Reservation:
-        cost = Cost(len(call.body or b""), _max_tokens(call.body) if self._limits.counts_tokens else None)
+        cost = Cost(len(call.body or b""), _reserved_tokens(call.body) if self._limits.counts_tokens else None)
         async with backend.lock(f"limits {id(self)}", call.deadline):  # first come, first served
             while True:
                 now = backend.clock()
@@ -101,7 +101,7 @@ class CallLimiter:
                 else:
                     pause = max(pause, reserved)
                 if now >= call.deadline:
-                    raise _too_late("the client's Limits allow no further request now")
+                    raise _limits_error("the client's Limits allow no further request now")
                 await backend.sleep(min(pause, _LONGEST_SLEEP, call.deadline - now))
 
 
@@ -112,11 +112,11 @@ class _Place(Exchange):
         """It holds no connection."""
 
 
-def _too_late(why: str) -> APITimeoutError:
+def _limits_error(why: str) -> APITimeoutError:
     return APITimeoutError(why, hint="Allow more time with timeout=, send less, or raise the limits.", sent=False)
 
 
-def _max_tokens(body: bytes | None) -> int | None:
+def _reserved_tokens(body: bytes | None) -> int | None:
     content = _json(body)
     rows = content.get("dataframe_records")
     for place in (content, content.get("params"), rows[0] if isinstance(rows, list) and rows else None):
@@ -127,7 +127,7 @@ def _max_tokens(body: bytes | None) -> int | None:
     return None
 
 
-def _usage(body: bytes) -> tuple[int | None, int | None]:
+def _used_tokens(body: bytes) -> tuple[int | None, int | None]:
     usage = _json(body).get("usage")
     said: Mapping[str, Any] = usage if isinstance(usage, Mapping) else {}
     given, made = (

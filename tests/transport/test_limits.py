@@ -251,7 +251,7 @@ def test_a_call_that_is_cancelled_while_it_waits_leaves_its_place_to_others(
 
 
 def test_the_body_says_what_is_reserved() -> None:
-    from dbllm._transport.limited import _max_tokens, _usage
+    from dbllm._transport.limited import _reserved_tokens, _used_tokens
 
     for body, most in (
         ({"max_tokens": 5}, 5),
@@ -262,8 +262,8 @@ def test_the_body_says_what_is_reserved() -> None:
         ({"messages": []}, None),
         ([], None),
     ):
-        assert _max_tokens(json.dumps(body).encode()) == most
-    assert _max_tokens(None) is None
-    assert _usage(b'{"usage": {"input_tokens": 3, "output_tokens": 4}}') == (3, 4)
+        assert _reserved_tokens(json.dumps(body).encode()) == most
+    assert _reserved_tokens(None) is None
+    assert _used_tokens(b'{"usage": {"input_tokens": 3, "output_tokens": 4}}') == (3, 4)
     for nothing in (b"", b"<html>", b"[1]", b'{"usage": null}', b'{"usage": {"prompt_tokens": "3"}}'):
-        assert _usage(nothing) == (None, None)
+        assert _used_tokens(nothing) == (None, None)
