@@ -207,6 +207,7 @@ NAMED = {  # modules that name TLS contexts or sockets; the last runs the Databr
     "_http.connection": {"ssl"},
     "_http.factory": {"ssl"},
     "_http.httpx_connection": {"ssl"},
+    "_http.libraries": {"ssl"},
     "_http.httpcore_backend": {"ssl", "socket"},
     "_http.dialling": {"socket"},
     "_auth.external_tokens": {"subprocess"},
