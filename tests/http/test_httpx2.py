@@ -1,4 +1,4 @@
-"""Transports and clients of httpx2: their answers are read, their errors are dbllm's, and repeated by the same rules."""
+"""Transports and clients of httpx2: their answers are read, their errors become dbllm's, and the same rules hold."""
 
 from __future__ import annotations
 
