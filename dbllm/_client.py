@@ -63,9 +63,10 @@ class AsyncClient:
         retry: the policy for calls that do not pass their own.
         timeout: seconds for a whole call, or a `Timeout`.
         max_connections: how many calls may run at once; further calls wait.
-        transport: your own `httpx.AsyncBaseTransport` to send with. Closing the client does not close it.
-        http_client: your own `httpx.AsyncClient` to send with. Its headers, proxies and TLS settings apply; its auth
-            and redirects do not. Closing the client does not close it.
+        transport: your own `AsyncBaseTransport` to send with, httpx's or httpx2's. Closing the client does not close
+            it.
+        http_client: your own `AsyncClient` to send with, httpx's or httpx2's. Its headers, proxies and TLS settings
+            apply; its auth and redirects do not. Closing the client does not close it.
         engine: "httptools" (the extra `fast`; asyncio only), "h11", or "httpx", which is slower; default: DBLLM_ENGINE,
             else the first that is installed. Calls with a proxy, `transport` or `http_client` use httpx in any case,
             and so do all calls while respx or a similar library has patched httpx.

@@ -68,6 +68,8 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "the retry budget, the circuit breaker, hedging, stats": 330,
     "Limits: rates, tokens and adaptive concurrency": 440,
     "model services, Responses on models, agents on Apps, route-optimised endpoints, tags, fallbacks": 1400,
+    "Limits: rates, tokens and adaptive concurrency": 300,
+    "model services, Responses on models, agents on Apps, route-optimised endpoints, tags, fallbacks, httpx2": 1440,
     "whatever was sent and may be secret is taken out of errors, tracebacks and logs": 145,
     "interrupts leave no socket and no module in part; parsers take linear time; each choice ends by itself": 260,
 }
@@ -207,6 +209,7 @@ NAMED = {  # modules that name TLS contexts or sockets; the last runs the Databr
     "_http.connection": {"ssl"},
     "_http.factory": {"ssl"},
     "_http.httpx_connection": {"ssl"},
+    "_http.libraries": {"ssl"},
     "_http.httpcore_backend": {"ssl", "socket"},
     "_http.dialling": {"socket"},
     "_auth.external_tokens": {"subprocess"},
