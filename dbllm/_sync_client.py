@@ -10,12 +10,15 @@ from ._auth.auth import Token
 from ._auth.config import Config
 from ._auth.redaction import RedactedMapping
 from ._backends.blocking import SyncBackend
-from ._backends.sync_facade import SyncFacade, same_signature, sync_factory, sync_method
+from ._backends.sync_facade import SyncFacade, same_signature, sync_factory, sync_method, sync_method_into
 from ._client import AsyncClient
+from ._inference.agent import AsyncAgent
 from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.handle import ModelHandle
+from ._inference.run import AsyncRun
 from ._inference.stream import Stream
+from ._lazy import WholeImport
 from ._transport.retry import Retry, Timeout
 
 if TYPE_CHECKING:
@@ -58,6 +61,35 @@ class Endpoint(_Handle[AsyncEndpoint]):
     predict = sync_method(AsyncEndpoint.predict)
 
 
+class Run(SyncFacade[AsyncRun]):
+    """A run of an agent in plain code; see `AsyncRun`."""
+
+    @property
+    def id(self) -> str:
+        """The run's id: a UUID that this client made, or what the app calls it."""
+        return self._core.id
+
+    status = sync_method(AsyncRun.status)
+    result = sync_method(AsyncRun.result)
+    events = sync_factory(AsyncRun.events, Stream)
+    cancel = sync_method(AsyncRun.cancel)
+
+
+class Agent(SyncFacade[AsyncAgent]):
+    """An agent on Databricks Apps in plain code; see `AsyncAgent`."""
+
+    @property
+    def name(self) -> str:
+        """The app's name, or its address."""
+        return self._core.name
+
+    respond = sync_method(AsyncAgent.respond)
+    stream_respond = sync_factory(AsyncAgent.stream_respond, Stream)
+    complete = sync_method(AsyncAgent.complete)
+    start = sync_method_into(AsyncAgent.start, Run)
+    run = sync_factory(AsyncAgent.run, Run)
+
+
 class _BlockingClient(AsyncClient):
     """What a `Client` runs: the same coroutines over a blocking backend."""
 
@@ -97,28 +129,32 @@ class Client(SyncFacade[AsyncClient]):
     @property
     def endpoints(self) -> Endpoints:
         """The workspace's serving endpoints: create, update, watch and delete them."""
-        from ._management.endpoints import Endpoints  # most programs only call models
+        with WholeImport():
+            from ._management.endpoints import Endpoints  # most programs only call models
 
         return Endpoints(self._core.endpoints)
 
     @property
     def model_services(self) -> ModelServices:
         """The model services in Unity Catalog: create, change, delete and grant them."""
-        from ._management.model_services import ModelServices
+        with WholeImport():
+            from ._management.model_services import ModelServices
 
         return ModelServices(self._core.model_services)
 
     @property
     def model_providers(self) -> ModelProviders:
         """The model provider services, which hold the keys of providers outside of Databricks by reference."""
-        from ._management.model_services import ModelProviders
+        with WholeImport():
+            from ._management.model_services import ModelProviders
 
         return ModelProviders(self._core.model_providers)
 
     @property
     def secrets(self) -> Secrets:
         """The workspace's secrets and their scopes."""
-        from ._management.secrets import Secrets
+        with WholeImport():
+            from ._management.secrets import Secrets
 
         return Secrets(self._core.secrets)
 
@@ -132,14 +168,16 @@ class Client(SyncFacade[AsyncClient]):
         timeout: float | Timeout | None = None,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> ClientT:
         """The same client with other defaults. It shares the connections; closing it does not close them."""
         other = copy(self)
-        other._core = self._core.with_options(timeout=timeout, retry=retry, headers=headers)
+        other._core = self._core.with_options(timeout=timeout, retry=retry, headers=headers, tags=tags)
         return other
 
     endpoint = sync_factory(AsyncClient.endpoint, Endpoint)
     driver_app = sync_factory(AsyncClient.driver_app, DriverApp)
+    agent = sync_factory(AsyncClient.agent, Agent)
     request = sync_method(AsyncClient.request)
     close = sync_method(AsyncClient.aclose)
 

@@ -9,14 +9,15 @@ from typing import Any, TypeVar
 from .._protocol.models import CallInfo, Completion, CompletionChunk
 from .._protocol.requests import request_body
 from .._protocol.routes import KIND_OF, EndpointRef, Learned, Route
-from .._protocol.tasks import VERBS, Kind, Verb, all_rejected, candidate_kinds
+from .._protocol.tasks import VERBS, Kind, Verb, all_rejected, candidate_kinds, wrong_verb_hint
 from .._transport.call import EVENTS, JSON, Call, OpenStream
 from .._transport.options import Options, hide_headers
 from .._transport.replies import read_json
 from .._transport.retry import Retry, Timeout
 from .._transport.transport import Transport
-from ..errors import APIStatusError, BadRequestError, PermissionDeniedError
+from ..errors import APIStatusError, BadRequestError, ConfigError, PermissionDeniedError
 from .chunks import TextWire
+from .fallback import Fallback, T
 from .prompt import PromptSignature
 from .stream import AsyncStream, C, R, Stream, StreamWire  # noqa: F401 - Stream: the sync verbs' annotations name it
 
@@ -41,6 +42,7 @@ class ModelHandle:
     ) -> None:
         self._transport, self._options, self._signature = transport, options, signature
         self._ref, self._known = ref, known  # what is known of each endpoint, looked up once per client
+        self._fallback: Fallback | None = None
 
     @property
     def name(self) -> str:
@@ -60,6 +62,7 @@ class ModelHandle:
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
         **params: Any,
     ) -> str:
         """Generate one text. It works on driver apps and on every kind of endpoint that makes text.
@@ -71,6 +74,8 @@ class ModelHandle:
             retry: the policy for this call.
             headers: further request headers.
             extra_body: further fields for the top level of the body, unchanged.
+            tags: names and values for the workspace's usage tables, such as {"project": "x"}; they are added to those
+                of the handle and the client.
             **params: the model's parameters (temperature=…, max_tokens=…); None is not sent.
 
         Raises:
@@ -79,7 +84,7 @@ class ModelHandle:
         """
         headers = hide_headers(headers)
         flat = self._signature.request(prompt, stop, params)
-        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         return self._signature.text(*await self._complete(flat, options, self._transport.call))
 
     async def generate(
@@ -92,6 +97,7 @@ class ModelHandle:
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
         **params: Any,
     ) -> Completion:
         """As `complete`, and returns `usage`, `finish_reason`, `request_id` and `served_model` with the text.
@@ -100,7 +106,7 @@ class ModelHandle:
         """
         headers = hide_headers(headers)
         flat = self._signature.request(prompt, stop, params)
-        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         return self._signature.completion(*await self._complete(flat, options, self._transport.call))
 
     def stream_complete(
@@ -113,12 +119,13 @@ class ModelHandle:
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
         **params: Any,
     ) -> AsyncStream[CompletionChunk, str]:
         """As `complete`, piece by piece; `final()` is the whole text. The call is made on entering the stream."""
         headers = hide_headers(headers)
         flat = self._signature.request(prompt, stop, params, streaming=True)
-        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         streaming = options.merged_with(extra_body=self._streaming)
 
         async def start() -> OpenStream:
@@ -135,7 +142,10 @@ class ModelHandle:
 
         async def start() -> OpenStream:
             ends = options.deadline(clock)
-            return await self._send(verb, KIND_OF[verb], body, options, ends, self._transport.open, EVENTS)
+            kind, send = KIND_OF[verb], self._transport.open
+            return await self._first_answer(
+                options, lambda handle: handle._send(verb, kind, body, options, ends, send, EVENTS)
+            )
 
         return AsyncStream(clock, start, wire, options.timeout.read)
 
@@ -144,13 +154,25 @@ class ModelHandle:
     ) -> CallInfo:
         """Send a complete body, and return the response."""
         ends = options.deadline(self._transport.backend.clock) if deadline is None else deadline
-        return await self._send(verb, KIND_OF[verb], body, options, ends, self._transport.call)
+        kind, send = KIND_OF[verb], self._transport.call
+        return await self._first_answer(options, lambda handle: handle._send(verb, kind, body, options, ends, send))
 
     async def _complete(
         self, flat: Mapping[str, Any], options: Options, send: Send[InfoT], accept: str = JSON
     ) -> tuple[Kind, InfoT]:
         """Send a prompt in the form that the endpoint's kind takes; returns the kind and the response."""
         ends = options.deadline(self._transport.backend.clock)
+        return await self._first_answer(options, lambda handle: handle._send_prompt(flat, options, ends, send, accept))
+
+    async def _first_answer(self, options: Options, call: Callable[[ModelHandle], Awaitable[T]]) -> T:
+        """The result of this endpoint or, where it does not answer, of the first of its fallback that does."""
+        if self._fallback is None:
+            return await call(self)
+        return await self._fallback.first_answer(call, options.retry, self._transport.backend.clock)
+
+    async def _send_prompt(
+        self, flat: Mapping[str, Any], options: Options, ends: float, send: Send[InfoT], accept: str
+    ) -> tuple[Kind, InfoT]:
         rejected: list[BadRequestError] = []
         try:
             known = await self._lookup_kind(options, ends)
@@ -181,28 +203,41 @@ class ModelHandle:
         accept: str = JSON,
     ) -> InfoT:
         """Send a body where its kind is taken. If it is refused there, the endpoint's description may name another."""
-        tried: list[Route] = []
-        while True:
-            route = self._untried(kind, tried)
-            assert route is not None  # noqa: S101 - the first route exists, and the loop ends without another
-            tried.append(route)
+        failed: dict[Route, APIStatusError] = {}
+        while (route := self._untried(kind, failed)) is not None:
             whole = body if route.model is None else {**body, "model": route.model}
             try:
+                if route.origin is not None:
+                    self._transport.add_data_plane(route.origin, route.path, route.details)
                 call = options.call(deadline, route.path, whole, accept, origin=route.origin)
                 call.may_hedge = verb == "embed"
                 info = await send(call)
             except APIStatusError as error:
+                failed[route] = error
                 if verb != "complete":
                     await self._explain(verb, error, deadline)
-                if error.status not in _ELSEWHERE or self._untried(kind, tried) is None:
+                if error.status not in _ELSEWHERE or (len(failed) == 1 and self._untried(kind, failed) is None):
                     raise
             else:
                 self._accepted(kind, route)
+                info.endpoint = self.name
                 return info
+        raise self._refused_everywhere(verb, failed)
 
-    def _untried(self, kind: Kind, tried: Sequence[Route]) -> Route | None:
+    def _untried(self, kind: Kind, failed: Mapping[Route, object]) -> Route | None:
         routes = self._ref.routes_for(kind, self._known.get(self.name))
-        return next((route for route in routes if route not in tried), None)
+        return next((route for route in routes if route not in failed), None)
+
+    def _refused_everywhere(self, verb: Verb, failed: Mapping[Route, APIStatusError]) -> APIStatusError:
+        """The error to raise: of a route that takes this wire format, else one that says that none does."""
+        errors = [*failed.values()]
+        telling = [error for route, error in failed.items() if error.status in (400, 422) and route != self._ref.own]
+        error = (telling or errors)[-1]
+        error.previous = (*(each for each in errors if each is not error), *error.previous)
+        known = self._known.get(self.name)
+        if not telling and known and known.kinds:
+            error.hint = wrong_verb_hint(self.name, verb, tuple(each for each in known.verbs if each != verb))
+        return error
 
     def _accepted(self, kind: Kind, route: Route) -> None:
         """Remember the route that was accepted, where there were several."""
@@ -230,13 +265,20 @@ class ModelHandle:
                     return None
                 if (learned := self._ref.learn(described)) is None:
                     return None
+                if learned.own is not None:
+                    try:
+                        await self._transport.require_oauth(deadline)
+                    except ConfigError as flaw:  # an older one is also called at the workspace's URL
+                        learned = replace(learned, own=None, advice=f"It is route-optimised: {flaw}")
                 self._known[self.name] = learned
             return self._known[self.name]
 
     async def _lookup_verbs(self) -> tuple[Verb, ...]:
         """The verbs that the endpoint does; none if looking it up is forbidden."""
-        kind = await self._lookup_kind(self._options, self._options.deadline(self._transport.backend.clock))
-        return VERBS[kind] if kind else ()
+        if self._ref.kind:
+            return VERBS[self._ref.kind]
+        learned = await self._learn(self._options, self._options.deadline(self._transport.backend.clock))
+        return (learned.verbs or (VERBS[learned.kind] if learned.kind else ())) if learned else ()
 
     async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         """Find out how to call the endpoint correctly: learn it, and write it into the error's hint."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from .._lazy import WholeImport
 from ..errors import ConfigError
 from .models import Message, OutputItem
 from .tasks import ENVELOPE_KEYS, Kind, Verb
@@ -61,7 +63,15 @@ def request_body(kind: Kind, flat: Mapping[str, Any], name: str) -> dict[str, An
     if kind == "completions":
         return body
     message = {"role": "user", "content": body.pop("prompt")}
-    return {"input" if kind == "responses" else "messages": [message], **body}
+    if kind != "responses":
+        return {"messages": [message], **body}
+    if "stop" in body:
+        raise ConfigError(
+            f"{name!r} takes responses, and that wire format has no stop strings: leave out stop=, and cut the text "
+            'yourself. If it is an agent that knows them nevertheless, pass extra_body={"stop": […]}.'
+        )
+    limits = [body.pop(limit) for limit in ("max_tokens", "max_completion_tokens") if limit in body]
+    return {"input": [message], **({"max_output_tokens": limits[0]} if limits else {}), **body}
 
 
 def chat_messages(messages: object, verb: Verb = "chat", told_by: tuple[str, ...] = ("role",)) -> list[Any]:
@@ -86,6 +96,12 @@ def _wire_message(item: object, place: int, told_by: tuple[str, ...]) -> object:
     if isinstance(item, Message):
         return item.as_wire()
     told = isinstance(item, Mapping) and any(isinstance(item.get(key), str) for key in told_by)
+    content = item.get("content") if isinstance(item, Mapping) and told and "type" not in told_by else None
+    if (
+        isinstance(item, Mapping) and isinstance(content, list) and any(isinstance(part, str) for part in content)
+    ):  # a text beside an image
+        texts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+        return {**item, "content": texts}
     if told or isinstance(item, OutputItem):
         return item
     raise TypeError(
@@ -133,7 +149,26 @@ def prediction_body(forms: Mapping[str, Any], params: Mapping[str, Any] | None) 
     return {**given, **({"params": sent} if sent else {})}
 
 
-OPTIONS = ("timeout", "retry", "headers", "extra_body", "stop")
+TAGS = "databricks-ai-gateway-request-tags"
+
+
+def tags_header(tags: object) -> str:
+    """The header that says in the workspace's usage tables whom a call was for (Databricks REST).
+
+    Raises:
+        TypeError: the tags are no dict of names and values, both str.
+    """
+    if not isinstance(tags, Mapping):
+        raise TypeError(f'tags must be a dict such as {{"project": "x"}}, got {type(tags).__name__}.')
+    for name, value in tags.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            what = f"the tag {name!r} has a value" if isinstance(name, str) else "a tag has a name"
+            kind = type(value if isinstance(name, str) else name).__name__
+            raise TypeError(f"{what} that is no text but {kind}: tags are names and values, both str.")
+    return json.dumps(dict(tags), separators=(",", ":"))
+
+
+OPTIONS = ("timeout", "retry", "headers", "extra_body", "tags", "stop")
 _ELSEWHERE = {
     "max_retries": "retry=Retry(attempts=…)",
     "retries": "retry=Retry(attempts=…)",
@@ -161,6 +196,7 @@ def model_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
 def _meant(name: str) -> str:
     if name in OPTIONS:  # arrived inside `params=`: still ours
         return f"the argument {name}= of the call"
-    from difflib import get_close_matches
+    with WholeImport():
+        from difflib import get_close_matches
 
     return _ELSEWHERE.get(name) or next(iter(get_close_matches(name.lower(), OPTIONS, 1, 0.8)), "")

@@ -2,7 +2,7 @@
 
 Written from the WHATWG text of the format: lines end with LF, CR or CRLF and with nothing else (a str's `splitlines`
 knows ten more ends, which occur inside JSON), `data` lines of one event are joined by LF, a line that begins with a
-colon is a comment, an empty line ends an event. `id` and `retry` mean nothing for a model's answer and are dropped.
+colon is a comment, an empty line ends an event. `retry` means nothing for a model's answer and is dropped.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ MAX_EVENT = 16 * 2**20
 
 
 class Event(NamedTuple):
-    """One event: its data (UTF-8, undecoded) and its type ("" when the server named none)."""
+    """One event: its data (UTF-8, undecoded), its type and its id ("" when the server named none)."""
 
     data: bytes
     type: str = ""
+    id: str = ""
 
 
 DONE = b"[DONE]"
@@ -70,21 +71,20 @@ class Decoder:
     """Bytes in, events out. Feed what arrives; what is not yet whole waits for the next piece."""
 
     def __init__(self) -> None:
-        self._rest: list[bytes] = []  # pieces of the line that has not ended yet
-        self._size = 0
+        self._rest = bytearray()  # the line that has not ended yet
         self._after_cr = self._began = False
         self._data: list[bytes] = []
         self._held = 0
-        self._type = ""
+        self._type = self._id = ""
 
     def end(self) -> list[Event]:
         """The events that the body's end completes: none but an end that was announced, without a line break."""
-        return self.feed(b"\n") if self._size else []
+        return self.feed(b"\n") if self._rest else []
 
     @property
     def pending(self) -> bool:
         """Whether an event has begun and not ended: true at the end of input when the stream was cut."""
-        return bool(self._size or self._data)
+        return bool(self._rest or self._data)
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes.
@@ -100,29 +100,29 @@ class Decoder:
         self._after_cr = chunk.endswith(b"\r")
         *lines, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         if lines:
-            lines[0] = b"".join((*self._rest, lines[0]))
-            self._rest, self._size = [], 0
+            if self._rest:
+                lines[0] = bytes(self._rest) + lines[0]
+                self._rest.clear()
             if not self._began:
                 self._began = True
                 lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
-        self._rest.append(rest)
-        self._size += len(rest)
-        if self._size > MAX_LINE:
+        self._rest += rest
+        if len(self._rest) > MAX_LINE:
             raise ValueError(f"a line of the event stream is over {MAX_LINE} bytes")
         events: list[Event] = []
         for line in lines:
             if not line:
                 if self._data:
-                    events.append(Event(b"\n".join(self._data), self._type))
+                    events.append(Event(b"\n".join(self._data), self._type, self._id))
                     self._data, self._held = [], 0
-                self._type = ""
+                self._type = self._id = ""
             elif not self._data and line.startswith(b"data: ") and len(line) < MAX_EVENT:  # what nearly every line is
                 self._data.append(line[6:])
                 self._held = len(line)
             else:
                 self._field(line)
         if self._data and self._data[0].strip() == DONE:  # nothing may follow: some servers leave out the empty line
-            events.append(Event(b"\n".join(self._data), self._type))
+            events.append(Event(b"\n".join(self._data), self._type, self._id))
             self._data, self._held = [], 0
         return events
 
@@ -131,6 +131,8 @@ class Decoder:
         value = value.removeprefix(b" ")
         if name == b"event":
             self._type = value.decode("utf-8", "replace")
+        elif name == b"id":
+            self._id = value.decode("utf-8", "replace")
         elif name == b"data":
             self._data.append(value)
             self._held += len(line)

@@ -88,26 +88,36 @@ def test_it_stays_open_while_three_in_ten_attempts_fail() -> None:
     assert noise.requests_a_call <= 1.45
 
 
-@pytest.mark.parametrize("failure", [*SAFE[:4], lambda: InternalServerError("no", raw=Raw(503), retry_after=5.0),
-                                     lambda: RateLimitError("no", raw=Raw(429), retry_after=5.0),
-                                     lambda: APIConnectionError("refused", sent=False)])  # fmt: skip
+OUTAGES: dict[str, Callable[[], APIError]] = {
+    "500": SAFE[0],
+    "503": SAFE[2],
+    "429": SAFE[3],
+    "503, all told to come back at the same time": lambda: InternalServerError("no", raw=Raw(503), retry_after=5.0),
+    "429, all told to come back at the same time": lambda: RateLimitError("no", raw=Raw(429), retry_after=5.0),
+    "refused connections": lambda: APIConnectionError("refused", sent=False),
+}
+
+
 @pytest.mark.parametrize("seconds", [20, 60])
-def test_an_outage_gets_no_storm_and_ends_at_once(failure: Callable[[], APIError], seconds: int) -> None:
-    """200 calls a second; also where all are told to come back at the same time."""
+def test_an_outage_gets_no_storm_and_ends_at_once(seconds: int) -> None:
+    """200 calls a second, before, while and after."""
+    wrong: list[str] = []
+    for name, failure in OUTAGES.items():
 
-    def fails(time: float) -> APIError | None:
-        if not 10 <= time < 10 + seconds:
-            return None
-        error = failure()
-        error.unreachable = not error.sent
-        return error
+        def fails(time: float, failure: Callable[[], APIError] = failure) -> APIError | None:
+            if not 10 <= time < 10 + seconds:
+                return None
+            error = failure()
+            error.unreachable = not error.sent
+            return error
 
-    outage = Simulation(Retry(), fails).run(200 * (seconds + 30), 0.005)
-    during = sum(outage.requests[second] for second in range(10, 10 + seconds))
-    assert during <= 1.2 * 200 * seconds
-    assert max(outage.requests.values()) <= 2 * 200
-    assert outage.success(10 + seconds, 20 + seconds) >= 0.95
-    assert outage.success(11 + seconds) == 1
+        outage = Simulation(Retry(), fails).run(200 * (seconds + 30), 0.005)
+        during = sum(outage.requests[second] for second in range(10, 10 + seconds)) / (200 * seconds)
+        busiest = max(outage.requests.values())
+        after = outage.success(10 + seconds, 20 + seconds)
+        if during > 1.2 or busiest > 2 * 200 or after < 0.95:
+            wrong.append(f"{name}: {during:.3f} requests a call, busiest second {busiest}, {after:.1%} afterwards")
+    assert wrong == []
 
 
 def test_an_outage_amid_noise_is_told_apart_from_it() -> None:
@@ -155,7 +165,7 @@ def test_what_a_failure_costs() -> None:
 
 def test_the_tokens_stay_within_their_bounds() -> None:
     health = EndpointHealth(Counts())
-    for _ in range(5):
+    for _ in range(50):
         health.attempt_succeeded()
     assert health.tokens == MAX_TOKENS
     for _ in range(1000):
@@ -172,7 +182,9 @@ def test_a_client_remembers_a_bounded_number_of_endpoints_the_last_used() -> Non
         records.of(None, f"/x/{place}?secret=1").begin_call(float(place))
         records.of(None, "/often").begin_call(float(place))
     kept = records.snapshot()
-    assert len(kept) == MAX_ENDPOINTS
+    assert 0.9 * MAX_ENDPOINTS <= len(kept) <= MAX_ENDPOINTS
+    assert f"/x/{calls - 1}" in kept
+    assert "/x/0" not in kept
     assert kept["/often"].calls == calls
     assert records.total.calls == 2 * calls
     assert not any("secret" in path for path in kept)
@@ -182,7 +194,7 @@ def test_a_client_remembers_a_bounded_number_of_endpoints_the_last_used() -> Non
 # --- on the wire ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("calls", "status"), [(300, 429), (400, 503)])
+@pytest.mark.parametrize(("calls", "status"), [(200, 429), (400, 503)])
 async def test_a_server_that_fails_every_call_gets_few_more_than_one_request_each(
     make, serve, clock, colour, calls, status
 ):
@@ -212,9 +224,11 @@ async def test_the_error_says_that_the_budget_denied_it(make, wire, clock):
     called = route(wire).respond(503)
     async with make() as client:
         chat = clock.on(client).endpoint("ep").chat
-        for _ in range(13):
-            with pytest.raises(dbllm.InternalServerError) as caught:
-                await chat("hi")
+        for _ in range(38):
+            with pytest.raises(dbllm.InternalServerError):
+                await chat("hi", retry=Retry(attempts=1))
+        with pytest.raises(dbllm.InternalServerError) as caught:
+            await chat("hi")
         assert (caught.value.attempts, str(caught.value)) == (
             2,
             f"HTTP 503 (2 attempts, {DENIED}): {caught.value.message}",
@@ -236,7 +250,7 @@ async def test_each_endpoint_has_a_budget_of_its_own_and_clones_share_it(make, w
     )
     async with make(retry=Retry(attempts=100)) as client:
         clock.on(client)
-        with pytest.raises(dbllm.InternalServerError, match=f"50 attempts, {DENIED}"):
+        with pytest.raises(dbllm.InternalServerError, match=f"40 attempts, {DENIED}"):
             await client.endpoint("ep").chat("hi")
         with pytest.raises(dbllm.InternalServerError, match="1 attempt, "):
             await client.with_options(timeout=5).endpoint("ep").chat("hi")
@@ -255,7 +269,7 @@ async def test_a_port_where_nobody_listens_is_not_dialled_twice_for_ever(make, s
                 await client.request("POST", "/x", json={})
         assert (caught.value.attempts, caught.value.unreachable) == (1, True)
         assert DENIED in str(caught.value)
-        assert client.stats().attempts <= 60 + 50
+        assert client.stats().attempts <= 60 + 40
 
 
 async def test_kept_alive_connections_that_were_closed_never_close_it(make, serve, clock):
