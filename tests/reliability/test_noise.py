@@ -1,0 +1,92 @@
+"""Thirty of a hundred requests fail: no call is lost, crossed or sent again although it may have run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from figures import LONG, record
+
+from dbllm.testing import ALL_FAULTS, FAULT_KINDS, SAFE_FAULTS, FaultName, ServerReport, fault_server
+
+WAYS = [  # mode, engine, calls of a long run, of a short one
+    ("asyncio", "h11", 100_000, 2_000),
+    ("asyncio", "httptools", 100_000, 1_000),
+    ("uvloop", "httptools", 100_000, 2_000),
+    ("trio", "h11", 100_000, 1_000),
+    ("asyncio", "httpx", 100_000, 1_000),
+    ("plain", "h11", 100_000, 2_000),
+    ("plain", "httpx", 100_000, 1_000),
+]
+MAY_RUN_AGAIN = {name for name, kind in FAULT_KINDS.items() if kind.effect == "may have run"}
+
+
+def run_load(mix: Mapping[FaultName, float], seed: int, **load: Any) -> tuple[dict[str, Any], ServerReport]:
+    """The tally of a load in a process of its own, and what the server saw."""
+    with fault_server(mix=mix, seed=seed, latency=0.002, process=True) as server:
+        command = [sys.executable, "-W", "error", str(Path(__file__).with_name("load.py"))]
+        settings = json.dumps({"host": server.host, "name": f"seed {seed}", **load})
+        done = subprocess.run([*command, settings], capture_output=True, timeout=3600, check=False)
+        assert done.returncode == 0, done.stderr.decode()[-4000:]
+        assert not done.stderr, done.stderr.decode()[-4000:]
+        return json.loads(done.stdout), server.report()
+
+
+def check_each_ended_once(tally: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "calls": tally["begun"],
+        "lost": tally["begun"] - tally["ended"],
+        "twice": tally["twice"],
+        "crossed": tally["crossed"],
+        "untyped": sum(tally["untyped"].values()),
+        "succeeded": tally["succeeded"],
+        "share": round(tally["succeeded"] / tally["begun"], 5),
+        "requests": tally["attempts"],
+        "seconds": round(tally["seconds"], 1),
+    }
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("mode", "engine", "long", "short"), WAYS)
+def test_what_may_be_repeated_succeeds(mode: str, engine: str, long: int, short: int) -> None:
+    calls = long if LONG else short
+    tally, report = run_load(SAFE_FAULTS, 15, mode=mode, engine=engine, calls=calls)
+    figures = check_each_ended_once(tally)
+    again = {fault: count for fault, count in report.ran_again.items() if fault not in MAY_RUN_AGAIN}
+    figures |= {"ran_again": sum(again.values()), "again_after_5xx": sum(report.ran_again.values())}
+    figures["again_after_5xx"] -= figures["ran_again"]
+    record("safe", f"{mode}, {engine}", **figures)
+    wrong = {key: figures[key] for key in ("lost", "twice", "crossed", "untyped", "ran_again") if figures[key]}
+    assert (wrong, again, tally["left"], report.flaws) == ({}, {}, [], ())
+    assert figures["share"] >= 0.999, tally["failed"]
+    assert tally["attempts"] / calls <= 1.45
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("mode", "engine", "long", "short"), WAYS)
+def test_each_failure_is_named_and_what_may_have_run_is_not_repeated(
+    mode: str, engine: str, long: int, short: int
+) -> None:
+    calls = long if LONG else short
+    tally, report = run_load(ALL_FAULTS, 16, mode=mode, engine=engine, calls=calls)
+    figures = check_each_ended_once(tally)
+    again = {fault: count for fault, count in report.ran_again.items() if fault not in MAY_RUN_AGAIN}
+    lost = {name for name, kind in FAULT_KINDS.items() if kind.effect.startswith("ran")}
+    figures |= {"ran_again": sum(again.values()), "again_after_5xx": sum(report.ran_again.values())}
+    figures["again_after_5xx"] -= figures["ran_again"]
+    figures["lost_answers"] = sum(count for fault, count in report.faults.items() if fault in lost)
+    record("all", f"{mode}, {engine}", **figures, failed=tally["failed"])
+    wrong = {key: figures[key] for key in ("lost", "twice", "crossed", "untyped", "ran_again") if figures[key]}
+    assert (wrong, again, tally["left"], report.flaws) == ({}, {}, [], ())
+    assert sum(tally["failed"].values()) + tally["succeeded"] == calls
+    kinds = {name.rpartition(", ")[2] for name in tally["failed"]}
+    assert kinds <= {"ambiguous", "final", "throttled", "transient"}
+    # All but the few that had six bad answers in a row met a fault after which nobody can tell whether the model ran.
+    ambiguous = sum(count for name, count in tally["failed"].items() if "ambiguous" in name or "APIResponse" in name)
+    assert sum(tally["failed"].values()) - ambiguous <= calls * 0.001
+    assert tally["attempts"] / calls <= 1.45
