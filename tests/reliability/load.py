@@ -12,10 +12,11 @@ import gc
 import json
 import os
 import random
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ import trio
 
 from dbllm import APIError, AsyncClient, Client, Retry
 from dbllm._transport.retry import classify
-from dbllm.testing import take_census
+from dbllm.testing import FaultName, ServerReport, fault_server, take_census
 from dbllm.testing.model_answers import vector_of
 
 SAMPLE_EVERY = 2_000  # calls
@@ -242,6 +243,17 @@ def run(load: Load) -> Tally:
         asyncio.run(in_loop(load, tally))
     tally.seconds = time.monotonic() - began
     return tally
+
+
+def run_load(mix: Mapping[FaultName, float], seed: int, **load: Any) -> tuple[dict[str, Any], ServerReport]:
+    """The tally of a load in a process of its own, and what the server saw."""
+    with fault_server(mix=mix, seed=seed, latency=0.002, process=True) as server:
+        command = [sys.executable, "-W", "error", __file__]
+        settings = json.dumps({"host": server.host, "name": f"seed {seed}", **load})
+        done = subprocess.run([*command, settings], capture_output=True, timeout=3600, check=False)
+        assert done.returncode == 0, done.stderr.decode()[-4000:]
+        assert not done.stderr, done.stderr.decode()[-4000:]
+        return json.loads(done.stdout), server.report()
 
 
 if __name__ == "__main__":

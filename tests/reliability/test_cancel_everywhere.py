@@ -12,7 +12,7 @@ import anyio
 import pytest
 import trio
 import trustme
-from figures import LONG, record
+from reliability.figures import LONG, record
 
 from dbllm import APIError, AsyncClient, Client, Retry
 from dbllm.testing import ALL_FAULTS, FaultServer, cancel_everywhere, fault_server, take_census

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
-from figures import LONG, record
+from reliability.figures import LONG, record
+from reliability.load import run_load
 
-from dbllm.testing import ALL_FAULTS, FAULT_KINDS, SAFE_FAULTS, FaultName, ServerReport, fault_server
+from dbllm.testing import ALL_FAULTS, FAULT_KINDS, SAFE_FAULTS
 
 WAYS = [  # mode, engine, calls of a long run, of a short one
     ("asyncio", "h11", 100_000, 2_000),
@@ -24,17 +20,6 @@ WAYS = [  # mode, engine, calls of a long run, of a short one
     ("plain", "httpx", 100_000, 1_000),
 ]
 MAY_RUN_AGAIN = {name for name, kind in FAULT_KINDS.items() if kind.effect == "may have run"}
-
-
-def run_load(mix: Mapping[FaultName, float], seed: int, **load: Any) -> tuple[dict[str, Any], ServerReport]:
-    """The tally of a load in a process of its own, and what the server saw."""
-    with fault_server(mix=mix, seed=seed, latency=0.002, process=True) as server:
-        command = [sys.executable, "-W", "error", str(Path(__file__).with_name("load.py"))]
-        settings = json.dumps({"host": server.host, "name": f"seed {seed}", **load})
-        done = subprocess.run([*command, settings], capture_output=True, timeout=3600, check=False)
-        assert done.returncode == 0, done.stderr.decode()[-4000:]
-        assert not done.stderr, done.stderr.decode()[-4000:]
-        return json.loads(done.stdout), server.report()
 
 
 def check_each_ended_once(tally: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from figures import LONG, record
+from reliability.figures import LONG, record
 
 from dbllm import APIError, AsyncClient, Retry
 from dbllm.testing import fault_server

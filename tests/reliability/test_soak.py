@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from figures import LONG, record
-from test_noise import run_load
+from reliability.figures import LONG, record
+from reliability.load import run_load
 
 from dbllm.testing import ALL_FAULTS
 
