@@ -29,7 +29,7 @@ ENGINES: dict[SweepMode, tuple[str, ...]] = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultServer]:
-    with fault_server(latency=0.001, between=0.01, process=True) as running:
+    with fault_server(latency=0.001, between=0.02, process=True) as running:
         yield running
 
 
@@ -39,7 +39,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FaultSer
     authority = trustme.CA()
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
     authority.cert_pem.write_to_path(folder / "ca.pem")
-    with fault_server(latency=0.001, between=0.01, certificate=str(folder / "server.pem"), process=True) as running:
+    with fault_server(latency=0.001, between=0.02, certificate=str(folder / "server.pem"), process=True) as running:
         yield running, str(folder / "ca.pem")
 
 
