@@ -97,12 +97,12 @@ Mix = Mapping[FaultName, float]
 """Fault → share of the requests that meet it; the shares are 1 at most in sum."""
 
 SAFE_FAULTS: Mix = {
-    "429": 0.06,
-    "429_hint": 0.06,
+    "429": 0.07,
+    "429_hint": 0.07,
     "503": 0.06,
     "500": 0.03,
     "502": 0.03,
-    "close_race": 0.03,
+    "close_race": 0.01,
     "slices": 0.01,
     "late": 0.01,
     "drip": 0.01,

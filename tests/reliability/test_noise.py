@@ -45,7 +45,7 @@ def test_what_may_be_repeated_succeeds(mode: str, engine: str, long: int, short:
     again = {fault: count for fault, count in report.ran_again.items() if fault not in MAY_RUN_AGAIN}
     figures |= {"ran_again": sum(again.values()), "again_after_5xx": sum(report.ran_again.values())}
     figures["again_after_5xx"] -= figures["ran_again"]
-    record("safe", f"{mode}, {engine}", **figures)
+    record("safe", f"{mode}, {engine}", **figures, failed=tally["failed"])
     wrong = {key: figures[key] for key in ("lost", "twice", "crossed", "untyped", "ran_again") if figures[key]}
     assert (wrong, again, tally["left"], report.flaws) == ({}, {}, [], ())
     assert figures["share"] >= 0.999, tally["failed"]
