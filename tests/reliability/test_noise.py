@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -10,15 +11,17 @@ from reliability.load import run_load
 
 from dbllm.testing import ALL_FAULTS, FAULT_KINDS, SAFE_FAULTS
 
-WAYS = [  # mode, engine, calls of a long run, of a short one
-    ("asyncio", "h11", 100_000, 2_000),
-    ("asyncio", "httptools", 100_000, 1_000),
-    ("uvloop", "httptools", 100_000, 2_000),
-    ("trio", "h11", 100_000, 1_000),
-    ("asyncio", "httpx", 100_000, 1_000),
-    ("plain", "h11", 100_000, 2_000),
-    ("plain", "httpx", 100_000, 1_000),
+LONG_CALLS = int(os.environ.get("DBLLM_CALLS") or 100_000)  # of each way, in a long run
+WAYS = [  # mode, engine, calls of a short run
+    ("asyncio", "h11", 1_000),
+    ("asyncio", "httptools", 500),
+    ("uvloop", "httptools", 1_000),
+    ("trio", "h11", 500),
+    ("asyncio", "httpx", 500),
+    ("plain", "h11", 1_000),
+    ("plain", "httpx", 500),
 ]
+SEEDS = {way[:2]: seed for seed, way in enumerate(WAYS)}
 MAY_RUN_AGAIN = {name for name, kind in FAULT_KINDS.items() if kind.effect == "may have run"}
 
 
@@ -37,10 +40,10 @@ def check_each_ended_once(tally: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("mode", "engine", "long", "short"), WAYS)
-def test_what_may_be_repeated_succeeds(mode: str, engine: str, long: int, short: int) -> None:
-    calls = long if LONG else short
-    tally, report = run_load(SAFE_FAULTS, 15, mode=mode, engine=engine, calls=calls)
+@pytest.mark.parametrize(("mode", "engine", "short"), WAYS)
+def test_what_may_be_repeated_succeeds(mode: str, engine: str, short: int) -> None:
+    calls = LONG_CALLS if LONG else short
+    tally, report = run_load(SAFE_FAULTS, 100 + SEEDS[mode, engine], mode=mode, engine=engine, calls=calls)
     figures = check_each_ended_once(tally)
     again = {fault: count for fault, count in report.ran_again.items() if fault not in MAY_RUN_AGAIN}
     figures |= {"ran_again": sum(again.values()), "again_after_5xx": sum(report.ran_again.values())}
@@ -48,17 +51,15 @@ def test_what_may_be_repeated_succeeds(mode: str, engine: str, long: int, short:
     record("safe", f"{mode}, {engine}", **figures, failed=tally["failed"])
     wrong = {key: figures[key] for key in ("lost", "twice", "crossed", "untyped", "ran_again") if figures[key]}
     assert (wrong, again, tally["left"], report.flaws) == ({}, {}, [], ())
-    assert figures["share"] >= 0.999, tally["failed"]
+    assert calls - tally["succeeded"] <= max(1, calls // 1000), tally["failed"]
     assert tally["attempts"] / calls <= 1.45
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("mode", "engine", "long", "short"), WAYS)
-def test_each_failure_is_named_and_what_may_have_run_is_not_repeated(
-    mode: str, engine: str, long: int, short: int
-) -> None:
-    calls = long if LONG else short
-    tally, report = run_load(ALL_FAULTS, 16, mode=mode, engine=engine, calls=calls)
+@pytest.mark.parametrize(("mode", "engine", "short"), WAYS)
+def test_each_failure_is_named_and_what_may_have_run_is_not_repeated(mode: str, engine: str, short: int) -> None:
+    calls = LONG_CALLS if LONG else short
+    tally, report = run_load(ALL_FAULTS, 200 + SEEDS[mode, engine], mode=mode, engine=engine, calls=calls)
     figures = check_each_ended_once(tally)
     again = {fault: count for fault, count in report.ran_again.items() if fault not in MAY_RUN_AGAIN}
     lost = {name for name, kind in FAULT_KINDS.items() if kind.effect.startswith("ran")}
@@ -73,5 +74,5 @@ def test_each_failure_is_named_and_what_may_have_run_is_not_repeated(
     assert kinds <= {"ambiguous", "final", "throttled", "transient"}
     # All but the few that had six bad answers in a row met a fault after which nobody can tell whether the model ran.
     ambiguous = sum(count for name, count in tally["failed"].items() if "ambiguous" in name or "APIResponse" in name)
-    assert sum(tally["failed"].values()) - ambiguous <= calls * 0.001
+    assert sum(tally["failed"].values()) - ambiguous <= max(1, calls // 1000)
     assert tally["attempts"] / calls <= 1.45
