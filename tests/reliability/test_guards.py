@@ -189,9 +189,9 @@ def without_the_release_of_permits(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_redaction(patch: pytest.MonkeyPatch) -> None:
-    from dbllm._transport import transport
+    from dbllm._auth.redaction import Redaction
 
-    patch.setattr(transport, "redact", lambda raw, *_: raw)
+    patch.setattr(Redaction, "_all_forms", lambda self: [])
 
 
 def without_deadlines(patch: pytest.MonkeyPatch) -> None:
