@@ -1,9 +1,9 @@
 """What the proofs of this folder measured, in one file; and the README's table of promises, made from it.
 
-    python tests/reliability/figures.py            says whether the README's table is what the file says
-    python tests/reliability/figures.py --write    writes it
+    python tests/reliability/figures.py                 says whether the README's table is what the file says
+    python tests/reliability/figures.py --write FILE    takes in what a run noted in FILE, and writes the table
 
-A run writes into the file only where it is told to: `nox -s reliability -- --write-table`.
+A run notes its figures where DBLLM_FIGURES names a file; `nox -s reliability -- --write-table` does all this.
 """
 
 from __future__ import annotations
@@ -21,15 +21,22 @@ MARKS = "<!-- reliability: begin -->", "<!-- reliability: end -->"
 
 
 def record(proof: str, name: str, **values: Any) -> None:
-    """Note what one proof measured, and print it. A short run does not replace what a long one found."""
+    """Note what one proof measured, and print it."""
     print(f"{proof} {name}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
-    if not os.environ.get("DBLLM_WRITE_FIGURES"):
-        return
+    if (path := os.environ.get("DBLLM_FIGURES")) is not None:
+        with open(path, "a", encoding="utf-8") as notes:  # one line at once: several processes may write
+            notes.write(json.dumps([proof, name, {"long": LONG, **values}]) + "\n")
+
+
+def take_in(notes: Path) -> None:
+    """Put the notes of a run into the file; a short run does not replace what a long one found."""
     found = read()
-    before = found.setdefault(proof, {}).get(name, {})
-    if LONG or not before.get("long"):
-        found[proof][name] = {"long": LONG, **values}
-        FILE.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", "utf-8")
+    for line in notes.read_text("utf-8").splitlines():
+        proof, name, values = json.loads(line)
+        before = found.setdefault(proof, {}).get(name, {})
+        if values["long"] or not before.get("long"):
+            found[proof][name] = values
+    FILE.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def read() -> dict[str, dict[str, dict[str, Any]]]:
@@ -131,16 +138,18 @@ PROMISES = (
 )
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
+    write = arguments[:1] == ["--write"]
+    for notes in map(Path, arguments[1:]) if write else ():
+        take_in(notes)
     page, made = README.read_text("utf-8"), table(read())
-    if inside(page) == made:
-        return 0
-    if "--write" not in sys.argv:
+    if write:
+        README.write_text(page.replace(inside(page), made, 1), "utf-8")
+    elif inside(page) != made:
         print("the README's table is stale: nox -s reliability -- --write-table")
         return 1
-    README.write_text(page.replace(inside(page), made, 1), "utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
