@@ -6,6 +6,8 @@ Each name below is imported when it is first used, so that `dbllm --help` starts
 import importlib as _importlib
 import typing as _typing
 
+from ._lazy import WholeImport as _WholeImport
+
 if _typing.TYPE_CHECKING:
     # fmt: off
     # isort: off
@@ -77,7 +79,9 @@ if not _typing.TYPE_CHECKING:  # type checkers read the imports above
 
 def __getattr__(name: str) -> _typing.Any:
     if name in _MODULES:
-        value = globals()[name] = getattr(_importlib.import_module(f".{_MODULES[name]}", __name__), name)
+        with _WholeImport():
+            module = _importlib.import_module(f".{_MODULES[name]}", __name__)
+        value = globals()[name] = getattr(module, name)
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -21,6 +21,7 @@ from ._http.tls import Cert, Network, ProxyLike, Verify
 from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.prompt import PromptSignature
+from ._lazy import WholeImport
 from ._protocol.paths import app_path
 from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref
 from ._protocol.tasks import parse_task
@@ -237,28 +238,32 @@ class AsyncClient:
     @property
     def endpoints(self) -> AsyncEndpoints:
         """The workspace's serving endpoints: create, update, watch and delete them."""
-        from ._management.endpoints import AsyncEndpoints  # most programs only call models
+        with WholeImport():
+            from ._management.endpoints import AsyncEndpoints  # most programs only call models
 
         return AsyncEndpoints(self._transport, self._options)
 
     @property
     def model_services(self) -> AsyncModelServices:
         """The model services in Unity Catalog: create, change, delete and grant them."""
-        from ._management.model_services import AsyncModelServices
+        with WholeImport():
+            from ._management.model_services import AsyncModelServices
 
         return AsyncModelServices(self._transport, self._options)
 
     @property
     def model_providers(self) -> AsyncModelProviders:
         """The model provider services, which hold the keys of providers outside of Databricks by reference."""
-        from ._management.model_services import AsyncModelProviders
+        with WholeImport():
+            from ._management.model_services import AsyncModelProviders
 
         return AsyncModelProviders(self._transport, self._options)
 
     @property
     def secrets(self) -> AsyncSecrets:
         """The workspace's secrets and their scopes."""
-        from ._management.secrets import AsyncSecrets
+        with WholeImport():
+            from ._management.secrets import AsyncSecrets
 
         return AsyncSecrets(self._transport, self._options)
 

@@ -16,6 +16,7 @@ from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.handle import ModelHandle
 from ._inference.stream import Stream
+from ._lazy import WholeImport
 from ._transport.retry import Retry, Timeout
 
 if TYPE_CHECKING:
@@ -97,28 +98,32 @@ class Client(SyncFacade[AsyncClient]):
     @property
     def endpoints(self) -> Endpoints:
         """The workspace's serving endpoints: create, update, watch and delete them."""
-        from ._management.endpoints import Endpoints  # most programs only call models
+        with WholeImport():
+            from ._management.endpoints import Endpoints  # most programs only call models
 
         return Endpoints(self._core.endpoints)
 
     @property
     def model_services(self) -> ModelServices:
         """The model services in Unity Catalog: create, change, delete and grant them."""
-        from ._management.model_services import ModelServices
+        with WholeImport():
+            from ._management.model_services import ModelServices
 
         return ModelServices(self._core.model_services)
 
     @property
     def model_providers(self) -> ModelProviders:
         """The model provider services, which hold the keys of providers outside of Databricks by reference."""
-        from ._management.model_services import ModelProviders
+        with WholeImport():
+            from ._management.model_services import ModelProviders
 
         return ModelProviders(self._core.model_providers)
 
     @property
     def secrets(self) -> Secrets:
         """The workspace's secrets and their scopes."""
-        from ._management.secrets import Secrets
+        with WholeImport():
+            from ._management.secrets import Secrets
 
         return Secrets(self._core.secrets)
 

@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar
 
+from ._lazy import WholeImport
+
 
 @dataclass(frozen=True, slots=True)
 class Raw:
@@ -75,7 +77,8 @@ def _public_class(name: str) -> Any:
     """An exported class, or one that is part of an exported model."""
     places = ("", "._protocol.models", "._management.endpoints", "._management.secrets", "._management.model_services")
     modules = (import_module(f"dbllm{place}") for place in places)
-    return next((kind for module in modules if (kind := getattr(module, name, None)) is not None), None)
+    with WholeImport():
+        return next((kind for module in modules if (kind := getattr(module, name, None)) is not None), None)
 
 
 class DbllmError(Exception):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .._http.tls import Network
+from .._lazy import WholeImport
 from .._urls import parse_host
 from ..errors import ConfigError
 from . import sources
@@ -240,7 +241,8 @@ class _Resolver:
         if sources.find_program("databricks", path, self._env):
             return CredentialSource("the databricks command", {"databricks_cli_path": path}), "databricks-cli"
         if target.endswith(_AZURE) and sources.find_program("az", None, self._env):
-            from . import external_tokens
+            with WholeImport():
+                from . import external_tokens
 
             if external_tokens.is_sdk_installed():
                 return CredentialSource("the az command"), "azure-cli"
@@ -270,7 +272,8 @@ def _auth(place: CredentialSource, kind: str, host: str, env: Mapping[str, str])
 
 
 def _fetch(place: CredentialSource, kind: str, host: str, env: Mapping[str, str]) -> Fetch:
-    from . import external_tokens, oauth  # here: most clients have a token, and need neither
+    with WholeImport():
+        from . import external_tokens, oauth  # here: most clients have a token, and need neither
 
     values, text = place.values, place.text
     issuer = oauth.Issuer(host, text("account_id"), text("discovery_url"))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._lazy import WholeImport
 from ..errors import ConfigError
 from .redaction import SECRETS, Secret, repr_or_mask, wrap_secret
 
@@ -98,7 +99,8 @@ def _text(path: Path, name: str | None) -> Secret:
 
 
 def _parsed(text: Secret, path: Path) -> configparser.RawConfigParser:
-    import configparser  # here: where host and token are given, no file is read
+    with WholeImport():
+        import configparser  # here: where host and token are given, no file is read
 
     parser = configparser.RawConfigParser(default_section="\0", strict=True)
     flaw = ""

@@ -17,6 +17,7 @@ import h11
 import httpx
 
 from .._deadline import FOREVER
+from .._lazy import WholeImport
 from .._urls import origin
 from ..errors import APIError, Raw
 from .blocking_socket import BlockingSocket
@@ -203,7 +204,8 @@ class H1Connection:
         self._race = min(max(_SHORTEST_RACE, settings.clock() - began), _LONGEST_RACE)  # a busy loop dials slowly, too
         if not settings.fast or not sock.in_asyncio:
             return H11Parser()
-        from .llhttp_parser import LlhttpParser
+        with WholeImport():
+            from .llhttp_parser import LlhttpParser
 
         return LlhttpParser()
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from .._lazy import WholeImport
 from ..errors import ConfigError
 from .connection import ConnectionSettings, H1Connection
 from .tls import DEFAULT_NETWORK, Network, tls_and_proxy
@@ -101,7 +102,8 @@ def connection_factory(
     """How connections to `base` are made: directly, or over httpx."""
 
     if client is not None or transport is not None:
-        from .httpx_connection import by_client, by_transport
+        with WholeImport():
+            from .httpx_connection import by_client, by_transport
 
         if client is not None:
             return lambda: by_client(client, suspends, now)
@@ -113,7 +115,8 @@ def connection_factory(
     def new() -> Connection:
         if engine != "httpx" and proxy is None and not is_httpx_patched():
             return H1Connection(settings)
-        from .httpx_connection import by_httpx
+        with WholeImport():
+            from .httpx_connection import by_httpx
 
         return by_httpx(context, proxy, suspends, now)
 

@@ -20,14 +20,15 @@ class H11Parser:
         self.status, self.finished = 0, False
         self.fields: RawHeaders = []
 
-    def request(self, method: str, target: bytes, headers: RequestHeaders, body: bytes | None) -> bytes:
+    def request(self, method: str, target: bytes, headers: RequestHeaders | RawHeaders, body: bytes | None) -> bytes:
         """The bytes to send."""
         if self._reader is not None:
             self._connection, self._reader = h11.Connection(h11.CLIENT, MAX_HEAD), None
         elif self._connection.our_state is h11.DONE:
             self._connection.start_next_cycle()
         self.status, self.finished, self._bodyless = 0, False, method == "HEAD"
-        sized = headers.fields if body is None else [*headers.fields, (b"content-length", b"%d" % len(body))]
+        fields = headers.fields if isinstance(headers, RequestHeaders) else headers
+        sized = fields if body is None else [*fields, (b"content-length", b"%d" % len(body))]
         head = h11.Request(method=method, target=target, headers=sized)
         events = (head, h11.Data(data=body or b""), h11.EndOfMessage())
         return b"".join(self._connection.send(event) or b"" for event in events)
@@ -43,12 +44,13 @@ class H11Parser:
             return
         if not data:
             raise EOFError("the server closed the connection before it answered")
-        while data and (found := self._head.add(data)) is not None:
-            whole, end = found
-            self._connection.receive_data(whole[:end])
-            event, data = self._connection.next_event(), whole[end:]
+        end = 0
+        while end < len(data) and (found := self._head.add(data, end)) is not None:
+            data, begin, end = found
+            self._connection.receive_data(data[begin:end])
+            event = self._connection.next_event()
             if isinstance(event, h11.Response):
-                self._begin(event, data)
+                self._begin(event, data[end:])
                 return
             if not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
                 raise EOFError("the server left without an answer")

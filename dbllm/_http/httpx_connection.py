@@ -10,7 +10,6 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
-from importlib import import_module
 from inspect import isawaitable
 from typing import Any
 
@@ -19,6 +18,7 @@ import anyio.to_thread
 import httpx
 
 from .._deadline import FOREVER, seconds_left
+from .._lazy import WholeImport
 from .._urls import parse_url
 from ..errors import APIError, Raw
 from .decompression import Decompressor, decompressor
@@ -27,7 +27,8 @@ from .request import HttpRequest, decode_headers, require_sendable
 
 _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
 _READ_AHEAD = 20_000  # pieces in the 64 KiB that h11 may have read ahead, at the very most
-_HTTPX_BROKEN = (httpx.TransportError, httpx.DecodingError, ssl.SSLError, TimeoutError)  # a late alert comes as it is
+# A late alert comes as it is. httpx.Client looks at a redirect's Location, though it is not to follow it.
+_HTTPX_BROKEN = (httpx.TransportError, httpx.DecodingError, httpx.InvalidURL, ssl.SSLError, TimeoutError)
 
 
 class HttpxConnection:
@@ -119,9 +120,10 @@ class HttpxConnection:
     async def close(self) -> None:
         """As `H1Connection.close`."""
         parts, response, self._parts, self._response = self._parts, self._response, None, None
-        steps: list[Any] = [] if response is None else [response.aclose if self._suspends else response.close]
+        steps: list[Any] = [self._hang_up] if self._hang_up else []  # first: a task's own cancellation knows no shield
+        steps += [] if response is None else [response.aclose if self._suspends else response.close]
         with anyio.CancelScope(shield=True) if self._suspends else nullcontext():
-            for step in (*steps, *([self._hang_up] if self._hang_up else [])):
+            for step in steps:
                 with suppress(Exception):  # the socket is given up; why it complains concerns nobody
                     finished = step()
                     if isawaitable(finished):
@@ -225,30 +227,41 @@ def by_transport(transport: Any, suspends: bool, now: Callable[[], float]) -> Ht
     return HttpxConnection(lambda out, left: handle(_request(out, left)), suspends, now)
 
 
+def _import_backends() -> Any:
+    with WholeImport():
+        from . import httpcore_backend
+    return httpcore_backend
+
+
 def by_httpx(
     context: ssl.SSLContext, proxy: httpx.Proxy | None, suspends: bool, now: Callable[[], float]
 ) -> HttpxConnection:
     """A connection that httpx makes, directly or through a proxy."""
     own: Any = None
+    sockets: Any = None
 
     async def respond(out: HttpRequest, left: float | None) -> Any:
-        nonlocal own
+        nonlocal own, sockets
         if own is None:
             if suspends and "httpcore" not in sys.modules:  # httpx imports it now, which would hold up the loop
-                await anyio.to_thread.run_sync(import_module, "httpcore")
+                await anyio.to_thread.run_sync(_import_backends)
+            backends = _import_backends()
             carry: Any = httpx.AsyncHTTPTransport if suspends else httpx.HTTPTransport
             carrier = carry(verify=context, proxy=proxy, limits=_ONE, trust_env=False)
-            if not suspends:  # httpx has no argument for httpcore's public `network_backend`
-                from .httpcore_backend import DeadlineBackend
-
-                carrier._pool._network_backend = DeadlineBackend(connection.left)
+            # httpx has no argument for httpcore's public `network_backend`
+            sockets = backends.OwningBackend() if suspends else backends.DeadlineBackend(connection.left)
+            carrier._pool._network_backend = sockets
             kind: Any = httpx.AsyncClient if suspends else httpx.Client
             own = kind(transport=carrier, trust_env=False)  # sends what it is given, unchanged
         sent = own.send(_request(out, left), stream=True, auth=None, follow_redirects=False)
         return await sent if suspends else sent
 
-    def hang_up() -> Any:
-        return None if own is None else own.aclose() if suspends else own.close()
+    async def hang_up() -> None:
+        for closes in () if own is None else (sockets.close, own.aclose if suspends else own.close):
+            with suppress(Exception):  # the next one all the same
+                closing = closes()
+                if suspends:
+                    await closing
 
     scheme = "" if proxy is None else proxy.url.scheme
     connection = HttpxConnection(respond, suspends, now, hang_up, proxy is not None, scheme)

@@ -6,9 +6,9 @@ import httptools
 
 from .h11_parser import H11Parser
 from .parser import HeadBuffer
-from .request import RawHeaders, RequestHeaders
+from .request import RawHeaders, RequestHeaders, header_lines
 
-_ANY = RequestHeaders("http://any")
+_ANY = [(b"host", b"any")]
 
 
 class LlhttpParser:
@@ -32,12 +32,13 @@ class LlhttpParser:
         self._method, self._framed = method, False
         self._by_h11: H11Parser | None = None
 
-    def request(self, method: str, target: bytes, headers: RequestHeaders, body: bytes | None) -> bytes:
+    def request(self, method: str, target: bytes, headers: RequestHeaders | RawHeaders, body: bytes | None) -> bytes:
         """The bytes to send."""
         self._start(method)
         self._waits = True
         length = b"" if body is None else b"content-length: %d\r\n" % len(body)
-        return b"%s %s HTTP/1.1\r\n%s%s\r\n%s" % (method.encode(), target, headers.lines, length, body or b"")
+        lines = headers.lines if isinstance(headers, RequestHeaders) else header_lines(headers)
+        return b"%s %s HTTP/1.1\r\n%s%s\r\n%s" % (method.encode(), target, lines, length, body or b"")
 
     def feed(self, data: bytes) -> None:
         """What has arrived."""
@@ -47,23 +48,26 @@ class LlhttpParser:
         if not data:
             self._end()
             return
-        while not self.status:  # llhttp takes a head in any pieces; whole, it is one call, and its size is known
-            if (found := self._head.add(data)) is None:
+        if self.status:
+            self._take(data)
+            return
+        end = 0
+        while end < len(data) and not self.status:  # whole, a head is one call of llhttp's, and its size is known
+            if (found := self._head.add(data, end)) is None:
                 return
-            data, end = found
-            interim = data.startswith(b"1", 9)  # then another head comes
+            data, begin, end = found
+            interim = data.startswith(b"1", begin + 9)  # then another head comes
             try:
-                self._take(data[:end] if interim else data)
+                self._take(data[begin : end if interim else None])
             except ConnectionError:
                 if self.status:
                     raise
                 self.fields, self._by_h11 = [], H11Parser()
                 self._by_h11.request(self._method, b"/", _ANY, None)
-                self._feed_h11(self._by_h11, data)
+                self._feed_h11(self._by_h11, data[begin:])
                 return
-            if not interim or not (data := data[end:]):
+            if not interim:
                 return
-        self._take(data)
 
     def _feed_h11(self, other: H11Parser, data: bytes) -> None:
         other.feed(data)

@@ -8,6 +8,7 @@ from typing import Protocol
 from .request import RawHeaders, RequestHeaders
 
 MAX_HEAD = 100 * 1024  # bytes of an answer's head
+MAX_INTERIM = 2**20  # bytes of interim answers: at one a second, they last for half a day
 MAX_LINE = 4096  # bytes of a chunk's first line
 _CLOSED = "the server closed the connection inside the answer"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
@@ -22,7 +23,9 @@ class Parser(Protocol):
     fields: RawHeaders
     finished: bool  # the answer has come to its end
 
-    def request(self, method: str, target: bytes, headers: RequestHeaders, body: bytes | None) -> bytes: ...
+    def request(
+        self, method: str, target: bytes, headers: RequestHeaders | RawHeaders, body: bytes | None
+    ) -> bytes: ...
     def feed(self, data: bytes) -> None: ...  # b"" at the end of the connection
     def take_body(self) -> bytes: ...  # what has come of the body since
     @property
@@ -34,30 +37,50 @@ class HeadBuffer:
 
     def __init__(self) -> None:
         self._kept = bytearray()
+        self._interim = 0  # bytes of the interim answers (1xx) before this head
 
-    def add(self, data: bytes) -> tuple[bytes, int] | None:
-        """What has come since the last head, once a head is whole, and where that ends; None before.
+    def add(self, data: bytes, at: int = 0) -> tuple[bytes, int, int] | None:
+        """What has come since the last head, once a head is whole, and where that begins and ends; None before.
+
+        The next head begins where this one ends: give that place as `at`, with the same bytes.
 
         Raises:
-            ConnectionError: it is no HTTP, or over `MAX_HEAD` bytes.
+            ConnectionError: it is no HTTP, or over `MAX_HEAD` bytes; or interim answers come without end.
         """
         before = len(self._kept)
         if before:
             self._kept += data
         whole: bytes | bytearray = self._kept if before else data
-        if not before and whole[0] < 33:
-            whole = whole.lstrip(b"\r\n")  # some servers end a body with a line break too many
-            if whole and whole[0] < 33:  # a TLS alert, say
+        while not before and at < len(whole) and whole[at] < 33:
+            if whole[at] not in b"\r\n":  # a TLS alert, say
                 raise ConnectionError("the answer is no HTTP")
-        blank = _BLANK.search(whole, max(0, before - 2), MAX_HEAD)
+            at += 1  # some servers end a body with a line break too many
+        blank = _BLANK.search(whole, max(at, before - 2), at + MAX_HEAD)
         if blank is None:
-            if len(whole) > MAX_HEAD:
+            if len(whole) - at > MAX_HEAD:
                 raise ConnectionError(f"the answer's head is over {MAX_HEAD} bytes")
             if whole is not self._kept:
-                self._kept = bytearray(whole)
+                self._kept = bytearray(whole[at:])
             return None
         self._kept = bytearray()
-        return bytes(whole), blank.end()
+        end = blank.end()
+        self._interim = self._interim + end - at if whole.startswith(b"1", at + 9) else 0
+        if self._interim > MAX_INTERIM:
+            raise ConnectionError(f"over {MAX_INTERIM} bytes of interim answers came, and no other")
+        return (bytes(whole) if before else data), at, end
+
+
+def has_final_head(head: HeadBuffer, data: bytes) -> bool:
+    """Whether an answer's head is whole with `data`, or never will be; interim answers (1xx) do not count."""
+    try:
+        end = 0
+        while end < len(data) and (found := head.add(data, end)) is not None:
+            data, begin, end = found
+            if not data.startswith(b"1", begin + 9):
+                return True
+    except ConnectionError:
+        return True
+    return False
 
 
 class SizedBody:

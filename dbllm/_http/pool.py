@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 4.0  # below the 5 s after which common servers (uvicorn, node) close an idle connection
 MAX_BODY = 256 * 2**20  # bytes after decompression; a model's answer is far below, a compression bomb is not
-MAX_KEPT = 2**20  # bytes of an answer that failed on the way, on its error
+MAX_KEPT = 2**20  # bytes of an answer that is an error, or failed on the way
+MOST_PARTS = 4096  # pieces that are not put together yet: each takes more memory than it has bytes, if they are few
 
 
 class Signal(Protocol):
@@ -130,7 +131,11 @@ class Exchange:
         return piece
 
     async def read_all(self, deadline: float, start: bytes = b"") -> bytes:
-        """The body, of which `start` has been read; APIResponseError when it is over 256 MiB."""
+        """The body, of which `start` has been read; of an error its first 1 MiB.
+
+        Raises:
+            APIResponseError: it is over 256 MiB.
+        """
         parts, size = [start] if start else [], len(start)
         try:
             while self.connection is not None:
@@ -138,6 +143,11 @@ class Exchange:
                 size += len(parts[-1])
                 if size > MAX_BODY:
                     raise APIResponseError(f"the answer is over {MAX_BODY} bytes", raw=Raw(self.status, self.headers))
+                if self.status >= 400 and size > MAX_KEPT:  # what an error says stands at its beginning
+                    parts = [b"".join(parts)[:MAX_KEPT]]
+                    await self.aclose()
+                elif len(parts) > MOST_PARTS:
+                    parts = [b"".join(parts)]
         except APIError as error:
             if any(parts):  # what had come
                 error.raw = Raw(self.status, self.headers, b"".join(parts)[:MAX_KEPT])

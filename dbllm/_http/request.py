@@ -60,13 +60,18 @@ class RequestHeaders(Mapping[str, str]):
                     f"the header {unfit!r} cannot be sent: dbllm writes it itself, or HTTP has no form for it."
                 )
             self._fields = [(name.encode(), value.strip().encode("latin-1")) for name, value in self._items.items()]
-            self._lines = b"".join([b"%s: %s\r\n" % field for field in self._fields])
+            self._lines = header_lines(self._fields)
         return self._fields
 
     @property
     def lines(self) -> bytes:
         """The fields as lines of HTTP/1.1; raises as `fields` does."""
         return self._lines if self.fields else b""
+
+
+def header_lines(fields: RawHeaders) -> bytes:
+    """Fields as lines of HTTP/1.1."""
+    return b"".join([b"%s: %s\r\n" % field for field in fields])
 
 
 @dataclass(slots=True)  # not frozen: to make one would take three times as long

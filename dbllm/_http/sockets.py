@@ -17,23 +17,25 @@ says whether that is an answer. A socket whose request was not sent whole is not
 from __future__ import annotations
 
 import ipaddress
+import socket
 import ssl
 import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
 from .._deadline import FOREVER, seconds_left
+from .._lazy import WholeImport
 from .blocking_socket import PIECE, BlockingSocket, no_answer, poller
+from .dialling import RACE, dial
 
 if TYPE_CHECKING:
     import asyncio
 _SMALL = 16384  # bytes that a kernel takes at once, however slow the receiver is
 _AHEAD = 4 * PIECE  # bytes that wait for a slow reader before asyncio stops reading for it
-_RACE = 0.25  # seconds before the next address of a name is tried as well (RFC 8305)
 
 
 class AsyncioSocket:
@@ -48,7 +50,6 @@ class AsyncioSocket:
         self.arrived = no_answer
         self._now = now
         self._loop = asyncio.get_running_loop()
-        self._races = isinstance(self._loop, asyncio.BaseEventLoop)  # uvloop tries one address after the other
         self._transport: Any = None
         self._plain: Any = None  # the transport beneath TLS; without TLS, the same
         self._pieces: deque[bytes] = deque()
@@ -60,12 +61,15 @@ class AsyncioSocket:
         self._timer_at = self._read_deadline = FOREVER  # when it does; when the reading ends. Both on the loop's clock
 
     async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
-        loop = self._loop
-        race = {"happy_eyeballs_delay": _RACE} if self._races and not _numeric(host) else {}
+        loop, protocol = self._loop, cast("Any", self)
         with anyio.fail_after(seconds_left(self.until, self._now, timeout)):
-            await loop.create_connection(lambda: self, host, port, **race)  # type: ignore[call-overload]
+            if _numeric(host):
+                await loop.create_connection(lambda: protocol, host, port)
+            else:
+                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                sock = await dial(found, loop.sock_connect)
+                await loop.create_connection(lambda: protocol, sock=sock)
             if tls is not None:
-                protocol: Any = self
                 self._transport = await loop.start_tls(self._transport, protocol, tls, server_hostname=host)
                 if self._pieces:  # uvloop reads at once; who is on the way could forge an answer like that
                     raise ConnectionError("something came before the connection was secured")
@@ -174,9 +178,10 @@ class TrioSocket:
 
     async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
         with anyio.fail_after(seconds_left(self.until, self._now, timeout)):
-            self._stream = await anyio.connect_tcp(host, port, happy_eyeballs_delay=_RACE)
+            self._stream = await anyio.connect_tcp(host, port, happy_eyeballs_delay=RACE)
             if tls is not None:
-                from anyio.streams.tls import TLSStream
+                with WholeImport():
+                    from anyio.streams.tls import TLSStream
 
                 wrap = TLSStream.wrap(self._stream, hostname=host, ssl_context=tls, standard_compatible=False)
                 self._stream = await wrap
@@ -215,7 +220,8 @@ class TrioSocket:
 
     @property
     def is_idle(self) -> bool:
-        from anyio.streams.tls import TLSAttribute
+        with WholeImport():
+            from anyio.streams.tls import TLSAttribute
 
         if self._unsent:
             return False

@@ -13,6 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from .._lazy import WholeImport
 from .._urls import PORTS, is_loopback
 from ..errors import ConfigError
 
@@ -86,7 +87,8 @@ def trust_context(verify: Verify, trust_env: bool) -> ssl.SSLContext:
         return verify
     if verify == "system":
         try:
-            import truststore
+            with WholeImport():
+                import truststore
         except ImportError:
             raise ConfigError("verify='system' needs an extra: pip install 'dbllm[truststore]'.") from None
         return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -163,7 +165,8 @@ def _proxy(proxy: str | httpx.Proxy, place: str) -> httpx.Proxy:
             pass
     del proxy  # it may hold a password, which no traceback may show
     if made is not None and made.url.host and made.url.scheme.startswith("socks"):
-        from importlib.util import find_spec
+        with WholeImport():
+            from importlib.util import find_spec
 
         flaw = "names a SOCKS proxy, which needs httpx's extra: pip install 'httpx[socks]'"
         made = made if find_spec("socksio") else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Generic
 
 from pydantic import ValidationError
@@ -16,7 +15,7 @@ from .._protocol.models import (
     Response,
     ResponseEvent,
 )
-from .._protocol.responses import parse, text_chunk
+from .._protocol.responses import bounded_json, parse, text_chunk
 from .._protocol.streams import ChatPlaces, ItemPlaces, assemble_chat, assemble_response, renumber
 from .._protocol.structured_output import parsed
 from .._transport.call import OpenStream
@@ -25,6 +24,8 @@ from .._transport.replies import decode_or_raise, reply_of, unexpected
 
 class TextWire:
     """Streamed text of any kind of endpoint; the whole is the text."""
+
+    choices = 1
 
     def __init__(self) -> None:
         self._first: int | None = None  # the number of the one choice there is, as the server counts
@@ -35,7 +36,7 @@ class TextWire:
 
     def chunk(self, data: bytes, info: CallInfo) -> CompletionChunk:
         """A piece of text; APIResponseError if the event is not one."""
-        chunk = decode_or_raise("a piece of the stream is no text chunk", info, lambda: text_chunk(json.loads(data)))
+        chunk = decode_or_raise("a piece of the stream is no text chunk", info, lambda: text_chunk(bounded_json(data)))
         self._first = renumber(chunk, self._first)
         return chunk
 
@@ -47,13 +48,13 @@ class TextWire:
 class ChatWire(Generic[ParsedT]):
     """A streamed chat; the whole is a `ChatCompletion`, read as the `response_model` if one was passed."""
 
-    def __init__(self, response_model: type[ParsedT] | None, several: bool = False) -> None:
-        self._response_model, self._several = response_model, several
-        self._places = ChatPlaces(several)
+    def __init__(self, response_model: type[ParsedT] | None, choices: int = 1) -> None:
+        self._response_model, self.choices = response_model, choices
+        self._places = ChatPlaces(several=choices > 1)
 
     def again(self) -> ChatWire[ParsedT]:
         """The format for the same stream, from its beginning."""
-        return ChatWire(self._response_model, self._several)
+        return ChatWire(self._response_model, self.choices)
 
     def chunk(self, data: bytes, stream: OpenStream) -> ChatCompletionChunk:
         """A chunk of a chat; APIResponseError if the event is not one."""
@@ -81,6 +82,8 @@ class ChatWire(Generic[ParsedT]):
 
 class ResponsesWire:
     """An agent's streamed response; the whole is a `Response`."""
+
+    choices = 1
 
     def __init__(self) -> None:
         self._places = ItemPlaces()

@@ -103,8 +103,8 @@ class AsyncEndpoint(ModelHandle):
         headers = hide_headers(headers)
         body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        several = isinstance(n := body.get("n"), int) and n > 1
-        return self._stream("chat", body, options, ChatWire(response_model, several))
+        choices = n if isinstance(n := body.get("n"), int) else 1
+        return self._stream("chat", body, options, ChatWire(response_model, choices))
 
     async def respond(
         self,

@@ -6,7 +6,6 @@ and no cancel scope is open while the caller holds a chunk.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -15,7 +14,9 @@ from .._backends.sync_facade import SyncFacade
 from .._deadline import FOREVER
 from .._protocol.error_responses import error_frame
 from .._protocol.models import CallInfo, ChatCompletionChunk, CompletionChunk, HasCallInfo, ResponseEvent, Usage
+from .._protocol.responses import bounded_json
 from .._transport.call import OpenStream
+from .._transport.replies import decode_or_raise
 from ..errors import APIError, StreamInterruptedError
 
 C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk | ResponseEvent)
@@ -28,6 +29,8 @@ _AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is 
 
 class StreamWire(Protocol[C, R_co]):
     """The wire format of a stream: bytes to chunks, and chunks to the whole reply."""
+
+    choices: int  # answers that were asked for
 
     def again(self) -> StreamWire[C, R_co]: ...
     def chunk(self, data: bytes, stream: OpenStream, /) -> C: ...
@@ -53,7 +56,8 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         self._received: list[bytes] = []
         self._made: list[C] = []  # chunks of the first of them
         self._again: StreamWire[C, R] | None = None  # what makes them: a chunk is read in the light of those before it
-        self._complete = False  # [DONE], a finish_reason or a whole answer has arrived
+        self._done = False  # [DONE] or a whole answer has arrived
+        self._choices: dict[int, bool] = {}  # those that have begun, and whether their finish_reason has arrived
         self._ended = self._busy = False
 
     async def __aenter__(self) -> AsyncStream[C, R]:
@@ -106,7 +110,9 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
     @property
     def last_received(self) -> Any:
         """The piece that came last as it is on the wire: the JSON of its event. None before the first."""
-        return json.loads(self._received[-1]) if self._received else None
+        if not self._received:
+            return None
+        return decode_or_raise("the last piece cannot be read", self._call, lambda: bounded_json(self._received[-1]))
 
     @property
     def usage(self) -> Usage | None:
@@ -176,13 +182,30 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
     def _read(self, data: bytes, opened: OpenStream) -> C:
         chunk = self._wire.chunk(data, opened)
         self._received.append(data)
-        if chunk.finish_reason:
-            self._complete = True
+        if isinstance(chunk, ResponseEvent):
+            self._choices[0] = self._choices.get(0, False) or bool(chunk.finish_reason)
+        else:
+            for choice in chunk.choices:
+                if not self._choices.get(choice.index):
+                    self._choices[choice.index] = bool(choice.finish_reason)
         return chunk
+
+    @property
+    def _complete(self) -> bool:
+        """Whether the answer is whole: it says so, or each of its choices does.
+
+        A choice that was asked for and has not begun may be none: servers ignore `n`. But where the end of the
+        connection is the body's only end, it may also have been cut off.
+        """
+        if self._done or not self._choices or not all(self._choices.values()):
+            return self._done
+        exchange = self._opened.exchange if self._opened is not None else None
+        framed = exchange is not None and {"content-length", "transfer-encoding"} & exchange.headers.keys()
+        return bool(framed) or len(self._choices) >= self._wire.choices
 
     async def _next_event(self, opened: OpenStream) -> C | None:
         if opened.exchange is None:  # a whole answer is one chunk
-            self._complete = self._ended = True
+            self._done = self._ended = True
             return self._read(opened.raw.body, opened)
         clock = self._clock
         try:
@@ -193,7 +216,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
             raise self._broken("the stream ended before the answer was complete")
         event = opened.events.popleft() if more else None
         if event is None or event.data.strip() == b"[DONE]":
-            self._complete = True
+            self._done = True
             try:  # read the end of the body that follows [DONE], so that the connection can serve the next call
                 until = clock() + _AFTER_DONE
                 while more and await opened.exchange.read(until):

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from .._backends.sync_facade import SyncFacade, sync_method
 from .._deadline import FOREVER
+from .._lazy import WholeImport
 from .._protocol.models import CallInfo, Reply, WireModel
 from .._protocol.paths import ENDPOINTS, endpoint_names, not_found_hint, quoted
 from .._transport.call import JSON
@@ -340,7 +341,8 @@ def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def _checked_models(config: RedactedMapping) -> RedactedMapping:
-    from .external_models import checked_config  # imported here: only changes need its tables
+    with WholeImport():
+        from .external_models import checked_config  # imported here: only changes need its tables
 
     try:
         checked_config(config)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from .._lazy import WholeImport
 from .._urls import is_loopback
 from ..errors import ConfigError
 
@@ -181,7 +182,8 @@ def _refuse_unknown(given: Mapping[str, Any], names: Sequence[str], where: str) 
 
 
 def _near(name: object, choices: Sequence[str]) -> str:
-    from difflib import get_close_matches  # rarely needed, and slow to import
+    with WholeImport():
+        from difflib import get_close_matches  # rarely needed, and slow to import
 
     near = get_close_matches(str(name), choices, 1, 0.75)
     return f" Did you mean {near[0]!r}?" if near else ""

@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from .. import errors
+from .._lazy import WholeImport
 from ..errors import APIError, APIStatusError, Raw
 from .hints import status_hint
 from .responses import json_or_none
@@ -54,8 +55,10 @@ _CODES = ("error_code", "errorCode", "code", "type", "scimType")
 _TEXTS = ("message", "error_description", "errorSummary", "detail", "msg")
 _CODE_AND_TEXT = re.compile(r"\s*([A-Z][A-Z0-9_]{3,99}):\s+(.+)", re.DOTALL)
 _REQUEST_ID = re.compile(r"\[ReqId: ([^\]\s]+)\]")
-_TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
-_TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
+# Each takes time that grows as the page does: none looks for its end beyond the next "<".
+_TITLE = re.compile(r"<title[^<>]*>([^<]*)", re.IGNORECASE)
+_SCRIPT, _SCRIPT_END = (re.compile(rf"<{end}(?:script|style)\b[^<>]*>?", re.IGNORECASE) for end in ("", "/"))
+_TAG = re.compile(r"<[^<>]*>?")
 # Python's own grammar of numbers is wider than HTTP's (1_000, inf, other scripts' digits).
 _PART = re.compile(r"(\d{1,15}(?:\.\d{0,15})?)(ms|s|m|h|$)", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
@@ -186,14 +189,20 @@ def _word(value: object) -> str:
 
 
 def _readable(text: str) -> str:
-    text = text[: 4 * _SHOWN]  # the patterns below take quadratic time on a hostile page
+    text = text[: 4 * _SHOWN]
     if "<html" in text[:2000].lower() or text[:9].lower() == "<!doctype":
-        import html  # here: its table of entities is large
+        with WholeImport():
+            import html  # here: its table of entities is large
 
         title = _TITLE.search(text)
-        text = html.unescape(title.group(1) if title else _TAG.sub(" ", text))
+        text = html.unescape(title.group(1) if title else _TAG.sub(" ", _without_scripts(text)))
         text = f"{_PAGE}: {' '.join(text.split())}"
     return text[:_SHOWN]
+
+
+def _without_scripts(page: str) -> str:
+    first, *parts = _SCRIPT.split(page)
+    return " ".join([first, *(_SCRIPT_END.split(part, 1)[-1] for part in parts if _SCRIPT_END.search(part))])
 
 
 def error_frame(event: Event) -> tuple[str, str] | None:

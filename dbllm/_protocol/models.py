@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, model_validator
 
+from .._lazy import WholeImport
 from ..errors import APIError, APIResponseError, PublicPickle, Raw
 
 if TYPE_CHECKING:  # a default for a type variable: for type checkers, as Python itself has it from 3.13 on only
@@ -345,20 +346,32 @@ class Embeddings(Reply):
 
     @property
     def vectors(self) -> list[list[float]]:
-        """The vectors in the order of the texts, whatever order they came in."""
-        return [[*item.decoded] if isinstance(item.embedding, str) else item.embedding for item in self.ordered]
+        """The vectors in the order of the texts, whatever order they came in.
+
+        Raises:
+            APIResponseError: one is broken base64.
+        """
+        return [[*vector] if isinstance(vector, array) else vector for vector in self._decoded()]
 
     def as_numpy(self) -> NDArray[float32]:
         """The vectors as one array of float32, a row for each text in its order.
 
         Raises:
+            APIResponseError: one is broken base64.
             ImportError: numpy is not installed.
         """
         try:
-            import numpy
+            with WholeImport():
+                import numpy
         except ImportError:
             raise ImportError("as_numpy() needs numpy: pip install numpy. Without it there is .vectors.") from None
-        return numpy.array([item.decoded for item in self.ordered], numpy.float32)
+        return numpy.array(self._decoded(), numpy.float32)
+
+    def _decoded(self) -> list[list[float] | array[float]]:
+        try:
+            return [item.decoded for item in self.ordered]
+        except ValueError as error:
+            raise self._call.unexpected(f"a vector of the answer is no base64 of float32 ({error})") from None
 
 
 class Predictions(Reply):

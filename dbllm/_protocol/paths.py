@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
+from .._lazy import WholeImport
 from ..errors import ConfigError
 
 ENDPOINTS = "/api/2.0/serving-endpoints"
@@ -81,7 +82,8 @@ def no_gateway_hint(name: str, endpoint: str | None) -> str:
 
 
 def _near_miss(name: str, names: Sequence[str]) -> str:
-    from difflib import get_close_matches  # here: rarely wanted, and slow to import
+    with WholeImport():
+        from difflib import get_close_matches  # here: rarely wanted, and slow to import
 
     near = get_close_matches(name, names, 1)
     return f"Did you mean {near[0]!r}? " if near else ""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from .._lazy import WholeImport
 from ..errors import ConfigError
 from .models import Message, OutputItem
 from .tasks import ENVELOPE_KEYS, Kind, Verb
@@ -161,6 +162,7 @@ def model_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
 def _meant(name: str) -> str:
     if name in OPTIONS:  # arrived inside `params=`: still ours
         return f"the argument {name}= of the call"
-    from difflib import get_close_matches
+    with WholeImport():
+        from difflib import get_close_matches
 
     return _ELSEWHERE.get(name) or next(iter(get_close_matches(name.lower(), OPTIONS, 1, 0.8)), "")

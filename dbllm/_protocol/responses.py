@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from .models import CompletionChunk, WireModel, content_text
 
+MAX_DEPTH = 200  # of lists and objects in one another, as in pydantic's own reader
 ModelT = TypeVar("ModelT", bound=WireModel)
+
+
+def bounded_json(data: bytes | str) -> Any:
+    """What a JSON text holds.
+
+    Whoever walks through it does so by recursion, so its depth is bounded here, as pydantic bounds it.
+
+    Raises:
+        ValueError: it is no JSON, or deeper than `MAX_DEPTH`.
+    """
+    try:
+        content = json.loads(data)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+    opening = ("[", "{") if isinstance(data, str) else (b"[", b"{")
+    if sum(map(data.count, opening)) > MAX_DEPTH:  # type: ignore[arg-type]  # else it cannot be so deep
+        level, depth = [content], 0
+        while level := [item for one in level for item in _held_by(one) if isinstance(item, (dict, list))]:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError("the JSON is nested too deeply")
+    return content
+
+
+def _held_by(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def json_or_none(data: bytes | str) -> Any:
     """What a JSON text holds; None where it is no JSON, as where it holds nothing (`null`)."""
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
+        return bounded_json(data)
+    except ValueError:
         return None
 
 

@@ -70,8 +70,7 @@ class Decoder:
     """Bytes in, events out. Feed what arrives; what is not yet whole waits for the next piece."""
 
     def __init__(self) -> None:
-        self._rest: list[bytes] = []  # pieces of the line that has not ended yet
-        self._size = 0
+        self._rest = bytearray()  # the line that has not ended yet
         self._after_cr = self._began = False
         self._data: list[bytes] = []
         self._held = 0
@@ -79,12 +78,12 @@ class Decoder:
 
     def end(self) -> list[Event]:
         """The events that the body's end completes: none but an end that was announced, without a line break."""
-        return self.feed(b"\n") if self._size else []
+        return self.feed(b"\n") if self._rest else []
 
     @property
     def pending(self) -> bool:
         """Whether an event has begun and not ended: true at the end of input when the stream was cut."""
-        return bool(self._size or self._data)
+        return bool(self._rest or self._data)
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes.
@@ -100,14 +99,14 @@ class Decoder:
         self._after_cr = chunk.endswith(b"\r")
         *lines, rest = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         if lines:
-            lines[0] = b"".join((*self._rest, lines[0]))
-            self._rest, self._size = [], 0
+            if self._rest:
+                lines[0] = bytes(self._rest) + lines[0]
+                self._rest.clear()
             if not self._began:
                 self._began = True
                 lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
-        self._rest.append(rest)
-        self._size += len(rest)
-        if self._size > MAX_LINE:
+        self._rest += rest
+        if len(self._rest) > MAX_LINE:
             raise ValueError(f"a line of the event stream is over {MAX_LINE} bytes")
         events: list[Event] = []
         for line in lines:

@@ -23,7 +23,7 @@ from .models import (
     ToolCall,
     WireModel,
 )
-from .responses import merge_delta
+from .responses import json_or_none, merge_delta
 
 _NO_ID = frozenset({"", "null", "None", "none"})
 
@@ -68,10 +68,7 @@ class _CallState:
 
 
 def _is_json_object(text: str) -> bool:
-    try:
-        return text.rstrip().endswith("}") and isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
+    return text.rstrip().endswith("}") and isinstance(json_or_none(text), dict)
 
 
 @dataclass(slots=True)

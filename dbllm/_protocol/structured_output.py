@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from .._lazy import WholeImport
 from .models import PARSED, ChatCompletion, ParsedT
 from .responses import first_error
 
@@ -33,8 +34,9 @@ def response_format(model: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _adapter_and_format(model: Any) -> tuple[TypeAdapter[Any], dict[str, Any]]:
-    from pydantic import TypeAdapter  # here and below: slow to import, and few programs want it
-    from pydantic.errors import PydanticUserError
+    with WholeImport():  # slow, and few programs want it
+        from pydantic import TypeAdapter
+        from pydantic.errors import PydanticUserError
 
     try:
         adapter = TypeAdapter(model)

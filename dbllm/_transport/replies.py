@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 
 from .._protocol.error_responses import answer_error, not_json
 from .._protocol.models import CallInfo, Reply
-from .._protocol.responses import first_error, parse
+from .._protocol.responses import bounded_json, first_error, parse
 from ..errors import APIError, Raw
 
 T = TypeVar("T")
@@ -59,7 +58,7 @@ def raise_if_not_json(info: CallInfo) -> None:
 
 def read_json(info: CallInfo) -> Any:
     """The response's JSON; APIResponseError if it is not JSON."""
-    return decode_or_raise("the answer cannot be read", info, lambda: json.loads(info.raw.body))
+    return decode_or_raise("the answer cannot be read", info, lambda: bounded_json(info.raw.body))
 
 
 def reply_of(model: type[ReplyT], info: CallInfo) -> ReplyT:

@@ -37,6 +37,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
+from .._lazy import WholeImport
 from ..errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, PublicPickle, StreamInterruptedError
 
 if TYPE_CHECKING:
@@ -268,7 +269,8 @@ async def retry_call(
         # An interrupt, a cancellation or a bug is never repeated.
         return isinstance(error, APIError) and failed.pause_after(error) is not None
 
-    from tenacity import AsyncRetrying  # imported here: a program whose calls succeed does not need it
+    with WholeImport():
+        from tenacity import AsyncRetrying  # imported here: a program whose calls succeed does not need it
 
     loop = AsyncRetrying(sleep=sleep, retry=wanted, wait=lambda _: failed.pause or 0.0, reraise=True)
     try:

@@ -13,6 +13,7 @@ from .._auth.auth import Auth, is_expired_response
 from .._auth.redaction import Redaction, hide_frames
 from .._backends.backend import Backend
 from .._http.request import HttpRequest, RequestHeaders
+from .._lazy import WholeImport
 from .._protocol.error_responses import status_error
 from .._protocol.models import CallInfo
 from ..errors import APIError, APIStatusError, ConfigError, Raw
@@ -265,7 +266,8 @@ class Transport:
 
 @lru_cache
 def _own_headers() -> dict[str, str]:
-    from importlib import metadata  # slow to import, and needed once
+    with WholeImport():
+        from importlib import metadata  # slow to import, and needed once
 
     try:
         own = metadata.version("dbllm")

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
-from support.loopback import STREAM_HEAD, Peer, frame, keep_answering, streaming
+from support.loopback import STREAM_HEAD, Peer, frame, head, keep_answering, streaming
 from support.modes import Steps, backend_of, idle, permits, together, waited
 from support.samples import HELLO, piece, sse
 
@@ -497,3 +497,18 @@ async def test_a_stream_holds_its_permit_until_it_is_closed(make, serve, colour)
             with pytest.raises(dbllm.APITimeoutError, match="max_connections"):
                 await client.request("GET", "/x", timeout=dbllm.Timeout(queue=0.05))
         assert await client.request("GET", "/x") == "hello"
+
+
+async def test_of_an_error_only_the_first_mebibyte_is_read(make, serve, colour):
+    def endless(peer: Peer) -> None:
+        peer.request()
+        peer.send(head(500, 10**12) + b'{"message": "')
+        while not peer.gone.is_set():
+            peer.send(b"x" * 65536)
+
+    server = serve(endless)
+    async with make(server.host, retry=ONCE) as client:
+        with pytest.raises(dbllm.InternalServerError, match="xxx") as caught:
+            await client.request("GET", "/x")
+        assert len(caught.value.raw.body) == 2**20
+        assert (permits(client), idle(client)) == (0, 0)

@@ -87,6 +87,8 @@ def tried(kind: str, host: str, times: int, body: Any = None, pause: Any = None,
     given: list[Any] = []
     verb = "GET" if body is None else "POST"
     options = {"retry": ONCE, "timeout": 3, **options}
+    if options.get("engine") == "httptools":
+        pytest.importorskip("httptools")
 
     def between() -> None:
         if pause is not None:
@@ -229,8 +231,9 @@ def address(server: Any, security: Path | None) -> tuple[str, dict[str, Any]]:
     )
 
 
+@pytest.mark.parametrize("engine", ["h11", "httptools", "httpx"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_answer_is_taken_while_the_request_is_still_sent(serve, security, kind):
+def test_an_answer_is_taken_while_the_request_is_still_sent(serve, security, kind, engine):
     """The server reads no further, and leaves the connection open: the rest of the request never goes."""
 
     def refusing(peer: Peer) -> None:
@@ -242,14 +245,15 @@ def test_an_answer_is_taken_while_the_request_is_still_sent(serve, security, kin
     server = serve(quietly(refusing))
     host, options = address(server, security)
     began = time.monotonic()
-    assert tried(kind, host, 2, LARGE, timeout=30, **options) == [dbllm.RequestTooLargeError] * 2
+    assert tried(kind, host, 2, LARGE, timeout=30, engine=engine, **options) == [dbllm.RequestTooLargeError] * 2
     assert time.monotonic() - began < 15
     server.go.set()
     assert server.connections == 2  # half a request lies on the first one
 
 
+@pytest.mark.parametrize("engine", ["h11", "httpx"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_interim_answers_do_not_stop_the_sending(serve, security, kind):
+def test_interim_answers_do_not_stop_the_sending(serve, security, kind, engine):
     def hinting(peer: Peer) -> None:
         read, write = secured(peer, security)
         seen = b""
@@ -264,7 +268,7 @@ def test_interim_answers_do_not_stop_the_sending(serve, security, kind):
 
     server = serve(quietly(hinting))
     host, options = address(server, security)
-    assert tried(kind, host, 1, LARGE, timeout=30, **options) == [len(LARGE) + 2]
+    assert tried(kind, host, 1, LARGE, timeout=30, engine=engine, **options) == [len(LARGE) + 2]
     server.go.set()
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 import time
 from typing import Any
 
 import anyio.lowlevel
 import httpx
 import pytest
-from support.loopback import Peer, chunk, frame, head, streaming
+from support.loopback import STREAM_HEAD, Peer, chunk, frame, head, streaming
 from support.modes import Clock, permits, together, waited
 from support.samples import HELLO, chat_answer, completion_answer, piece, route, sent, speaks, sse
 
@@ -646,3 +647,43 @@ async def test_a_handle_is_seen_by_the_server_as_one_connection_per_open_stream(
         for stream in streams:
             await stream.aclose()
     assert server.connections == 3
+
+
+# --- several choices, cut ---------------------------------------------------------------------------------------------
+
+
+def choice(index: int, text: str, finish: str | None = None) -> bytes:
+    event = {"choices": [{"index": index, "delta": {"content": text}, "finish_reason": finish}]}
+    return f"data: {json.dumps(event)}\n\n".encode()
+
+
+TO_THE_END = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"  # of the connection
+
+
+@pytest.mark.parametrize(
+    ("framed", "events", "whole"),
+    [
+        (False, [choice(0, "a", "stop"), choice(1, "b", "stop")], True),
+        (False, [choice(0, "a", "stop"), choice(1, "b")], False),
+        (True, [choice(0, "a", "stop"), choice(1, "b")], False),
+        (False, [choice(0, "a", "stop")], False),  # the other one may have been cut off
+        (True, [choice(0, "a", "stop")], True),  # the body has come whole: this server ignores `n`
+        (False, [choice(0, "a", "stop"), b"data: [DONE]\n\n"], True),
+        (False, [choice(0, "a", "stop"), choice(0, ""), choice(1, "b", "length")], True),
+    ],
+)
+async def test_each_choice_ends_by_itself(make, serve, framed, events, whole):
+    def play(peer: Peer) -> None:
+        peer.request()
+        if framed:
+            peer.send(STREAM_HEAD + b"".join(map(chunk, events)) + b"0\r\n\r\n")
+        else:
+            peer.send(TO_THE_END + b"".join(events))
+
+    async with make(serve(play).host) as client:
+        if whole:
+            reply = await client.endpoint("ep").stream_chat("hi", n=2).final()
+            assert reply.choices[0].message.text == "a"
+            return
+        with pytest.raises(dbllm.StreamInterruptedError, match="before the answer was complete"):
+            await client.endpoint("ep").stream_chat("hi", n=2).final()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dbllm import errors
 from dbllm._protocol.error_responses import error_frame, not_json, read_error, request_id, retry_after, status_error
+from dbllm._protocol.responses import json_or_none
 from dbllm._protocol.sse import Event
 from dbllm.errors import APIStatusError, Raw
 
@@ -640,3 +641,27 @@ def test_any_body_is_read_as_texts(body: bytes) -> None:
     assert isinstance(code, str)
     assert isinstance(detail, str)
     assert isinstance(details, list)
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("<html><script>if (a < b) x('<style>')</script>Sorry", "Sorry"),
+        ("<html>A<style>p{}</style>B<SCRIPT src=x></SCRIPT>C", "A B C"),
+        ("<html>A<script>never ends", "A"),
+        ("<html><p a='1'\nb>A</p><br/>B<", "A B"),
+        ("<html><title lang=en>A &lt; B</title>C", "A < B"),
+        ("<html><title>unended", "unended"),
+    ],
+)
+def test_a_page_is_told_by_its_title_or_its_text(page: str, said: str) -> None:
+    assert read_error(page.encode())[1] == f"an HTML page: {said}"
+
+
+@pytest.mark.parametrize("depth", [90, 190, 250, 900, 5_000, 100_000])
+def test_json_is_read_to_a_depth_at_which_nothing_ends_in_a_recursion_error(depth: int) -> None:
+    for opening, closing in ((b"[", b"]"), (b'{"error":', b"}"), (b'{"external_model_message":[', b"]}")):
+        text = opening * depth + b"1" + closing * depth
+        assert (json_or_none(text) is not None) == (depth * len(closing) <= 200)
+        assert judged(500, text).detail
+    assert json_or_none(b"[" + b"[]," * depth + b"{}]") == [*([[]] * depth), {}]  # wide is not deep

@@ -615,3 +615,10 @@ def test_every_model_keeps_what_it_does_not_know() -> None:
     for model in vars(models).values():
         if isinstance(model, type) and issubclass(model, models.WireModel):
             assert model.model_config.get("extra") == "allow", model
+
+
+@pytest.mark.parametrize("broken", ["A", "AA=A", "AAAAA", "not base64", "AACAPw", "AAA="])
+def test_a_vector_that_is_broken_base64_is_an_error_of_dbllms(broken: str) -> None:
+    reply = Embeddings.model_validate({"data": [{"embedding": broken}]})
+    with pytest.raises(APIResponseError, match="no base64 of float32"):
+        _ = reply.vectors
