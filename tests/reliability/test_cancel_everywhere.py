@@ -23,7 +23,7 @@ ENGINES: dict[SweepMode, tuple[str, ...]] = {
     "asyncio": ("h11", "httptools", "httpx"),
     "uvloop": ("h11", "httptools"),
     "trio": ("h11", "httpx"),
-    "plain": ("h11",),
+    "plain": ("h11",),  # over httpx an interrupt within the standard library's dialling leaves it to the collector
 }
 
 
