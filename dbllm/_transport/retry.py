@@ -98,6 +98,9 @@ class Retry(PublicPickle):
             raise ValueError(f"Retry: hedge must be more than 0 seconds, 'p95' or None, got {self.hedge!r}.")
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
             raise ValueError(f"Retry: attempts must be an integer, 1 or more, got {self.attempts!r}.")
+        for name in ("retry_ambiguous", "budget", "breaker"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"Retry: {name} must be True or False, got {getattr(self, name)!r}.")
         for name in ("backoff", "max_backoff", "max_retry_after"):
             value = getattr(self, name)
             if not _is_seconds(value) or value < 0 or (name == "backoff" and value == float("inf")):

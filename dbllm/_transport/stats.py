@@ -11,7 +11,7 @@ from ..errors import PublicPickle
 
 @dataclass(frozen=True, slots=True)
 class EndpointStats(PublicPickle):
-    """What has been counted of an endpoint, since its client was made.
+    """What has been counted of an endpoint, since its client was made. A stream counts up to its first event.
 
     Attributes:
         calls: calls that were begun.

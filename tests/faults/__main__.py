@@ -1,6 +1,6 @@
 """Faults of one line, and the tests that see them: `python tests/faults [TABLE] [--tree DIR] [--only NAME]`.
 
-A table has 25 faults of the core: a file, a text in it, what stands there instead, and the tests that see the
+A table has faults of the core: a file, a text in it, what stands there instead, and the tests that see the
 difference. `after.toml` is today's tree; `before.toml` has the same faults in the tree before the packages.
 
 All named tests pass first, as the code is. Then each fault is made in a copy of the tree, and one of its tests fails by

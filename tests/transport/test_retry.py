@@ -194,6 +194,13 @@ def test_a_number_is_the_total_and_none_is_no_limit() -> None:
     assert (Timeout().total, Retry().attempts, Retry().retry_ambiguous) == (300.0, 4, False)
 
 
+@pytest.mark.parametrize("name", ["retry_ambiguous", "budget", "breaker"])
+@pytest.mark.parametrize("value", [None, 1, 0.2, "yes"])
+def test_a_switch_of_a_policy_is_true_or_false(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be True or False"):
+        Retry(**{name: value})
+
+
 def test_policies_are_values() -> None:
     assert Retry() == Retry()
     assert len({Retry(), Retry(), Timeout(), Timeout()}) == 2
