@@ -188,11 +188,10 @@ async def _sweep_one(
 
 
 async def _still_open(before: Census, sleep: Callable[[float], Awaitable[Any]]) -> list[str]:
-    for turn in range(int(_PATIENCE / 0.01)):
-        left = take_census().leaked(before)
-        if not left:
-            break
+    turn = 0
+    while (left := take_census().leaked(before)) and turn < 10 + _PATIENCE / 0.01:
         await sleep(0 if turn < 10 else 0.01)
+        turn += 1
     return left
 
 

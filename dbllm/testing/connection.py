@@ -45,7 +45,7 @@ class FaultConnection(asyncio.Protocol):
         self._state.connections.add(self)
         self._state.accepted += 1
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
         if self._task is not None:
             self._task.cancel()

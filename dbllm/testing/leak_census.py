@@ -143,7 +143,7 @@ def _tasks() -> dict[object, str]:
         return {}
     found: dict[object, str] = {}
     root, own = trio.lowlevel.current_root_task(), trio.lowlevel.current_task()
-    waiting = [root] if root is not None else []
+    waiting: list[Any] = [root]
     while waiting:
         task = waiting.pop()
         if task not in (root, own):

@@ -188,10 +188,10 @@ async def in_loop(load: Load, tally: Tally) -> None:
             for _ in range(load.concurrency):
                 group.start_soon(work)
         finish(client, tally)
-    for _ in range(100):
-        if not (left := take_census().leaked(before)):
-            break
+    turns = 0
+    while (left := take_census().leaked(before)) and turns < 100:
         await anyio.sleep(0.02)
+        turns += 1
     tally.left += left
 
 
