@@ -282,6 +282,14 @@ def bench(session: nox.Session) -> None:
     session.run("python", "tests/bench", *session.posargs)
 
 
+@nox.session
+def bulk(session: nox.Session) -> None:
+    """Bulk jobs: killed twenty times, crashing at every system call, cut and damaged; with Parquet. Some minutes."""
+    install(session, "check")
+    session.install(*PYPROJECT["project"]["optional-dependencies"]["bulk"])
+    session.run("pytest", *OURS, "-s", "--timeout=900", "tests/bulk", *session.posargs, env={"DBLLM_BULK": "thorough"})
+
+
 # --- upstream ---------------------------------------------------------------------------------------------------------
 
 

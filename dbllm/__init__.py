@@ -12,8 +12,10 @@ if _typing.TYPE_CHECKING:
     # fmt: off
     # isort: off
     from ._client import AsyncClient as AsyncClient
+    from ._inference.agent import AsyncAgent as AsyncAgent
     from ._inference.driver_app import AsyncDriverApp as AsyncDriverApp
     from ._inference.endpoint import AsyncEndpoint as AsyncEndpoint
+    from ._inference.run import AsyncRun as AsyncRun
     from ._inference.stream import AsyncStream as AsyncStream, Stream as Stream
     from ._management.endpoints import (
         AsyncEndpoints as AsyncEndpoints, Endpoints as Endpoints, ServingEndpoint as ServingEndpoint,
@@ -33,7 +35,9 @@ if _typing.TYPE_CHECKING:
         Predictions as Predictions, PromptRequest as PromptRequest, Response as Response,
         ResponseEvent as ResponseEvent, Usage as Usage,
     )
-    from ._sync_client import Client as Client, DriverApp as DriverApp, Endpoint as Endpoint
+    from ._sync_client import (
+        Agent as Agent, Client as Client, DriverApp as DriverApp, Endpoint as Endpoint, Run as Run,
+    )
     from ._transport.call import Attempt as Attempt
     from ._transport.limits import Limits as Limits
     from ._transport.retry import Retry as Retry, Timeout as Timeout
@@ -56,7 +60,9 @@ _NAMES = {  # where each public name is defined
     "BadRequestError ConfigError ConflictError ContextOverflowError DbllmError InternalServerError NotFoundError "
     "PermissionDeniedError RateLimitError Raw RequestTooLargeError StreamInterruptedError",
     "_client": "AsyncClient",
-    "_sync_client": "Client DriverApp Endpoint",
+    "_sync_client": "Agent Client DriverApp Endpoint Run",
+    "_inference.agent": "AsyncAgent",
+    "_inference.run": "AsyncRun",
     "_inference.endpoint": "AsyncEndpoint",
     "_inference.driver_app": "AsyncDriverApp",
     "_inference.stream": "AsyncStream Stream",

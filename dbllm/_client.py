@@ -18,11 +18,12 @@ from ._auth.redaction import hide_arguments, hide_headers
 from ._backends.aio import AsyncBackend
 from ._backends.blocking import SyncBackend
 from ._http.tls import Cert, Network, ProxyLike, Verify
+from ._inference.agent import AgentPlace, AsyncAgent
 from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.prompt import PromptSignature
 from ._lazy import WholeImport
-from ._protocol.paths import app_path
+from ._protocol.paths import app_path, quoted
 from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref
 from ._protocol.tasks import parse_task
 from ._transport.options import Options
@@ -124,6 +125,7 @@ class AsyncClient:
         self._transport = Transport(config.host, config.auth, backend, on_attempt)
         self._options = Options().merged_with(timeout, retry, headers)
         self._known: dict[str, Learned] = {}  # what has been learned of each endpoint
+        self._agents: dict[str, AgentPlace] = {}  # and of each agent
         self._owns_connections = True
 
     @classmethod
@@ -234,6 +236,26 @@ class AsyncClient:
         signature = PromptSignature(params or {}, transform_input, transform_output)
         ref = EndpointRef(f"{cluster}:{port}", "app", Route(app_path(port, cluster)))
         return AsyncDriverApp(self._transport, self._options, signature, ref, self._known)
+
+    def agent(self, name: str | None = None, *, url: str | None = None) -> AsyncAgent:
+        """A handle for an agent on Databricks Apps. Making one sends nothing.
+
+        The app has a host of its own, and takes OAuth tokens only: use a service principal (`client_id`), a login of
+        the Databricks CLI or the notebook's, and no personal access token.
+
+        Args:
+            name: the app's name; its address is looked up in the workspace.
+            url: its address, as https://my-agent-123.aws.databricksapps.com.
+
+        Raises:
+            ConfigError: neither or both are given, or `url` is no address of Databricks Apps.
+        """
+        if (name is None) == (url is None):
+            raise ConfigError("an agent is named by its app: pass either its name or its url=.")
+        origin = self._transport.add_app(url) if url is not None else None
+        key = origin or quoted(name, "an app")
+        place = self._agents.setdefault(key, AgentPlace(str(name or origin), origin))
+        return AsyncAgent(self._transport, self._options, place)
 
     @property
     def endpoints(self) -> AsyncEndpoints:

@@ -10,11 +10,13 @@ from ._auth.auth import Token
 from ._auth.config import Config
 from ._auth.redaction import RedactedMapping
 from ._backends.blocking import SyncBackend
-from ._backends.sync_facade import SyncFacade, same_signature, sync_factory, sync_method
+from ._backends.sync_facade import SyncFacade, same_signature, sync_factory, sync_method, sync_method_into
 from ._client import AsyncClient
+from ._inference.agent import AsyncAgent
 from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.handle import ModelHandle
+from ._inference.run import AsyncRun
 from ._inference.stream import Stream
 from ._lazy import WholeImport
 from ._transport.retry import Retry, Timeout
@@ -57,6 +59,35 @@ class Endpoint(_Handle[AsyncEndpoint]):
     stream_respond = sync_factory(AsyncEndpoint.stream_respond, Stream)
     embed = sync_method(AsyncEndpoint.embed)
     predict = sync_method(AsyncEndpoint.predict)
+
+
+class Run(SyncFacade[AsyncRun]):
+    """A run of an agent in plain code; see `AsyncRun`."""
+
+    @property
+    def id(self) -> str:
+        """The run's id: a UUID that this client made, or what the app calls it."""
+        return self._core.id
+
+    status = sync_method(AsyncRun.status)
+    result = sync_method(AsyncRun.result)
+    events = sync_factory(AsyncRun.events, Stream)
+    cancel = sync_method(AsyncRun.cancel)
+
+
+class Agent(SyncFacade[AsyncAgent]):
+    """An agent on Databricks Apps in plain code; see `AsyncAgent`."""
+
+    @property
+    def name(self) -> str:
+        """The app's name, or its address."""
+        return self._core.name
+
+    respond = sync_method(AsyncAgent.respond)
+    stream_respond = sync_factory(AsyncAgent.stream_respond, Stream)
+    complete = sync_method(AsyncAgent.complete)
+    start = sync_method_into(AsyncAgent.start, Run)
+    run = sync_factory(AsyncAgent.run, Run)
 
 
 class _BlockingClient(AsyncClient):
@@ -145,6 +176,7 @@ class Client(SyncFacade[AsyncClient]):
 
     endpoint = sync_factory(AsyncClient.endpoint, Endpoint)
     driver_app = sync_factory(AsyncClient.driver_app, DriverApp)
+    agent = sync_factory(AsyncClient.agent, Agent)
     request = sync_method(AsyncClient.request)
     close = sync_method(AsyncClient.aclose)
 

@@ -22,10 +22,12 @@ TWINS = {  # names that two modules define on purpose: the modules, and the one 
     ),
     "Endpoints": ("_management.endpoints local.management.endpoints", "the endpoints of a workspace: from both sides"),
     "Options": ("_transport.options local.options", "what a user may choose: of a call, of a local workspace"),
+    "Run": ("_sync_client local.apps.runs", "a run of an agent: as a caller and as its app has it"),
     "Secrets": ("_management.secrets dbutils", "the secrets of a workspace, under dbllm's and under dbutils' names"),
     "_Events": ("local.gateway.anthropic local.gateway.cohere", "a provider's stream as chat chunks"),
     "is_loopback": ("_urls local.http.client", "the same question; an extra uses no private module"),
     "main": ("__main__ cli.main", "the command `dbllm`: the first looks for its packages and starts the second"),
+    "run": ("bulk.entry cli.demo", "a whole job from its beginning to its end"),
     "response_format": ("_protocol.structured_output langchain.tools", "the field of a chat request of that name"),
     "_tool_choice": (
         "local.gateway.anthropic local.gateway.cohere local.invocation.agent",

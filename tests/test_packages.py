@@ -33,7 +33,7 @@ TYPES_ONLY = {"_sync_client": {"_transport", "_auth", "_protocol"}}  # imported 
 EXTRAS = {  # they use public names of dbllm, and what is said here
     "langchain": set(),
     "local": set(),
-    "cli": {"local", "serve", "_http.tls"},  # doctor tries the TLS handshake that the client would
+    "cli": {"local", "serve", "bulk", "_http.tls"},  # doctor tries the TLS handshake that the client would
     "deployments": set(),
     "dbutils": set(),
     "testing": {"local"},  # and only its module `workspaces`

@@ -21,6 +21,8 @@ TWINS: list[tuple[Any, Any]] = [
     (dbllm.AsyncEndpoint, dbllm.Endpoint),
     (dbllm.AsyncDriverApp, dbllm.DriverApp),
     (dbllm.AsyncStream, dbllm.Stream),
+    (dbllm.AsyncAgent, dbllm.Agent),
+    (dbllm.AsyncRun, dbllm.Run),
     (dbllm.AsyncEndpoints, dbllm.Endpoints),
     (dbllm.AsyncSecrets, dbllm.Secrets),
     (dbllm.AsyncModelServices, dbllm.ModelServices),

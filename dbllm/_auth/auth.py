@@ -15,6 +15,7 @@ from .redaction import Misplaced, RedactedMapping, Secret, is_address, wrap_secr
 Token = str | Callable[[], "str | Awaitable[str]"]
 """A token, or a function (sync or async) that returns the one to use now; it is called for every attempt."""
 _EXPIRED = re.compile(r"expir|invalid_token", re.IGNORECASE)
+_PERSONAL = ("dapi", "dkea")  # how Databricks' personal access tokens begin
 _PLACEHOLDER = re.compile(r"""["'`<>{}]|^\$|^%.*%$|^\[.*\]$""")
 
 
@@ -90,6 +91,31 @@ class StaticAuth(Auth):
 
     async def headers(self, backend: Backend, deadline: float) -> Mapping[str, str]:
         return self._headers
+
+
+class OAuthOnly(Auth):
+    """The OAuth token of another auth, for an origin that takes nothing else: no further header, and no other kind."""
+
+    def __init__(self, auth: Auth) -> None:
+        self._auth = auth
+
+    async def headers(self, backend: Backend, deadline: float) -> Mapping[str, str]:
+        sent = await self._auth.headers(backend, deadline)
+        kind, _, token = sent.get("authorization", "").partition(" ")
+        personal = token.startswith(_PERSONAL)
+        del token
+        if personal or kind.lower() != "bearer":
+            what = "a personal access token" if personal else "a user name and password"
+            raise ConfigError(
+                f"this client has {what}, and apps and route-optimised endpoints take OAuth alone: pass client_id= and "
+                "client_secret= of a service principal, or log in with `databricks auth login`. It was not sent."
+            )
+        if len(sent) == 1:
+            return sent
+        return RedactedMapping({"authorization": sent["authorization"]})
+
+    def on_rejected(self, sent: Mapping[str, str], now: float) -> bool:
+        return self._auth.on_rejected(sent, now)
 
 
 class CallbackAuth(Auth):

@@ -39,8 +39,9 @@ class RefreshingAuth(Auth):
     While the old headers are valid, a failed fetch fails no call: it is tried again a little later.
     """
 
-    def __init__(self, fetch: Fetch) -> None:
-        self._fetch = fetch
+    def __init__(self, fetch: Fetch, lock: str = "token") -> None:
+        """`lock` names the lock of fetches; an auth whose fetch asks another auth has one of its own."""
+        self._fetch, self._lock = fetch, lock
         self._lease: ExpiringHeaders | None = None
         self._paused_until = float("-inf")  # after a fetch that failed
 
@@ -49,7 +50,7 @@ class RefreshingAuth(Auth):
         if lease is not None and now < max(lease.stale, min(self._paused_until, lease.ends)):
             return lease.headers
         serves = lease is not None and now < lease.ends
-        async with backend.lock("token", deadline, wait=not serves) as ours:
+        async with backend.lock(self._lock, deadline, wait=not serves) as ours:
             current = self._lease
             if current is not None and (not ours or current is not lease) and backend.clock() < current.ends:
                 return current.headers

@@ -90,6 +90,20 @@ def sync_factory(
     return plain
 
 
+def sync_method_into(
+    verb: Callable[Concatenate[Core, P], Coroutine[Any, Any, Result]], into: Callable[[Result], Out]
+) -> Callable[Concatenate[_HasCore[Core], P], Out]:
+    """A coroutine method of the core that returns an object, which `into` wraps for plain code."""
+    returns: dict[str, Any] = {"return": into}
+    verb = _renamed(verb, **returns)
+
+    @wraps(verb)
+    def plain(self: _HasCore[Core], /, *args: P.args, **options: P.kwargs) -> Out:
+        return into(run_without_loop(verb(self._core, *args, **options)))
+
+    return plain
+
+
 def same_signature(
     core: type, init: Callable[Concatenate[Core, P], None]
 ) -> Callable[[Callable[..., None]], Callable[Concatenate[Any, P], None]]:

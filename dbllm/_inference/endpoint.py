@@ -246,8 +246,10 @@ class AsyncEndpoint(ModelHandle):
             elif isinstance(error, BadRequestError):
                 if "unknown field" in error.detail:
                     self._known.pop(self.name, None)  # the endpoint seems to have changed: look it up next time
-                if verb != "complete" and (learned := await self._learn(options, deadline)):
-                    error.hint = wrong_verb_hint(self.name, verb, learned.verbs) or error.hint
+                learned = self._known.get(self.name) if verb == "complete" else await self._learn(options, deadline)
+                if learned is not None:
+                    verbs = () if verb == "complete" else learned.verbs
+                    error.hint = learned.advice or wrong_verb_hint(self.name, verb, verbs) or error.hint
         except APIError:  # then the error is raised without a better hint
             return
 

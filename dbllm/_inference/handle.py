@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 from .._protocol.models import CallInfo, Completion, CompletionChunk
 from .._protocol.requests import request_body
 from .._protocol.routes import KIND_OF, EndpointRef, Learned, Route
-from .._protocol.tasks import VERBS, Kind, Verb, all_rejected, candidate_kinds
+from .._protocol.tasks import VERBS, Kind, Verb, all_rejected, candidate_kinds, wrong_verb_hint
 from .._transport.call import EVENTS, JSON, Call, OpenStream
 from .._transport.options import Options, hide_headers
 from .._transport.replies import read_json
 from .._transport.retry import Retry, Timeout
 from .._transport.transport import Transport
-from ..errors import APIStatusError, BadRequestError, PermissionDeniedError
+from ..errors import APIStatusError, BadRequestError, ConfigError, PermissionDeniedError
 from .chunks import TextWire
 from .prompt import PromptSignature
 from .stream import AsyncStream, C, R, Stream, StreamWire  # noqa: F401 - Stream: the sync verbs' annotations name it
@@ -181,28 +181,40 @@ class ModelHandle:
         accept: str = JSON,
     ) -> InfoT:
         """Send a body where its kind is taken. If it is refused there, the endpoint's description may name another."""
-        tried: list[Route] = []
-        while True:
-            route = self._untried(kind, tried)
-            assert route is not None  # noqa: S101 - the first route exists, and the loop ends without another
-            tried.append(route)
+        failed: dict[Route, APIStatusError] = {}
+        while (route := self._untried(kind, failed)) is not None:
             whole = body if route.model is None else {**body, "model": route.model}
             try:
+                if route.origin is not None:
+                    self._transport.add_data_plane(route.origin, route.path, route.details)
                 call = options.call(deadline, route.path, whole, accept, origin=route.origin)
                 call.may_hedge = verb == "embed"
                 info = await send(call)
             except APIStatusError as error:
+                failed[route] = error
                 if verb != "complete":
                     await self._explain(verb, error, deadline)
-                if error.status not in _ELSEWHERE or self._untried(kind, tried) is None:
+                if error.status not in _ELSEWHERE or (len(failed) == 1 and self._untried(kind, failed) is None):
                     raise
             else:
                 self._accepted(kind, route)
                 return info
+        raise self._refused_everywhere(verb, failed)
 
-    def _untried(self, kind: Kind, tried: Sequence[Route]) -> Route | None:
+    def _untried(self, kind: Kind, failed: Mapping[Route, object]) -> Route | None:
         routes = self._ref.routes_for(kind, self._known.get(self.name))
-        return next((route for route in routes if route not in tried), None)
+        return next((route for route in routes if route not in failed), None)
+
+    def _refused_everywhere(self, verb: Verb, failed: Mapping[Route, APIStatusError]) -> APIStatusError:
+        """The error to raise: of a route that takes this wire format, else one that says that none does."""
+        errors = [*failed.values()]
+        telling = [error for route, error in failed.items() if error.status in (400, 422) and route != self._ref.own]
+        error = (telling or errors)[-1]
+        error.previous = (*(each for each in errors if each is not error), *error.previous)
+        known = self._known.get(self.name)
+        if not telling and known and known.kinds:
+            error.hint = wrong_verb_hint(self.name, verb, tuple(each for each in known.verbs if each != verb))
+        return error
 
     def _accepted(self, kind: Kind, route: Route) -> None:
         """Remember the route that was accepted, where there were several."""
@@ -230,13 +242,20 @@ class ModelHandle:
                     return None
                 if (learned := self._ref.learn(described)) is None:
                     return None
+                if learned.own is not None:
+                    try:
+                        await self._transport.require_oauth(deadline)
+                    except ConfigError as flaw:  # an older one is also called at the workspace's URL
+                        learned = replace(learned, own=None, advice=f"It is route-optimised: {flaw}")
                 self._known[self.name] = learned
             return self._known[self.name]
 
     async def _lookup_verbs(self) -> tuple[Verb, ...]:
         """The verbs that the endpoint does; none if looking it up is forbidden."""
-        kind = await self._lookup_kind(self._options, self._options.deadline(self._transport.backend.clock))
-        return VERBS[kind] if kind else ()
+        if self._ref.kind:
+            return VERBS[self._ref.kind]
+        learned = await self._learn(self._options, self._options.deadline(self._transport.backend.clock))
+        return (learned.verbs or (VERBS[learned.kind] if learned.kind else ())) if learned else ()
 
     async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         """Find out how to call the endpoint correctly: learn it, and write it into the error's hint."""

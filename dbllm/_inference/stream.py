@@ -125,6 +125,11 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         return next((chunk.finish_reason for chunk in reversed(self._chunks) if chunk.finish_reason), None)
 
     @property
+    def cursor(self) -> int | None:
+        """Where the last event stands in an agent's run: `events(after=cursor)` gives those behind it; else None."""
+        return None
+
+    @property
     def _call(self) -> CallInfo:  # type: ignore[override]
         return self._opened or CallInfo(attempts=0)
 
@@ -264,6 +269,11 @@ class Stream(SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
     def finish_reason(self) -> str | None:
         """Why the answer ended, once that is known."""
         return self._core.finish_reason
+
+    @property
+    def cursor(self) -> int | None:
+        """Where the last event stands in an agent's run: `events(after=cursor)` gives those behind it; else None."""
+        return self._core.cursor
 
     @property
     def _call(self) -> CallInfo:  # type: ignore[override]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from .._lazy import WholeImport
+from .._urls import is_loopback, parse_host
 from ..errors import ConfigError
 
 ENDPOINTS = "/api/2.0/serving-endpoints"
@@ -133,6 +134,24 @@ def invocations_path(name: str, served_model: str | None = None) -> str:
     """The path that calls a serving endpoint, or one served entity behind it (Databricks REST)."""
     served = f"/served-models/{quoted(served_model, 'a served model')}" if served_model is not None else ""
     return f"/serving-endpoints/{quoted(name)}{served}/invocations"
+
+
+def app_origin(url: str, host: str) -> str:
+    """The origin of an app of Databricks Apps, where `host` is the workspace.
+
+    A token may go there: by https to a name under databricksapps.com; or to this machine, if the workspace is on it.
+
+    Raises:
+        ConfigError: it is no such address.
+    """
+    found, flaw = parse_host(url) if isinstance(url, str) else ("", "is no text")
+    parts = urlsplit(found)
+    name = parts.hostname or ""
+    local = is_loopback(name) and is_loopback(urlsplit(host).hostname or "")
+    if flaw or not (local or (parts.scheme == "https" and name.endswith(".databricksapps.com") and not parts.port)):
+        why = flaw or "is not an address of Databricks Apps, so the token is not sent there"
+        raise ConfigError(f"the agent's url {why}: it looks like https://my-agent-123.aws.databricksapps.com.")
+    return found
 
 
 def app_path(port: int | str, cluster_id: str, org: str = "0") -> str:

@@ -62,7 +62,15 @@ def request_body(kind: Kind, flat: Mapping[str, Any], name: str) -> dict[str, An
     if kind == "completions":
         return body
     message = {"role": "user", "content": body.pop("prompt")}
-    return {"input" if kind == "responses" else "messages": [message], **body}
+    if kind != "responses":
+        return {"messages": [message], **body}
+    if "stop" in body:
+        raise ConfigError(
+            f"{name!r} takes responses, and that wire format has no stop strings: leave out stop=, and cut the text "
+            'yourself. If it is an agent that knows them nevertheless, pass extra_body={"stop": […]}.'
+        )
+    limits = [body.pop(limit) for limit in ("max_tokens", "max_completion_tokens") if limit in body]
+    return {"input": [message], **({"max_output_tokens": limits[0]} if limits else {}), **body}
 
 
 def chat_messages(messages: object, verb: Verb = "chat", told_by: tuple[str, ...] = ("role",)) -> list[Any]:

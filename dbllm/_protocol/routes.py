@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
+from .._urls import origin
 from ..errors import ConfigError
 from .paths import ENDPOINTS, MODEL_SERVICES, SERVICE, endpoint_name, invocations_path, is_service_name, quoted
 from .tasks import VERBS, Kind, Verb, kind_of_task
@@ -31,11 +33,13 @@ class Route(NamedTuple):
         path: the path.
         model: what the body says in `model`, if the path does not name the model.
         origin: the host; None means the workspace.
+        details: what the token for that host is asked for (`authorization_details`).
     """
 
     path: str
     model: str | None = None
     origin: str | None = None
+    details: str = ""
 
 
 Routes = Mapping[Kind, tuple[Route, ...]]
@@ -50,12 +54,14 @@ class Learned:
         kinds: all that is spoken there; empty if that is not known.
         own: the route of all kinds that have none of their own; None: the handle's.
         routes: those of certain kinds, in the order in which to try them.
+        advice: why it cannot be called at its own URL with these credentials.
     """
 
     kind: Kind | None
     kinds: tuple[Kind, ...]
     own: Route | None = None
     routes: Routes = field(default_factory=dict)
+    advice: str = ""
 
     @property
     def verbs(self) -> tuple[Verb, ...]:
@@ -94,9 +100,12 @@ class EndpointRef:
         Raises:
             ConfigError: nothing there speaks it.
         """
-        if routes := (learned.routes.get(kind) if learned else None) or self.routes.get(kind):
+        own = (learned.own if learned else None) or self.own
+        if learned and (routes := learned.routes.get(kind)):
             return routes
-        if own := (learned.own if learned else None) or self.own:
+        if (routes := self.routes.get(kind)) and not (own and learned and learned.kind == kind):
+            return routes
+        if own:
             return (own,)
         verbs = " or ".join(
             f"{verb}()" for known_kind in self.routes for verb in VERBS[known_kind] if verb != "complete"
@@ -135,6 +144,8 @@ def endpoint_ref(name: str, kind: Kind | None, served_model: str | None, gateway
             routes["responses"] += (_gateway_route("openai", "responses", name),)
         return EndpointRef(name, kind, None, described_at, routes, ("chat", "responses"))
     own = Route(invocations_path(name, served_model))
+    if served_model is None and name.startswith("databricks-"):  # a prefix that only foundation models may have
+        return EndpointRef(name, kind, own, described_at, {"responses": (*_responses_routes(name, (name,)), own)})
     return EndpointRef(name, kind, own, described_at)
 
 
@@ -154,12 +165,20 @@ def _of_service(description: Mapping[str, Any]) -> Learned | None:
 
 def _of_endpoint(name: str, description: Mapping[str, Any]) -> Learned:
     kind = kind_of_task(description.get("task"))
+    info = (description.get("data_plane_info") or {}).get("query_info") or {}
+    if url := info.get("endpoint_url"):  # route-optimised: it is called there, and perhaps nowhere else
+        own = Route(urlsplit(url).path, None, origin(url), str(info.get("authorization_details") or ""))
+        return Learned(kind, (kind,), own)
     if kind != "chat" or not (models := [*_models(description)]):
         return Learned(kind, (kind,))
-    openai = any(word in f"{name} {model}".lower() for model in models for word in _OPENAI)
+    return Learned(kind, (kind, "responses"), None, {"responses": _responses_routes(name, (name, *models))})
+
+
+def _responses_routes(name: str, models: Iterable[str]) -> tuple[Route, ...]:
+    """Where models take responses: OpenAI's at OpenAI's own interface, the others at the one for all providers."""
+    openai = any(word in model.lower() for model in models for word in _OPENAI)
     paths = ("responses", "open-responses") if openai else ("open-responses", "responses")
-    routes = tuple(Route(f"/serving-endpoints/{path}", name) for path in paths)
-    return Learned(kind, (kind, "responses"), None, {"responses": routes})
+    return tuple(Route(f"/serving-endpoints/{path}", name) for path in paths)
 
 
 def _models(description: Mapping[str, Any]) -> Iterator[str]:

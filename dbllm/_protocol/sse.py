@@ -2,7 +2,7 @@
 
 Written from the WHATWG text of the format: lines end with LF, CR or CRLF and with nothing else (a str's `splitlines`
 knows ten more ends, which occur inside JSON), `data` lines of one event are joined by LF, a line that begins with a
-colon is a comment, an empty line ends an event. `id` and `retry` mean nothing for a model's answer and are dropped.
+colon is a comment, an empty line ends an event. `retry` means nothing for a model's answer and is dropped.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ MAX_EVENT = 16 * 2**20
 
 
 class Event(NamedTuple):
-    """One event: its data (UTF-8, undecoded) and its type ("" when the server named none)."""
+    """One event: its data (UTF-8, undecoded), its type and its id ("" when the server named none)."""
 
     data: bytes
     type: str = ""
+    id: str = ""
 
 
 DONE = b"[DONE]"
@@ -74,7 +75,7 @@ class Decoder:
         self._after_cr = self._began = False
         self._data: list[bytes] = []
         self._held = 0
-        self._type = ""
+        self._type = self._id = ""
 
     def end(self) -> list[Event]:
         """The events that the body's end completes: none but an end that was announced, without a line break."""
@@ -112,16 +113,16 @@ class Decoder:
         for line in lines:
             if not line:
                 if self._data:
-                    events.append(Event(b"\n".join(self._data), self._type))
+                    events.append(Event(b"\n".join(self._data), self._type, self._id))
                     self._data, self._held = [], 0
-                self._type = ""
+                self._type = self._id = ""
             elif not self._data and line.startswith(b"data: ") and len(line) < MAX_EVENT:  # what nearly every line is
                 self._data.append(line[6:])
                 self._held = len(line)
             else:
                 self._field(line)
         if self._data and self._data[0].strip() == DONE:  # nothing may follow: some servers leave out the empty line
-            events.append(Event(b"\n".join(self._data), self._type))
+            events.append(Event(b"\n".join(self._data), self._type, self._id))
             self._data, self._held = [], 0
         return events
 
@@ -130,6 +131,8 @@ class Decoder:
         value = value.removeprefix(b" ")
         if name == b"event":
             self._type = value.decode("utf-8", "replace")
+        elif name == b"id":
+            self._id = value.decode("utf-8", "replace")
         elif name == b"data":
             self._data.append(value)
             self._held += len(line)

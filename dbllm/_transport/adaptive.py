@@ -1,38 +1,48 @@
 """How many calls at once serve best: found out while they run. Pure decisions; the time is passed.
 
-Three things are told apart. *Loss*: the server turns requests away, so fewer fit at once; after the first loss of a
-window no more run at once than had room then. *Plateau*: more calls at once bring no more answers in a second, because
-the server queues them. *Quota*: it turns requests away however few there are; then the starts are spread over time, at
-the rate that was served before. Latency itself is never a signal: it grows with the length of the answers.
+Three things are told apart. *Overload*: the server turns requests away; no more run at once than had room then, and if
+that ends the losses, this is the limit. Losses that go on whatever the number are the server's noise. *Plateau*: more
+calls at once bring no more answers in a second, because the server queues them: the limit goes back. *Quota*: the
+server turns requests away even when nothing runs; then one request tries from time to time, and once it is answered the
+starts are spread over time at the rate that was served before. Latency is never a signal: it grows with the answers.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Literal
 
 Outcome = Literal["ok", "lost", "other"]
+"""Answered; turned away or not reached; failed in a way that has nothing to do with the load."""
+
+GROWTH = (1.25, 1.5, 2.0)  # the steps of a probe, the longer the more of them have succeeded in a row
+GAIN = 0.4  # of the growth must come back as more answers in a second
+HOLD = (4.0, 12.0)  # seconds between probes, at first and at most
+BLOCKED = (0.25, 4.0)  # seconds between the tries while everything is turned away, at first and at most
+BURST = 0.1  # seconds whose starts a learned rate lets through at once
+MINUTE = 60.0
+RATE_GROWTH = 1.005  # of a learned rate, in a second without a loss
 
 
 class FixedConcurrency:
     """The same number of calls at once, whatever comes."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
         self.most = limit
 
     def limit(self) -> int:
         """How many calls may run at once now."""
-        return self._limit
+        return self.most
 
-    def pause(self, now: float, running: int) -> float:
+    def pause(self, now: float) -> float:
         """Seconds until one more call may start."""
         return 0.0
 
     def started(self, now: float) -> None:
         """A call starts."""
 
-    def ended(self, now: float, running: int, outcome: Outcome, seconds: float, weight: float = 1.0) -> None:
-        """A call ended; `running` others are left."""
+    def ended(self, now: float, running: int, outcome: Outcome, seconds: float) -> None:
+        """A call ended after `seconds`; `running` others are left."""
 
 
 class AdaptiveConcurrency(FixedConcurrency):
@@ -44,5 +54,164 @@ class AdaptiveConcurrency(FixedConcurrency):
     """
 
     def __init__(self, most: int = 256, start: int = 8) -> None:
-        super().__init__(min(start, most))
-        self.most = most
+        super().__init__(most)
+        self._limit = min(start, most)
+        self._cap: int | None = None  # of this window: how many had room when one was turned away
+        self._capped_at = 0.0
+        self._latency = 0.0
+        self._unlost = self._limit  # the limit of the last window without an overload
+        self._opens_at: float | None = None  # when the counting of this window begins
+        self._ok = self._peak = 0
+        self._early = self._late = 0.0  # losses until the cap had its effect, and after
+        self._goodput = 0.0  # answers in a second at the limit that stands
+        self._standing: int | None = None  # the limit to go back to, during a probe
+        self._successes = len(GROWTH) - 1  # probes that succeeded in a row; the first are the longest
+        self._hold, self._probe_at = HOLD[0], 0.0
+        self._pause, self._blocked_until = 0.0, 0.0  # a pause above 0: everything is turned away
+        self._rate: float | None = None  # starts in a second, where there is a quota
+        self._rate_at = self._next_start = 0.0
+        self._began: float | None = None
+        self._answers: deque[list[float]] = deque()  # [second, answers] of the last minute
+
+    def limit(self) -> int:
+        """How many calls may run at once now."""
+        if self._pause:
+            return 1
+        return self._limit if self._cap is None else min(self._limit, self._cap)
+
+    def pause(self, now: float) -> float:
+        """Seconds until one more call may start."""
+        if self._pause:
+            return max(0.0, self._blocked_until - now)
+        return max(0.0, self._next_start - now) if self._rate is not None else 0.0
+
+    def started(self, now: float) -> None:
+        """A call starts."""
+        if self._began is None:
+            self._began = self._opens_at = now
+        if self._rate is not None:
+            self._next_start = max(now - BURST, self._next_start) + 1 / self._rate
+
+    def ended(self, now: float, running: int, outcome: Outcome, seconds: float) -> None:
+        """A call ended after `seconds`; `running` others are left."""
+        self._peak = max(self._peak, running + 1)
+        if outcome == "ok":
+            self._latency += (seconds - self._latency) * (0.1 if self._latency else 1.0)
+            self._count_answer(now)
+            if self._pause:
+                self._unblock(now)
+        elif outcome == "lost":
+            self._lost(now, running)
+        opens = now if self._opens_at is None else self._opens_at
+        if now >= opens:
+            self._ok += outcome == "ok"
+            if now - opens >= max(1.0, self._latency) and self._ok + self._late >= min(self._limit, self._peak) + 8:
+                self._close_window(now, self._ok / (now - opens))
+
+    def _lost(self, now: float, running: int) -> None:
+        if running == 0 or self._pause:
+            self._block(now)
+            return
+        if self._rate is not None:  # the starts came too fast
+            if now - self._rate_at > 1.0:
+                self._rate, self._rate_at = 0.95 * self._rate, now
+                self._next_start = now + BLOCKED[0]
+            return
+        if self._cap is None:
+            self._cap, self._capped_at = running, now
+        if now - self._capped_at <= max(self._latency, 0.1):
+            self._cap = max(1, min(self._cap, running))
+            self._early += 1
+        else:
+            self._late += 1
+            if self._late > 4 and self._late > 0.3 * (self._ok + self._late):  # it has become still less
+                self._capped_at = now
+
+    # --- a quota ------------------------------------------------------------------------------------------------------
+
+    def _block(self, now: float) -> None:
+        """Turned away although nothing else ran."""
+        self._pause = min(BLOCKED[1], self._pause * 2) or BLOCKED[0]
+        self._blocked_until = now + self._pause
+        self._give_up_probe(now)
+
+    def _unblock(self, now: float) -> None:
+        """The first answer after everything was turned away."""
+        self._pause, self._limit = 0.0, self._unlost  # the number at once was not what was wrong
+        self._early = self._late = 0.0
+        self._rate = max(self._recent_rate(now), 0.1)
+        self._rate_at = self._next_start = now
+        self._open_window(now + self._latency)
+
+    def _count_answer(self, now: float) -> None:
+        if self._answers and self._answers[-1][0] == now // 1:
+            self._answers[-1][1] += 1
+        else:
+            self._answers.append([now // 1, 1])
+        while self._answers[0][0] < now - MINUTE:
+            self._answers.popleft()
+
+    def _recent_rate(self, now: float) -> float:
+        """Answers in a second, over the last minute."""
+        seconds = min(MINUTE, now - (now if self._began is None else self._began))
+        return sum(number for _, number in self._answers) / max(1.0, seconds)
+
+    def _adapt_rate(self, now: float, goodput: float) -> None:
+        """A learned rate grows while it is what holds the calls back."""
+        if self._rate is not None and now > self._rate_at:
+            if goodput > 0.5 * self._rate:
+                self._rate *= RATE_GROWTH ** (now - self._rate_at)
+            self._rate_at = now
+
+    # --- windows ------------------------------------------------------------------------------------------------------
+
+    def _open_window(self, opens_at: float) -> None:
+        self._opens_at, self._cap = opens_at, None
+        self._ok = self._peak = 0
+        self._early *= 0.5  # small losses add up over windows
+        self._late *= 0.5
+
+    def _close_window(self, now: float, goodput: float) -> None:
+        """Decide the next window's limit by what came of this one."""
+        self._adapt_rate(now, goodput)
+        early, late = self._early, self._late
+        overloaded = self._cap is not None and early > late + 2 * (early + late) ** 0.5 + 1
+        if overloaded:
+            assert self._cap is not None  # noqa: S101
+            self._limit, self._standing = self._cap, None
+            self._early = self._late = 0.0
+            self._goodput = goodput
+            self._wait_with_probe(now)
+        elif self._standing is not None:
+            self._unlost = self._standing
+            self._judge_probe(now, goodput)
+        else:
+            self._unlost = self._limit
+            self._goodput += (goodput - self._goodput) * (0.5 if self._goodput else 1.0)
+        settle = 0.0
+        if self._standing is None and now >= self._probe_at and self._peak >= 0.8 * self._limit < self.most:
+            self._standing = self._limit
+            step = GROWTH[min(self._successes, len(GROWTH) - 1)]
+            self._limit = min(self.most, max(self._limit + 1, round(self._limit * step)))
+            settle = self._latency  # the calls that began before end first
+        self._open_window(now + settle)
+
+    def _judge_probe(self, now: float, goodput: float) -> None:
+        assert self._standing is not None  # noqa: S101
+        growth = self._limit / self._standing - 1
+        if goodput > self._goodput * (1 + GAIN * growth):
+            self._goodput, self._standing = goodput, None
+            self._successes += 1
+            self._hold = HOLD[0]
+        else:
+            self._give_up_probe(now)
+
+    def _give_up_probe(self, now: float) -> None:
+        if self._standing is not None:
+            self._limit, self._standing = self._standing, None
+            self._wait_with_probe(now)
+
+    def _wait_with_probe(self, now: float) -> None:
+        self._successes = 0
+        self._probe_at = now + self._hold
+        self._hold = min(HOLD[1], self._hold * 2)

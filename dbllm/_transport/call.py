@@ -39,6 +39,12 @@ class Call:
     failed: FailedAttempts | None = field(default=None, repr=False)  # once an attempt has failed
     hedge: bool = False  # this is the second request of an attempt that is slow
     hedging: bool = False  # a second request is under way
+    idempotent: bool = False  # a POST with an id that the server knows: sent again, it does nothing new
+
+    @property
+    def retried_as(self) -> str:
+        """The method whose retries it has."""
+        return "PUT" if self.idempotent else self.method
 
     @property
     def logged(self) -> str:

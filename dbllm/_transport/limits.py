@@ -120,6 +120,9 @@ class _Quota:
         return pause
 
 
+_NOTHING = Reservation(0.0, 0.0, [], [], [], open=False)  # where there is no limit
+
+
 class RateLimiter:
     """Reserves what a request needs of each quota, and gives back what it did not use. Threads may share it."""
 
@@ -144,6 +147,8 @@ class RateLimiter:
         """A reservation, or the seconds after which to ask again."""
         if now < self._parked_until:
             return self._parked_until - now
+        if not self._quotas:
+            return _NOTHING
         with self._lock:
             estimate = cost.input_bytes / BYTES_A_TOKEN
             most = cost.max_tokens or self.limits.default_max_tokens
@@ -168,9 +173,9 @@ class RateLimiter:
         self, reservation: Reservation, input_tokens: int | None = None, output_tokens: int | None = None
     ) -> None:
         """The answer has come: count what it used in place of what was reserved. What is unknown stays reserved."""
+        if not reservation.open:
+            return
         with self._lock:
-            if not reservation.open:
-                return
             if input_tokens is not None and reservation.estimate > 0:
                 self._input_ratio += 0.1 * (input_tokens / reservation.estimate - self._input_ratio)
             for place, quota in enumerate(self._quotas):

@@ -9,13 +9,14 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from .._auth.auth import Auth, is_expired_response
+from .._auth.auth import Auth, OAuthOnly, is_expired_response
 from .._auth.redaction import Redaction, hide_frames
 from .._backends.backend import Backend
 from .._http.request import HttpRequest, RequestHeaders
 from .._lazy import WholeImport
 from .._protocol.error_responses import status_error
 from .._protocol.models import CallInfo
+from .._protocol.paths import app_origin
 from ..errors import APIError, APIStatusError, ConfigError, Raw
 from .call import JSON, Attempt, Call, OpenStream
 from .health import HealthRecords
@@ -47,6 +48,38 @@ class Transport:
     def add_origin(self, origin: str, auth: Auth) -> None:
         """Allow calls to another origin, with its own credentials and no others."""
         self._auths[origin] = auth
+
+    def add_app(self, url: str) -> str:
+        """Allow calls to an app of the workspace, with its OAuth token and nothing else; returns the app's origin.
+
+        Raises:
+            ConfigError: the address is not one to which the token may go.
+        """
+        origin = app_origin(url, self.host)
+        if origin != self.host:
+            self.add_origin(origin, OAuthOnly(self._auths[self.host]))
+        return origin
+
+    def add_data_plane(self, origin: str, path: str, details: str) -> None:
+        """Allow calls to a path of an endpoint's own host, with tokens that are issued for this endpoint alone.
+
+        Args:
+            origin, path: of the endpoint.
+            details: what the token is asked for, as the endpoint's description says it.
+
+        Raises:
+            ConfigError: no credential may go to that address.
+        """
+        if (key := origin + path) not in self._auths:
+            from .._auth import oauth, refresh  # here: most clients have a token, and need neither
+
+            oauth.require_trusted_url(origin, self.host)
+            fetch = oauth.data_plane(self.host, OAuthOnly(self._auths[self.host]), details)
+            self._auths[key] = refresh.RefreshingAuth(fetch, f"token {key}")
+
+    async def require_oauth(self, deadline: float) -> None:
+        """ConfigError if the workspace's credential is of a kind that apps do not take."""
+        await OAuthOnly(self._auths[self.host]).headers(self.backend, deadline)
 
     def call(self, call: Call) -> Coroutine[Any, Any, CallInfo]:
         """Send a call, in as many attempts as it takes, and return the response.
@@ -109,7 +142,7 @@ class Transport:
         if call.failed is None:
             clock, health = self.backend.clock, call.health
             assert health is not None  # the call has begun  # noqa: S101
-            call.failed = FailedAttempts(call.method, call.retry, call.deadline, clock, health, call.began)
+            call.failed = FailedAttempts(call.retried_as, call.retry, call.deadline, clock, health, call.began)
         return call.failed
 
     async def _send_authenticated(self, call: Call, send: Send[InfoT]) -> InfoT:
@@ -161,7 +194,7 @@ class Transport:
             raise
 
     def _auth(self, call: Call) -> Auth:
-        auth = self._auths.get(call.origin or self.host)
+        auth = self._auths.get(call.origin or self.host) or self._auths.get(f"{call.origin}{call.logged}")
         if auth is None:
             raise ConfigError(f"this client has no credentials for {call.origin}, and sends it those of no other host.")
         return auth

@@ -101,6 +101,8 @@ def request_of(row: Any, verb: str, template: Template | None = None) -> RowRequ
     Raises:
         RowInputError: the row has nothing that the verb can send.
     """
+    if isinstance(row, str) and template is None and verb != "predict":  # first, since an abstract class takes long
+        return RowRequest(verb, row, {})
     if isinstance(row, Mapping) and isinstance(row.get("body"), Mapping) and ("custom_id" in row or "url" in row):
         return _batch_row(row, verb)
     if template is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any
 
 import anyio.to_thread
@@ -118,7 +119,7 @@ class RowMapper:
             handle = self.async_handle()
             await self.start()
             request = self.request(row)
-            reply = await self.send(handle, request, retry=self.retry)
+            reply = await self.send(handle, request, retry=self.retry, timeout=self.timeout)
         except Exception as error:  # noqa: BLE001 - a row's failure is a value
             return failed_result([error], index, key_of(row), time.monotonic() - began)
         return self.result(request, reply, index, time.monotonic() - began)
@@ -131,7 +132,7 @@ class RowMapper:
             if self._verbs is None:
                 self._verbs = run_without_loop(handle._core._lookup_verbs())
             request = self.request(row)
-            reply = self.send(handle, request, retry=self.retry)
+            reply = self.send(handle, request, retry=self.retry, timeout=self.timeout)
         except Exception as error:  # noqa: BLE001
             return failed_result([error], index, key_of(row), time.monotonic() - began)
         return self.result(request, reply, index, time.monotonic() - began)
@@ -192,10 +193,10 @@ class RowMapper:
             return client.endpoint(self.endpoint)
         return client.driver_app(self.driver_app, self.cluster_id)
 
-    def send(self, handle: Any, request: RowRequest, *, retry: Retry) -> Any:
+    def send(self, handle: Any, request: RowRequest, **options: Any) -> Any:
         """Call the verb: a coroutine of an async handle, the reply of a plain one."""
-        options: dict[str, Any] = {"retry": retry, "timeout": self.timeout}
-        verb, content, params = request.verb, request.content, {**self.params, **request.params}
+        verb, content = request.verb, request.content
+        params = {**self.params, **request.params} if request.params else self.params
         if verb == "complete":
             return handle.generate(content, **options, **params)
         if verb == "predict":
@@ -230,6 +231,8 @@ def default_verb(row: Any, verbs: tuple[str, ...], template: Template | None) ->
     for only in ("embed", "respond"):
         if only in verbs:
             return only
+    if isinstance(row, str):
+        return "complete"
     columns = row if isinstance(row, Mapping) else {}
     if isinstance(columns.get("body"), Mapping):
         columns = columns["body"]
@@ -252,6 +255,16 @@ def output_of(request: RowRequest, reply: Any) -> Any:
     if request.verb == "chat" and reply.message.tool_calls:
         return reply.message.as_wire()
     return reply.text
+
+
+def sending_once(handle: Any, timeout: float | Timeout | None) -> Any:
+    """The same handle, whose calls are made once. As an option of each call it would be worked out for each."""
+    other = copy(handle)
+    if hasattr(handle, "_core"):
+        other._core = sending_once(handle._core, timeout)
+    elif hasattr(handle, "_options"):
+        other._options = handle._options.merged_with(timeout, Retry(attempts=1))
+    return other
 
 
 def key_of(row: Any) -> str | None:

@@ -114,6 +114,7 @@ def rows(
     response_model: type | None = None,
     timeout: float | Timeout | None = None,
     on_send: Callable[[int], object] | None = None,
+    on_result: Callable[[RowResult], object] | None = None,
 ) -> Rows:
     """Call a model for each row, many at once; the results come in the order in which they are ready.
 
@@ -129,6 +130,7 @@ def rows(
         max_error_rate: stop when more than this share of the last 200 rows failed.
         verb, prompt, params, response_model, timeout: as for `RowMapper`; `timeout` is one attempt's.
         on_send: called with a row's index before each attempt.
+        on_result: called with each result as soon as it is there, which is before the iterator gives it.
     """
     own = {"verb": verb, "prompt": prompt, "params": params, "response_model": response_model, "timeout": timeout}
     if isinstance(handle, RowMapper):
@@ -153,6 +155,7 @@ def rows(
             retry=retry or mapper.retry,
             max_error_rate=max_error_rate,
             on_send=on_send,
+            on_result=on_result,
         )
     )
 

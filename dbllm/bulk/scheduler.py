@@ -30,9 +30,9 @@ from .failures import failed_result, is_overload, is_throttled, may_be_paid, nex
 from .progress import FUSE_ROWS, Item, Progress, Tally
 from .requests import RowRequest
 from .results import RowResult
-from .row_mapper import RowMapper, key_of
+from .row_mapper import RowMapper, key_of, sending_once
 
-ONCE = Retry(attempts=1)  # the core sends once; tries again are made here, without a place
+TICK = 0.001  # seconds: a clock does not move by less
 PATIENCE = 600.0  # seconds in which nothing is answered, until a row that is always turned away fails
 
 
@@ -61,15 +61,13 @@ class Scheduler:
         retry: Retry,
         max_error_rate: float | None,
         on_send: Callable[[int], object] | None,
-        clock: Callable[[], float] = anyio.current_time,
+        on_result: Callable[[RowResult], object] | None = None,
     ) -> None:
-        self.mapper, self.retry, self.max_error_rate, self.on_send, self.clock = (
-            mapper,
-            retry,
-            max_error_rate,
-            on_send,
-            clock,
-        )
+        self.mapper, self.retry, self.max_error_rate, self.on_send = mapper, retry, max_error_rate, on_send
+        self.on_result = on_result
+        self.clock: Callable[[], float]  # the event loop's; and its kind of event, made without asking which loop it is
+        self._event: Callable[[], Any]
+        self._yield: Any = None
         limits = limits or Limits()
         wanted = concurrency or limits.concurrency
         self.concurrency = FixedConcurrency(wanted) if isinstance(wanted, int) else AdaptiveConcurrency()
@@ -84,14 +82,14 @@ class Scheduler:
         self._parked: list[tuple[float, int, _Job]] = []  # a heap
         self._ticket = count()
         self._running: set[_Job] = set()
-        self._idle: deque[anyio.Event] = deque()
+        self._idle: deque[Any] = deque()
         self._timer_at = float("inf")
-        self._has_timer = False
+        self._watch: Any = None  # the event of the worker that does
         self._workers = 0
         self._exhausted = self._stopped = self._cancelled = False
-        self._room: anyio.Event | None = None  # the reader of an async input waits for it
-        self._came: anyio.Event | None = None  # the consumer waits for it
-        self._ended = anyio.Event()
+        self._room: Any = None  # the reader of an async input waits for it
+        self._came: Any = None  # the consumer waits for it
+        self._ended: Any = None
         self._scope: anyio.CancelScope | None = None
         self._began: float | None = None
         self._last_answer = 0.0
@@ -103,11 +101,15 @@ class Scheduler:
         """Begin, in a task of its own: no cancel scope may stay open while the user holds a row."""
         trio = sys.modules.get("trio")
         if trio is not None and trio.lowlevel.in_trio_task():
-            token = trio.lowlevel.current_trio_token()
+            token, self.clock, self._event = trio.lowlevel.current_trio_token(), trio.current_time, trio.Event
+            self._ended = trio.Event()
             trio.lowlevel.spawn_system_task(self._run, context=copy_context())
             self.call_soon: Callable[[Callable[[], object]], object] = token.run_sync_soon
         else:
-            loop = sys.modules["asyncio"].get_running_loop()
+            asyncio = sys.modules["asyncio"]
+            loop = asyncio.get_running_loop()
+            self.clock, self._event, self._ended = loop.time, asyncio.Event, asyncio.Event()
+            self._yield = asyncio.sleep
             self._task = loop.create_task(self._run())
             self.call_soon = loop.call_soon_threadsafe
 
@@ -117,7 +119,7 @@ class Scheduler:
             if self.finished:
                 return False
             if self._came is None:
-                self._came = anyio.Event()
+                self._came = self._event()
             await self._came.wait()
         return True
 
@@ -160,7 +162,8 @@ class Scheduler:
                 if self._cancelled:
                     self._scope.cancel()
                 await self.mapper.start()
-                self.handle = self.mapper.async_handle()
+                # The core sends once: tries again are made here, where they hold no place.
+                self.handle = sending_once(self.mapper.async_handle(), self.mapper.timeout)
                 self._threads = None
                 if hasattr(self.handle, "_core"):  # of a sync Client: each call blocks a thread
                     self._threads = anyio.CapacityLimiter(self.concurrency.most)
@@ -191,6 +194,8 @@ class Scheduler:
             job = self._next_job()
             if job is not None:
                 await self._send(job)
+                if self._yield is not None:
+                    await self._yield(0)  # what this turn of the loop woke is sent together: fewer system calls
                 continue
             if self._is_over():
                 break
@@ -199,17 +204,17 @@ class Scheduler:
 
     async def _rest(self) -> None:
         """Wait for work; one of those that wait looks at the clock."""
-        event = anyio.Event()
+        event = self._event()
         self._idle.append(event)
-        if self._has_timer or self._timer_at == float("inf"):
+        if self._watch is not None or self._timer_at == float("inf"):
             await event.wait()
             return
-        self._has_timer = True
+        self._watch = event
         try:
             with anyio.move_on_after(max(0.0, self._timer_at - self.clock())):
                 await event.wait()
         finally:
-            self._has_timer = False
+            self._watch = None
             if event in self._idle:
                 self._idle.remove(event)
 
@@ -228,8 +233,8 @@ class Scheduler:
         """Somebody has to look again at that time."""
         if when < self._timer_at:
             self._timer_at = when
-            if self._has_timer and self._idle:  # the one that waits for a later time
-                self._wake_all()
+            if self._watch is not None:  # it may be waiting for a later time
+                self._watch.set()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -250,7 +255,7 @@ class Scheduler:
             async for item in self._items:
                 self._admit(item)
                 while not self._has_room() and not self._stopped:
-                    self._room = anyio.Event()
+                    self._room = self._event()
                     await self._room.wait()
                 self._room = None
                 if self._stopped:
@@ -301,13 +306,12 @@ class Scheduler:
 
     def _next_job(self) -> _Job | None:
         """The row to send now, with its reservation; None if there is none, or a gate is closed."""
+        self._timer_at = float("inf")
         if len(self._running) >= self.concurrency.limit() or self._stopped:
-            return None
+            return None  # whoever ends next looks again
         now = self.clock()
-        if self._timer_at <= now:
-            self._timer_at = float("inf")
-        if pause := self.concurrency.pause(now, len(self._running)):
-            self._wake_at(now + pause)
+        if pause := self.concurrency.pause(now):
+            self._wake_at(now + max(pause, TICK))
             return None
         while self._parked and self._parked[0][0] <= now:
             self._ready.appendleft(heapq.heappop(self._parked)[2])
@@ -321,7 +325,7 @@ class Scheduler:
         reservation = self.limiter.reserve(job.cost, now)
         if isinstance(reservation, float):
             self._ready.appendleft(job)
-            self._wake_at(now + reservation)
+            self._wake_at(now + max(reservation, TICK))
             return None
         job.reservation = reservation
         self._running.add(job)
@@ -341,25 +345,27 @@ class Scheduler:
         began = self.clock()
         try:
             if self._threads is None:
-                reply = await self.mapper.send(self.handle, job.request, retry=ONCE)
+                reply = await self.mapper.send(self.handle, job.request)
             else:
-                call = partial(self.mapper.send, self.handle, job.request, retry=ONCE)
+                call = partial(self.mapper.send, self.handle, job.request)
                 reply = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
             now = self.clock()
             result = self.mapper.result(job.request, reply, job.index, now - began)
         except Exception as error:  # noqa: BLE001 - a row's failure is a value
             self._running.discard(job)
             self._failed(job, error, began)
+        except BaseException:  # cancelled: what it reserved stays counted, since it may have been sent
+            self._running.discard(job)
+            raise
         else:
             self._running.discard(job)
             self._answered(job, result, now)
-        finally:
-            self._running.discard(job)
 
     def _answered(self, job: _Job, result: RowResult, now: float) -> None:
         self._last_answer = now
-        result.attempts = len(job.errors) + 1
-        result.unclear = sum(map(may_be_paid, job.errors))
+        if job.errors:
+            result.attempts = len(job.errors) + 1
+            result.unclear = sum(map(may_be_paid, job.errors))
         if job.reservation is not None:
             self.limiter.settle(job.reservation, result.input_tokens, result.output_tokens)
         self.concurrency.ended(now, len(self._running), "ok", result.latency)
@@ -394,6 +400,8 @@ class Scheduler:
                 "allows; no further row was sent. Mend the cause, or allow more."
             )
             self.stop()
+        if self.on_result is not None:
+            self.on_result(result)
         self.results.append(result)
         self._tell()
 

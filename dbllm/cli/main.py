@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dbllm.cli import console
+from dbllm.cli.bulk import add_bulk
 from dbllm.cli.doctor import doctor
 from dbllm.cli.endpoints import endpoints
 from dbllm.cli.models import models
@@ -252,6 +253,7 @@ def _announce_driver(driver: DriverServer) -> None:
 
 
 app.add_typer(models)
+add_bulk(app)
 app.add_typer(endpoints)
 app.add_typer(services)
 app.add_typer(secrets)

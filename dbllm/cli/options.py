@@ -48,7 +48,7 @@ def pairs_option(help_text: str, metavar: str = "K=V", parser: Callable[[str], P
     return typer.Option(help=help_text, metavar=metavar, parser=parser)
 
 
-class _Command(TyperCommand):
+class Command(TyperCommand):
     """A command whose usage errors say what to write instead."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -106,6 +106,6 @@ def client_command(
             [each.replace(kind=each.KEYWORD_ONLY, annotation=hints[each.name]) for each in parameters]
         )
         command.__annotations__ = {each.name: hints[each.name] for each in parameters}
-        return app.command(name, cls=_Command)(command)
+        return app.command(name, cls=Command)(command)
 
     return register

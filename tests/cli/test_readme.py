@@ -33,7 +33,10 @@ def title(block: str) -> str:
 
 @pytest.mark.usefixtures("environ")
 @pytest.mark.parametrize("block", PYTHON, ids=title)
-def test_a_python_block_runs_and_prints(block: str, app_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_python_block_runs_and_prints(
+    block: str, app_port: int, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     code = compile(block.replace("7777", str(app_port)), "README.md", "exec")
     exec(code, {"__name__": "__main__"})  # noqa: S102 - the README's own code
     assert capsys.readouterr().out.strip()

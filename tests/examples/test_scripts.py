@@ -24,6 +24,8 @@ SCRIPTS = {
     r"Name an animal\. -> .+an error: HTTP 404 .*Did you mean 'dolly'",
     "chain.py": r"(?s).+\nlakes: .+\nhills: .+\nclouds: .+\|.+'output_tokens': \d+",
     "rag.py": r"(?s)lighthouse built\?\npassage:  The lighthouse .+1871.+ferry leave\?\npassage:  The ferry .+",
+    "bulk.py": r"(?s)4 rows, 3 distinct, 0 bad\n.*4 of 4 rows answered \(1 by an equal row\).*\n.*"
+    r'"message":"My parcel has not arrived\.","output":.+"same_as":2,"error":null',
     "agent.py": r"(?s)the model calls multiply \{'a': 6, 'b': 7\}\nthe tool says 42\n.*the answer: .+",
 }
 
@@ -35,9 +37,11 @@ def test_every_example_is_tested() -> None:
 
 @pytest.mark.usefixtures("ambient")
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_runs_and_says_what_it_did(name: str) -> None:
+def test_a_script_runs_and_says_what_it_did(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLES / name)]
-    ended = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=100, check=False)
+    ended = subprocess.run(
+        command, env=dict(os.environ), cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     assert re.search(SCRIPTS[name], ended.stdout), ended.stdout
     assert "Error" not in ended.stderr

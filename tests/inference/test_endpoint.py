@@ -10,16 +10,7 @@ import httpx
 import pytest
 from support.loopback import Peer, answering
 from support.modes import together, waited
-from support.samples import (
-    LOOK_UP,
-    chat_answer,
-    completion_answer,
-    responses_answer,
-    route,
-    sent,
-    speaks,
-    vectors_answer,
-)
+from support.samples import LOOK_UP, chat_answer, completion_answer, route, sent, speaks, vectors_answer
 
 import dbllm
 
@@ -43,7 +34,6 @@ def forbidden(wire: Any) -> Any:
         ("llm/v1/chat", chat_answer(), {"messages": USER, "stop": ["."], "temperature": 0.1}),
         ("llm/v1/completions", completion_answer(), {"prompt": "How are you?", "stop": ["."], "temperature": 0.1}),
         (None, ROW, {"dataframe_records": [{"prompt": "How are you?", "stop": ["."], "temperature": 0.1}]}),
-        ("agent/v1/responses", responses_answer(), {"input": USER, "stop": ["."], "temperature": 0.1}),
         ("agent/v2/chat", {"messages": [*USER, {"role": "assistant", "content": "Hi there"}]}, None),
     ],
 )

@@ -174,16 +174,16 @@ def test_any_chunking_of_any_bytes_gives_the_same_events(text: bytes, data: st.D
     assert pieces.pending == whole.pending
 
 
-def reference(text: bytes) -> list[tuple[bytes, str]]:
+def reference(text: bytes) -> list[tuple[bytes, str, str]]:
     """The WHATWG algorithm, word by word."""
     text = text.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    events: list[tuple[bytes, str]] = []
-    data, kind = [], b""
+    events: list[tuple[bytes, str, str]] = []
+    data, kind, own_id = [], b"", b""
     for line in text.split(b"\n")[:-1]:
         if not line:
             if data:
-                events.append((b"\n".join(data), kind.decode("utf-8", "replace")))
-            data, kind = [], b""
+                events.append((b"\n".join(data), kind.decode("utf-8", "replace"), own_id.decode("utf-8", "replace")))
+            data, kind, own_id = [], b"", b""
             continue
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
@@ -191,6 +191,8 @@ def reference(text: bytes) -> list[tuple[bytes, str]]:
             data.append(value)
         elif name == b"event":
             kind = value
+        elif name == b"id":  # of this event; the browser's "last event id" is the caller's to keep
+            own_id = value
     return events
 
 

@@ -16,6 +16,8 @@ import anyio
 import anyio.to_thread
 import trio
 
+import dbllm
+
 COLOURS = ("asyncio", "trio", "sync")
 
 
@@ -37,7 +39,7 @@ def run(colour: str, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 class Plain:
     """A sync object with async methods."""
 
-    _makers = frozenset({"endpoint", "driver_app", "agent", "with_options"})
+    _makers = frozenset({"endpoint", "driver_app", "agent", "run", "events", "with_options"})
     _areas = frozenset({"endpoints", "secrets", "model_services", "model_providers"})
     _at_once = frozenset({"stats"})  # methods that neither mode awaits
 
@@ -57,7 +59,8 @@ class Plain:
             return lambda *args, **options: Plain(found(*args, **options))
 
         async def verb(*args: Any, **options: Any) -> Any:
-            return found(*args, **options)
+            made = found(*args, **options)
+            return Plain(made) if isinstance(made, dbllm.Run) else made
 
         return verb
 

@@ -9,12 +9,15 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict, assert_type
 
 from dbllm import (
+    Agent,
+    AsyncAgent,
     AsyncClient,
     AsyncDriverApp,
     AsyncEndpoint,
     AsyncEndpoints,
     AsyncModelProviders,
     AsyncModelServices,
+    AsyncRun,
     AsyncSecrets,
     AsyncStream,
     ChatCompletion,
@@ -34,6 +37,7 @@ from dbllm import (
     Response,
     ResponseEvent,
     Retry,
+    Run,
     SecretMetadata,
     Secrets,
     SecretScope,
@@ -161,6 +165,27 @@ def replies(reply: ChatCompletion, vectors: Embeddings, rows: Predictions) -> No
     assert_type(rows.predictions, Any)
     assert_type(Raw(200).headers, Mapping[str, str])
     assert_type(Usage().prompt_tokens, int | None)
+
+
+async def apps(client: AsyncClient, plain: Client) -> None:
+    agent = client.agent("my-agent")
+    assert_type(agent, AsyncAgent)
+    assert_type(await agent.respond("hi", session_id="s", custom_inputs={}), Response)
+    assert_type(await agent.complete("hi"), str)
+    assert_type(agent.stream_respond("hi"), AsyncStream[ResponseEvent, Response])
+    run = await agent.start("hi", id="x")
+    assert_type(run, AsyncRun)
+    assert_type(run.id, str)
+    assert_type(await run.status(), str)
+    assert_type(await run.result(timeout=5), Response)
+    assert_type(run.events(after=3), AsyncStream[ResponseEvent, Response])
+    assert_type(run.events().cursor, int | None)
+    assert_type(agent.run("x"), AsyncRun)
+    assert_type(plain.agent(url="https://x"), Agent)
+    assert_type(plain.agent("a").start("hi"), Run)
+    assert_type(plain.agent("a").run("x").result(), Response)
+    assert_type(plain.agent("a").run("x").cancel(), str)
+    plain.agent(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def managing() -> None:

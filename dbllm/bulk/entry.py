@@ -1,0 +1,402 @@
+"""`run`, `run_sync` and `estimate`: a whole file of rows, from input to output."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from dbllm import Limits, Retry, Timeout
+
+from .display import Show, display
+from .errors import OutputError
+from .inputs import Source, file_format, import_pyarrow, spool
+from .job import BulkJob
+from .journal import Disk
+from .manifest import Settings, StopSignal
+from .outputs import Slow
+from .plan import Summary, make_plan
+from .report import Price, Report, money
+from .row_mapper import RETRY, RowMapper
+from .sending import Sending
+
+BYTES_A_TOKEN = 3.6  # of English text
+
+Many = Iterable[Any] | AsyncIterable[Any]
+Input = str | os.PathLike[str] | Many
+
+
+async def run(
+    source: Input,
+    output: str | os.PathLike[str],
+    *,
+    endpoint: Any = None,
+    driver_app: int | str | None = None,
+    cluster_id: str | None = None,
+    client: Any = None,
+    verb: str | None = None,
+    prompt: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    response_model: type | None = None,
+    concurrency: int | None = None,
+    limits: Limits | None = None,
+    retry: Retry | None = None,
+    timeout: float | Timeout | None = None,
+    host: str | None = None,
+    profile: str | None = None,
+    input_format: str | None = None,
+    dedupe: bool = True,
+    keep_bad_rows: bool = False,
+    retry_errors: bool | str | Collection[str] = False,
+    retry_ambiguous: bool = False,
+    max_error_rate: float | None = None,
+    accept_changes: bool = False,
+    overwrite: bool = False,
+    price: tuple[float, float] | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    report: str | os.PathLike[str] | None = None,
+    progress: bool | Show | None = None,
+    stop: StopSignal | None = None,
+    disk: Disk | None = None,
+) -> Report:
+    """Call a model for each row of a file, and write a file with the answers.
+
+    Each answer is written into a journal beside the output (`answers.jsonl.part`) when it comes. If the process dies,
+    the same call goes on from there; at most the requests that were in flight are paid again. The output is made at
+    the end, in the order of the input.
+
+    Args:
+        source: a file (.jsonl, .csv, .tsv, also .gz or .zst; .parquet), "-" for the standard input, or any iterable of
+            prompts (str), messages (lists) or rows (mappings), plain or async.
+        output: a .jsonl file (also .gz, .zst) or a .parquet file. It has the columns of the input, and `output`,
+            `finish_reason`, `input_tokens`, `output_tokens`, `model`, `request_id`, `attempts`, `latency` (seconds of
+            the last attempt), `same_as` (the line of an equal row that was sent in its place) and `error` (null, or
+            class, message, status, code, attempts, request_id, retryable, may_be_paid). For rows in OpenAI's Batch
+            shape it has that of Batch's output.
+        endpoint: the name of a serving endpoint or model service, a handle of your client, or a `RowMapper`.
+        driver_app, cluster_id: a driver proxy app instead.
+        client: your client; default: one of the usual configuration, or of `host` and `profile`.
+        verb: "complete", "chat", "embed", "predict" or "respond"; default: what the endpoint speaks.
+        prompt: a template with columns in braces: "Summarise: {text}". Without one, rows have `prompt`, `messages` or
+            `input`, or OpenAI's Batch shape.
+        params: the model's parameters, for all rows.
+        response_model: as for `chat`.
+        concurrency: how many calls at once; default: what serves best, found out on the way.
+        limits: rates to keep; see `Limits`.
+        retry: the policy; default: 8 attempts.
+        timeout: seconds of one attempt, or a `Timeout`.
+        input_format: "jsonl", "csv", "tsv" or "parquet", if the name of the input does not tell.
+        dedupe: equal rows are asked once, and answered all.
+        keep_bad_rows: rows that cannot be sent become error rows; otherwise nothing is sent if there is one.
+        retry_errors: ask the error rows of earlier runs again; or only those of these classes.
+        retry_ambiguous: ask again what may have been paid although no answer came, in this run and of earlier ones.
+        max_error_rate: stop when more than this share of the last 200 rows failed.
+        accept_changes: go on although the input or the settings are not those the job began with.
+        overwrite: start anew, and forget an earlier job of this output.
+        price: of a million input tokens and a million output tokens.
+        journal: where the journal lies, if the output's folder takes no appends (as /Volumes).
+        report: write the report as an HTML page here.
+        progress: False shows nothing; a function gets each `Status`; default: on terminals and in notebooks.
+
+    Raises:
+        BulkError: the job could not start, or ended early; its class says why, its `report` how far it came.
+        ConfigError, APIError: the configuration is incomplete, or there is no such endpoint. Nothing was sent.
+        TypeError, ValueError: an argument cannot be used.
+    """
+    if retry_ambiguous:
+        retry = replace(retry or RETRY, retry_ambiguous=True)
+    mapper, owned = _mapper(
+        endpoint,
+        client,
+        {
+            "driver_app": driver_app,
+            "cluster_id": cluster_id,
+            "verb": verb,
+            "prompt": prompt,
+            "params": params,
+            "response_model": response_model,
+            "retry": retry,
+            "timeout": timeout,
+            "host": host,
+            "profile": profile,
+        },
+    )
+    settings = Settings(
+        output=Path(output),
+        config=_job_config(mapper, endpoint),
+        journal=None if journal is None else Path(journal),
+        dedupe=dedupe,
+        keep_bad_rows=keep_bad_rows,
+        retry_errors={retry_errors} if isinstance(retry_errors, str) else retry_errors,
+        retry_ambiguous=retry_ambiguous,
+        accept_changes=accept_changes,
+        overwrite=overwrite,
+        concurrency=concurrency,
+        limits=limits,
+        max_error_rate=max_error_rate,
+        price=None if price is None else Price(*price),
+    )
+    if isinstance(source, AsyncIterable):
+        source = [row async for row in source]
+    _set_source(settings, source, input_format)
+    if report is not None:
+        _check_folder(Path(report))
+    with display(progress) as show:
+        job = BulkJob(settings, mapper, stop or StopSignal(), show, disk or Disk())
+        try:
+            result = await _run_job(job)
+        except BaseException as error:
+            failed = getattr(error, "report", None)
+            if report is not None and isinstance(failed, Report):
+                write_page(failed, report)
+            raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                job.close()
+                if owned:
+                    await mapper.aclose()
+    if report is not None:
+        write_page(result, report)
+    return result
+
+
+def _check_folder(page: Path) -> None:
+    if not page.absolute().parent.is_dir():
+        raise OutputError(f"the folder {page.parent} of the report does not exist. Make it, or name another.")
+
+
+async def _run_job(job: BulkJob) -> Report:
+    await anyio.to_thread.run_sync(job.open)
+    if job.is_over and job.manifest.report is not None:
+        return report_of(job.manifest.report)
+    if job.manifest.state != "done":
+        await job.mapper.start()  # an endpoint that does not exist is told before the input is read
+    await anyio.to_thread.run_sync(job.prepare)
+    if job.has_work or job.manifest.state == "new":
+        await Sending(job).run()
+    return await anyio.to_thread.run_sync(job.finish)
+
+
+def run_sync(source: Input, output: str | os.PathLike[str], **options: Any) -> Report:
+    """As `run`, in plain code; also where an event loop runs, as in a notebook.
+
+    Ctrl-C and SIGTERM let what is in flight end, for up to 30 seconds; the second one cuts it. Then `Interrupted` is
+    raised, and the same call goes on with the job.
+    """
+    stop = options.pop("stop", None) or StopSignal()
+    work = partial(run, source, output, stop=stop, **options)
+    try:
+        import asyncio
+
+        asyncio.get_running_loop()
+    except RuntimeError:
+        with _signals(stop):
+            return anyio.run(work)
+    return _run_beside(work, stop)
+
+
+def _run_beside(work: Any, stop: StopSignal) -> Report:
+    """Run it in a loop of a thread's own; an interrupt of this thread is passed on."""
+    result: list[Report] = []
+    failure: list[BaseException] = []
+
+    def play() -> None:
+        try:
+            result.append(anyio.run(work))
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            failure.append(error)
+
+    thread = threading.Thread(target=play, name="dbllm bulk")
+    thread.start()
+    while thread.is_alive():
+        try:
+            thread.join(0.5)
+        except KeyboardInterrupt:
+            stop.request()
+    if failure:
+        raise failure[0]
+    return result[0]
+
+
+@contextmanager
+def _signals(stop: StopSignal) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the job to end, as long as it runs. Only the main thread can take signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = (signal.SIGINT, signal.SIGTERM)
+    before = {name: signal.signal(name, stop.request) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def _mapper(endpoint: Any, client: Any, options: dict[str, Any]) -> tuple[RowMapper, bool]:
+    """The mapper of a job, and whether it is the job's own."""
+    if isinstance(endpoint, RowMapper):
+        return endpoint, False
+    if client is not None and isinstance(endpoint, str):
+        handle = client.endpoint(endpoint)
+    elif client is not None and endpoint is None:
+        handle = client.driver_app(options["driver_app"], options["cluster_id"])
+    else:
+        handle = None if endpoint is None or isinstance(endpoint, str) else endpoint
+    if handle is not None:
+        own = {"driver_app", "cluster_id", "host", "profile"}
+        return RowMapper(handle=handle, **{name: value for name, value in options.items() if name not in own}), True
+    return RowMapper(endpoint, **options), True
+
+
+def _job_config(mapper: RowMapper, endpoint: Any) -> dict[str, Any]:
+    """What makes a job another job."""
+    model = mapper.response_model
+    if isinstance(endpoint, str):
+        named: Any = endpoint
+    else:
+        named = getattr(endpoint, "name", None) or mapper.endpoint or mapper.driver_app
+    return {
+        "endpoint": named,
+        "verb": mapper.verb,
+        "prompt": mapper.prompt,
+        "params": dict(mapper.params),
+        "response_model": None if model is None else f"{model.__module__}.{model.__qualname__}",
+    }
+
+
+def _set_source(settings: Settings, source: Any, input_format: str | None) -> None:
+    """Where the rows come from."""
+    if isinstance(source, (str, os.PathLike)) and str(source) != "-":
+        settings.name = str(source)
+        settings.path = Path(source)
+        settings.input_format = input_format or file_format(settings.name)
+        return
+    settings.input_format = "jsonl"
+    if isinstance(source, (str, io.RawIOBase, io.BufferedIOBase)):
+        settings.name = "the standard input" if isinstance(source, str) else "the input"
+        settings.rows = sys.stdin.buffer if isinstance(source, str) else source
+        settings.input_format = input_format or "jsonl"
+    elif isinstance(source, Mapping) or not isinstance(source, Iterable):
+        raise TypeError(f"the input is a file's name or an iterable of rows, got {type(source).__name__}.")
+    else:
+        settings.rows = source
+
+
+def report_of(content: Mapping[str, Any]) -> Report:
+    """A report that was kept as plain data."""
+    made = Report(**content)
+    made.output = None if content.get("output") is None else Path(content["output"])
+    made.slowest = [Slow(**each) for each in content.get("slowest", ())]
+    return made
+
+
+def write_page(report: Report, path: str | os.PathLike[str]) -> None:
+    """Write the report as a page."""
+    Path(path).write_text(report.to_html(), "utf-8")
+
+
+# --- before a job -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Estimate:
+    """What a job would do; nothing was sent.
+
+    Attributes:
+        rows, distinct, bad: rows of the input; those that ask something of their own; those that cannot be sent.
+        problems: (line, what is wrong) of the first bad rows.
+        input_tokens: estimated by the bytes of what is asked, 3.6 a token.
+        output_tokens: at most so many, by max_tokens; None where a row has none.
+        cost: at most so much, if a price was given and output_tokens is known.
+    """
+
+    rows: int = 0
+    distinct: int = 0
+    bad: int = 0
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    input_tokens: int = 0
+    output_tokens: int | None = None
+    cost: float | None = None
+    input_cost: float | None = None
+
+    def __str__(self) -> str:
+        lines = [f"{self.rows:,} rows, {self.distinct:,} distinct, {self.bad:,} bad"]
+        lines += [f"  line {line}: {problem}" for line, problem in self.problems]
+        if self.bad > len(self.problems):
+            lines.append(f"  … and {self.bad - len(self.problems):,} more")
+        lines.append(f"about {self.input_tokens:,} input tokens (the bytes of what is asked / {BYTES_A_TOKEN})")
+        if self.output_tokens is None:
+            lines.append("output tokens unknown: rows without max_tokens")
+        else:
+            lines.append(f"at most {self.output_tokens:,} output tokens (the sum of max_tokens)")
+        if self.cost is not None:
+            lines.append(f"cost at most about {money(self.cost)}")
+        elif self.input_cost is not None:
+            lines.append(f"cost about {money(self.input_cost)} for the input, and what the output costs")
+        return "\n".join(lines)
+
+
+def estimate(
+    source: Input,
+    *,
+    prompt: str | None = None,
+    verb: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    input_format: str | None = None,
+    dedupe: bool = True,
+    price: tuple[float, float] | None = None,
+    progress: bool | Show | None = None,
+) -> Estimate:
+    """What a job would do, without sending anything: rows, distinct rows, bad rows, tokens and cost.
+
+    Args:
+        source, prompt, verb, params, input_format, dedupe, price, progress: as for `run`.
+
+    Raises:
+        BulkError: the input cannot be read.
+    """
+    settings = Settings(output=Path(), config={})
+    _set_source(settings, source, input_format)
+    if settings.input_format == "parquet":
+        import_pyarrow()
+    mapper = RowMapper("none", verb=verb, prompt=prompt, params=params)
+    with tempfile.TemporaryDirectory(prefix="dbllm-") as folder:
+        path = settings.path
+        if path is None:
+            path = Path(folder, "input")
+            spool(settings.rows, path, Disk())
+        rows = Source(path, settings.name, settings.input_format)
+        rows.fingerprint()
+        plan = make_plan(rows, mapper.request, Path(folder, "plan"), Disk(), dedupe=dedupe)
+        plan.close()
+    return _estimated(plan.summary, mapper.params.get("max_tokens"), None if price is None else Price(*price))
+
+
+def _estimated(summary: Summary, most: Any, price: Price | None) -> Estimate:
+    good = summary.rows - summary.bad
+    share = summary.distinct / good if good else 0.0
+    input_tokens = round(summary.input_bytes * share / BYTES_A_TOKEN)
+    own, rows = summary.max_tokens
+    output: int | None = None
+    if rows == good:
+        output = round(own * share)
+    elif isinstance(most, int):
+        output = round((own + (good - rows) * most) * share)
+    made = Estimate(summary.rows, summary.distinct, summary.bad, summary.problems, input_tokens, output)
+    if price is not None:
+        made.input_cost = price.cost(input_tokens, 0)
+        made.cost = None if output is None else price.cost(input_tokens, output)
+    return made

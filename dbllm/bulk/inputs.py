@@ -1,0 +1,305 @@
+"""Rows from files, from the standard input and from any iterable, one after another."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from .errors import BadInputError, InputMissingError
+from .journal import Disk, encode_json
+from .results import RowInputError
+
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+PACKED = (".gz", ".zst")
+
+
+class RawRow(NamedTuple):
+    """A row as its file has it: the number of its line (for Parquet of its row), and its bytes or its columns."""
+
+    line: int
+    content: bytes | dict[str, Any]
+
+
+def file_format(name: str, *, packed: bool = True) -> str:
+    """The format that a file's name tells: jsonl, csv, tsv or parquet.
+
+    Raises:
+        BadInputError: it tells none.
+    """
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
+    if suffixes and suffixes[-1] in PACKED and packed:
+        suffixes.pop()
+    if suffixes and suffixes[-1] in FORMATS:
+        return FORMATS[suffixes[-1]]
+    raise BadInputError(
+        f"{name} has no ending that tells its format. Call it .jsonl, .csv, .tsv or .parquet (the first three also "
+        "with .gz or .zst)."
+    )
+
+
+def import_pyarrow() -> Any:
+    """pyarrow.
+
+    Raises:
+        BadInputError: it is not installed.
+    """
+    try:
+        import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]  # pyright: ignore
+        import pyarrow.parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]  # pyright: ignore
+    except ImportError:
+        raise BadInputError("Parquet needs pyarrow: pip install 'dbllm[bulk]'.") from None
+    return pyarrow
+
+
+def open_zst(file: Any, mode: str) -> Any:
+    """A zst stream, by the standard library where it has one, else by zstandard.
+
+    Raises:
+        BadInputError: neither is there.
+    """
+    try:
+        from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # pyright: ignore  # Python 3.14
+    except ImportError:
+        pass
+    else:
+        return zstd.open(file, mode)
+    try:
+        import zstandard  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise BadInputError("zst needs zstandard: pip install 'dbllm[bulk]'.") from None
+    if mode == "rb":
+        return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+    return zstandard.ZstdCompressor().stream_writer(file, closefd=False)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of rows.
+
+    Attributes:
+        path: where it lies.
+        name: what messages call it.
+        format: "jsonl", "csv", "tsv" or "parquet".
+    """
+
+    path: Path
+    name: str
+    format: str
+
+    def rows(self, watch: Callable[[bytes], None] | None = None) -> Iterator[RawRow]:
+        """All rows, in order. `watch` gets the file's bytes as they are read (of Parquet none).
+
+        Raises:
+            InputMissingError: the file cannot be opened.
+            BadInputError: it is not of its format.
+        """
+        if self.format == "parquet":
+            yield from self._parquet_rows()
+            return
+        try:
+            with self.path.open("rb", buffering=0) as opened:
+                file = io.BufferedReader(_Watched(opened, watch) if watch else opened, 1 << 18)
+                packed = self.path.suffix.lower()
+                if packed == ".gz":
+                    file = io.BufferedReader(gzip.GzipFile(fileobj=file, mode="rb"), 1 << 18)  # type: ignore[arg-type]
+                elif packed == ".zst":
+                    file = io.BufferedReader(_Readable(open_zst(file, "rb")), 1 << 18)  # type: ignore[arg-type]
+                yield from _json_lines(file) if self.format == "jsonl" else self._csv_rows(file)
+        except (EOFError, gzip.BadGzipFile) as error:
+            raise BadInputError(f"{self.name} is not a whole gz file: {error}.") from None
+        except OSError as error:
+            raise InputMissingError(f"{self.name} cannot be read: {error.strerror or error}.") from None
+        except (ValueError, RuntimeError) as error:
+            if type(error).__name__ != "ZstdError":
+                raise
+            raise BadInputError(f"{self.name} is not a whole zst file: {error}.") from None
+
+    def _csv_rows(self, file: BinaryIO) -> Iterator[RawRow]:
+        text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+        delimiter = "\t" if self.format == "tsv" else ","
+        csv.field_size_limit(min(sys.maxsize, (1 << 31) - 1))
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        line = 1
+        try:
+            names = next(reader, None)
+            if names is None:
+                return
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise BadInputError(f"{self.name} has two columns {twice!r}. Give each column a name of its own.")
+            line = reader.line_num + 1
+            for values in reader:
+                if values:
+                    if len(values) != len(names):
+                        raise BadInputError(
+                            f"{self.name}, line {line}: {len(values)} values, and {len(names)} columns. "
+                            "Quote values that hold the delimiter."
+                        )
+                    yield RawRow(line, dict(zip(names, values)))  # noqa: B905 - of equal length
+                line = reader.line_num + 1
+        except UnicodeDecodeError as error:
+            raise BadInputError(f"{self.name}, after line {line}: no UTF-8 ({error.reason}).") from None
+        except csv.Error as error:
+            raise BadInputError(f"{self.name}, line {line}: {error}.") from None
+        finally:
+            text.close()
+
+    def _parquet_rows(self) -> Iterator[RawRow]:
+        pyarrow = import_pyarrow()
+        number = 0
+        try:
+            with pyarrow.parquet.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(1024):
+                    for values in batch.to_pylist():
+                        number += 1
+                        yield RawRow(number, values)
+        except FileNotFoundError:
+            raise InputMissingError(f"{self.name} cannot be read: no such file.") from None
+        except OSError as error:
+            raise InputMissingError(f"{self.name} cannot be read: {error.strerror or error}.") from None
+        except pyarrow.ArrowException as error:
+            raise BadInputError(f"{self.name} is no Parquet file that can be read: {error}") from None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The file's size and time, by which it is taken for unchanged.
+
+        Raises:
+            InputMissingError: there is no such file.
+        """
+        try:
+            about = self.path.stat()
+        except OSError as error:
+            raise InputMissingError(f"{self.name} cannot be read: {error.strerror}.") from None
+        return {"size": about.st_size, "modified": about.st_mtime_ns}
+
+    def checksum(self) -> str:
+        """A hash of all bytes of the file."""
+        digest = blake2b(digest_size=16)
+        with self.path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+        return digest.hexdigest()
+
+
+class _Watched(io.RawIOBase):
+    """A raw file that shows what is read of it."""
+
+    def __init__(self, file: Any, watch: Callable[[bytes], None]) -> None:
+        self._file, self._watch = file, watch
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size: int = self._file.readinto(buffer)
+        self._watch(bytes(memoryview(buffer)[:size]))
+        return size
+
+
+class _Readable(io.RawIOBase):
+    """A decompressor as a raw file."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._file.read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def _json_lines(file: BinaryIO) -> Iterator[RawRow]:
+    """The lines that are not blank; a byte order mark is no part of the first."""
+    for number, line in enumerate(file, 1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if line := line.strip(b" \t\r\n"):
+            yield RawRow(number, line)
+
+
+def columns_of(row: RawRow) -> dict[str, Any]:
+    """The columns of a row.
+
+    Raises:
+        RowInputError: it is no JSON object.
+    """
+    if isinstance(row.content, dict):
+        return row.content
+    try:
+        value = json.loads(row.content)
+    except UnicodeDecodeError as error:
+        raise RowInputError(f"no UTF-8 ({error.reason} at byte {error.start + 1})") from None
+    except json.JSONDecodeError as error:
+        raise RowInputError(f"not JSON ({error.msg}, column {error.colno})") from None
+    except (RecursionError, ValueError) as error:  # too deep, or a number of thousands of digits
+        raise RowInputError(f"JSON that cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise RowInputError(
+            f'a JSON {_NAMES.get(type(value), "value")}, and a row is an object, such as {{"prompt": …}}'
+        )
+    return value
+
+
+_NAMES: dict[type, str] = {list: "list", str: "string", int: "number", float: "number", bool: "boolean"}
+
+
+def spool(rows: Iterable[Any] | BinaryIO, path: Path, disk: Disk) -> None:
+    """Write rows of an iterable, or the bytes of a stream, into a file, so that the job can be resumed.
+
+    A str is a row with a `prompt`, a list one with `messages`, a mapping is a row.
+
+    Raises:
+        TypeError: a row is something else.
+    """
+    draft = path.with_name(path.name + ".new")
+    with removed_unless_replaced(draft), draft.open("wb") as file:
+        if isinstance(rows, (io.RawIOBase, io.BufferedIOBase)):
+            while piece := rows.read(1 << 20):
+                file.write(piece)
+        else:
+            for number, row in enumerate(rows, 1):
+                file.write(encode_json(_as_columns(number, row), default=str) + b"\n")
+        file.flush()
+        disk.sync(file.fileno())
+        disk.replace(draft, path)
+        disk.sync_folder(path.parent)
+
+
+@contextmanager
+def removed_unless_replaced(draft: Path) -> Iterator[None]:
+    """Leave no draft of a file behind, whatever happens."""
+    try:
+        yield
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _as_columns(number: int, row: Any) -> Mapping[str, Any]:
+    if isinstance(row, str):
+        return {"prompt": row}
+    if isinstance(row, Mapping):
+        return dict(row)
+    if isinstance(row, (list, tuple)):
+        return {"messages": list(row)}
+    raise TypeError(f"row {number} is of type {type(row).__name__}; pass str, a dict of columns or a list of messages.")

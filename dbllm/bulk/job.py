@@ -1,0 +1,341 @@
+"""One job: its files, its plan, and its report at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from hashlib import blake2b
+from typing import Any
+
+from .display import Show, Status
+from .errors import BadInputError, DiskError, Interrupted, JournalError, OutputError
+from .inputs import Source, file_format, import_pyarrow, spool
+from .journal import FAILED, NOT_DONE, Disk, Journal, encode_json, open_locked
+from .manifest import Manifest, Settings, StopSignal, describe_bad_rows, shortened
+from .outputs import Findings, Shape, joined, quantile, write_output
+from .plan import RowPlan, Summary, load_plan, make_plan
+from .report import Report, Sample, history_of
+from .row_mapper import RowMapper
+
+
+class BulkJob:
+    """A job from its opening to its report. `open`, `prepare` and `finish` block: they belong into a thread."""
+
+    def __init__(self, settings: Settings, mapper: RowMapper, stop: StopSignal, show: Show, disk: Disk) -> None:
+        self.settings, self.mapper, self.stop, self.show, self.disk = settings, mapper, stop, show, disk
+        output = settings.output
+        beside = settings.journal if settings.journal is not None else output.with_name(output.name + ".part")
+        self.paths = {
+            "journal": beside,
+            **{name: beside.with_name(output.name + end) for name, end in _ENDINGS.items()},
+        }
+        self.status = Status(state="reading")
+        self._handle: int | None = None
+        self._journal: Journal | None = None
+        self._plan: RowPlan | None = None
+        self.began = time.monotonic()
+        self._before = 0.0
+        self.history: list[Sample] = []
+        self.quarantined = 0
+        self.sync_error: OSError | None = None
+        self._resumed = 0
+        self._changed = False
+
+    @property
+    def journal(self) -> Journal:
+        assert self._journal is not None  # noqa: S101 - once prepared
+        return self._journal
+
+    @property
+    def plan(self) -> RowPlan:
+        assert self._plan is not None  # noqa: S101 - once prepared
+        return self._plan
+
+    # --- opening ------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Check what can be checked without reading the input, and take the journal for this process."""
+        self._check_output()
+        path = self.paths["journal"]
+        try:
+            self._handle = open_locked(path)
+        except OSError as error:
+            raise OutputError(
+                f"the journal {path} cannot be opened: {error.strerror or error}. It needs a disk that takes appends "
+                "and locks; --journal names another place."
+            ) from None
+        self.manifest = Manifest.read(self.paths["manifest"]) or Manifest()
+        if self.settings.overwrite:
+            self._start_anew()
+        self._check_journal()
+        self._read_source()
+        self._check_config()
+
+    def _check_output(self) -> None:
+        output, settings = self.settings.output, self.settings
+        try:
+            self.output_format = file_format(output.name)
+        except BadInputError:
+            self.output_format = ""
+        if self.output_format not in ("jsonl", "parquet"):
+            raise OutputError(f"the output {output} must be called .jsonl (also .jsonl.gz, .jsonl.zst) or .parquet.")
+        if not output.parent.is_dir():
+            raise OutputError(f"the folder {output.parent} of the output does not exist. Make it, or name another.")
+        if output.is_dir():
+            raise OutputError(f"the output {output} is a folder. Name a file.")
+        if settings.path is not None:
+            Source(settings.path, settings.name, settings.input_format).fingerprint()
+            if (output.exists() and output.samefile(settings.path)) or output.absolute() == settings.path.absolute():
+                raise OutputError(f"the output {output} is the input itself. Name another file.")
+        if "parquet" in (self.output_format, settings.input_format):
+            import_pyarrow()
+
+    def _start_anew(self) -> None:
+        assert self._handle is not None  # noqa: S101
+        self.manifest = Manifest()
+        self.paths["manifest"].unlink(missing_ok=True)
+        self.disk.truncate(self._handle, 0)
+
+    def _check_journal(self) -> None:
+        path, output = self.paths["journal"], self.settings.output
+        size = path.stat().st_size
+        if self.manifest.state == "new":
+            if size:
+                raise JournalError(
+                    f"{path} has no {self.paths['manifest'].name} beside it, which says what it is of. Put it back, or "
+                    "move the journal away to start anew (what it holds is then paid again)."
+                )
+            if output.exists() and not self.settings.overwrite:
+                raise OutputError(f"{output} exists, and is of no known job. Name another, or pass --overwrite.")
+        elif not size and self.manifest.length and not (self.manifest.state == "done" and output.exists()):
+            raise JournalError(
+                f"the journal {path} is gone, and had {self.manifest.length:,} bytes. Restore it, or pass --overwrite "
+                "to start anew (what it held is then paid again)."
+            )
+
+    def _read_source(self) -> None:
+        settings = self.settings
+        if settings.path is None:
+            spool(settings.rows, self.paths["input"], self.disk)
+            self.source = Source(self.paths["input"], settings.name, settings.input_format)
+        else:
+            self.source = Source(settings.path, settings.name, settings.input_format)
+        known, now = self.manifest.source, self.source.fingerprint()
+        if not known or all(known[name] == value for name, value in now.items()):
+            self.source_now = {**known, **now}
+            return
+        self.source_now = {**now, "checksum": self.source.checksum() if known["size"] == now["size"] else ""}
+        self._changed = self.source_now["checksum"] != known["checksum"]
+        if self._changed and not settings.accept_changes:
+            raise BadInputError(
+                f"{settings.name} is not what the job of {settings.output} began with: it had {known['size']:,} bytes "
+                f"and has {now['size']:,}. Name another output, or pass --accept-changes: rows that ask the same in "
+                "the same place stay done."
+            )
+
+    def _check_config(self) -> None:
+        known, settings = self.manifest.config, self.settings
+        now = json.loads(encode_json(settings.config, default=repr))
+        if known and known != now and not settings.accept_changes:
+            name = next(name for name in now if known.get(name) != now[name])
+            raise JournalError(
+                f"the job of {settings.output} began with {name}={shortened(known.get(name))}, and now it is "
+                f"{shortened(now[name])}. Name another output, or pass --accept-changes to go on with the rest so."
+            )
+        self.manifest.config = now
+
+    # --- what there is to do ------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Read the input once, if that was not done before, and the journal."""
+        assert self._handle is not None  # noqa: S101
+        manifest, settings = self.manifest, self.settings
+        if manifest.plan and manifest.dedupe == settings.dedupe and not self._changed:
+            self._plan = load_plan(self.paths["plan"], Summary(**manifest.plan))
+        if self._plan is None:
+            self._read_input()
+        summary = self.plan.summary
+        if summary.bad and not settings.keep_bad_rows:
+            raise BadInputError(describe_bad_rows(settings.name, summary))
+        manifest.accepted |= self._changed
+        journal = Journal(self._handle, self.paths["journal"], self.disk, manifest.job, summary.rows)
+        keys = self.plan.keys
+        journal.load(manifest.mark, manifest.length, (lambda row, key: keys[row] == key) if manifest.accepted else None)
+        if self._changed:  # marks are of the journal as it was read before
+            manifest.mark = None
+        self._journal = journal
+        if settings.retry_errors or settings.retry_ambiguous:
+            self._forget_errors()
+        self._resumed = len(journal.done) - journal.done.count(NOT_DONE)
+        self._before, self.history = manifest.seconds, history_of(manifest.history)
+        self.status = Status(
+            total=summary.distinct, done=self._resumed, before=self._resumed, cost=0.0 if settings.price else None
+        )
+
+    def _read_input(self) -> None:
+        digest = blake2b(digest_size=16)
+        watch = None if self.source.format == "parquet" else digest.update
+        self._plan = make_plan(
+            self.source,
+            self.mapper.request,
+            self.paths["plan"],
+            self.disk,
+            dedupe=self.settings.dedupe,
+            watch=watch,
+            tick=self._reading,
+        )
+        checksum = digest.hexdigest() if watch else self.source.checksum()
+        self.source_now["checksum"] = checksum
+        self.manifest.plan, self.manifest.dedupe = asdict(self._plan.summary), self.settings.dedupe
+
+    def _reading(self, number: int) -> None:
+        if self.stop.level:
+            raise Interrupted("interrupted while the input was read; nothing was sent.")
+        self.status.done = number
+        self.show(self.status)
+
+    def _forget_errors(self) -> None:
+        """Rows whose errors are to be tried again are not done."""
+        wanted, settings, journal = self.settings.retry_errors, self.settings, self.journal
+        last = {
+            row: place for row, place in journal.places() if row < len(journal.done) and journal.done[row] == FAILED
+        }
+        for row, place in last.items():
+            error = journal.read(place)["error"]
+            named = wanted is True or (wanted and error["name"] in wanted)
+            if named or (settings.retry_ambiguous and error["may_be_paid"]):
+                journal.done[row] = NOT_DONE
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last run finished, nothing has changed since, and nothing is to be tried again."""
+        retry = self.settings.retry_errors or self.settings.retry_ambiguous
+        return self.manifest.state == "done" and self.settings.output.exists() and not retry and not self._changed
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a row is to be asked."""
+        done = self.journal.done
+        return any(leader == row and not done[row] for row, leader in enumerate(self.plan.leaders))
+
+    def seconds(self) -> float:
+        """How long the job has run, all runs together."""
+        return self._before + time.monotonic() - self.began
+
+    def save(self, mark: tuple[dict[str, Any], int] | None, *, must: bool = False) -> None:
+        """Make the journal last, and say in the manifest how far it is; `mark` is `Journal.marked`.
+
+        Raises:
+            DiskError: the manifest cannot be written, and `must` be.
+        """
+        manifest = self.manifest
+        manifest.seconds, manifest.history = self.seconds(), [list(each) for each in self.history]
+        try:
+            if mark is not None:
+                self.journal.sync()
+                manifest.mark, manifest.length = mark
+        except OSError as error:
+            self.sync_error = error
+            return
+        try:
+            self.disk.put(self.paths["manifest"], encode_json(vars(manifest)))
+        except OSError as error:
+            if must:
+                raise DiskError(f"{self.paths['manifest']} cannot be written: {error.strerror or error}.") from None
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def finish(self) -> Report:
+        """Write the output, and say what the job came to."""
+        self.status.state = "writing the output"
+        self.show(self.status)
+        findings = Findings()
+
+        def all_rows() -> Iterator[Any]:
+            nonlocal findings
+            findings = Findings()
+            return joined(self.source, self.plan, self.journal, findings)
+
+        summary = self.plan.summary
+        shape = Shape(is_batch=summary.is_batch, columns=summary.columns, job=self.manifest.job)
+        write_output(self.settings.output, self.output_format, all_rows, shape, self.disk)
+        report = self.partial_report("done")
+        report.output, report.answered, report.failed = self.settings.output, findings.answered, findings.failed
+        report.copied, report.errors, report.may_be_paid = findings.copied, dict(findings.errors), findings.may_be_paid
+        report.attempts, report.unclear = findings.attempts, findings.unclear
+        named = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+        found = ((name, quantile(findings.latencies, share)) for name, share in named)
+        report.latency = {name: value for name, value in found if value is not None}
+        longest = quantile(findings.lengths, 0.99)
+        report.output_p99 = None if longest is None else round(longest)
+        report.slowest = sorted(findings.slowest, reverse=True)
+        report.notes += self._advice(report)
+        self.manifest.state, self.manifest.source = "done", self.source_now
+        self.manifest.report = {**report.as_dict(), "slowest": [], "history": []}
+        self.save(self.journal.marked(), must=True)
+        self.status.state = "done"
+        self.show(self.status)
+        return report
+
+    def _advice(self, report: Report) -> list[str]:
+        most = self.mapper.params.get("max_tokens")
+        if report.output_p99 and isinstance(most, int) and most > 4 * report.output_p99 and report.answered >= 100:
+            return [
+                f"max_tokens={most:,}, and 99 % of the answers have at most about {report.output_p99:,} tokens: "
+                "Databricks reserves max_tokens for each request, so a lower one lets more of them through"
+            ]
+        return []
+
+    def partial_report(self, state: str) -> Report:
+        """What can be said without the output's rows."""
+        journal, summary, totals = self.journal, self.plan.summary, self.journal.totals
+        failed = journal.done.count(FAILED)
+        report = Report(
+            state=state,
+            rows=summary.rows,
+            answered=len(journal.done) - journal.done.count(NOT_DONE) - failed,
+            failed=failed,
+            bad_rows=summary.bad,
+            errors=dict(self.status.errors),
+            paid_again=totals.paid_again,
+            resumed=self._resumed,
+            runs=totals.runs,
+            crashes=totals.crashes,
+            quarantined=self.quarantined,
+            input_tokens=totals.prompt_tokens,
+            output_tokens=totals.completion_tokens,
+            seconds=self.seconds(),
+            history=list(self.history),
+        )
+        if self.settings.price is not None:
+            report.cost = self.settings.price.cost(totals.prompt_tokens, totals.completion_tokens)
+        if journal.lost:
+            report.notes.append(
+                f"the journal was {journal.lost:,} bytes longer before a power failure or a cut; its rows go again"
+            )
+        return report
+
+    def close(self) -> None:
+        """Free what the job holds. A job that never began leaves no files."""
+        if self._plan is not None:
+            self._plan.close()
+        if self._handle is None:
+            return
+        if self.manifest_is_new():
+            for name in ("journal", "plan", "input"):
+                self.paths[name].unlink(missing_ok=True)
+        if self._journal is not None:
+            self._journal.close()
+        else:
+            os.close(self._handle)
+
+    def manifest_is_new(self) -> bool:
+        """Whether nothing was ever written for this job."""
+        manifest = self.__dict__.get("manifest")
+        return manifest is not None and manifest.state == "new" and not self.paths["journal"].stat().st_size
+
+
+_ENDINGS = {"manifest": ".job.json", "plan": ".plan", "input": ".input"}
