@@ -98,11 +98,10 @@ Mix = Mapping[FaultName, float]
 
 SAFE_FAULTS: Mix = {
     "429": 0.07,
-    "429_hint": 0.07,
+    "429_hint": 0.08,
     "503": 0.06,
     "500": 0.03,
     "502": 0.03,
-    "close_race": 0.01,
     "slices": 0.01,
     "late": 0.01,
     "drip": 0.01,
