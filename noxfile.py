@@ -56,6 +56,7 @@ CODE = ("dbllm", "examples", "tests", "noxfile.py")
 LANGCHAIN = ("tests/langchain", "tests/examples")  # they have a session of their own
 CLIENTS = "tests/clients"  # and so have these
 MORE_CLIENTS = "tests/clients/more"  # and these
+NEW_CLIENTS = "tests/clients/new"  # and these
 BROWSER = "tests/browser"  # and these, which need Chromium
 OWN_SESSION = (CLIENTS, BROWSER, *LANGCHAIN)
 NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/management", "tests/local", *OWN_SESSION)
@@ -210,7 +211,7 @@ def clients(session: nox.Session) -> None:
     """Other people's clients and servers with the workspace; `-- --write-table` writes the README's table anew."""
     install(session, "clients", "clients-no-deps")
     # Two runs: an option of the first is unknown to the second, and their fixtures have the same names.
-    session.run("pytest", *OURS, *without(MORE_CLIENTS), CLIENTS, *session.posargs)
+    session.run("pytest", *OURS, *without(MORE_CLIENTS, NEW_CLIENTS), CLIENTS, *session.posargs)
     session.run("pytest", *OURS, "tests/local/test_real_apps.py")
 
 
@@ -233,7 +234,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """The workspace against its own OpenAPI document, for a minute: no 5xx, no hang."""
+    """The workspace against its own OpenAPI document, for a minute and a half: no 5xx, no hang."""
     install(session, "fuzz")
     session.run("pytest", "-s", "tests/local/test_document.py", *session.posargs)
 
@@ -319,6 +320,7 @@ def lock(session: nox.Session) -> None:
     resolve(session, LOCKS / "clients.txt", *local, *groups("test", "langchain", "clients", "bench"))
     resolve(session, LOCKS / "clients-no-deps.txt", *groups("databricks-langchain"), "--no-deps")
     resolve(session, LOCKS / "clients-more.txt", *local, *groups("test", "clients-more"))
+    resolve(session, LOCKS / "clients-new.txt", *local, *groups("test", "clients-new"))
     node = ("--package-lock-only", "--ignore-scripts", "--omit-lockfile-registry-resolved", "--no-audit", "--no-fund")
     session.run("npm", "update", *node, f"--prefix={MORE_CLIENTS}/node", external=True, silent=True)
 
@@ -346,3 +348,10 @@ def resolve(session: nox.Session, file: Path, *what: str) -> None:
     options = ("--universal", "--python-version", OLDEST_PYTHON, "--upgrade", "--quiet", "--no-annotate")
     header = ("--custom-compile-command", "nox -s lock")
     session.run("uv", "pip", "compile", *options, *header, *what, "--output-file", str(file))
+
+
+@nox.session
+def clients_new(session: nox.Session) -> None:
+    """Clients on httpx2 with the workspace's newer paths; `-- --write-table` writes their table of the README anew."""
+    install(session, "clients-new")
+    session.run("pytest", *OURS, NEW_CLIENTS, *session.posargs)

@@ -13,6 +13,7 @@ if _typing.TYPE_CHECKING:
     # isort: off
     from ._client import AsyncClient as AsyncClient
     from ._inference.agent import AsyncAgent as AsyncAgent
+    from ._inference.attachments import audio as audio, file as file, image as image
     from ._inference.driver_app import AsyncDriverApp as AsyncDriverApp
     from ._inference.endpoint import AsyncEndpoint as AsyncEndpoint
     from ._inference.run import AsyncRun as AsyncRun
@@ -62,6 +63,7 @@ _NAMES = {  # where each public name is defined
     "_client": "AsyncClient",
     "_sync_client": "Agent Client DriverApp Endpoint Run",
     "_inference.agent": "AsyncAgent",
+    "_inference.attachments": "audio file image",
     "_inference.run": "AsyncRun",
     "_inference.endpoint": "AsyncEndpoint",
     "_inference.driver_app": "AsyncDriverApp",

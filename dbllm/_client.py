@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from importlib import import_module
@@ -21,6 +21,7 @@ from ._http.tls import Cert, Network, ProxyLike, Verify
 from ._inference.agent import AgentPlace, AsyncAgent
 from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
+from ._inference.fallback import Fallback
 from ._inference.prompt import PromptSignature
 from ._lazy import WholeImport
 from ._protocol.paths import app_path, quoted
@@ -67,6 +68,7 @@ class AsyncClient:
             else the first that is installed. Calls with a proxy, `transport` or `http_client` use httpx in any case,
             and so do all calls while respx or a similar library has patched httpx.
         headers: headers to send with every call.
+        tags: names and values for the workspace's usage tables, such as {"project": "x"}, with every call.
         verify: as in httpx: True, a file or folder of CA certificates, an `ssl.SSLContext`, or False (then any server
             that answers gets the token); "system" is the system's trust store (extra `truststore`).
         cert: a client certificate: a file, (certificate, key) or (certificate, key, password).
@@ -100,6 +102,7 @@ class AsyncClient:
         http_client: Any = None,
         engine: str | None = None,
         headers: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
         verify: Verify = True,
         cert: Cert | None = None,
         proxy: ProxyLike | None = None,
@@ -123,8 +126,9 @@ class AsyncClient:
         backend = self._backend(config.host, max_connections, transport, http_client, engine, config.network(network))
         self._config = config
         self._transport = Transport(config.host, config.auth, backend, on_attempt)
-        self._options = Options().merged_with(timeout, retry, headers)
+        self._options = Options().merged_with(timeout, retry, headers, tags=tags)
         self._known: dict[str, Learned] = {}  # what has been learned of each endpoint
+        self._cooling: dict[str, float] = {}  # until when an endpoint is passed over, where there is another
         self._agents: dict[str, AgentPlace] = {}  # and of each agent
         self._owns_connections = True
 
@@ -164,11 +168,12 @@ class AsyncClient:
         timeout: float | Timeout | None = None,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> ClientT:
         """The same client with other defaults. It shares the connections; closing it does not close them."""
         headers = hide_headers(headers)
         other = copy(self)
-        other._options = self._options.merged_with(timeout, retry, headers)
+        other._options = self._options.merged_with(timeout, retry, headers, tags=tags)
         other._owns_connections = False
         return other
 
@@ -182,6 +187,8 @@ class AsyncClient:
         transform_output: Callable[[Any], str] | None = None,
         served_model: str | None = None,
         gateway: Gateway | None = None,
+        tags: Mapping[str, str] | None = None,
+        fallback: Sequence[str] = (),
     ) -> AsyncEndpoint:
         """A handle for a serving endpoint or a model service. Making one sends nothing.
 
@@ -198,13 +205,28 @@ class AsyncClient:
             served_model: one served entity behind the endpoint.
             gateway: call through this interface of the AI Gateway whatever the name: "mlflow" (what model services use
                 by default), or "openai" (OpenAI's own fields, for OpenAI's models).
+            tags: names and values for the workspace's usage tables, with every call.
+            fallback: further endpoints or model services, which are called in turn when this one does not answer: after
+                its last attempt, and only where a call may be sent again. `reply.answered_by` says which answered. One
+                that has failed is passed over for a while.
 
         Raises:
-            ConfigError: the name is empty or has one dot, or there is no such task.
+            ConfigError: the name is empty or has one dot, there is no such task, or `fallback` names an endpoint twice.
         """
         signature = PromptSignature(params or {}, transform_input, transform_output)
+        options = self._options.merged_with(tags=tags)
         ref = endpoint_ref(name, parse_task(task), served_model, gateway)
-        return AsyncEndpoint(self._transport, self._options, signature, ref, self._known)
+        others = [fallback] if isinstance(fallback, str) else [*fallback]
+        refs = [ref, *(endpoint_ref(other, None, None, gateway) for other in others)]
+        if twice := next(
+            (each.name for n, each in enumerate(refs) if each.name in [one.name for one in refs[:n]]), None
+        ):
+            what = "itself" if twice == ref.name else f"{twice!r} twice"
+            raise ConfigError(f"the fallback of endpoint {ref.name!r} names {what}: name other endpoints, each once.")
+        handles = [AsyncEndpoint(self._transport, options, signature, each, self._known) for each in refs]
+        if others:
+            handles[0]._fallback = Fallback(tuple(handles), self._cooling)
+        return handles[0]
 
     def driver_app(
         self,

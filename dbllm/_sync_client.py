@@ -168,10 +168,11 @@ class Client(SyncFacade[AsyncClient]):
         timeout: float | Timeout | None = None,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> ClientT:
         """The same client with other defaults. It shares the connections; closing it does not close them."""
         other = copy(self)
-        other._core = self._core.with_options(timeout=timeout, retry=retry, headers=headers)
+        other._core = self._core.with_options(timeout=timeout, retry=retry, headers=headers, tags=tags)
         return other
 
     endpoint = sync_factory(AsyncClient.endpoint, Endpoint)

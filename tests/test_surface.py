@@ -206,6 +206,8 @@ def exported_values() -> list[Any]:
     made += [counts, dbllm.Stats(calls=2, waits=1, endpoints={"/x": counts})]
     for name in dbllm.__all__:
         kind = getattr(dbllm, name)
+        if not inspect.isclass(kind):
+            continue
         if issubclass(kind, dbllm.DbllmError):
             made.append(kind("what happened"))
         elif issubclass(kind, BaseModel):

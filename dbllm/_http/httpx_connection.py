@@ -204,7 +204,9 @@ logging.getLogger("httpx").addFilter(RedactingFilter())
 def _request(out: HttpRequest, left: float | None) -> httpx.Request:
     timeout = {"connect": out.connect if left is None else min(left, out.connect or left), "pool": None}
     extensions = {"timeout": {**timeout, "read": left, "write": left}}
-    built = httpx.Request(out.method, parse_url(out.url), headers=out.headers, content=out.body, extensions=extensions)
+    built = httpx.Request(
+        out.method, parse_url(out.url), headers=out.headers.fields, content=out.body, extensions=extensions
+    )
     if out.body is not None:
         built.stream = _Body(out.body)
     return built
@@ -214,7 +216,7 @@ def by_client(client: Any, suspends: bool, now: Callable[[], float]) -> HttpxCon
     """A connection that is a client of the user's."""
 
     def respond(out: HttpRequest, left: float | None) -> Any:
-        timeout, headers = httpx.Timeout(left, connect=out.connect), out.headers
+        timeout, headers = httpx.Timeout(left, connect=out.connect), out.headers.fields
         built = client.build_request(out.method, out.url, headers=headers, content=out.body, timeout=timeout)
         return client.send(built, stream=True, auth=None, follow_redirects=False)
 

@@ -80,5 +80,5 @@ def merge_replies(replies: Sequence[Embeddings]) -> Embeddings:
         if any(getattr(usage, name) is not None for usage in usages)
     }
     whole = first.model_copy(update={"data": items, "usage": Usage(**sums) if usages else None})
-    whole._call = CallInfo(first._call.raw, max(reply.attempts for reply in replies))
+    whole._call = CallInfo(first._call.raw, max(reply.attempts for reply in replies), first.answered_by)
     return whole

@@ -67,6 +67,7 @@ class AsyncEndpoint(ModelHandle):
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
         **params: Any,
     ) -> ChatCompletion[ParsedT]:
         """Call a chat endpoint (`llm/v1/chat`), or an agent that takes messages.
@@ -75,7 +76,7 @@ class AsyncEndpoint(ModelHandle):
             messages: a str (one user message), a message, or a list of `Message` or of dicts with role and content.
             response_model: a pydantic model, dataclass or TypedDict. Its JSON schema is sent as `response_format`, and
                 the reply's `parsed` is an instance of it.
-            stop, timeout, retry, headers, extra_body, **params: as for `complete`.
+            stop, timeout, retry, headers, extra_body, tags, **params: as for `complete`.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
@@ -83,7 +84,7 @@ class AsyncEndpoint(ModelHandle):
         """
         headers = hide_headers(headers)
         body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
-        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         return parsed(response_model, reply_of(ChatCompletion, await self._invoke("chat", body, options)))
 
     def stream_chat(
@@ -97,12 +98,13 @@ class AsyncEndpoint(ModelHandle):
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
         **params: Any,
     ) -> AsyncStream[ChatCompletionChunk, ChatCompletion[ParsedT]]:
         """As `chat`, chunk by chunk; `final()` is the whole reply. The call is made on entering the stream."""
         headers = hide_headers(headers)
         body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
-        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         choices = n if isinstance(n := body.get("n"), int) else 1
         return self._stream("chat", body, options, ChatWire(response_model, choices))
 
@@ -116,6 +118,7 @@ class AsyncEndpoint(ModelHandle):
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
         **params: Any,
     ) -> Response:
         """Call an agent (`agent/v1/responses`).
@@ -123,7 +126,7 @@ class AsyncEndpoint(ModelHandle):
         Args:
             input: a str (one user message), or a list of messages and of output items of earlier responses.
             custom_inputs: further inputs that this agent defines.
-            timeout, retry, headers, extra_body, **params: as for `complete`.
+            timeout, retry, headers, extra_body, tags, **params: as for `complete`.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
@@ -131,7 +134,7 @@ class AsyncEndpoint(ModelHandle):
         """
         headers = hide_headers(headers)
         body = response_body(input, custom_inputs, self._signature.params, params)
-        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         return response_of(await self._invoke("respond", body, options))
 
     def stream_respond(
@@ -144,12 +147,13 @@ class AsyncEndpoint(ModelHandle):
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
         **params: Any,
     ) -> AsyncStream[ResponseEvent, Response]:
         """As `respond`, event by event; `final()` is the whole response. The call is made on entering the stream."""
         headers = hide_headers(headers)
         body = response_body(input, custom_inputs, self._signature.params, params)
-        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         return self._stream("respond", body, options, ResponsesWire())
 
     async def embed(
@@ -164,6 +168,7 @@ class AsyncEndpoint(ModelHandle):
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
         **params: Any,
     ) -> Embeddings:
         """Turn texts into vectors (`llm/v1/embeddings`).
@@ -178,7 +183,7 @@ class AsyncEndpoint(ModelHandle):
                 sent alone.
             concurrency: the most requests at once.
             timeout: seconds for all requests together, or a `Timeout`.
-            retry, headers, extra_body, **params: as for `complete`.
+            retry, headers, extra_body, tags, **params: as for `complete`.
 
         Raises:
             TypeError, ValueError: an argument cannot be sent.
@@ -186,20 +191,24 @@ class AsyncEndpoint(ModelHandle):
         """
         headers = hide_headers(headers)
         wire = model_params(self._signature.params, params)
-        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         deadline = options.deadline(self._transport.backend.clock)
 
-        async def ask(batch: Batch) -> Embeddings:
-            body = {"input": batch.texts, **wire}
+        async def ask(handle: ModelHandle, batch: Batch) -> Embeddings:
+            body, send = {"input": batch.texts, **wire}, self._transport.call
             try:
-                return batch.reply(await self._invoke("embed", body, options, deadline=deadline))
+                return batch.reply(await handle._send("embed", "embeddings", body, options, deadline, send))
             except APIError as error:
                 error.hint = batch.hint(error.hint)
                 raise
 
-        batches = split(embedding_input(input), batch_size, batch_bytes)
-        calls = [partial(ask, batch) for batch in batches]
-        return merge_replies(await self._transport.backend.run_bounded(calls, positive("concurrency", concurrency)))
+        batches, limit = split(embedding_input(input), batch_size, batch_bytes), positive("concurrency", concurrency)
+
+        async def ask_all(handle: ModelHandle) -> Embeddings:  # the vectors of one model, whichever it is
+            calls = [partial(ask, handle, batch) for batch in batches]
+            return merge_replies(await self._transport.backend.run_bounded(calls, limit))
+
+        return await self._first_answer(options, ask_all)
 
     async def predict(
         self,
@@ -213,6 +222,7 @@ class AsyncEndpoint(ModelHandle):
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> Predictions:
         """Call a custom model in one of the four forms of MLflow's scoring protocol.
 
@@ -222,7 +232,7 @@ class AsyncEndpoint(ModelHandle):
             inputs: a tensor, or columns as a dict of lists.
             instances: rows of a tensor, or dicts.
             params: the model's inference parameters.
-            timeout, retry, headers, extra_body: as for `complete`.
+            timeout, retry, headers, extra_body, tags: as for `complete`.
 
         Raises:
             TypeError: none or several of the four forms were passed.
@@ -232,7 +242,7 @@ class AsyncEndpoint(ModelHandle):
         forms = {"dataframe_records": dataframe_records, "dataframe_split": dataframe_split}
         forms |= {"inputs": inputs, "instances": instances}
         body = prediction_body(forms, {**self._signature.params, **(params or {})})
-        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         return reply_of(Predictions, await self._invoke("predict", body, options))
 
     async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:

@@ -17,6 +17,7 @@ from .._transport.retry import Retry, Timeout
 from .._transport.transport import Transport
 from ..errors import APIStatusError, BadRequestError, ConfigError, PermissionDeniedError
 from .chunks import TextWire
+from .fallback import Fallback, T
 from .prompt import PromptSignature
 from .stream import AsyncStream, C, R, Stream, StreamWire  # noqa: F401 - Stream: the sync verbs' annotations name it
 
@@ -41,6 +42,7 @@ class ModelHandle:
     ) -> None:
         self._transport, self._options, self._signature = transport, options, signature
         self._ref, self._known = ref, known  # what is known of each endpoint, looked up once per client
+        self._fallback: Fallback | None = None
 
     @property
     def name(self) -> str:
@@ -60,6 +62,7 @@ class ModelHandle:
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
         **params: Any,
     ) -> str:
         """Generate one text. It works on driver apps and on every kind of endpoint that makes text.
@@ -71,6 +74,8 @@ class ModelHandle:
             retry: the policy for this call.
             headers: further request headers.
             extra_body: further fields for the top level of the body, unchanged.
+            tags: names and values for the workspace's usage tables, such as {"project": "x"}; they are added to those
+                of the handle and the client.
             **params: the model's parameters (temperature=…, max_tokens=…); None is not sent.
 
         Raises:
@@ -79,7 +84,7 @@ class ModelHandle:
         """
         headers = hide_headers(headers)
         flat = self._signature.request(prompt, stop, params)
-        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         return self._signature.text(*await self._complete(flat, options, self._transport.call))
 
     async def generate(
@@ -92,6 +97,7 @@ class ModelHandle:
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
         **params: Any,
     ) -> Completion:
         """As `complete`, and returns `usage`, `finish_reason`, `request_id` and `served_model` with the text.
@@ -100,7 +106,7 @@ class ModelHandle:
         """
         headers = hide_headers(headers)
         flat = self._signature.request(prompt, stop, params)
-        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         return self._signature.completion(*await self._complete(flat, options, self._transport.call))
 
     def stream_complete(
@@ -113,12 +119,13 @@ class ModelHandle:
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
         **params: Any,
     ) -> AsyncStream[CompletionChunk, str]:
         """As `complete`, piece by piece; `final()` is the whole text. The call is made on entering the stream."""
         headers = hide_headers(headers)
         flat = self._signature.request(prompt, stop, params, streaming=True)
-        options = self._options.merged_with(timeout, retry, headers, extra_body)
+        options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         streaming = options.merged_with(extra_body=self._streaming)
 
         async def start() -> OpenStream:
@@ -135,7 +142,10 @@ class ModelHandle:
 
         async def start() -> OpenStream:
             ends = options.deadline(clock)
-            return await self._send(verb, KIND_OF[verb], body, options, ends, self._transport.open, EVENTS)
+            kind, send = KIND_OF[verb], self._transport.open
+            return await self._first_answer(
+                options, lambda handle: handle._send(verb, kind, body, options, ends, send, EVENTS)
+            )
 
         return AsyncStream(clock, start, wire, options.timeout.read)
 
@@ -144,13 +154,25 @@ class ModelHandle:
     ) -> CallInfo:
         """Send a complete body, and return the response."""
         ends = options.deadline(self._transport.backend.clock) if deadline is None else deadline
-        return await self._send(verb, KIND_OF[verb], body, options, ends, self._transport.call)
+        kind, send = KIND_OF[verb], self._transport.call
+        return await self._first_answer(options, lambda handle: handle._send(verb, kind, body, options, ends, send))
 
     async def _complete(
         self, flat: Mapping[str, Any], options: Options, send: Send[InfoT], accept: str = JSON
     ) -> tuple[Kind, InfoT]:
         """Send a prompt in the form that the endpoint's kind takes; returns the kind and the response."""
         ends = options.deadline(self._transport.backend.clock)
+        return await self._first_answer(options, lambda handle: handle._send_prompt(flat, options, ends, send, accept))
+
+    async def _first_answer(self, options: Options, call: Callable[[ModelHandle], Awaitable[T]]) -> T:
+        """The result of this endpoint or, where it does not answer, of the first of its fallback that does."""
+        if self._fallback is None:
+            return await call(self)
+        return await self._fallback.first_answer(call, options.retry, self._transport.backend.clock)
+
+    async def _send_prompt(
+        self, flat: Mapping[str, Any], options: Options, ends: float, send: Send[InfoT], accept: str
+    ) -> tuple[Kind, InfoT]:
         rejected: list[BadRequestError] = []
         try:
             known = await self._lookup_kind(options, ends)
@@ -198,6 +220,7 @@ class ModelHandle:
                     raise
             else:
                 self._accepted(kind, route)
+                info.endpoint = self.name
                 return info
         raise self._refused_everywhere(verb, failed)
 

@@ -16,6 +16,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, mode
 
 from .._lazy import WholeImport
 from ..errors import APIError, APIResponseError, PublicPickle, Raw
+from .content import content_text, reasoning_text, served_model_in, token_count, with_predictions
 
 if TYPE_CHECKING:  # a default for a type variable: for type checkers, as Python itself has it from 3.13 on only
     from numpy import float32
@@ -54,6 +55,7 @@ class CallInfo:
 
     raw: Raw = _NO_RESPONSE
     attempts: int = 1
+    endpoint: str = ""
     redaction: Redactor | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -62,7 +64,7 @@ class CallInfo:
         return self.raw.request_id
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CallInfo, (self.raw, self.attempts)
+        return CallInfo, (self.raw, self.attempts, self.endpoint)
 
     def unexpected(self, detail: str, hint: str = "") -> APIResponseError:
         """The error for an answer that is not what was promised; it keeps the whole answer."""
@@ -99,9 +101,14 @@ class HasCallInfo:
         return self._call.raw if self._call.raw.status else None
 
     @property
+    def answered_by(self) -> str:
+        """The endpoint or model service that answered, by its name: with `fallback`, one of several."""
+        return self._call.endpoint
+
+    @property
     def served_model(self) -> str | None:
         """The served entity that answered (header `served-model-name`), where the workspace names it."""
-        return self._call.raw.headers.get("served-model-name")
+        return self._call.raw.headers.get("served-model-name") or served_model_in(getattr(self, "model_extra", None))
 
 
 class Reply(WireModel, HasCallInfo):
@@ -135,6 +142,16 @@ class Usage(WireModel):
     )
     total_tokens: int | None = None
 
+    @property
+    def cached_tokens(self) -> int | None:
+        """Prompt tokens that the model had read before, and that cost less; None where nobody says."""
+        return token_count(self.model_extra, "cached_tokens")
+
+    @property
+    def reasoning_tokens(self) -> int | None:
+        """Completion tokens that the model thought with; None where nobody says."""
+        return token_count(self.model_extra, "reasoning_tokens")
+
 
 class FunctionCall(WireModel):
     """The function a model wants called; `arguments` is JSON text as the model wrote it."""
@@ -152,18 +169,6 @@ class ToolCall(WireModel):
 
 
 Content = str | list[Any] | None
-
-
-def content_text(content: object) -> str:
-    """The text of a message's content: itself, or the `text` items of a list (reasoning and images are left out)."""
-    if isinstance(content, str):
-        return content
-    items = content if isinstance(content, list) else []
-    texts = (item.get("text") if isinstance(item, dict) and item.get("type") in _TEXTS else item for item in items)
-    return "".join(text for text in texts if isinstance(text, str))
-
-
-_TEXTS = ("text", "output_text")
 
 
 class _TextContent(WireModel):
@@ -186,6 +191,11 @@ class Message(_TextContent):
     """One message of a chat; `content` is text, null (a pure tool call) or a list of content items."""
 
     role: str = "assistant"
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought before its answer, where the endpoint shows it; else ""."""
+        return reasoning_text(self.content) or reasoning_text(self.model_extra)
 
     def as_wire(self) -> dict[str, Any]:
         """The message as it is sent: what was set, and nothing that was not."""
@@ -375,14 +385,14 @@ class Embeddings(Reply):
 
 
 class Predictions(Reply):
-    """Answer of a custom model: `{"predictions": …}`, or the bare output of a model that leaves the wrapper out."""
+    """Answer of a custom model: `{"predictions": …}`, `{"outputs": …}` of feature serving, or a bare output."""
 
     predictions: Any
 
     @model_validator(mode="before")
     @classmethod
     def _wrapped(cls, content: Any) -> Any:
-        return content if isinstance(content, dict) and "predictions" in content else {"predictions": content}
+        return with_predictions(content)
 
     @property
     def first(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -95,6 +96,12 @@ def _wire_message(item: object, place: int, told_by: tuple[str, ...]) -> object:
     if isinstance(item, Message):
         return item.as_wire()
     told = isinstance(item, Mapping) and any(isinstance(item.get(key), str) for key in told_by)
+    content = item.get("content") if isinstance(item, Mapping) and told and "type" not in told_by else None
+    if (
+        isinstance(item, Mapping) and isinstance(content, list) and any(isinstance(part, str) for part in content)
+    ):  # a text beside an image
+        texts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
+        return {**item, "content": texts}
     if told or isinstance(item, OutputItem):
         return item
     raise TypeError(
@@ -142,7 +149,26 @@ def prediction_body(forms: Mapping[str, Any], params: Mapping[str, Any] | None) 
     return {**given, **({"params": sent} if sent else {})}
 
 
-OPTIONS = ("timeout", "retry", "headers", "extra_body", "stop")
+TAGS = "databricks-ai-gateway-request-tags"
+
+
+def tags_header(tags: object) -> str:
+    """The header that says in the workspace's usage tables whom a call was for (Databricks REST).
+
+    Raises:
+        TypeError: the tags are no dict of names and values, both str.
+    """
+    if not isinstance(tags, Mapping):
+        raise TypeError(f'tags must be a dict such as {{"project": "x"}}, got {type(tags).__name__}.')
+    for name, value in tags.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            what = f"the tag {name!r} has a value" if isinstance(name, str) else "a tag has a name"
+            kind = type(value if isinstance(name, str) else name).__name__
+            raise TypeError(f"{what} that is no text but {kind}: tags are names and values, both str.")
+    return json.dumps(dict(tags), separators=(",", ":"))
+
+
+OPTIONS = ("timeout", "retry", "headers", "extra_body", "tags", "stop")
 _ELSEWHERE = {
     "max_retries": "retry=Retry(attempts=…)",
     "retries": "retry=Retry(attempts=…)",

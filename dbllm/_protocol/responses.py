@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from .models import CompletionChunk, WireModel, content_text
+from .content import content_text
+from .models import CompletionChunk, WireModel
 
 MAX_DEPTH = 200  # of lists and objects in one another, as in pydantic's own reader
 ModelT = TypeVar("ModelT", bound=WireModel)

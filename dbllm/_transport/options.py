@@ -12,6 +12,7 @@ from .._auth.redaction import hide_frames as hide_frames
 from .._auth.redaction import hide_headers as hide_headers
 from .._deadline import FOREVER
 from .._protocol.json_encoder import encode
+from .._protocol.requests import TAGS, tags_header
 from .call import JSON, Call
 from .retry import Retry, Timeout
 
@@ -29,6 +30,7 @@ class Options:
     retry: Retry = field(default_factory=Retry)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def merged_with(
         self,
@@ -36,6 +38,7 @@ class Options:
         retry: Retry | None = None,
         headers: ExtraFields = None,
         extra_body: ExtraFields = None,
+        tags: Mapping[str, str] | None = None,
     ) -> Options:
         """These options, with the given ones in their place."""
         headers = hide_headers(headers)
@@ -43,11 +46,16 @@ class Options:
             raise TypeError(headers.flaw)
         if retry is not None and not isinstance(retry, Retry):
             raise TypeError(f"retry must be a Retry, got {retry!r}; for a single attempt pass Retry(attempts=1).")
-        if timeout is None and retry is None and not headers and not extra_body:
+        if timeout is None and retry is None and not headers and not extra_body and not tags:
             return self
         merged = RedactedMapping(self.headers, headers) if headers else self.headers
+        if tags:
+            tags_header(tags)  # raises for what is none
+            tags = {**self.tags, **tags}
+            merged = RedactedMapping(merged, {TAGS: tags_header(tags)})
         timeout = self.timeout if timeout is None else Timeout.of(timeout)
-        return Options(timeout, retry or self.retry, merged, {**self.extra_body, **(extra_body or {})})
+        extra = {**self.extra_body, **(extra_body or {})}
+        return Options(timeout, retry or self.retry, merged, extra, tags or self.tags)
 
     def deadline(self, clock: Callable[[], float]) -> float:
         """The deadline, on this clock, of a call that begins now."""

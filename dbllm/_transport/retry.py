@@ -20,13 +20,13 @@ Who may be sent twice: a failed attempt is one of these.
 `x-should-retry: true | false` from the server overrules the class of a status. A stream is a POST up to its first
 event; after that it is never sent again.
 
-The retry budget (as gRPC's, A6): each endpoint of a client has 100 tokens. A failed attempt takes some, as the last
-column says; a success gives half a token back. At 50 or below nothing is tried again. So it closes where more than a
-third of the attempts fail, and after 50 failures at the latest: an outage gets no storm. Below that (30 %, say) it
-stays open, and so it does for a script whose few calls fail several times each. A kept-alive connection that was closed
-costs nothing, because it says nothing about the server; a 429 with a hint costs a third (botocore: 5 to 14), because a
-server that says when to come back is up, but a wall of them must close it, too. After a minute without a call it is
-full again.
+The retry budget (as gRPC's, A6): each endpoint of a client has 90 tokens at first, and at most 100. A failed attempt
+takes some, as the last column says; a success gives half a token back. At 50 or below nothing is tried again. So it
+closes where more than a third of the attempts fail, and after 40 to 50 failures: an outage gets no storm. Below that
+(30 %, say) it stays open, and so it does for a script whose few calls fail several times each. A kept-alive connection
+that was closed costs nothing, because it says nothing about the server; a 429 with a hint costs a third (botocore: 5 to
+14), because a server that says when to come back is up, but a wall of them must close it, too. After a minute without a
+call there are 90 again.
 """
 
 from __future__ import annotations
@@ -158,6 +158,12 @@ def classify(error: BaseException, method: str) -> FailureClass:
     return "final"
 
 
+def may_send_again(error: BaseException, retry: Retry, method: str = "POST") -> bool:
+    """Whether a call that failed like this may be sent once more, there or to another endpoint."""
+    kind = classify(error, method)
+    return kind != "final" and (kind != "ambiguous" or retry.retry_ambiguous)
+
+
 def retry_delay(
     error: BaseException, *, failures: int, method: str, retry: Retry, draw: Callable[[], float] = random.random
 ) -> float | None:
@@ -171,7 +177,7 @@ def retry_delay(
         draw: uniform numbers in 0 … 1.
     """
     kind = classify(error, method)
-    if kind == "final" or (kind == "ambiguous" and not retry.retry_ambiguous) or failures >= retry.attempts:
+    if not may_send_again(error, retry, method) or failures >= retry.attempts:
         return None
     if kind == "never sent" and failures <= 1:
         return 0.0

@@ -273,7 +273,8 @@ class Transport:
 
     def _request(self, call: Call, sent: Mapping[str, str]) -> HttpRequest:
         timeout, base = call.timeout, call.origin or self.host
-        headers, redaction = self._request_headers(call, sent, base), Redaction(sent, call.headers, path=call.path)
+        headers = self._request_headers(call, sent, base)
+        redaction = Redaction(sent, call.headers, self.backend.proxy_headers, path=call.path, body=call.body)
         return HttpRequest(
             call.method,
             base + call.path,

@@ -71,6 +71,15 @@ def note(text: str) -> None:
         typer.echo(text, err=True)
 
 
+def in_terminal_words(text: str) -> str:
+    """What the SDK says, with a command's options and commands in place of Python's arguments and methods."""
+    for option in ("host", "profile", "timeout", "stop", "cluster_id"):
+        named = f"--{option.replace('_', '-')}"
+        text = re.sub(rf"(?<![\w?&]){option}=(?=[\w'\"])", f"{named} ", text)
+        text = re.sub(rf"(?<![\w?&]){option}=", named, text)
+    return re.sub(r"\b(chat|complete|embed|predict)\(\)", r"`dbllm \1`", text)
+
+
 def print_error(error: object) -> None:
     """One line on the standard error, red on a terminal. An OSError is a file's, or else the standard output's."""
     if isinstance(error, OSError) and error.filename:
@@ -132,8 +141,9 @@ def show(value: object, titles: Sequence[str], rows: Sequence[Sequence[object]],
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(titles))
-    for title in titles:
-        table.add_column(title, overflow="fold")  # a name that is cut is no name
+    longest = max([0, *(len(row[0]) for row in cells)])
+    for place, title in enumerate(titles):  # the first column is a name, and one that is cut or folded is no name
+        table.add_column(title, overflow="fold", min_width=longest if place == 0 else None)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))  # no markup: a name may hold brackets
     rich_console().print(table)

@@ -51,7 +51,7 @@ app = typer.Typer(
     name="dbllm",
     help="Language models that Databricks serves.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -159,6 +159,9 @@ def up(
     upstream_key: Annotated[
         str | None, typer.Option(envvar="DBLLM_UPSTREAM_KEY", help="Opens the own upstream; made up when left out.")
     ] = None,
+    ai_gateway: Annotated[
+        bool, typer.Option("--ai-gateway/--no-ai-gateway", help="Whether there are an AI gateway and model services.")
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print a line for each request.")] = False,
 ) -> None:
     """Run a local workspace that answers with a real small model, until Ctrl-C.
@@ -191,6 +194,7 @@ def up(
             allowed_hosts=allowed_host or (),
             customs=dict(custom or ()),
             faults=dict(parse_fault(one) for one in fault or ()),
+            ai_gateway=ai_gateway,
             on_answer=None if quiet else _print_request,
         ),
     ).run(_announce_workspace)

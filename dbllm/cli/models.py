@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dbllm.cli import console
+from dbllm.cli.conversation import Conversation, converse, greet, print_answer, print_stream
 from dbllm.cli.options import Pair, client_command, pairs_option, read_pair
 
 if TYPE_CHECKING:
-    from dbllm import Client, DriverApp, Endpoint, Stream
+    from dbllm import Client, DriverApp, Endpoint
 
-OURS = frozenset({"prompt", "messages", "input", "stop", "stream", "timeout", "retry", "headers", "extra_body"})
+OURS = frozenset({"prompt", "messages", "input", "stop", "stream", "timeout", "retry", "headers", "extra_body", "tags"})
 """Names that mean something to the SDK, so they cannot be parameters of the model."""
 
 
@@ -44,6 +43,8 @@ Param = Annotated[
     list[Pair] | None,
     pairs_option("A parameter of the model, such as temperature=0.1; may be repeated.", parser=read_param),
 ]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="The longest answer.", min=1)]
+Temperature = Annotated[float | None, typer.Option("--temperature", help="0 is the least random.", min=0)]
 Streamed = Annotated[
     bool | None, typer.Option("--stream/--no-stream", help="Print the answer as it comes.", show_default=False)
 ]
@@ -53,10 +54,27 @@ Name = Annotated[str, typer.Argument(metavar="ENDPOINT", help="The name of a ser
 models = typer.Typer()
 
 
+def read_params(param: list[Pair] | None, max_tokens: int | None, temperature: float | None) -> dict[str, Any]:
+    """The model's parameters, of the options that have a name of their own and of `--param`.
+
+    Raises:
+        typer.BadParameter: one was given twice.
+    """
+    named = {"max_tokens": max_tokens, "temperature": temperature}
+    params: dict[str, Any] = dict(param or ())
+    for name, value in named.items():
+        if value is None:
+            continue
+        if name in params:
+            raise typer.BadParameter(f"{name} was given twice.", param_hint=f"--{name.replace('_', '-')}")
+        params[name] = value
+    return params
+
+
 def _check_target(first: str, second: str | None, driver_app: int | None, **_: object) -> None:
     if driver_app is not None and second is not None:
         raise typer.BadParameter("an endpoint and --app were given: it is one or the other.", param_hint="--app")
-    if driver_app is None and second is None:
+    if driver_app is None and second is None and sys.stdin.isatty():
         raise typer.BadParameter("it is missing: dbllm complete ENDPOINT PROMPT.", param_hint="PROMPT")
 
 
@@ -67,7 +85,8 @@ def complete(
         str, typer.Argument(metavar="ENDPOINT", help="A serving endpoint or model service; not with --app.")
     ],
     second: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from stdin.", show_default=False)
+        str | None,
+        typer.Argument(metavar="PROMPT", help="The prompt; without one it is read from a pipe.", show_default=False),
     ] = None,
     driver_app: Annotated[
         int | None, typer.Option("--app", metavar="PORT", help="Ask a driver app on this port, not an endpoint.")
@@ -75,6 +94,8 @@ def complete(
     cluster: Annotated[
         str | None, typer.Option("--cluster-id", help="The driver app's cluster.", show_default="DATABRICKS_CLUSTER_ID")
     ] = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
     stop: Stop = None,
     param: Param = None,
     stream: Streamed = None,
@@ -86,44 +107,21 @@ def complete(
     """
     target: Endpoint | DriverApp
     if driver_app is None:
-        target, prompt = client.endpoint(first), second or ""
+        target, prompt = client.endpoint(first), "-" if second is None else second
     else:
         target, prompt = client.driver_app(driver_app, cluster), first
-    prompt, params = console.read_argument(prompt), dict(param or ())
+    prompt, params = console.read_argument(prompt), read_params(param, max_tokens, temperature)
     if stream:
         with target.stream_complete(prompt, stop=stop, **params) as chunks:
-            _print_stream(chunks, as_json=as_json)
+            print_stream(chunks, as_json=as_json)
         return
     text = target.complete(prompt, stop=stop, **params)
-    _print_answer(text, {"text": text}, as_json=as_json)
-
-
-def _print_answer(text: str, value: object, *, as_json: bool) -> None:
-    if as_json:
-        console.write_json(value, indent=None)
-    else:
-        console.write(text)
-
-
-def _print_stream(chunks: Stream[Any, Any], *, as_json: bool) -> None:
-    """Print a stream as it comes."""
-    half = ""  # of a character that two chunks share
-    try:
-        for chunk in chunks:
-            if as_json:
-                console.write_json(chunk, indent=None)
-                continue
-            text = console.join_surrogates(half + chunk.text)
-            half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
-            console.write(text.removesuffix(half), end="")
-    finally:
-        if not as_json:  # after an error too, so that its line stands alone
-            console.write(half)
+    print_answer(text, {"text": text}, as_json=as_json)
 
 
 def _check_message(message: str | None, **_: object) -> None:
-    if message is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise typer.BadParameter("give one (or - for stdin): a conversation needs a terminal.", param_hint="MESSAGE")
+    if message is None and sys.stdin.isatty() and not sys.stdout.isatty():
+        raise typer.BadParameter("give one: a conversation needs a terminal.", param_hint="MESSAGE")
 
 
 @client_command(models, check=_check_message)
@@ -131,9 +129,12 @@ def chat(
     client: Client,
     name: Name,
     message: Annotated[
-        str | None, typer.Argument(metavar="MESSAGE", help="What to say; - reads it from stdin.", show_default=False)
+        str | None,
+        typer.Argument(metavar="MESSAGE", help="What to say; without one it is read from a pipe.", show_default=False),
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
     stop: Stop = None,
     param: Param = None,
     stream: Streamed = None,
@@ -141,73 +142,19 @@ def chat(
 ) -> None:
     """Talk to a chat endpoint.
 
-    With a MESSAGE once; on a terminal without one it is a conversation, which ends with Ctrl-D. The answer is printed
-    as it comes, unless --no-stream or --json.
+    With a MESSAGE once; on a terminal without one it is a conversation (/help shows what can be typed), which ends with
+    Ctrl-D. The answer is printed as it comes, unless --no-stream or --json.
     """
     if stream is None:
         stream = not as_json
-    talk = Conversation(client.endpoint(name), stop, dict(param or ()), stream=stream, as_json=as_json)
-    if system is not None:
-        talk.history.append({"role": "system", "content": system})
-    if message is None:
-        converse(talk)
+    params = read_params(param, max_tokens, temperature)
+    talk = Conversation(client.endpoint(name), stop, params, stream=stream, as_json=as_json)
+    talk.instruct(system or "")
+    if message is not None or not sys.stdin.isatty():
+        talk.say(console.read_argument("-" if message is None else message))
     else:
-        talk.say(console.read_argument(message))
-
-
-@dataclass
-class Conversation:
-    """The messages so far, and how to ask for the next one."""
-
-    endpoint: Endpoint
-    stop: Sequence[str] | None
-    params: Mapping[str, Any]
-    stream: bool
-    as_json: bool
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    def say(self, words: str) -> None:
-        """Send the user's words after the history, and print the answer; both join the history, on an error neither."""
-        messages = [*self.history, {"role": "user", "content": words}]
-        answer = self._ask(messages)
-        content = console.join_surrogates(answer, lone="replace")  # a request cannot hold half a character
-        self.history = [*messages, {"role": "assistant", "content": content}]
-
-    def _ask(self, messages: list[dict[str, Any]]) -> str:
-        if self.stream:
-            with self.endpoint.stream_chat(messages, stop=self.stop, **self.params) as chunks:
-                _print_stream(chunks, as_json=self.as_json)
-                return chunks.text
-        reply = self.endpoint.chat(messages, stop=self.stop, **self.params)
-        _print_answer(reply.text, reply, as_json=self.as_json)
-        return reply.text
-
-
-def converse(talk: Conversation) -> None:
-    """Read a line, answer it, and again, until Ctrl-D. An answer that failed leaves the conversation as it was."""
-    from dbllm import APIError
-
-    try:
-        import readline  # noqa: F401 - from now on input() can edit its line and recall the ones before
-    except ImportError:  # not on every platform
-        pass
-    while True:
-        try:
-            words = input("> ")
-        except EOFError:
-            console.write("")
-            return
-        except KeyboardInterrupt:
-            console.write("")
-            raise
-        except UnicodeDecodeError:
-            console.print_error("the line is not text in the terminal's encoding; it was not sent.")
-            continue
-        if words.strip():
-            try:
-                talk.say(words)
-            except (APIError, ValueError) as error:
-                console.print_error(error)
+        greet(client, name)
+        converse(talk)
 
 
 @client_command(models)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
-from dbllm.cli.console import print_error
+from dbllm.cli.console import in_terminal_words, print_error
 
 if TYPE_CHECKING:
     from dbllm import Client
@@ -21,6 +23,7 @@ Host = Annotated[
 ]
 Profile = Annotated[str | None, typer.Option("--profile", help="A profile of ~/.databrickscfg.")]
 Seconds = Annotated[float | None, typer.Option("--timeout", help="Seconds for the whole call.", show_default="300")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show each call and each retry on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the workspace sends it.")]
 
 
@@ -59,17 +62,34 @@ class Command(TyperCommand):
             message, option = getattr(error, "message", ""), getattr(error, "option_name", None) or ""
             if "extra argument" in message:
                 message += ". A text with spaces needs quotes."
-            elif option.startswith("--") and not getattr(error, "possibilities", True) and takes_param:
+            elif option.startswith("--") and takes_param and not _is_near(option, self):
                 message += f". A parameter of the model is --param {option[2:].replace('-', '_')}=VALUE."
             error.message = message  # type: ignore[attr-defined]
             raise
 
 
-def connect(host: Host = None, profile: Profile = None, timeout: Seconds = None) -> Client:
+def _is_near(option: str, command: TyperCommand) -> bool:
+    """Whether an option is one of the command's with a typing error in it."""
+    known = [name for parameter in command.params for name in parameter.opts]
+    return bool(difflib.get_close_matches(option, known, 1, 0.85))
+
+
+def connect(host: Host = None, profile: Profile = None, timeout: Seconds = None, verbose: Verbose = False) -> Client:
     """A client by the options that the commands share."""
     from dbllm import Client
 
+    if verbose:
+        show_calls()
     return Client(host, profile=profile, timeout=timeout)
+
+
+def show_calls() -> None:
+    """Let the SDK's log go to the standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("dbllm")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 def client_command(
@@ -99,7 +119,7 @@ def client_command(
                     function(client, **words)
             except (DbllmError, TypeError, ValueError) as error:  # the SDK refuses arguments with the last two
                 advice = " `dbllm doctor` shows how far a call gets." if isinstance(error, APIConnectionError) else ""
-                print_error(f"{error}{advice}")
+                print_error(f"{in_terminal_words(str(error))}{advice}")
                 raise typer.Exit(1) from error
 
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

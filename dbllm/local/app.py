@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp
 
 from dbllm.local.access.authentication import AuthMiddleware
 from dbllm.local.access.oauth import Oidc
-from dbllm.local.access.permissions import Caller, need
+from dbllm.local.access.permissions import Caller, need, only_admins
 from dbllm.local.access.principals import Principals
 from dbllm.local.apps.agent_app import AgentApp
 from dbllm.local.apps.listing import AppsApi
@@ -34,6 +35,7 @@ from dbllm.local.errors import (
 )
 from dbllm.local.gateway import providers
 from dbllm.local.gateway.gateway import Gateway
+from dbllm.local.gateway.messages import read_messages
 from dbllm.local.gateway.own_upstream import UPSTREAM_PATH as UPSTREAM
 from dbllm.local.gateway.own_upstream import Upstream
 from dbllm.local.gateway.reach import read_reach
@@ -50,6 +52,8 @@ from dbllm.local.invocation.dispatch import Dispatch
 from dbllm.local.invocation.faults import Faults
 from dbllm.local.invocation.limits import FOUNDATION_BODY, max_body
 from dbllm.local.invocation.local_models import LocalModels
+from dbllm.local.invocation.messages_wire import MESSAGES, MessagesResponse
+from dbllm.local.invocation.request_tags import REQUEST_TAGS, read_request_tags
 from dbllm.local.json_values import Json
 from dbllm.local.management import catalog, endpoint_config, endpoint_record, model_services
 from dbllm.local.management.endpoint_record import Record
@@ -67,17 +71,19 @@ from dbllm.local.options import Options
 from dbllm.local.storage.identity import Identity
 from dbllm.local.storage.store import Change, Store
 
+CHAT = "llm/v1/chat"
 OPENAI_TASKS = {
-    "chat/completions": "llm/v1/chat",
+    "chat/completions": CHAT,
     "completions": "llm/v1/completions",
     "embeddings": "llm/v1/embeddings",
     "responses": "agent/v1/responses",
     "open-responses": "agent/v1/responses",
 }
-CHAT_AND_RESPONSES = ("llm/v1/chat", "agent/v1/responses")
+CHAT_AND_RESPONSES = (CHAT, "agent/v1/responses")
 """The task of a chat model and the further one that it can be called for by `model`."""
 ANY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 DOCUMENT = "/api/local/openapi.json"
+TAGS = "/api/local/request-tags"
 AGENT = "smollm2-agent"
 """The name of the agent's app."""
 
@@ -239,6 +245,7 @@ class _Workspace:
             Route("/serving-endpoints/{name}/invocations", self.invocations, methods=["POST"]),
             Route(served, self.invocations, methods=["POST"]),
             *(Route(f"/serving-endpoints/{path}", self.by_model, methods=["POST"]) for path in OPENAI_TASKS),
+            Route(f"/serving-endpoints/{MESSAGES}", self.messages, methods=["POST"]),
             *self._gateway_routes(),
             Route(app_path, self.driver_proxy, methods=ANY_METHOD),
             Route(f"{app_path}/{{rest:path}}", self.driver_proxy, methods=ANY_METHOD),
@@ -292,6 +299,7 @@ class _Workspace:
         return [
             Operation("GET", "/api/2.0/preview/scim/v2/Me", self._me, "Who calls"),
             Operation("POST", "/api/2.0/external-function", _no_connection, "Call a connection", connection),
+            Operation("GET", TAGS, self._tags, "How many requests had which tags"),
         ]
 
     def _me(self, call: operations.ApiCall) -> Json:
@@ -305,6 +313,16 @@ class _Workspace:
             "active": True,
             **({} if call.caller.service else {"emails": [{"value": name, "primary": True, "type": "work"}]}),
             "groups": [{"display": "users", "type": "direct", "value": "1"}],
+        }
+
+    def _tags(self, call: operations.ApiCall) -> Json:
+        """Local only, not a Databricks API: the tags of requests, by endpoint or model service."""
+        only_admins(call.caller)
+        return {
+            "endpoints": [
+                {"name": name, "tags": [{"key": key, "value": value, "requests": n} for (key, value), n in tags]}
+                for name, tags in self._metrics.tags().items()
+            ]
         }
 
     # -- calls of models
@@ -325,13 +343,20 @@ class _Workspace:
     async def by_model(self, request: Request) -> Response:
         """The paths of OpenAI clients, where `model` in the body names the endpoint."""
         body = await read_body(request, FOUNDATION_BODY)
-        decoded = decode_json(body)
+        task = OPENAI_TASKS[request.url.path.removeprefix("/serving-endpoints/")]
+        return await self._answer_by_model(request, decode_json(body), task, body)
+
+    async def messages(self, request: Request) -> Response:
+        """Anthropic's wire, where `model` in the body names a chat endpoint."""
+        chat = read_messages(decode_json(await read_body(request, FOUNDATION_BODY)))
+        return MessagesResponse(await self._answer_by_model(request, chat, CHAT, json.dumps(chat).encode()))
+
+    async def _answer_by_model(self, request: Request, decoded: object, task: str, body: bytes) -> Response:
         name = decoded.get("model") if isinstance(decoded, dict) else None
         if not isinstance(name, str):
             raise bad_request("missing required field 'model': the name of a serving endpoint")
         record = self._queried(request, name)
         self.data_plane.refuse_elsewhere(record)
-        task = OPENAI_TASKS[request.url.path.removeprefix("/serving-endpoints/")]
         if record.task != task and (record.task, task) != CHAT_AND_RESPONSES:
             raise bad_request(f"endpoint '{name}' has the task {record.task or 'of a custom model'}, not {task}")
         chosen = [replace(entity, task=task) for entity in self._dispatch.chosen(record, None)]
@@ -346,7 +371,9 @@ class _Workspace:
         return record
 
     async def _answer(self, request: Request, record: Record, chosen: Sequence[Entity], body: bytes) -> Response:
+        tags = read_request_tags(request.headers.get(REQUEST_TAGS))
         counters = self._rates.take(record, request.scope["dbllm.caller"])
+        self._metrics.tagged(record.name, tags)
         await self._remember(counters)
 
         async def answer() -> Response:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import respx
 
-from dbllm.cli.console import decode_text, join_surrogates
+from dbllm.cli.console import decode_text, in_terminal_words, join_surrogates
 
 API = "https://workspace.example.com"
 CHAT = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}}]}
@@ -143,10 +143,9 @@ class TestWhatTheyShare:
     ) -> None:
         monkeypatch.delenv("DATABRICKS_HOST")
         for words in (
-            ("complete", "dolly"),
             ("complete", "dolly", "hi", "--app", "7777"),
             ("complete", "dolly", "hi", "--param", "stop=x"),
-            ("chat", "dolly"),
+            ("chat", "dolly", "hi", "--max-tokens", "0"),
             ("endpoints", "tags", "e", "--add", "team"),
             ("endpoints", "permissions", "e", "--user", "bob"),
             ("up", "--upstream", "openai="),
@@ -158,7 +157,7 @@ class TestWhatTheyShare:
     def test_a_usage_error_says_what_to_write(self, run: Any) -> None:
         for words, said in (
             (("complete", "dolly", "How", "are", "you?"), "A text with spaces needs quotes."),
-            (("chat", "any", "hi", "--max-tokens", "5"), "--param max_tokens=VALUE"),
+            (("chat", "any", "hi", "--top-p", "5"), "--param top_p=VALUE"),
             (("chat", "any", "hi", "--profil", "x"), "--profile"),
             (("endpoint", "list"), "endpoints"),
         ):
@@ -179,6 +178,17 @@ class TestWhatTheyShare:
         from importlib.metadata import version
 
         assert run("--version").out == f"dbllm {version('dbllm')}\n"
+
+
+def test_what_the_sdk_says_is_said_in_the_terminal_s_words() -> None:
+    for said, shown in (
+        ("not done within timeout=5.0 s", "not done within --timeout 5.0 s"),
+        ("pass host=, set DATABRICKS_HOST", "pass --host, set DATABRICKS_HOST"),
+        ("pass cluster_id=, or set it", "pass --cluster-id, or set it"),
+        ("does not do chat(): use embed().", "does not do `dbllm chat`: use `dbllm embed`."),
+        ("https://x/?timeout=5&host=a my_timeout=3", "https://x/?timeout=5&host=a my_timeout=3"),
+    ):
+        assert in_terminal_words(said) == shown
 
 
 def test_halves_of_a_pair_become_one_character() -> None:

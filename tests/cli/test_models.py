@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from dbllm import Client, StreamInterruptedError
-from dbllm.cli.models import Conversation, read_param
+from dbllm.cli.conversation import Conversation
+from dbllm.cli.models import read_param
 from dbllm.local import Workspace
 
 SHORT = ("--param", "max_tokens=12")
@@ -56,10 +57,18 @@ class TestComplete:
     def test_an_endpoint_and_an_app_are_one_too_many(self, run: Any) -> None:
         assert run("complete", "dolly", "How are you?", "--app", "7777").status == 2
 
-    def test_a_missing_prompt_is_wrong_usage(self, run: Any) -> None:
+    def test_a_pipe_is_read_without_being_asked_for(self, run: Any) -> None:
+        assert run("complete", "dolly", "--max-tokens", "4", stdin=b"How are you?\n").out.strip()
+
+    def test_a_missing_prompt_is_said_in_a_line(self, run: Any) -> None:
         ended = run("complete", "dolly")
+        assert ended.status == 1
+        assert "standard input is empty" in ended.err
+
+    def test_a_parameter_with_a_name_of_its_own_is_given_once(self, run: Any) -> None:
+        ended = run("complete", "dolly", "hi", "--max-tokens", "4", "--param", "max_tokens=5")
         assert ended.status == 2
-        assert "PROMPT" in ended.err
+        assert "twice" in ended.err
 
 
 @pytest.mark.usefixtures("environ")
@@ -83,10 +92,13 @@ class TestChat:
         assert len(lines) > 1
         assert {json.loads(line)["object"] for line in lines} == {"chat.completion.chunk"}
 
-    def test_without_a_message_it_needs_a_terminal(self, run: Any) -> None:
+    def test_a_pipe_is_read_without_being_asked_for(self, run: Any) -> None:
+        assert run("chat", "smollm2-chat", "--max-tokens", "4", stdin=b"hello\n").out.strip()
+
+    def test_without_a_message_and_a_terminal_it_says_what_to_do(self, run: Any) -> None:
         ended = run("chat", "smollm2-chat")
-        assert ended.status == 2
-        assert "terminal" in " ".join(ended.err.split())
+        assert ended.status == 1
+        assert "Pipe text into it" in ended.err
 
 
 class TestConversation:
@@ -184,7 +196,7 @@ class TestWhatGoesWrong:
     def test_a_verb_that_the_endpoint_does_not_do_is_one_line(self, run: Any, environ: dict[str, str]) -> None:
         ended = run("chat", "databricks-bge-large-en", "hi", "--no-stream")
         assert ended.status == 1
-        assert "embed()" in ended.err
+        assert "use `dbllm embed`" in ended.err
 
     @pytest.mark.usefixtures("no_workspace")
     def test_without_a_workspace_it_says_how_to_name_one(self, run: Any) -> None:

@@ -28,6 +28,85 @@ def test_a_conversation_on_a_terminal_goes_on_until_ctrl_d(environ: dict[str, st
     assert b"Traceback" not in terminal.seen
 
 
+def test_a_conversation_greets_takes_commands_and_long_texts_and_stops_an_answer(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    history = tmp_path / "typed"
+    environ = {**environ, "DBLLM_HISTORY": str(history)}
+    terminal = Terminal(["chat", "smollm2-chat", "--max-tokens", "4"], environ)
+
+    def enter(text: bytes, *wanted: bytes) -> None:
+        seen = len(terminal.seen)
+        terminal.type(text)
+        terminal.read_until(lambda all_seen: all(word in all_seen[seen:].replace(b"\r\n", b"\n") for word in wanted))
+
+    terminal.read_until(lambda seen: b"(SmolLM2-135M-Instruct" in seen and b"> " in seen)
+    enter(b"/help\n", b"/save FILE", b"> ")
+    enter(b"/system Be brief.\n", b"system: Be brief.", b"\n> ")
+    enter(b"/nothing\n", b"there is no /nothing", b"\n> ")
+    enter(b"/save\n", b"needs the name of a file", b"\n> ")
+    enter(b'"""\none\ntwo\n"""\n', b". two", b"\n> ")
+    enter(b"three \\\nfour\n", b". four", b"\n> ")
+    enter(f"/save {tmp_path}/talk.json\n".encode(), b"saved: 5 messages", b"\n> ")
+    enter(f"/save {tmp_path}/talk.json\n".encode(), b"File exists", b"\n> ")
+    enter(b"/clear\n", b"forgotten", b"\n> ")
+    terminal.type(b"/exit\n")
+    assert terminal.end() == 0
+    said = json.loads((tmp_path / "talk.json").read_text())
+    assert [message["role"] for message in said] == ["system", "user", "assistant", "user", "assistant"]
+    assert [said[1]["content"], said[3]["content"]] == ["one\ntwo", "three \nfour"]
+    assert "/system Be brief." in history.read_text()
+    assert history.stat().st_mode & 0o077 == 0
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_conversation(environ: dict[str, str]) -> None:
+    terminal = Terminal(["chat", "smollm2-chat", "--max-tokens", "3000"], environ)
+    terminal.read_until(lambda seen: b"> " in seen)
+    terminal.type(b"Tell me a very long story.\n")
+    terminal.read_until(lambda seen: seen.count(b" ") > 40)
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.read_until(lambda seen: b"(stopped" in seen and seen.endswith(b"> "))
+    terminal.type(b"\x04")
+    assert terminal.end() == 0
+    assert b"Traceback" not in terminal.seen
+
+
+def test_an_endpoint_that_cannot_chat_is_refused_at_the_start(environ: dict[str, str]) -> None:
+    for name, said in (
+        ("databricks-bge-large-en", b"does not chat: use `dbllm embed databricks-bge-large-en`"),
+        ("smollm2-completions", b"use `dbllm complete smollm2-completions`"),
+        ("smollm-chat", b"Did you mean 'smollm2-chat'?"),
+    ):
+        terminal = Terminal(["chat", name], environ)
+        assert terminal.end() == 1
+        assert said in terminal.seen.replace(b"\r\n", b""), terminal.seen
+        assert b"> " not in terminal.seen
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_table_keeps_names_whole_on_every_terminal(environ: dict[str, str], width: int) -> None:
+    terminal = Terminal(["endpoints", "list"], {**environ, "COLUMNS": str(width), "NO_COLOR": "1"})
+    assert terminal.end() == 0
+    lines = terminal.seen.decode().splitlines()
+    assert any(line.startswith("databricks-bge-large-en") for line in lines)
+    assert max(map(len, lines)) <= width
+
+
+def test_verbose_shows_each_call(environ: dict[str, str]) -> None:
+    command = [*DBLLM, "complete", "dolly", "hi", "--max-tokens", "1", "-v"]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert "POST /serving-endpoints/dolly/invocations: 200 in" in ended.stderr
+    assert environ["DATABRICKS_TOKEN"] not in ended.stderr
+
+
+def test_short_help_and_completion_are_there(environ: dict[str, str]) -> None:
+    for command in ([], ["chat"], ["endpoints", "list"]):
+        ended = subprocess.run([*DBLLM, *command, "-h"], env=environ, capture_output=True, text=True, check=True)
+        assert "--help" in ended.stdout
+    whole = subprocess.run([*DBLLM, "--help"], env=environ, capture_output=True, text=True, check=True)
+    assert "--install-completion" in whole.stdout
+
+
 def test_an_error_in_a_conversation_does_not_end_it(environ: dict[str, str]) -> None:
     terminal = Terminal(["chat", "smollm2-chat", "--param", "no_such_field=1"], environ)
     terminal.read_until(lambda seen: seen.count(b"> ") == 1)

@@ -41,7 +41,15 @@ class Table:
 
 CLIENTS = Table(
     "clients",
-    ("databricks-sdk", "mlflow deployments", "openai", "openai async", "langchain-community", "databricks-langchain"),
+    (
+        "databricks-sdk",
+        "mlflow deployments",
+        "openai",
+        "openai async",
+        "databricks-openai",
+        "langchain-community",
+        "databricks-langchain",
+    ),
     (
         "chat",
         "chat, streamed",
@@ -52,7 +60,11 @@ CLIENTS = Table(
         "embeddings",
         "responses",
         "responses, streamed",
+        "AI gateway",
+        "agent app",
         "custom model",
+        "route-optimized endpoint",
+        "model services and grants",
         "create and update an endpoint",
         "list, get and delete endpoints",
         "rate limits and AI gateway",
@@ -80,7 +92,21 @@ MORE_CLIENTS = Table(
         "errors are the client's own",
     ),
 )
-TABLES = (CLIENTS, MORE_CLIENTS)
+NEW_CLIENTS = Table(
+    "clients_new",
+    ("anthropic", "anthropic async", "openai 3", "openai 3 async"),
+    (
+        "chat",
+        "chat, streamed",
+        "tools",
+        "structured output",
+        "embeddings",
+        "responses",
+        "responses, streamed",
+        "errors are the client's own",
+    ),
+)
+TABLES = (CLIENTS, MORE_CLIENTS, NEW_CLIENTS)
 
 
 @dataclass

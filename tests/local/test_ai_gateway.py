@@ -45,8 +45,8 @@ def test_the_own_models_answer_by_their_service_and_by_their_old_name(http: http
             assert answer.status_code == 200, answer.text
             assert answer.json()["usage"]["completion_tokens"] == 3
             assert answer.headers["served-model-name"].startswith("smollm2-135m")
-            whole = http.post(f"{api}/responses", json={**ASK, "model": model}).json()
-            assert whole["output"][0]["content"][0]["text"], whole
+        whole = http.post(f"{api}/responses", json={**ASK, "model": model}).json()
+        assert whole["output"][0]["content"][0]["text"], whole
     for model in ("system.ai.bge-large-en", "databricks-bge-large-en", "bge-large-en"):
         vectors = http.post(f"{UNIFIED}/embeddings", json={"model": model, "input": ["a", "b"]}).json()["data"]
         assert [len(one["embedding"]) for one in vectors] == [256, 256]
@@ -71,8 +71,9 @@ def test_chat_models_answer_responses_by_model_and_agents_stay_what_they_are(htt
         refused = http.post(f"/serving-endpoints/{path}", json={**ASK, "model": "smollm2-completions"})
         assert (refused.status_code, refused.json()["error_code"]) == (400, "BAD_REQUEST")
     tool = {"type": "function", "name": "add", "description": "Add two integers",
-            "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}  # fmt: skip
+            "parameters": {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}}  # fmt: skip
     asked = {"model": "smollm2-chat", "input": "Add 1.", "tools": [tool], "tool_choice": "required"}
+    asked |= {"max_output_tokens": 20}
     (item,) = http.post("/serving-endpoints/open-responses", json=asked).json()["output"]
     assert (item["type"], item["name"], list(json.loads(item["arguments"]))) == ("function_call", "add", ["a"])
     refused = http.post("/serving-endpoints/smollm2-chat/invocations", json=ASK)
@@ -85,7 +86,7 @@ def test_what_no_service_answers_is_refused_with_what_there_is(plane: Plane) -> 
         (CHAT_PATH, CHAT, 400, "missing required field 'model'"),
         (CHAT_PATH, {**CHAT, "model": 5}, 400, "missing required field 'model'"),
         (CHAT_PATH, {**CHAT, "model": "system.ai.gpt-9"}, 404, "Model service 'system.ai.gpt-9' does not exist"),
-        (CHAT_PATH, {**CHAT, "model": "main.default"}, 404, "does not exist"),
+        (CHAT_PATH, {**CHAT, "model": "main.default"}, 404, "Model service 'main.default' does not exist"),
         (f"{UNIFIED}/embeddings", {"model": model, "input": "x"}, 400, "does not support the API type"),
         (CHAT_PATH, {"model": model, **CHAT, "inputs": []}, 400, 'unknown field "inputs"'),
     ):

@@ -151,6 +151,7 @@ def test_the_ready_endpoints_are_listed_with_kind_and_task(http: httpx.Client) -
         "smollm2-completions": ("FOUNDATION_MODEL_API", "llm/v1/completions"),
         "databricks-bge-large-en": ("FOUNDATION_MODEL_API", "llm/v1/embeddings"),
         "smollm2-agent": ("CUSTOM_MODEL", "agent/v1/responses"),
+        "smollm2-chat-agent": ("CUSTOM_MODEL", "agent/v2/chat"),
         "dolly": ("CUSTOM_MODEL", None),
     }
 

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from support.services import UC, own_to, provider, service
 
 pytest.importorskip("schemathesis", reason="it has a nox session of its own: nox -s fuzz")
 
-SECONDS = 300 if os.environ.get("DBLLM_SOAK") else 60
+SECONDS = 300 if os.environ.get("DBLLM_SOAK") else 90
 LONGEST = 60
 """Seconds for one answer: a model may be told to write until its context is full."""
 
@@ -28,6 +29,11 @@ def test_no_request_takes_the_workspace_down_or_hangs(
         ("/api/2.0/serving-endpoints", {"name": "mine", "config": {"served_entities": [entity]}}),
         ("/api/2.0/secrets/scopes/create", {"scope": "s"}),
         ("/api/2.0/secrets/put", {"scope": "s", "key": "k", "string_value": "v"}),
+        (f"{UC}/model-services?parent=schemas/main.default&model_service_id=mine", service(own_to())),
+        (
+            f"{UC}/model-provider-services?parent=schemas/main.default&model_provider_service_id=mine",
+            provider(openai={"direct": {"api_key": {"secret_reference": {"name": "{{secrets/s/k}}"}}}}),
+        ),
     ):
         http.post(path, json=body).raise_for_status()
     # The token stands in the environment, not among the arguments; /api/local/faults is there to make errors.

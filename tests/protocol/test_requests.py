@@ -161,7 +161,6 @@ REST = {"stop": ["."], "temperature": 0.1}
     [
         ("chat", {"messages": [USER], **REST}),
         ("agent", {"messages": [USER], **REST}),
-        ("responses", {"input": [USER], **REST}),
         ("completions", FLAT),
         ("app", FLAT),
         ("custom", {"dataframe_records": [FLAT]}),
@@ -171,6 +170,17 @@ def test_each_kind_has_its_envelope(kind: Any, body: dict[str, Any]) -> None:
     flat = dict(FLAT)
     assert requests.request_body(kind, flat, "e") == body
     assert flat == FLAT  # and the request itself is not changed
+
+
+def test_the_envelope_of_responses_has_its_own_words_and_no_stop_strings() -> None:
+    flat = {"prompt": FLAT["prompt"], "max_tokens": 5, "temperature": 0.1}
+    assert requests.request_body("responses", flat, "e") == {
+        "input": [USER],
+        "max_output_tokens": 5,
+        "temperature": 0.1,
+    }
+    with pytest.raises(ConfigError, match="no stop strings"):
+        requests.request_body("responses", dict(FLAT), "e")
 
 
 @pytest.mark.parametrize("kind", ["chat", "agent", "responses", "completions", "app", "custom"])

@@ -148,7 +148,7 @@ EXAMPLES = {
     "key": "k",
     "principal": "users",
     "endpoint_id": "0" * 32,
-    "full_name": "system.ai.smollm2-chat",
+    "full_name": "main.default.mine",
     "securable_type": "model_service",
     "app_name": "smollm2-agent",
     "parent": "schemas/main.default",
@@ -160,7 +160,7 @@ EXAMPLES = {
     "update_mask": "comment",
     "etag": "",
 }
-"""Values of parameters that reach something, once endpoint, scope and secret of these names were made."""
+"""Values of parameters that reach something, once endpoint, scope, secret and services of these names were made."""
 
 TEXT: Json = {"type": "string"}
 TEXTS: Json = {"type": "array", "items": TEXT}

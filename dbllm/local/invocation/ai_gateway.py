@@ -2,6 +2,7 @@
 
     /ai-gateway/mlflow/v1/{chat/completions, embeddings, responses}
     /ai-gateway/openai/v1/{chat/completions, embeddings, responses}
+    /ai-gateway/anthropic/v1/messages
 
 Whoever has EXECUTE on the service may call. What answers is the same as behind a serving endpoint: limits, metrics and
 faults go by the service's name.
@@ -9,6 +10,7 @@ faults go by the service's name.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 
@@ -17,8 +19,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dbllm.local.errors import Problem, bad_request
+from dbllm.local.gateway.messages import read_messages
 from dbllm.local.http.asgi import decode_json, read_body
 from dbllm.local.invocation.limits import FOUNDATION_BODY
+from dbllm.local.invocation.messages_wire import MESSAGES, MessagesResponse
 from dbllm.local.management.endpoint_record import Record
 from dbllm.local.management.model_services import ModelServiceRules, as_endpoint, service_name
 from dbllm.local.management.served_entity import Entity
@@ -55,7 +59,8 @@ class AiGateway:
     def routes(self) -> list[Route]:
         """The paths of the gateway's unified API and of OpenAI's own."""
         paths = [f"{AI_GATEWAY}/{api}/v1/{path}" for api in ("mlflow", "openai") for path in GATEWAY_TASKS]
-        return [Route(path, self.call, methods=["POST"]) for path in paths]
+        made = [Route(path, self.call, methods=["POST"]) for path in paths]
+        return [*made, Route(f"{AI_GATEWAY}/{MESSAGES}", self.messages, methods=["POST"])]
 
     async def call(self, request: Request) -> Response:
         """One call; the path says which API type it is of."""
@@ -63,6 +68,11 @@ class AiGateway:
         task = GATEWAY_TASKS[api_type.split("/", 2)[2]]
         body = await read_body(request, FOUNDATION_BODY)
         return await self.answer(request, api_type, task, body)
+
+    async def messages(self, request: Request) -> Response:
+        """One call on Anthropic's wire."""
+        chat = read_messages(decode_json(await read_body(request, FOUNDATION_BODY)))
+        return MessagesResponse(await self.answer(request, MESSAGES, "llm/v1/chat", json.dumps(chat).encode()))
 
     async def answer(self, request: Request, api_type: str, task: str, body: bytes) -> Response:
         """The answer to a request of `task`, whose body has been read.
@@ -74,7 +84,7 @@ class AiGateway:
         name = decoded.get("model") if isinstance(decoded, dict) else None
         if not isinstance(name, str) or not name:
             raise bad_request("missing required field 'model': the name of a model service, as system.ai.smollm2-chat")
-        service = self._services.find(service_name(name))
+        service = self._services.get(service_name(name)) or self._services.find(name)
         need_privilege(service, request.scope["dbllm.caller"], "EXECUTE", self._services.securable)
         chosen = self._rules.routed(service, api_type, task, self._draw)
         return await self._answer(request, as_endpoint(service, task), chosen, body)

@@ -24,6 +24,16 @@ _PROMPT = object_schema("prompt", "max_tokens", prompt=TEXT, max_tokens=_FEW_TOK
 _ROWS = object_schema(dataframe_records=OBJECTS, dataframe_split=OBJECT, inputs={}, instances={}, params=OBJECT)
 _TEXTS = object_schema("input", input=TEXTS)
 _ASK = object_schema("input", "max_output_tokens", input=TEXT, max_output_tokens=_FEW_TOKENS, stream=_STREAM_FLAG)
+_MESSAGES = object_schema(
+    "messages",
+    "max_tokens",
+    max_tokens=_FEW_TOKENS,
+    stream=_STREAM_FLAG,
+    messages={
+        "type": "array",
+        "items": object_schema("role", "content", role={"type": "string", "enum": ["user", "assistant"]}, content=TEXT),
+    },
+)
 
 
 def _with_model(schema: Json, model: str) -> Json:
@@ -43,6 +53,7 @@ INVOCATIONS = _calls(
     ("/serving-endpoints/dolly/invocations", _ROWS),
     ("/serving-endpoints/responses", _with_model(_ASK, "smollm2-chat")),
     ("/serving-endpoints/open-responses", _with_model(_ASK, "smollm2-chat")),
+    ("/serving-endpoints/anthropic/v1/messages", _with_model(_MESSAGES, "smollm2-chat")),
 )
 """Calls of serving endpoints."""
 GATEWAY_CALLS = _calls(
@@ -50,5 +61,6 @@ GATEWAY_CALLS = _calls(
     ("/ai-gateway/mlflow/v1/responses", _with_model(_ASK, "system.ai.smollm2-chat")),
     ("/ai-gateway/mlflow/v1/embeddings", _with_model(_TEXTS, "system.ai.bge-large-en")),
     ("/ai-gateway/openai/v1/responses", _with_model(_ASK, "system.ai.smollm2-chat")),
+    ("/ai-gateway/anthropic/v1/messages", _with_model(_MESSAGES, "system.ai.smollm2-chat")),
 )
 """Calls of model services."""

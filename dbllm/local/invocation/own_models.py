@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from dbllm.local.http.asgi import EventStream, until_gone
 from dbllm.local.invocation.agent import AgentTask
+from dbllm.local.invocation.chat_agent import ChatAgentTask
 from dbllm.local.invocation.llm_tasks import ChatTask, CompletionsTask, EmbeddingsTask
 from dbllm.local.invocation.local_models import LocalModels
 from dbllm.local.invocation.prompt_rows import PromptRowsTask
@@ -21,6 +22,7 @@ TASKS: Mapping[str | None, Task[Any]] = {
     "llm/v1/completions": CompletionsTask(),
     "llm/v1/embeddings": EmbeddingsTask(),
     "agent/v1/responses": AgentTask(),
+    "agent/v2/chat": ChatAgentTask(),
     None: PromptRowsTask(),
 }
 

@@ -23,7 +23,8 @@ class Endpoint:
 
     Attributes:
         name: the endpoint's name.
-        task: llm/v1/chat, llm/v1/completions, llm/v1/embeddings, agent/v1/responses, or None for a custom model.
+        task: llm/v1/chat, llm/v1/completions, llm/v1/embeddings, agent/v1/responses, agent/v2/chat; None for a custom
+            model.
         kind: `endpoint_type` on the wire.
         served: the served entity's name, the `served-model-name` of its answers.
         model: the model that really answers.
@@ -61,6 +62,9 @@ def ready_endpoints(model: str) -> Mapping[str, Endpoint]:
         Endpoint("smollm2-completions", "llm/v1/completions", FOUNDATION, served, model, f"{about}."),
         Endpoint("databricks-bge-large-en", "llm/v1/embeddings", FOUNDATION, VECTORS_NAME, VECTORS_NAME, f"{vectors}."),
         Endpoint("smollm2-agent", "agent/v1/responses", CUSTOM, "smollm2-agent-1", model, f"{about}, as an agent."),
+        Endpoint(
+            "smollm2-chat-agent", "agent/v2/chat", CUSTOM, "smollm2-chat-agent-1", model, f"{about}, as an agent."
+        ),
         Endpoint("dolly", None, CUSTOM, "dolly-1", model, f"{about}, behind the signature prompt/stop."),
     )
     return {endpoint.name: endpoint for endpoint in endpoints}

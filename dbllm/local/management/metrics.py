@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from datetime import datetime, timezone
 
 LINES = 200
 """Of the log of one served entity."""
+MAX_TAGS = 1000
+"""Different tags of the requests of one endpoint that are counted, so that a caller cannot fill the memory."""
+
+Tag = tuple[str, str]
+"""Key and value."""
 
 
 class Metrics:
@@ -16,6 +22,18 @@ class Metrics:
         self._answers: dict[str, Counter[int]] = {}
         self._seconds: dict[str, float] = {}
         self._logs: dict[tuple[str, str], deque[str]] = {}
+        self._tags: dict[str, Counter[Tag]] = {}
+
+    def tagged(self, endpoint: str, tags: Mapping[str, str]) -> None:
+        """Count the tags of one request."""
+        counted = self._tags.setdefault(endpoint, Counter()) if tags else Counter[Tag]()
+        for tag in tags.items():
+            if tag in counted or len(counted) < MAX_TAGS:
+                counted[tag] += 1
+
+    def tags(self) -> dict[str, list[tuple[Tag, int]]]:
+        """How many requests had which tag, by endpoint or model service. Safe to call from any thread."""
+        return {endpoint: list(counted.copy().items()) for endpoint, counted in self._tags.copy().items()}
 
     def answered(self, endpoint: str, served: str, status: int, seconds: float) -> None:
         """Count one answer."""
@@ -28,6 +46,7 @@ class Metrics:
         """An endpoint is gone."""
         self._answers.pop(endpoint, None)
         self._seconds.pop(endpoint, None)
+        self._tags.pop(endpoint, None)
         for key in [key for key in self._logs if key[0] == endpoint]:
             del self._logs[key]
 
@@ -49,8 +68,18 @@ class Metrics:
             f"request_latency_ms_sum{label} {self._seconds.get(endpoint, 0.0) * 1000:.1f}",
             f"request_latency_ms_count{label} {total}",
         ]
+        if tags := self.tags().get(endpoint):
+            lines.append("# TYPE request_tag_count_total counter")
+        for (key, text), count in tags or ():
+            tagged = f'endpoint_name="{endpoint}",key="{_label(key)}",value="{_label(text)}"'
+            lines.append(f"request_tag_count_total{{{tagged}}} {count}")
         return "\n".join(lines) + "\n"
 
     def log(self, endpoint: str, served: str) -> str:
         """When a served entity answered with which status."""
         return "".join(f"{line}\n" for line in tuple(self._logs.get((endpoint, served), ())))
+
+
+def _label(text: str) -> str:
+    """A label's value in Prometheus' text format."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
