@@ -112,6 +112,15 @@ def _shared(found: Found) -> str:
     return f"{calls:,} calls: {bad} wrong"
 
 
+def _fuzz(found: Found) -> str:
+    inputs, slowest = total(found, "fuzz", "inputs"), max(of(found, "fuzz", "slowest"))
+    return f"{inputs:,} answers: {total(found, 'fuzz', 'untyped')} untyped errors; the slowest took {slowest:.2f} s"
+
+
+def _secrets(found: Found) -> str:
+    return f"{total(found, 'secrets', 'checks'):,} checks: {total(found, 'secrets', 'hits')} hits"
+
+
 PROMISES = (
     (
         "A call ends once: with its own answer, or with an error of dbllm's",
