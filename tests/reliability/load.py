@@ -88,15 +88,16 @@ class Tally:
     left: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._seen: set[int] = set()
+        self._seen = bytearray()  # one byte for each call: a set of numbers would be the growth that is looked for
         self._lock = threading.Lock()
 
     def end(self, number: int, came: Any = None, wanted: Any = None, error: Exception | None = None) -> None:
         """Note how a call ended."""
         with self._lock:
             self.ended += 1
-            self.twice += number in self._seen
-            self._seen.add(number)
+            self._seen.extend(bytes(max(0, number + 1 - len(self._seen))))
+            self.twice += self._seen[number]
+            self._seen[number] = 1
             if isinstance(error, APIError):
                 kind = f"{type(error).__name__}, {classify(error, 'POST')}"
                 self.failed[kind] = self.failed.get(kind, 0) + 1
