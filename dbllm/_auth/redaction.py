@@ -242,7 +242,7 @@ class Redaction(_Redacted):
 
 
 _USER_INFO = re.compile(r"//[^\s/@\"'<>\\]{1,512}@")
-_HARMLESS = frozenset({"accept", "accept-charset", "accept-encoding", "accept-language", "cache-control"})
+_HARMLESS = frozenset({"accept", "accept-charset", "accept-encoding", "accept-language", "cache-control", "host"})
 _HARMLESS |= {"content-language", "content-type", "traceparent", "user-agent", "x-request-id"}
 
 

@@ -80,6 +80,10 @@ class ConnectionLimiter:
         """How many wait for a permit."""
         return len(self._waiting)
 
+    def resize(self, limit: int) -> None:
+        """Allow more or fewer from the next release on."""
+        self._limit = limit
+
     def release(self, holder: Exchange) -> None:
         """Give back the permit, or the place in the queue; who has neither changes nothing."""
         with self._lock:

@@ -6,7 +6,7 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from .._auth.auth import Auth, OAuthOnly, is_expired_response
@@ -106,6 +106,8 @@ class Transport:
         attempt = self._send_authenticated if self.on_attempt is None else self._send_observed
         if call.retry.hedge is not None and call.may_hedge:
             attempt = self._send_hedged
+        if call.limiter is not None:
+            attempt = partial(call.limiter.send, self.backend, call.origin or self.host, attempt)
         try:
             if call.retry.breaker:
                 health.admit(began)

@@ -29,6 +29,7 @@ _END_BYTES = len(_END % 0)
 _CHUNK = 1 << 20
 
 _ANSWER = re.compile(rb'\{"row":(\d+),"ok":([01]),')
+_STARTED = re.compile(rb'\{"start":\[(\d+)\],')
 _COUNTED = re.compile(rb'\{"row":(\d+),"ok":([01]),"key":"([0-9a-f]{16})","tokens":\[(\d+),(\d+)\],')
 
 
@@ -239,7 +240,7 @@ class Journal:
             lines = (rest + piece).split(b"\n")
             rest = lines.pop()
             for line in lines:
-                if found := find(line):
+                if line.startswith(b'{"row"') and (found := find(line)):
                     done[int(found[1])] = ANSWERED if found[2] == b"1" else FAILED
         self._set(mark)
         self._marks.append(mark)
@@ -267,7 +268,9 @@ class Journal:
 
     def _take(self, line: bytes, accept: Callable[[int, int], bool] | None) -> None:
         found = _COUNTED.match(line)
-        if found is None:
+        if started := _STARTED.match(line):
+            self.open.add(int(started[1]))
+        elif found is None:
             self._apply(json.loads(line))
         elif (row := int(found[1])) < len(self.done):
             ok = found[2] == b"1"

@@ -26,6 +26,7 @@ COLUMNS = (
 )
 """What an output row has beside the columns of its input row. One that the input has too is called dbllm_… ."""
 
+STEPS = 50  # of a power of ten, in which latencies are counted
 _BUFFER = 1 << 20
 _MISSING = (1 << 64) - 1
 
@@ -52,7 +53,7 @@ class Findings:
         input_tokens, output_tokens: the usage of the answers.
         attempts: how often the rows were sent.
         unclear: failed attempts that may have run and been paid, of all rows.
-        latencies: how many rows took as long: counts by the tenth of a power of ten, 10 * log10(seconds).
+        latencies: how many rows took as long: counts by STEPS * log10(seconds), rounded.
         lengths: output tokens in the same steps.
         slowest: the slowest rows, in no order.
     """
@@ -86,9 +87,9 @@ class Findings:
         self.attempts += result.attempts
         self.unclear += result.unclear
         if result.output_tokens:
-            self.lengths[round(10 * math.log10(result.output_tokens))] += 1
+            self.lengths[round(STEPS * math.log10(result.output_tokens))] += 1
         if result.latency > 0:
-            self.latencies[round(10 * math.log10(result.latency))] += 1
+            self.latencies[round(STEPS * math.log10(result.latency))] += 1
             slow = (result.latency, row.line, result.attempts, result.request_id or "")
             if len(self.slowest) < 20:
                 heapq.heappush(self.slowest, Slow(*slow, _excerpt(row)))
@@ -97,12 +98,12 @@ class Findings:
 
 
 def quantile(steps: Counter[int], share: float) -> float | None:
-    """What this share of the rows stayed below, to a tenth or so; None without rows."""
+    """What this share of the rows stayed below, to 3 percent; None without rows."""
     left = share * sum(steps.values())
     for step, count in sorted(steps.items()):
         left -= count
         if left <= 0:
-            return float(10 ** (step / 10))
+            return float(10 ** (step / STEPS))
     return None
 
 

@@ -171,7 +171,10 @@ class Scheduler:
                 async with anyio.create_task_group() as self._group:
                     if self._lazy is None:
                         self._group.start_soon(self._read_all)
-                    self._hire()
+                    for _ in range(
+                        self.concurrency.limit()
+                    ):  # at once, not when each is needed: a task that the loop's
+                        self._hire()  # end cancels before its first step would warn
         except BaseException as error:
             self.failure = self.failure or _single_error(error)
             if not isinstance(error, Exception):

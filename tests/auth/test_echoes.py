@@ -19,6 +19,8 @@ from support.modes import run
 import dbllm
 from dbllm import APIStatusError, Raw, Retry
 from dbllm._auth.redaction import RedactedMapping, Redaction, hide_frames, hide_headers
+from dbllm._transport.call import Call
+from dbllm._transport.retry import Timeout
 from dbllm.errors import APIError, StreamInterruptedError
 
 KEY = "CANARY/key+1&\"<ü>'0007"
@@ -194,3 +196,16 @@ def test_a_header_of_the_callers_is_not_seen_in_the_local_variables_of_a_traceba
         assert route.calls[0].request.headers["x-api-key"] == KEY
     shown = traceback.TracebackException.from_exception(failed.value, capture_locals=True)
     assert "CANARY/key" not in "".join(shown.format())
+
+
+@pytest.mark.parametrize("proxy", [None, "http://u:CANARY-password@127.0.0.1:9"])
+def test_the_workspaces_own_host_stays_readable_and_a_proxys_password_does_not(proxy: str | None) -> None:
+    with dbllm.Client("https://my-workspace.example.com", "t", proxy=proxy, trust_env=False) as client:
+        core = client._core._transport
+        request = core._request(core_call(), RedactedMapping({"authorization": "Bearer t"}))
+        said = request.redaction("https://my-workspace.example.com said CANARY-password")
+    assert said == f"https://my-workspace.example.com said {'***' if proxy else 'CANARY-password'}"
+
+
+def core_call() -> Call:
+    return Call("GET", "/x", Timeout(), Retry(), 1e9)

@@ -7,12 +7,14 @@ import io
 import json
 import random
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from support.jobs import SIZE
 
 from dbllm.bulk import Report, Status
-from dbllm.bulk.display import Pace, display, status_line, status_lines
+from dbllm.bulk.display import REFRESH_SECONDS, Pace, display, status_line, status_lines
 from dbllm.bulk.outputs import Slow
 from dbllm.bulk.report import Sample, duration, money, seconds, short, thinned
 
@@ -123,6 +125,20 @@ def test_the_time_that_is_left_is_known_within_15_percent_after_a_fifth() -> Non
             if at > rows / 5 and real > 3 and left is not None and abs(left - real) > 0.15 * real + 1:
                 wrong.append((rows, at, left, real))
     assert not wrong, wrong[:5]
+
+
+@pytest.mark.skipif(SIZE == "short", reason="a figure of time: nox -s bulk")
+def test_showing_costs_less_than_a_hundredth_of_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm")
+    with display(None, stream=Screen()) as show:
+        show(BUSY)
+        began = time.process_time()
+        for done in range(100):
+            show(Status(**{**vars(BUSY), "done": done}))
+        share = (time.process_time() - began) / 100 / REFRESH_SECONDS
+    print(f"the bar takes {share:.2%} of a core")
+    assert share <= 0.01
 
 
 def test_words_for_times_amounts_and_large_numbers() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.jobs import read_rows, run_job, sized, without_volatile, write_prompts
+from support.jobs import SIZE, read_rows, run_job, sized, without_volatile, write_prompts
 
 import dbllm
 from dbllm import AsyncClient, Client, bulk
@@ -129,18 +129,20 @@ def test_what_may_have_been_paid_is_an_error_row_until_it_is_asked_for(server: F
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 
-def child_environment(server: FaultServer) -> dict[str, str]:
-    root = str(Path(dbllm.__file__).parents[1])
-    return {**os.environ, "PYTHONPATH": root, "DATABRICKS_HOST": server.host, "DATABRICKS_TOKEN": "token"}
+SOURCES = str(Path(dbllm.__file__).parents[1])
+
+
+def credentials(server: FaultServer) -> dict[str, str]:
+    return {"DATABRICKS_HOST": server.host, "DATABRICKS_TOKEN": "token"}
 
 
 class Forks:
     """Jobs in processes of their own, which can be killed, and can die at a given system call."""
 
-    def __init__(self, server: FaultServer) -> None:
+    def __init__(self, server: FaultServer | None, **environment: str) -> None:
         self._process = subprocess.Popen(
             [sys.executable, str(PROGRAM)],
-            env=child_environment(server),
+            env={**os.environ, "PYTHONPATH": SOURCES, **environment, **(credentials(server) if server else {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -458,3 +460,59 @@ def test_cancelling_an_awaited_job_leaves_it_to_be_resumed(server: FaultServer, 
     asyncio.run(cancelled())
     server.change(latency=0.0)
     assert run_job(server, source, output).answered == 50
+
+
+# --- what takes long --------------------------------------------------------------------------------------------------
+
+thorough = pytest.mark.skipif(SIZE == "short", reason="it takes long: nox -s bulk")
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from dbllm import bulk
+from dbllm.bulk.inputs import Source
+from dbllm.bulk.journal import Disk
+from dbllm.bulk.plan import make_plan
+
+source = Path(sys.argv[1])
+plan = make_plan(Source(source, "in", "jsonl"), bulk.RowMapper("m", prompt="{text}").request, Path("plan"), Disk())
+peak = re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]  # ru_maxrss has the parent's, too
+print(plan.summary.distinct, int(peak) // 1024)
+"""
+
+
+@thorough
+@needs_fork
+def test_more_rows_need_hardly_more_memory(tmp_path: Path) -> None:
+    used = []
+    for number in (20_000, 320_000):
+        source = write_prompts(tmp_path / "in.jsonl", number, words="x" * 300)
+        command = [sys.executable, "-c", MEASURE, str(source)]
+        environment = {**os.environ, "PYTHONPATH": SOURCES}
+        said = subprocess.run(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, check=True).stdout
+        distinct, megabytes = map(int, said.split())
+        assert distinct == number
+        used.append(megabytes)
+    print(f"20,000 rows: {used[0]} MB; 320,000 rows: {used[1]} MB")
+    assert used[1] <= 200
+    assert used[1] - used[0] <= 20
+
+
+@thorough
+@needs_fork
+def test_a_real_model_answers_500_rows_through_two_kills(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="the extra `local` is not installed")
+    from dbllm.local import Workspace
+
+    write_prompts(tmp_path / "in.jsonl", 500)
+    journal = tmp_path / "out.jsonl.part"
+    with Workspace() as workspace, Forks(None, **workspace.env, BULK_ENDPOINT="smollm2-chat") as forks:
+        for enough in (150, 350):
+            process = forks.start(tmp_path, concurrency=4)
+            assert forks.kill_when(
+                process, lambda number=enough: journal.exists() and journal.read_bytes().count(b'"ok":1') >= number
+            )
+        assert forks.run(tmp_path, concurrency=4) == 0
+    rows = read_rows(tmp_path / "out.jsonl")
+    assert [row["place"] for row in rows] == list(range(500))
+    assert all(row["output"].strip() and row["error"] is None and row["output_tokens"] <= 8 for row in rows)

@@ -20,7 +20,7 @@ from dbllm import AsyncClient, bulk
 from dbllm.bulk.journal import Disk
 
 DEAD = 9
-ENDPOINT = AsyncClient().endpoint("m", task="chat")
+ENDPOINT = AsyncClient().endpoint(os.environ.get("BULK_ENDPOINT", "m"), task="chat", params={"max_tokens": 8})
 
 
 class CrashingDisk(Disk):
