@@ -239,6 +239,18 @@ def fuzz(session: nox.Session) -> None:
     session.run("pytest", "-s", "tests/local/test_document.py", *session.posargs)
 
 
+@nox.session
+def reliability(session: nox.Session) -> None:
+    """What is promised under faults; DBLLM_LONG=1: for hours. `-- --write-table` writes the README's table anew."""
+    install(session, "check")
+    notes = Path(session.create_tmp()).resolve() / "figures"
+    notes.write_text("")
+    rest = [word for word in session.posargs if word != "--write-table"]
+    session.run("pytest", *OURS, *PARALLEL, "tests/reliability", *rest, env={"DBLLM_FIGURES": str(notes)})
+    write = ("--write", str(notes)) if "--write-table" in session.posargs else ()
+    session.run("python", "tests/reliability/figures.py", *write)
+
+
 # --- what takes long or needs a quiet machine -------------------------------------------------------------------------
 
 

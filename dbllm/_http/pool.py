@@ -117,11 +117,10 @@ class Exchange:
             raise APITimeoutError(f"no free connection within {max(0.0, patience):.1f} s", hint=hint, sent=False)
         if pool.closed:
             raise APIConnectionError("the client was closed while this call waited", sent=False)
-        stale: list[Connection] = []
-        self.connection = connection = pool.acquire_connection(stale, out.fresh)
+        connection = pool.acquire_connection(self, out.fresh)
         connection.set_deadline(out.deadline)
-        for old in stale:
-            await old.close()
+        while pool.stale:
+            await pool.stale.pop().close()
         return connection
 
     async def read(self, deadline: float) -> bytes:
@@ -192,6 +191,7 @@ class Pool:
         self._new_connection = new_connection  # a connection, not dialled yet
         # A stack: the last one used is the warmest, the first one the next to expire.
         self._idle: list[tuple[Connection, float]] = []
+        self.stale: list[Connection] = []  # to be closed by whoever comes next
         self.closed = False
 
     async def send(self, out: HttpRequest) -> Raw:
@@ -227,22 +227,24 @@ class Pool:
         """How many open connections wait for the next call."""
         return len(self._idle)
 
-    def acquire_connection(self, stale: list[Connection], fresh: bool = False) -> Connection:
-        """The warmest idle connection, or a new one; those that are to be closed are added to `stale`.
+    def acquire_connection(self, exchange: Exchange, fresh: bool = False) -> Connection:
+        """The warmest idle connection, or a new one. It is the exchange's at once, so that an interrupt loses none.
 
         A `fresh` one is new, and takes the place of an idle one, so that there are no more of them than calls at once.
         """
         expired = self.context.clock() - IDLE_SECONDS
         try:
             while self._idle[0][1] < expired:
-                stale.append(self._idle.pop(0)[0])
-            while not (connection := self._idle.pop()[0]).ready or fresh:
-                stale.append(connection)
+                self.stale.append(self._idle.pop(0)[0])
+            exchange.connection = self._idle.pop()[0]
+            while fresh or not exchange.connection.ready:
+                self.stale.append(exchange.connection)
                 if fresh:
-                    return self._new_connection()
-        except IndexError:  # none is left, or another thread was quicker
-            connection = self._new_connection()
-        return connection
+                    raise IndexError
+                exchange.connection = self._idle.pop()[0]
+        except IndexError:  # none is left, another thread was quicker, or a new one is asked for
+            exchange.connection = self._new_connection()
+        return exchange.connection
 
     def release(self, exchange: Exchange, connection: Connection) -> bool:
         """The answer was read to its end: whether its connection may serve the next call."""
@@ -267,5 +269,7 @@ class Pool:
         self.closed = True
         while self._idle:
             await self._idle.pop()[0].close()
+        while self.stale:
+            await self.stale.pop().close()
         for exchange in tuple(self.limiter.holders):
             await exchange.aclose()

@@ -30,6 +30,7 @@ import httpx
 import pytest
 import rich.traceback
 import trio
+from reliability.figures import record
 
 import dbllm
 from dbllm import Retry
@@ -583,7 +584,7 @@ def test_no_credential_is_seen_however_it_was_given_and_however_a_server_repeats
 ) -> None:
     carriers = [*CARRIERS] if os.environ.get("DBLLM_LONG") else [*CARRIERS][COMBINATIONS.index(combination) % 3 :: 3]
     checks, flaws = swept(server, (combination,), carriers)
-    print(f"\n{' '.join(combination)}: {checks} checks, {len(flaws)} hits")
+    record("secrets", " ".join(combination), checks=checks, hits=len(flaws))
     assert flaws == {}
     assert checks == len(carriers) * len(WAYS) * len(SINKS) >= 3_000
 
