@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet
 
 from .._deadline import FOREVER
 from ..errors import APIConnectionError, APIError, APIResponseError, APITimeoutError, Raw
@@ -44,7 +45,7 @@ class LoopContext(Protocol):
 
 
 class ConnectionLimiter:
-    """At most `limit` exchanges at once; those that wait are served in order.
+    """At most `limit` holders of a permit (exchanges) at once; those that wait are served in order.
 
     A permit is handed over inside `release`, before its new holder wakes: no one can slip in between, and a waiter
     that is interrupted while it wakes gives back what it already holds.
@@ -55,10 +56,10 @@ class ConnectionLimiter:
         self._waits = [0] if waits is None else waits  # how often somebody had to wait: one number, shared by loops
         self._context = context
         self._lock = threading.Lock()
-        self._waiting: dict[Exchange, Signal] = {}
-        self.holders: set[Exchange] = set()
+        self._waiting: dict[Any, Signal] = {}
+        self.holders: set[Any] = set()
 
-    async def acquire(self, holder: Exchange, timeout: float | None) -> bool:
+    async def acquire(self, holder: object, timeout: float | None) -> bool:
         """Whether a permit came in time."""
         try:
             with self._lock:
@@ -84,7 +85,7 @@ class ConnectionLimiter:
         """Allow more or fewer from the next release on."""
         self._limit = limit
 
-    def release(self, holder: Exchange) -> None:
+    def release(self, holder: object) -> None:
         """Give back the permit, or the place in the queue; who has neither changes nothing."""
         with self._lock:
             self._waiting.pop(holder, None)
@@ -192,6 +193,7 @@ class Pool:
         self._new_connection = new_connection  # a connection, not dialled yet
         # A stack: the last one used is the warmest, the first one the next to expire.
         self._idle: list[tuple[Connection, float]] = []
+        self._connections: WeakSet[Connection] = WeakSet()  # all: an interrupt may fall between two who hold one
         self.closed = False
 
     async def send(self, out: HttpRequest) -> Raw:
@@ -239,9 +241,13 @@ class Pool:
             while not (connection := self._idle.pop()[0]).ready or fresh:
                 stale.append(connection)
                 if fresh:
-                    return self._new_connection()
+                    break
+            else:
+                return connection
         except IndexError:  # none is left, or another thread was quicker
-            connection = self._new_connection()
+            pass
+        connection = self._new_connection()
+        self._connections.add(connection)
         return connection
 
     def release(self, exchange: Exchange, connection: Connection) -> bool:
@@ -255,17 +261,15 @@ class Pool:
 
     def detach(self) -> None:
         """In a forked child: leave the parent's connections open, without a warning that they are."""
-        for connection in (
-            *(connection for connection, _ in self._idle),
-            *(exchange.connection for exchange in self.limiter.holders),
-        ):
+        for connection in tuple(self._connections):
             if isinstance(connection, H1Connection):
                 connection.detach()
 
     async def aclose(self) -> None:
         """Close all connections, also those in use: their calls fail, and so do those that wait for one."""
         self.closed = True
-        while self._idle:
-            await self._idle.pop()[0].close()
+        self._idle.clear()
         for exchange in tuple(self.limiter.holders):
             await exchange.aclose()
+        for connection in tuple(self._connections):
+            await connection.close()
