@@ -23,7 +23,15 @@ class _ProcessContext(Context):
         return bool(event.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX)))
 
     def call_soon(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        run_without_loop(call())
+        if self.pid == os.getpid():
+            run_without_loop(call())
+            return
+        for pool in tuple(self.pools.values()):  # the finalizers of a forked child leave its parent's connections alone
+            pool.detach()
+
+
+class _Holder:
+    """Whoever holds a lock."""
 
 
 class SyncBackend(Backend):
@@ -57,7 +65,7 @@ class SyncBackend(Backend):
         """A lock of that name; APITimeoutError at the deadline. Without `wait` it is False when another has it."""
         context = self._context()
         lock = context.locks.setdefault(name, ConnectionLimiter(1, context))
-        holder = object()  # who holds it is known by name, so Ctrl-C right after `acquire` leaves nothing held
+        holder = _Holder()  # who holds it is known by name, so Ctrl-C right after `acquire` leaves nothing held
         try:
             try:
                 held = await lock.acquire(holder, _left(deadline, self.clock()) if wait else 0)

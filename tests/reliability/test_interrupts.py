@@ -58,7 +58,10 @@ class Interrupt:
 
 def answering(peer: Peer) -> None:
     while request := peer.request():
-        if "event-stream" in request.headers["accept"]:
+        if "/unended/" in request.line:
+            peer.send(STREAM_HEAD + frame(HELLO[0]))
+            peer.wait_gone()
+        elif "event-stream" in request.headers["accept"]:
             peer.send(STREAM_HEAD + b"".join(frame(event) for event in HELLO) + b"0\r\n\r\n")
         else:
             peer.answer({"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]})
@@ -75,7 +78,7 @@ def stream(client: dbllm.Client) -> None:
 
 
 def left_early(client: dbllm.Client) -> None:
-    with client.endpoint("m").stream_chat("x") as opened:
+    with client.endpoint("unended").stream_chat("x") as opened:
         next(opened)
 
 
@@ -86,12 +89,24 @@ def complete(client: dbllm.Client) -> None:
 def locked(client: dbllm.Client) -> list[str]:
     """Names of the locks that somebody holds."""
     contexts = backend_of(client)._contexts.values()
-    held = ["the limiter's" for context in contexts if context.limiter._lock.locked()]
-    return held + [name for context in contexts for name, lock in context.locks.items() if is_held(lock)]
+    held = ["the limiter's" for context in contexts if is_held(context.limiter)]
+    named = [(name, lock) for context in contexts for name, lock in context.locks.items()]
+    return held + [name for name, lock in named if lock.in_use or is_held(lock)]
 
 
-def is_held(lock: Any) -> bool:
-    return bool(lock.locked()) if hasattr(lock, "locked") else bool(lock.holders)
+def is_held(limiter: Any) -> bool:
+    """Whether a thread is within it; of a lock by name, whether anybody holds it."""
+    free: list[bool] = []
+
+    def attempt() -> None:
+        free.append(limiter._lock.acquire(timeout=1))
+        if free[0]:
+            limiter._lock.release()
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    return not free[0]
 
 
 def works(client: dbllm.Client) -> bool:
