@@ -67,7 +67,7 @@ class ConnectionLimiter:
         try:
             with self._lock:
                 if len(self._holders) < self._limit and not self._waiting:
-                    self._holders[id(holder)] = ref(holder)
+                    self._holders[id(holder)] = ref(holder, self._lost)
                     return True
                 event = self._waiting[holder] = self._context.event()
                 self._waits[0] += 1
@@ -109,9 +109,19 @@ class ConnectionLimiter:
             self._holders.pop(id(holder), None)
             while self._waiting and len(self._holders) < self._limit:
                 following, event = next(iter(self._waiting.items()))
-                self._holders[id(following)] = ref(following)
+                self._holders[id(following)] = ref(following, self._lost)
                 del self._waiting[following]
                 event.set()
+
+    def _lost(self, dead: ref[Any]) -> None:
+        """A holder is gone that has not released its permit."""
+        for place, known in tuple(self._holders.items()):
+            if known is dead:
+                del self._holders[place]
+        self._context.call_soon(self._hand_on)
+
+    async def _hand_on(self) -> None:
+        self.release(None)  # to those that wait, in their own loop
 
 
 class Exchange:

@@ -459,6 +459,7 @@ async def test_a_dropped_stream_closes_its_socket_without_a_warning(make, serve,
 @pytest.mark.filterwarnings("ignore")  # Python closes the socket, and says so
 async def test_without_its_finalizer_a_dropped_stream_would_hold_its_permit(make, serve, monkeypatch):
     monkeypatch.setattr("dbllm._http.pool.Exchange.close_soon", lambda self: None)
+    monkeypatch.setattr("dbllm._http.pool.ConnectionLimiter._lost", lambda self, dead: None)
     server = serve(streaming(piece("a"), then=stalled))
     async with make(server.host) as client:
         stream = client.endpoint("ep").stream_chat("hi")
