@@ -69,7 +69,7 @@ class CallLimiter:
             raise
         finally:
             now = backend.clock()
-            concurrency.ended(now, len(places.holders) - 1, outcome, now - began)  # type: ignore[arg-type]
+            concurrency.ended(now, places.in_use - 1, outcome, now - began)  # type: ignore[arg-type]
             places.resize(concurrency.limit())
             places.release(place)
 
