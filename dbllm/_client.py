@@ -27,6 +27,8 @@ from ._lazy import WholeImport
 from ._protocol.paths import app_path, quoted
 from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref
 from ._protocol.tasks import parse_task
+from ._transport.limited import CallLimiter
+from ._transport.limits import Limits
 from ._transport.options import Options
 from ._transport.retry import Retry, Timeout
 from ._transport.stats import Stats
@@ -61,9 +63,10 @@ class AsyncClient:
         retry: the policy for calls that do not pass their own.
         timeout: seconds for a whole call, or a `Timeout`.
         max_connections: how many calls may run at once; further calls wait.
-        transport: your own `httpx.AsyncBaseTransport` to send with. Closing the client does not close it.
-        http_client: your own `httpx.AsyncClient` to send with. Its headers, proxies and TLS settings apply; its auth
-            and redirects do not. Closing the client does not close it.
+        transport: your own `AsyncBaseTransport` to send with, httpx's or httpx2's. Closing the client does not close
+            it.
+        http_client: your own `AsyncClient` to send with, httpx's or httpx2's. Its headers, proxies and TLS settings
+            apply; its auth and redirects do not. Closing the client does not close it.
         engine: "httptools" (the extra `fast`; asyncio only), "h11", or "httpx", which is slower; default: DBLLM_ENGINE,
             else the first that is installed. Calls with a proxy, `transport` or `http_client` use httpx in any case,
             and so do all calls while respx or a similar library has patched httpx.
@@ -76,6 +79,8 @@ class AsyncClient:
         trust_env: False ignores proxies and CA bundles from the environment.
         on_attempt: a function, sync or async, that is called with an `Attempt` after each attempt of each call. An
             exception that it raises is logged, and the call goes on.
+        limits: what each endpoint and driver app may be sent by this client; further calls wait, and their timeout
+            covers the wait. A stream holds its place until its first event.
 
     Without arguments the client looks for credentials in the environment, in the profile, in the notebook or model
     serving container this runs in, and in the login of the Databricks CLI, in this order; `config` says what it found.
@@ -108,6 +113,7 @@ class AsyncClient:
         proxy: ProxyLike | None = None,
         trust_env: bool = True,
         on_attempt: OnAttempt | None = None,
+        limits: Limits | None = None,
     ) -> None:
         # From here on, no traceback with local variables shows a credential, nor one in the wrong place.
         host, token, profile, client_id, client_secret, auth_type = hide_arguments(
@@ -127,6 +133,8 @@ class AsyncClient:
         self._config = config
         self._transport = Transport(config.host, config.auth, backend, on_attempt)
         self._options = Options().merged_with(timeout, retry, headers, tags=tags)
+        self._limits = limits
+        self._limiters: dict[tuple[str, Limits], CallLimiter] = {}
         self._known: dict[str, Learned] = {}  # what has been learned of each endpoint
         self._cooling: dict[str, float] = {}  # until when an endpoint is passed over, where there is another
         self._agents: dict[str, AgentPlace] = {}  # and of each agent
@@ -189,6 +197,7 @@ class AsyncClient:
         gateway: Gateway | None = None,
         tags: Mapping[str, str] | None = None,
         fallback: Sequence[str] = (),
+        limits: Limits | None = None,
     ) -> AsyncEndpoint:
         """A handle for a serving endpoint or a model service. Making one sends nothing.
 
@@ -209,6 +218,7 @@ class AsyncClient:
             fallback: further endpoints or model services, which are called in turn when this one does not answer: after
                 its last attempt, and only where a call may be sent again. `reply.answered_by` says which answered. One
                 that has failed is passed over for a while.
+            limits: what this endpoint, and each of `fallback`, may be sent; default: the client's.
 
         Raises:
             ConfigError: the name is empty or has one dot, there is no such task, or `fallback` names an endpoint twice.
@@ -223,7 +233,11 @@ class AsyncClient:
         ):
             what = "itself" if twice == ref.name else f"{twice!r} twice"
             raise ConfigError(f"the fallback of endpoint {ref.name!r} names {what}: name other endpoints, each once.")
-        handles = [AsyncEndpoint(self._transport, options, signature, each, self._known) for each in refs]
+        limited = [self._limited(each.name, limits, options) for each in refs]
+        handles = [
+            AsyncEndpoint(self._transport, own, signature, each, self._known)
+            for own, each in zip(limited, refs, strict=True)
+        ]
         if others:
             handles[0]._fallback = Fallback(tuple(handles), self._cooling)
         return handles[0]
@@ -257,7 +271,16 @@ class AsyncClient:
             )
         signature = PromptSignature(params or {}, transform_input, transform_output)
         ref = EndpointRef(f"{cluster}:{port}", "app", Route(app_path(port, cluster)))
-        return AsyncDriverApp(self._transport, self._options, signature, ref, self._known)
+        return AsyncDriverApp(
+            self._transport, self._limited(ref.name, None, self._options), signature, ref, self._known
+        )
+
+    def _limited(self, name: str, limits: Limits | None, options: Options) -> Options:
+        """The options of a model's calls. All handles of one name and the same limits share what these count."""
+        if (limits := limits or self._limits) is None:
+            return options
+        limiter = self._limiters.get((name, limits)) or self._limiters.setdefault((name, limits), CallLimiter(limits))
+        return replace(options, limiter=limiter)
 
     def agent(self, name: str | None = None, *, url: str | None = None) -> AsyncAgent:
         """A handle for an agent on Databricks Apps. Making one sends nothing.

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 import respx
 
 import dbllm
+from dbllm.testing.leak_census import descriptor_numbers, wait_for_end
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside this file
 
@@ -32,6 +34,12 @@ ON_BOTH_ENGINES = (
     *("test_backend", "test_decompression", "test_factory", "test_lenient_heads", "test_pool"),
     *("test_retry_calls", "test_sent_twice", "test_stream", "test_transport"),
 )
+
+
+THREADS_THAT_STAY = ("AnyIO worker thread", "Trio thread")  # they end by themselves, later
+IN_THE_CORE = {"auth", "backends", "http", "inference", "management", "protocol", "testing", "transport"}
+OF_THE_SESSION = {"empty_home", "_light_collections", "tmp_path_factory", "pytestconfig", "event_loop_policy"}
+FILES_THAT_STAY = re.compile(r"/dev/|pipe:")  # uvloop keeps a pipe; what a process of ours leaves warns by itself
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
@@ -94,6 +102,40 @@ def _light_collections() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def _census(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test of the core leaves no socket, file or thread behind. Where there is no /proc, only threads are looked for.
+
+    Two short lists are compared, and what is new is looked at closer only where they differ. Its name makes this the
+    first fixture of a test to be set up, and the last to be torn down. A test that shares a server with others is left
+    out: what that server opens on its own, nobody can tell from what the test leaves.
+    """
+    if IN_THE_CORE.isdisjoint(request.path.parts):
+        yield
+        return
+    numbers, threads = descriptor_numbers(), threading.enumerate()
+    yield
+    if len(descriptor_numbers()) <= len(numbers) and threading.active_count() <= len(threads):
+        return
+    definitions = request.node._fixtureinfo.name2fixturedefs
+    if any(found[-1].scope != "function" for name, found in definitions.items() if name not in OF_THE_SESSION):
+        return
+
+    def left() -> list[str]:
+        gc.collect()
+        found = [repr(one) for one in threading.enumerate() if one not in threads]
+        found = [one for one in found if not any(name in one for name in THREADS_THAT_STAY)]
+        for number in set(descriptor_numbers()) - set(numbers):
+            try:
+                target = os.readlink(f"/proc/self/fd/{number}")
+            except OSError:
+                continue
+            found += [f"{number} → {target}"] if FILES_THAT_STAY.match(target) is None else []
+        return found
+
+    assert not wait_for_end(left, 5.0), "this test left something open"
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ EXTRAS = {  # they use public names of dbllm, and what is said here
 LENT = {
     "local.running": {"_auth.local_workspace"},  # who writes the note of a running workspace, and who reads it
     # bulk repeats, limits and looks up as the core does, by the core's own decisions
-    "bulk.failures": {"_transport.retry"},
+    "bulk.failures": {"_transport.retry", "_transport.limited"},
     "bulk.scheduler": {"_transport.limits", "_transport.adaptive"},
     "bulk.row_mapper": {"_backends.backend"},  # a handle of a Client, looked up in a thread
     "local.gateway.gateway": {"_protocol.sse"},  # a provider's stream is read by the decoder of the core
@@ -66,9 +66,9 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "streams, structured output and answers of servers that number nothing": 380,
     "finding the workspace that runs on this machine": 55,
     "the retry budget, the circuit breaker, hedging, stats": 330,
-    "Limits: rates, tokens and adaptive concurrency": 300,
-    "model services, Responses on models, agents on Apps, route-optimised endpoints, tags, fallbacks": 1400,
-    "whatever was sent and may be secret is taken out of errors, tracebacks and logs": 145,
+    "Limits: rates, tokens and adaptive concurrency": 440,
+    "model services, Responses on models, agents on Apps, route-optimised endpoints, tags, fallbacks, httpx2": 1450,
+    "whatever was sent and may be secret is taken out of errors, tracebacks and logs": 217,
     "interrupts leave no socket and no module in part; parsers take linear time; each choice ends by itself": 260,
 }
 
@@ -207,6 +207,7 @@ NAMED = {  # modules that name TLS contexts or sockets; the last runs the Databr
     "_http.connection": {"ssl"},
     "_http.factory": {"ssl"},
     "_http.httpx_connection": {"ssl"},
+    "_http.libraries": {"ssl"},
     "_http.httpcore_backend": {"ssl", "socket"},
     "_http.dialling": {"socket"},
     "_auth.external_tokens": {"subprocess"},

@@ -195,14 +195,14 @@ class Redaction(_Redacted):
     """What was sent with a call and may be secret: called with a text, it returns it without that.
 
     That is every value of the auth's headers, every value of the caller's own headers but those in `_HARMLESS`, and
-    what the path's query has under a name of credentials. A server may repeat it as it was, or encoded. User names and
-    passwords inside URLs (of a redirect, say) go, too, though nobody here sent them.
+    what the path's query and the JSON body have under a name of credentials. A server may repeat it as it was, or
+    encoded. User names and passwords inside URLs (of a redirect, say) go, too, though nobody here sent them.
     """
 
-    __slots__ = ("_forms", "_parts", "_path")
+    __slots__ = ("_body", "_forms", "_parts", "_path")
 
-    def __init__(self, *parts: Mapping[str, str], path: str = "") -> None:
-        self._parts, self._path = parts, path
+    def __init__(self, *parts: Mapping[str, str], path: str = "", body: bytes | None = None) -> None:
+        self._parts, self._path, self._body = parts, path, body
         self._forms: list[str] | None = None  # made when they are needed: most calls succeed
 
     def __call__(self, text: str) -> str:
@@ -225,13 +225,17 @@ class Redaction(_Redacted):
         for name in ("detail", "hint", "error_code", "request_id", "partial_text"):
             if isinstance(text := getattr(error, name, None), str) and (shown := self(text)) != text:
                 setattr(error, name, shown)
-        error.args = tuple(self(part) if isinstance(part, str) else part for part in error.args)
+        for link in _chain(error):
+            if any(isinstance(part, str) and self(part) != part for part in link.args):
+                link.args = tuple(self(part) if isinstance(part, str) else part for part in link.args)
 
     def _all_forms(self) -> list[str]:
         if self._forms is None:
             secrets = {word for part in self._parts for name in part for word in _secret_words(name, part[name])}
             for name, _, value in (pair.partition("=") for pair in self._path.partition("?")[2].split("&")):
                 secrets |= {value, unquote_plus(value)} if _SECRET_NAME.search(name) else set()
+            with suppress(ValueError, RecursionError):
+                secrets |= set(_secret_fields(json.loads(self._body or b"null")))
             forms = {form for secret in secrets if len(secret) >= _SHORTEST for form in _encodings(secret)}
             self._forms = sorted(forms, key=len, reverse=True)
         return self._forms
@@ -255,12 +259,35 @@ def _secret_words(name: str, value: str) -> set[str]:
     return found
 
 
+def _secret_fields(value: Any, name: str = "") -> Iterator[str]:
+    """The texts that a JSON body has under names of credentials; not references such as `{{secrets/scope/key}}`."""
+    if isinstance(value, (dict, list)):
+        for key, item in value.items() if isinstance(value, dict) else ((name, item) for item in value):
+            yield from _secret_fields(item, key)
+    elif isinstance(value, str) and _SECRET_FIELD.search(name) and not value.startswith("{{secrets/"):
+        yield from (value, *value.split())
+        if name == "bytes_value":
+            with suppress(ValueError):
+                yield base64.b64decode(value).decode("latin-1")
+
+
+_SECRET_FIELD = re.compile(rf"{_SECRET_NAME.pattern}|_plaintext$|^(string|bytes)_value$", re.IGNORECASE)
+
+
 def _encodings(secret: str) -> set[str]:
     """How a text may look in a URL, in JSON, in HTML, in Python's words, or in base64 with something around it."""
     data = secret.encode("utf-8", "replace")
     pairs = [f"{byte:02x}" for byte in data]
-    entities = secret.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
-    found = {secret, entities, entities.replace("'", "&#x27;"), entities.replace("'", "&#39;"), repr(secret)[1:-1]}
+    tags = secret.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    entities = tags.replace('"', "&quot;")
+    found = {
+        secret,
+        tags,
+        entities,
+        entities.replace("'", "&#x27;"),
+        entities.replace("'", "&#39;"),
+        repr(secret)[1:-1],
+    }
     found |= {
         json.dumps(secret, ensure_ascii=False)[1:-1],
         json.dumps(secret)[1:-1],
@@ -280,7 +307,7 @@ def _encodings(secret: str) -> set[str]:
 _HEX = re.compile("%[0-9A-Fa-f]{2}")
 # The HTTP stack, and what of dbllm and the standard library stands between it and the caller.
 _INSIDE = frozenset({"anyio", "asyncio", "dbllm", "h11", "h2", "httpcore", "httptools", "httpx", "httpx2", "socket"})
-_INSIDE |= {"ssl", "trio", "urllib3", "uvloop"}
+_INSIDE |= {"pydantic", "ssl", "trio", "urllib3", "uvloop"}
 
 
 def hide_frames(error: BaseException) -> None:
@@ -289,10 +316,7 @@ def hide_frames(error: BaseException) -> None:
     Their local variables hold what was sent, and tools show them (rich, sentry). Frames of the user's own functions
     stay.
     """
-    link: BaseException | None = error
-    seen: set[int] = set()  # an error that is raised again can be part of its own context
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
+    for link in _chain(error):
         kept, frame = [], link.__traceback__
         while frame is not None:
             if frame.tb_frame.f_globals.get("__name__", "").partition(".")[0] not in _INSIDE:
@@ -301,4 +325,13 @@ def hide_frames(error: BaseException) -> None:
         link.__traceback__ = None
         for one in reversed(kept):
             link.__traceback__ = TracebackType(link.__traceback__, one.tb_frame, one.tb_lasti, one.tb_lineno)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it came from."""
+    link: BaseException | None = error
+    seen: set[int] = set()  # an error that is raised again can be part of its own context
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
         link = link.__cause__ or link.__context__

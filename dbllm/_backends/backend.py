@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .._deadline import FOREVER
 from .._http.factory import checked_engine, connection_factory
 from .._http.pool import ConnectionLimiter, Pool
-from .._http.request import HttpRequest
-from .._http.tls import DEFAULT_NETWORK, Network
+from .._http.request import HttpRequest, RequestHeaders
+from .._http.tls import DEFAULT_NETWORK, Network, proxy_headers
 from .._urls import origin
 from ..errors import APITimeoutError, ConfigError, Raw
 
@@ -130,6 +130,7 @@ class Backend(ABC):
             return connection_factory(to, suspends, lambda: self.clock(), transport, client, network, engine)
 
         self.connections_to = lru_cache(maxsize=64)(connections_to)
+        self.proxy_headers = RequestHeaders(base) if transport or client else proxy_headers(base, network)
         connections_to(base)  # so that settings which cannot be used fail now, and not in the first call
         self.waits = [0]  # how often a call had to wait for a connection
         self._contexts: dict[Any, Any] = {}  # the owners of pools: processes, or event loops
@@ -148,7 +149,7 @@ class Backend(ABC):
         """Of this process: connections in use, idle ones, calls that wait for one, and how often one had to wait."""
         pid = os.getpid()
         contexts = [context for context in list(self._contexts.values()) if context.pid == pid]
-        in_use = sum(len(context.limiter.holders) for context in contexts)
+        in_use = sum(context.limiter.in_use for context in contexts)
         idle = sum(pool.idle for context in contexts for pool in list(context.pools.values()))
         return in_use, idle, sum(context.limiter.waiting for context in contexts), self.waits[0]
 

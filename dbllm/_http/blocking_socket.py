@@ -68,7 +68,8 @@ class BlockingSocket:
                 self._socket.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-            self._socket.close()
+            finally:  # an interrupt, too
+                self._socket.close()
 
     def detach(self) -> None:
         """Leave the socket open and to its owner: a forked child has only a copy of its parent's."""

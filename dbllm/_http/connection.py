@@ -29,7 +29,10 @@ from .request import HttpRequest, RequestHeaders, decode_headers, request_target
 from .sockets import Socket, new_socket
 
 _BROKEN = (OSError, EOFError, h11.RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError)
-_SHORTEST_RACE = 0.05  # seconds; a round trip within one place takes less
+_SHORTEST_RACE, _LONGEST_RACE = (
+    0.05,
+    0.25,
+)  # seconds; a round trip within one place takes less, one round the world more
 
 
 @dataclass(slots=True)
@@ -198,7 +201,7 @@ class H1Connection:
             await sock.connect(place.host, place.port or (80 if tls is None else 443), tls, out.connect)
         except (*_BROKEN, UnicodeError) as error:
             raise connect_error(error, isinstance(error, TimeoutError)) from without_tracebacks(error)
-        self._race = max(_SHORTEST_RACE, settings.clock() - began)
+        self._race = min(max(_SHORTEST_RACE, settings.clock() - began), _LONGEST_RACE)  # a busy loop dials slowly, too
         if not settings.fast or not sock.in_asyncio:
             return H11Parser()
         with WholeImport():

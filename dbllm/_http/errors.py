@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import httpx
+
 from ..errors import APIConnectionError, APIError, APIResponseError, APIStatusError, APITimeoutError, Raw
 from .tls import tls_advice
 
@@ -71,5 +73,7 @@ def without_tracebacks(error: BaseException) -> BaseException:
         seen.add(id(link))
         if _QUOTED.search(str(link)):
             link.args = (_QUOTED.sub("", str(link)),)
+        if isinstance(link, httpx.RequestError):
+            link._request = None  # its URL has the query
         link.__traceback__, link = None, link.__cause__ or link.__context__
     return error

@@ -7,7 +7,7 @@ import re
 import ssl
 import sys
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from inspect import isawaitable
@@ -23,12 +23,11 @@ from .._urls import parse_url
 from ..errors import APIError, Raw
 from .decompression import Decompressor, decompressor
 from .errors import broken_connection_error, connect_error, undecodable_error, without_tracebacks
+from .libraries import body_stream, errors_named, failures, library_of
 from .request import HttpRequest, decode_headers, require_sendable
 
 _ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=5.0)
 _READ_AHEAD = 20_000  # pieces in the 64 KiB that h11 may have read ahead, at the very most
-# A late alert comes as it is. httpx.Client looks at a redirect's Location, though it is not to follow it.
-_HTTPX_BROKEN = (httpx.TransportError, httpx.DecodingError, httpx.InvalidURL, ssl.SSLError, TimeoutError)
 
 
 class HttpxConnection:
@@ -70,7 +69,7 @@ class HttpxConnection:
             with self._timely():
                 response = self._respond(out, None if self._suspends else self.left())
                 self._response = response = await response if isawaitable(response) else response
-        except _HTTPX_BROKEN as error:
+        except failures() as error:
             raise self._ours(error) from without_tracebacks(error)
         finally:
             _redaction.set(None)
@@ -111,7 +110,7 @@ class HttpxConnection:
                 self._decoder = None
                 return fed
             raise undecodable_error(error, Raw(self.status, self.headers, fed)) from without_tracebacks(error)
-        except _HTTPX_BROKEN as error:
+        except failures() as error:
             raise self._ours(error) from without_tracebacks(error)
         finally:
             _redaction.set(None)
@@ -144,32 +143,16 @@ class HttpxConnection:
         return seconds_left(self._until, self._now)
 
     def _ours(self, error: Exception) -> APIError:
-        if isinstance(error, (httpx.ConnectError, httpx.ProxyError, httpx.UnsupportedProtocol)):
+        if isinstance(error, errors_named("ConnectError", "ProxyError", "UnsupportedProtocol")):
             return connect_error(error, False, self._proxy_scheme)
-        if isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout)):
+        if isinstance(error, errors_named("ConnectTimeout", "PoolTimeout")):
             return connect_error(error, True)
-        if isinstance(error, httpx.DecodingError):
+        if isinstance(error, errors_named("DecodingError")):
             return undecodable_error(error, Raw(self.status, self.headers))
         raw = Raw(self.status, self.headers) if self.status else None
-        return broken_connection_error(error, isinstance(error, (httpx.TimeoutException, TimeoutError)), raw, True)
-
-
-class _Body(httpx.AsyncByteStream, httpx.SyncByteStream):
-    """A request's body. httpx's own is an async generator, which trio misses when a broken connection drops it."""
-
-    def __init__(self, body: bytes) -> None:
-        self._left = [body]
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._left)
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Body(self._left[0])  # afresh, for a transport of the user's that sends it again
-
-    async def __anext__(self) -> bytes:
-        if not self._left:
-            raise StopAsyncIteration
-        return self._left.pop()
+        return broken_connection_error(
+            error, isinstance(error, (*errors_named("TimeoutException"), TimeoutError)), raw, True
+        )
 
 
 _redaction: ContextVar[Callable[[str], str] | None] = ContextVar("dbllm_redaction", default=None)
@@ -188,33 +171,36 @@ class RedactingFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if (redaction := _redaction.get()) is not None:
             parts = record.args if isinstance(record.args, tuple) else ()
-            words = [str(one).split("?")[0] if isinstance(one, httpx.URL) else one for one in parts]
-            if record.name == "httpx" and len(words) == 5:
+            words = [str(one).split("?")[0] if type(one).__name__ == "URL" else one for one in parts]
+            if record.name in ("httpx", "httpx2") and len(words) == 5:
                 words[4] = "***"  # the reason, which is the server's to write
             text = record.msg % tuple(words) if words else str(record.msg)
             record.msg, record.args = redaction(self._quoted.sub(r"\1'***'", text)), ()
         return True
 
 
-for _logger in ("http11", "http2", "connection", "proxy", "socks"):
-    logging.getLogger(f"httpcore.{_logger}").addFilter(RedactingFilter())
-logging.getLogger("httpx").addFilter(RedactingFilter())
+for _version in ("", "2"):
+    for _logger in ("http11", "http2", "connection", "proxy", "socks"):
+        logging.getLogger(f"httpcore{_version}.{_logger}").addFilter(RedactingFilter())
+    logging.getLogger(f"httpx{_version}").addFilter(RedactingFilter())
 
 
-def _request(out: HttpRequest, left: float | None) -> httpx.Request:
+def _request(out: HttpRequest, left: float | None, library: Any = httpx) -> Any:
     timeout = {"connect": out.connect if left is None else min(left, out.connect or left), "pool": None}
     extensions = {"timeout": {**timeout, "read": left, "write": left}}
-    built = httpx.Request(out.method, parse_url(out.url), headers=out.headers, content=out.body, extensions=extensions)
+    url = parse_url(out.url) if library is httpx else out.url
+    built = library.Request(out.method, url, headers=out.headers.fields, content=out.body, extensions=extensions)
     if out.body is not None:
-        built.stream = _Body(out.body)
+        built.stream = body_stream(library)(out.body)
     return built
 
 
 def by_client(client: Any, suspends: bool, now: Callable[[], float]) -> HttpxConnection:
-    """A connection that is a client of the user's."""
+    """A connection that is a client of the user's, of httpx or httpx2."""
+    library = library_of(client)
 
     def respond(out: HttpRequest, left: float | None) -> Any:
-        timeout, headers = httpx.Timeout(left, connect=out.connect), out.headers
+        timeout, headers = library.Timeout(left, connect=out.connect), out.headers.fields
         built = client.build_request(out.method, out.url, headers=headers, content=out.body, timeout=timeout)
         return client.send(built, stream=True, auth=None, follow_redirects=False)
 
@@ -222,9 +208,10 @@ def by_client(client: Any, suspends: bool, now: Callable[[], float]) -> HttpxCon
 
 
 def by_transport(transport: Any, suspends: bool, now: Callable[[], float]) -> HttpxConnection:
-    """A connection that is a transport of the user's."""
+    """A connection that is a transport of the user's, of httpx or httpx2."""
+    library = library_of(transport)
     handle = transport.handle_async_request if suspends else transport.handle_request
-    return HttpxConnection(lambda out, left: handle(_request(out, left)), suspends, now)
+    return HttpxConnection(lambda out, left: handle(_request(out, left, library)), suspends, now)
 
 
 def _import_backends() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 import re
@@ -16,6 +17,7 @@ import httpx
 from .._lazy import WholeImport
 from .._urls import PORTS, is_loopback
 from ..errors import ConfigError
+from .request import RequestHeaders
 
 Verify = bool | str | os.PathLike[str] | ssl.SSLContext
 ProxyLike = str | httpx.Proxy
@@ -127,6 +129,16 @@ def tls_and_proxy(base: str, network: Network) -> tuple[ssl.SSLContext, httpx.Pr
         return context, None  # loopback: to a proxy, it would be the proxy's own machine
     found = next((name for name in (parts.scheme, "all") if getproxies().get(name)), None)
     return context, _proxy(getproxies()[found], f"{found.upper()}_PROXY") if found else None
+
+
+def proxy_headers(base: str, network: Network) -> RequestHeaders:
+    """What a proxy gets for itself, its password included; nothing without a proxy."""
+    proxy = tls_and_proxy(base, network)[1]
+    sent = {} if proxy is None else {name.lower(): value for name, value in proxy.headers.items()}
+    if proxy is not None and proxy.auth is not None:
+        login = base64.b64encode(":".join(proxy.auth).encode()).decode()
+        sent["proxy-authorization"] = f"Basic {login}"
+    return RequestHeaders(base, sent)
 
 
 def is_bypassed(name: str, port: int) -> bool:

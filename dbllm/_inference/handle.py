@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -149,26 +149,28 @@ class ModelHandle:
 
         return AsyncStream(clock, start, wire, options.timeout.read)
 
-    async def _invoke(
+    def _invoke(
         self, verb: Verb, body: Mapping[str, Any], options: Options, *, deadline: float | None = None
-    ) -> CallInfo:
+    ) -> Coroutine[Any, Any, CallInfo]:
         """Send a complete body, and return the response."""
         ends = options.deadline(self._transport.backend.clock) if deadline is None else deadline
         kind, send = KIND_OF[verb], self._transport.call
-        return await self._first_answer(options, lambda handle: handle._send(verb, kind, body, options, ends, send))
+        return self._first_answer(options, lambda handle: handle._send(verb, kind, body, options, ends, send))
 
-    async def _complete(
+    def _complete(
         self, flat: Mapping[str, Any], options: Options, send: Send[InfoT], accept: str = JSON
-    ) -> tuple[Kind, InfoT]:
+    ) -> Coroutine[Any, Any, tuple[Kind, InfoT]]:
         """Send a prompt in the form that the endpoint's kind takes; returns the kind and the response."""
         ends = options.deadline(self._transport.backend.clock)
-        return await self._first_answer(options, lambda handle: handle._send_prompt(flat, options, ends, send, accept))
+        return self._first_answer(options, lambda handle: handle._send_prompt(flat, options, ends, send, accept))
 
-    async def _first_answer(self, options: Options, call: Callable[[ModelHandle], Awaitable[T]]) -> T:
+    def _first_answer(
+        self, options: Options, call: Callable[[ModelHandle], Coroutine[Any, Any, T]]
+    ) -> Coroutine[Any, Any, T]:
         """The result of this endpoint or, where it does not answer, of the first of its fallback that does."""
         if self._fallback is None:
-            return await call(self)
-        return await self._fallback.first_answer(call, options.retry, self._transport.backend.clock)
+            return call(self)
+        return self._fallback.first_answer(call, options.retry, self._transport.backend.clock)
 
     async def _send_prompt(
         self, flat: Mapping[str, Any], options: Options, ends: float, send: Send[InfoT], accept: str
@@ -204,7 +206,8 @@ class ModelHandle:
     ) -> InfoT:
         """Send a body where its kind is taken. If it is refused there, the endpoint's description may name another."""
         failed: dict[Route, APIStatusError] = {}
-        while (route := self._untried(kind, failed)) is not None:
+        while untried := self._untried(kind, failed):
+            route = untried[0]
             whole = body if route.model is None else {**body, "model": route.model}
             try:
                 if route.origin is not None:
@@ -216,17 +219,18 @@ class ModelHandle:
                 failed[route] = error
                 if verb != "complete":
                     await self._explain(verb, error, deadline)
-                if error.status not in _ELSEWHERE or (len(failed) == 1 and self._untried(kind, failed) is None):
+                if error.status not in _ELSEWHERE or (len(failed) == 1 and not self._untried(kind, failed)):
                     raise
             else:
-                self._accepted(kind, route)
-                info.endpoint = self.name
+                if failed or len(untried) > 1:
+                    self._remember(kind, route)
+                info.endpoint = self._ref.name
                 return info
         raise self._refused_everywhere(verb, failed)
 
-    def _untried(self, kind: Kind, failed: Mapping[Route, object]) -> Route | None:
-        routes = self._ref.routes_for(kind, self._known.get(self.name))
-        return next((route for route in routes if route not in failed), None)
+    def _untried(self, kind: Kind, failed: Mapping[Route, object]) -> Sequence[Route]:
+        routes = self._ref.routes_for(kind, self._known.get(self._ref.name))
+        return [route for route in routes if route not in failed] if failed else routes
 
     def _refused_everywhere(self, verb: Verb, failed: Mapping[Route, APIStatusError]) -> APIStatusError:
         """The error to raise: of a route that takes this wire format, else one that says that none does."""
@@ -239,12 +243,10 @@ class ModelHandle:
             error.hint = wrong_verb_hint(self.name, verb, tuple(each for each in known.verbs if each != verb))
         return error
 
-    def _accepted(self, kind: Kind, route: Route) -> None:
-        """Remember the route that was accepted, where there were several."""
-        known = self._known.get(self.name)
-        if len(self._ref.routes_for(kind, known)) > 1:
-            known = known or Learned(None, ())
-            self._known[self.name] = replace(known, routes={**known.routes, kind: (route,)})
+    def _remember(self, kind: Kind, route: Route) -> None:
+        """Of several routes this one was accepted."""
+        known = self._known.get(self.name) or Learned(None, ())
+        self._known[self.name] = replace(known, routes={**known.routes, kind: (route,)})
 
     async def _lookup_kind(self, options: Options, deadline: float) -> Kind | None:
         """What `complete` speaks; None if the look-up is forbidden or tells nothing."""

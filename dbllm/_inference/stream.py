@@ -16,6 +16,7 @@ from .._protocol.error_responses import error_frame
 from .._protocol.models import CallInfo, ChatCompletionChunk, CompletionChunk, HasCallInfo, ResponseEvent, Usage
 from .._protocol.responses import bounded_json
 from .._transport.call import OpenStream
+from .._transport.options import hide_frames
 from .._transport.replies import decode_or_raise
 from ..errors import APIError, StreamInterruptedError
 
@@ -163,6 +164,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         try:
             chunk = await self._next_event(await self._open())
         except BaseException as error:
+            hide_frames(error)  # their local variables hold the event, which may repeat what is secret
             await self._close(error)
             raise
         finally:

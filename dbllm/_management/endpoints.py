@@ -249,8 +249,8 @@ class AsyncEndpoints(Resource):
         try:
             endpoint = await self._reply(ServingEndpoint, method, path, body, deadline=deadline)
         except APIError as error:
-            if plain := [*_plain_keys(body)]:
-                redact_error(error, plain)
+            if any(_plain_keys(body)):  # in no local variable: a traceback may show those
+                redact_error(error, _plain_keys(body))
             raise
         return await self._wait_until_ready(endpoint, deadline) if wait else endpoint
 

@@ -35,8 +35,8 @@ class Resource:
             if method == "POST" and _is_there(error) and any(_may_have_run(earlier) for earlier in error.previous):
                 error.hint = "An earlier attempt of this call, whose response was lost, may have created it: check it."
             raise
-        body = info.raw.body.lstrip()
-        if body.startswith(b"<") or (body and accept == JSON):  # a sign-in page must not pass for "done"
+        start = info.raw.body.lstrip()[:1]
+        if start == b"<" or (start and accept == JSON):  # a sign-in page must not pass for "done"
             raise_if_not_json(info)
         return info
 

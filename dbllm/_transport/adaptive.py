@@ -21,7 +21,10 @@ HOLD = (4.0, 12.0)  # seconds between probes, at first and at most
 BLOCKED = (0.25, 4.0)  # seconds between the tries while everything is turned away, at first and at most
 BURST = 0.1  # seconds whose starts a learned rate lets through at once
 MINUTE = 60.0
-RATE_GROWTH = 1.005  # of a learned rate, in a second without a loss
+REFUSALS = 3  # in a row, and nothing else is running: then it is not the number at once
+CUTS = 15  # of a learned rate in a row: then it is not the rate
+SHORT = 2.0  # seconds: how long a block lasts at most where a rate is filled all the time
+RATE_GROWTH = (2.0, 1.005)  # of a learned rate in a second without a loss, before the first loss and after it
 
 
 class FixedConcurrency:
@@ -60,6 +63,7 @@ class AdaptiveConcurrency(FixedConcurrency):
         self._capped_at = 0.0
         self._latency = 0.0
         self._unlost = self._limit  # the limit of the last window without an overload
+        self._refusals = self._cuts = 0  # in a row
         self._opens_at: float | None = None  # when the counting of this window begins
         self._ok = self._peak = 0
         self._early = self._late = 0.0  # losses until the cap had its effect, and after
@@ -69,7 +73,8 @@ class AdaptiveConcurrency(FixedConcurrency):
         self._hold, self._probe_at = HOLD[0], 0.0
         self._pause, self._blocked_until = 0.0, 0.0  # a pause above 0: everything is turned away
         self._rate: float | None = None  # starts in a second, where there is a quota
-        self._rate_at = self._next_start = 0.0
+        self._rate_at = self._next_start = self._blocked_at = 0.0
+        self._growth = RATE_GROWTH[1]
         self._began: float | None = None
         self._answers: deque[list[float]] = deque()  # [second, answers] of the last minute
 
@@ -95,13 +100,15 @@ class AdaptiveConcurrency(FixedConcurrency):
     def ended(self, now: float, running: int, outcome: Outcome, seconds: float) -> None:
         """A call ended after `seconds`; `running` others are left."""
         self._peak = max(self._peak, running + 1)
-        if outcome == "ok":
-            self._latency += (seconds - self._latency) * (0.1 if self._latency else 1.0)
-            self._count_answer(now)
+        if outcome == "lost":
+            self._lost(now, running)
+        else:  # a request that failed for another reason was taken, too
+            self._refusals = 0
+            self._count_taken(now)
             if self._pause:
                 self._unblock(now)
-        elif outcome == "lost":
-            self._lost(now, running)
+        if outcome == "ok":
+            self._latency += (seconds - self._latency) * (0.1 if self._latency else 1.0)
         opens = now if self._opens_at is None else self._opens_at
         if now >= opens:
             self._ok += outcome == "ok"
@@ -109,17 +116,21 @@ class AdaptiveConcurrency(FixedConcurrency):
                 self._close_window(now, self._ok / (now - opens))
 
     def _lost(self, now: float, running: int) -> None:
-        if running == 0 or self._pause:
+        self._refusals += 1
+        if self._pause or (running == 0 and self._refusals >= REFUSALS):
             self._block(now)
             return
         if self._rate is not None:  # the starts came too fast
             if now - self._rate_at > 1.0:
-                self._rate, self._rate_at = 0.95 * self._rate, now
+                self._cuts += 1
+                less = 0.95 if self._growth == RATE_GROWTH[1] else 0.5
+                self._growth = RATE_GROWTH[1]
+                self._rate, self._rate_at = (less * self._rate if self._cuts < CUTS else None), now
                 self._next_start = now + BLOCKED[0]
             return
         if self._cap is None:
-            self._cap, self._capped_at = running, now
-        if now - self._capped_at <= max(self._latency, 0.1):
+            self._cap, self._capped_at = max(1, running), now
+        if now - self._capped_at <= max(self._latency, 0.02):
             self._cap = max(1, min(self._cap, running))
             self._early += 1
         else:
@@ -131,6 +142,7 @@ class AdaptiveConcurrency(FixedConcurrency):
 
     def _block(self, now: float) -> None:
         """Turned away although nothing else ran."""
+        self._blocked_at = self._blocked_at if self._pause else now
         self._pause = min(BLOCKED[1], self._pause * 2) or BLOCKED[0]
         self._blocked_until = now + self._pause
         self._give_up_probe(now)
@@ -139,11 +151,13 @@ class AdaptiveConcurrency(FixedConcurrency):
         """The first answer after everything was turned away."""
         self._pause, self._limit = 0.0, self._unlost  # the number at once was not what was wrong
         self._early = self._late = 0.0
+        # A quota of a minute blocks for long. What opens again soon is filled all the time, and its rate is not known.
+        self._growth = RATE_GROWTH[0 if now - self._blocked_at < SHORT else 1]
         self._rate = max(self._recent_rate(now), 0.1)
         self._rate_at = self._next_start = now
         self._open_window(now + self._latency)
 
-    def _count_answer(self, now: float) -> None:
+    def _count_taken(self, now: float) -> None:
         if self._answers and self._answers[-1][0] == now // 1:
             self._answers[-1][1] += 1
         else:
@@ -159,8 +173,9 @@ class AdaptiveConcurrency(FixedConcurrency):
     def _adapt_rate(self, now: float, goodput: float) -> None:
         """A learned rate grows while it is what holds the calls back."""
         if self._rate is not None and now > self._rate_at:
+            self._cuts = 0
             if goodput > 0.5 * self._rate:
-                self._rate *= RATE_GROWTH ** (now - self._rate_at)
+                self._rate *= self._growth ** (now - self._rate_at)
             self._rate_at = now
 
     # --- windows ------------------------------------------------------------------------------------------------------

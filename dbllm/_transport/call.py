@@ -12,6 +12,7 @@ from .._protocol.models import CallInfo
 from .._protocol.sse import Decoder, Event, is_event_stream, is_keep_alive
 from ..errors import APIError, APIResponseError, PublicPickle, Raw, StreamInterruptedError
 from .health import EndpointHealth
+from .limited import CallLimiter
 from .retry import FailedAttempts, Retry, Timeout
 
 JSON = "application/json"
@@ -32,6 +33,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the caller's own
     origin: str | None = None  # where it is sent; None means the client's workspace
     may_hedge: bool = False  # it costs next to nothing when it runs twice
+    limiter: CallLimiter | None = None  # of its endpoint
     attempt: int = 1  # the number of the current attempt
     fresh: bool = False  # a kept-alive connection failed: the next attempt dials, and so can tell whether it was sent
     began: float = 0.0

@@ -160,7 +160,7 @@ class RateLimiter:
             for place, quota in enumerate(self._quotas):
                 quota.advance(now, place)
                 pause = max(pause, quota.wait(held[place], expected[place], now, place))
-            if pause > 0:
+            if pause > 1e-6:  # seconds: less is an error of rounding
                 return pause
             reservation = Reservation(now, estimate, held, expected, [True] * len(held))
             for place, quota in enumerate(self._quotas):

@@ -14,6 +14,7 @@ from .._deadline import FOREVER
 from .._protocol.json_encoder import encode
 from .._protocol.requests import TAGS, tags_header
 from .call import JSON, Call
+from .limited import CallLimiter
 from .retry import Retry, Timeout
 
 EXPLAIN_SECONDS = 5.0  # the most time that a failed call spends on finding out why
@@ -31,6 +32,7 @@ class Options:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     extra_body: Mapping[str, Any] = field(default_factory=dict, repr=False)
     tags: Mapping[str, str] = field(default_factory=dict)
+    limiter: CallLimiter | None = None  # of the endpoint that is called
 
     def merged_with(
         self,
@@ -55,7 +57,7 @@ class Options:
             merged = RedactedMapping(merged, {TAGS: tags_header(tags)})
         timeout = self.timeout if timeout is None else Timeout.of(timeout)
         extra = {**self.extra_body, **(extra_body or {})}
-        return Options(timeout, retry or self.retry, merged, extra, tags or self.tags)
+        return Options(timeout, retry or self.retry, merged, extra, tags or self.tags, self.limiter)
 
     def deadline(self, clock: Callable[[], float]) -> float:
         """The deadline, on this clock, of a call that begins now."""
@@ -78,6 +80,7 @@ class Options:
         if method is None:
             method = "GET" if body is None else "POST"
         hedge = method == "GET"
+        limiter = None if body is None else self.limiter  # a look-up is none of the model's calls
         return Call(
-            method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers, origin, may_hedge=hedge
+            *(method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers, origin, hedge, limiter)
         )

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from .._auth.redaction import hide_frames
 from .._protocol.error_responses import answer_error, not_json
 from .._protocol.models import CallInfo, Reply
 from .._protocol.responses import bounded_json, first_error, parse
@@ -23,6 +24,7 @@ def decode_or_raise(what: str, info: CallInfo, read: Callable[[], T]) -> T:
         return read()
     except ValidationError as error:
         failed, cause = unexpected(info, f"{what} ({first_error(error)})"), error
+        hide_frames(cause)  # their local variables hold the answer, which may repeat what is secret
     except (ValueError, RecursionError):
         failed = unexpected(info, f"{what} (it is not JSON)")
     if cause is not None and info.redaction is not None and info.redaction(text := str(cause)) != text:

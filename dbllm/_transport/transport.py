@@ -6,7 +6,7 @@ import logging
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from .._auth.auth import Auth, OAuthOnly, is_expired_response
@@ -106,6 +106,8 @@ class Transport:
         attempt = self._send_authenticated if self.on_attempt is None else self._send_observed
         if call.retry.hedge is not None and call.may_hedge:
             attempt = self._send_hedged
+        if call.limiter is not None:
+            attempt = partial(call.limiter.send, self.backend, call.origin or self.host, attempt)
         try:
             if call.retry.breaker:
                 health.admit(began)
@@ -177,8 +179,9 @@ class Transport:
         pool, request = await self.backend.pool(call.origin or self.host), self._request(call, sent)
         try:
             exchange = await pool.open(request)
-            stream = OpenStream(Raw(exchange.status, exchange.headers), exchange=exchange, redaction=request.redaction)
             try:
+                raw = Raw(exchange.status, exchange.headers)
+                stream = OpenStream(raw, exchange=exchange, redaction=request.redaction)
                 if (whole := await stream.read_whole(call.deadline)) is not None:
                     return OpenStream(self._raise_for_status(whole, call, request), redaction=request.redaction)
                 if not await stream.read_event(call.deadline):
@@ -273,7 +276,8 @@ class Transport:
 
     def _request(self, call: Call, sent: Mapping[str, str]) -> HttpRequest:
         timeout, base = call.timeout, call.origin or self.host
-        headers, redaction = self._request_headers(call, sent, base), Redaction(sent, call.headers, path=call.path)
+        headers = self._request_headers(call, sent, base)
+        redaction = Redaction(sent, call.headers, self.backend.proxy_headers, path=call.path, body=call.body)
         return HttpRequest(
             call.method,
             base + call.path,

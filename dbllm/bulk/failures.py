@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dbllm import APIError, APIResponseError, Retry
+from dbllm import APIConnectionError, APIError, APIResponseError, Retry
 
+from .._transport.limited import outcome_of
 from .._transport.retry import classify, retry_delay
 from .results import RowError, RowResult
 
 _MAY_HAVE_RUN = frozenset({500, 502, 504})
-_OVERLOADED = frozenset({429, 503, 529})
 
 
 def may_be_paid(error: BaseException) -> bool:
@@ -30,14 +30,14 @@ def is_throttled(error: BaseException) -> bool:
 
 def is_overload(error: BaseException) -> bool:
     """Whether fewer calls at once would help: it was turned away, or there was no connection, or no answer in time."""
-    return isinstance(error, APIError) and (
-        error.status in _OVERLOADED or (error.status is None and classify(error, "POST") in ("never sent", "ambiguous"))
-    )
+    return isinstance(error, APIError) and outcome_of(error) == "lost"
 
 
 def next_attempt_after(errors: Sequence[BaseException], retry: Retry) -> float | None:
     """Seconds to wait before a row is sent again; None: its last failure stands. The rules are the core's."""
     last = errors[-1]
+    if isinstance(last, APIResponseError):  # paid for sure: as a connection that broke inside the answer
+        last = APIConnectionError(last.detail, sent=True)
     if retry.attempts > 1 and classify(errors[0], "POST") == "never sent":  # as in the core: it does not count
         retry = replace(retry, attempts=retry.attempts + 1)
     return retry_delay(last, failures=len(errors), method="POST", retry=retry)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from itertools import count
 from typing import Any
 
 from anyio.from_thread import start_blocking_portal
@@ -145,7 +146,7 @@ def rows(
         raise ValueError(f"concurrency must be an integer, 1 or more, or None (adaptive), got {concurrency!r}.")
     if max_error_rate is not None and not 0 <= max_error_rate <= 1:
         raise ValueError(f"max_error_rate must be between 0 and 1, got {max_error_rate!r}.")
-    items = _numbered_async(prompts) if isinstance(prompts, AsyncIterable) else _numbered(prompts)
+    items = _NumberedAsync(prompts) if isinstance(prompts, AsyncIterable) else _numbered(prompts)
     return Rows(
         Scheduler(
             mapper,
@@ -166,11 +167,22 @@ def _numbered(rows: Iterable[Any]) -> Iterator[Item]:
     return (row if isinstance(row, Item) else Item(place, row) for place, row in enumerate(rows))
 
 
-async def _numbered_async(rows: AsyncIterable[Any]) -> AsyncIterator[Item]:
-    place = 0
-    async for row in rows:
-        yield row if isinstance(row, Item) else Item(place, row)
-        place += 1
+class _NumberedAsync:
+    """An async source as items. Closing it closes the source, which an async generator around it would not."""
+
+    def __init__(self, rows: AsyncIterable[Any]) -> None:
+        self._rows, self._place = aiter(rows), count()
+
+    def __aiter__(self) -> _NumberedAsync:
+        return self
+
+    async def __anext__(self) -> Item:
+        row, place = await anext(self._rows), next(self._place)
+        return row if isinstance(row, Item) else Item(place, row)
+
+    async def aclose(self) -> None:
+        if (close := getattr(self._rows, "aclose", None)) is not None:
+            await close()
 
 
 class PlainRows:

@@ -45,7 +45,7 @@ class FaultConnection(asyncio.Protocol):
         self._state.connections.add(self)
         self._state.accepted += 1
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(self)
         if self._task is not None:
             self._task.cancel()
@@ -92,7 +92,7 @@ class FaultConnection(asyncio.Protocol):
         nonce = nonce_of(asked, prompt)
         plan, self._plan = self._plan or state.plan(nonce), None
         fault = plan.fault
-        if fault == "close_race" and not self._served:
+        if fault == "reset_kept" and not self._served:
             fault = None  # only a kept connection can be closed before its next request
         self._served += 1
         state.count(nonce, fault, fault is None or FAULT_KINDS[fault].runs)
@@ -116,7 +116,7 @@ class FaultConnection(asyncio.Protocol):
         settings = self._state.settings
         if settings.delays:
             await asyncio.sleep(settings.latency + settings.jitter * plan.draw)
-        if plan.fault == "close_race":
+        if plan.fault == "reset_kept":
             self.close(reset=True)
             return
         if plan.fault in _STATUSES:
@@ -173,6 +173,11 @@ class FaultConnection(asyncio.Protocol):
             for place in range(0, len(whole), size):
                 transport.write(whole[place : place + size])
                 await asyncio.sleep(0 if fault == "slices" else 1 / 16)
+        elif fault == "close_race":
+            transport.write(whole)
+            await asyncio.sleep(0.005 * plan.draw)
+            if not self._buffer:  # what the kernel has and this program has not read is answered by a reset
+                self.close()
         elif fault == "informational":
             transport.write(b"HTTP/1.1 102 Processing\r\n\r\n" * 64 + whole)
         elif fault == "extra_bytes":

@@ -25,6 +25,7 @@ FaultName = Literal[
     "502",
     "504",
     "close_race",
+    "reset_kept",
     "early_413",
     "close_before_head",
     "reset_before_head",
@@ -75,7 +76,8 @@ FAULT_KINDS: Mapping[FaultName, FaultKind] = {
     "500": FaultKind("may have run", "500"),
     "502": FaultKind("may have run", "502"),
     "504": FaultKind(_LOST, "504"),
-    "close_race": FaultKind("refused", "a kept connection is reset as its next request comes; a new one answers"),
+    "close_race": FaultKind("harmless", "the connection ends up to 5 ms after the answer, though it was to be kept"),
+    "reset_kept": FaultKind("refused", "a kept connection is reset as its next request comes; a new one answers"),
     "early_413": FaultKind("refused", "413 before the body was read, then the end of the connection"),
     "close_before_head": FaultKind(_LOST, "the connection ends `run` seconds after the request, without an answer"),
     "reset_before_head": FaultKind(_LOST, "the same with RST"),
@@ -95,12 +97,11 @@ Mix = Mapping[FaultName, float]
 """Fault → share of the requests that meet it; the shares are 1 at most in sum."""
 
 SAFE_FAULTS: Mix = {
-    "429": 0.06,
-    "429_hint": 0.06,
+    "429": 0.07,
+    "429_hint": 0.08,
     "503": 0.06,
     "500": 0.03,
     "502": 0.03,
-    "close_race": 0.03,
     "slices": 0.01,
     "late": 0.01,
     "drip": 0.01,

@@ -22,7 +22,7 @@ from typing import Any
 
 _FOLDER = "/proc/self/fd"
 _HIGHEST = 1024
-_OF_ANYIO = "AnyIO worker thread"  # they end by themselves, and are shared
+_SHARED_THREADS = ("AnyIO worker thread", "Trio thread")  # they wait for more work, and end by themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def take_census(*clients: Any) -> Census:
         (sockets if target.startswith("socket") else files)[number, target] = f"{number} → {target}"
     own = threading.current_thread()
     others = [thread for thread in threading.enumerate() if thread is not own]
-    threads: dict[object, str] = {one: repr(one) for one in others if not one.name.startswith(_OF_ANYIO)}
+    threads: dict[object, str] = {one: repr(one) for one in others if not one.name.startswith(_SHARED_THREADS)}
     counts: dict[object, int] = {}
     for client in clients:
         stats = client.stats()
@@ -72,12 +72,12 @@ def take_census(*clients: Any) -> Census:
     return Census(sockets, files, _tasks(), threads, counts)
 
 
-def open_descriptors() -> int:
-    """How many files and sockets are open; cheap where there is a /proc, -1 elsewhere."""
+def descriptor_numbers() -> list[str]:
+    """The numbers of open files and sockets; cheap where there is a /proc, empty elsewhere."""
     try:
-        return len(os.listdir(_FOLDER))
+        return os.listdir(_FOLDER)
     except OSError:
-        return -1
+        return []
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def _tasks() -> dict[object, str]:
         return {}
     found: dict[object, str] = {}
     root, own = trio.lowlevel.current_root_task(), trio.lowlevel.current_task()
-    waiting = [root] if root is not None else []
+    waiting: list[Any] = [root]
     while waiting:
         task = waiting.pop()
         if task not in (root, own):

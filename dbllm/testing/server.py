@@ -9,13 +9,14 @@
         ...
         print(server.report())
 
-It speaks HTTP/1.1 without TLS, on loopback alone.
+It speaks HTTP/1.1 on loopback alone; with a certificate of yours, over TLS.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -23,7 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPSConnection
 from typing import Any
 
 from dbllm.testing.connection import CONTROL, FaultConnection
@@ -46,6 +47,7 @@ class ServerSettings:
     stall: float = 2.0
     run: float = 0.3
     hint: float = 0.02
+    certificate: str | None = None
 
     def __post_init__(self) -> None:
         check_mix(self.mix)
@@ -159,8 +161,8 @@ class FaultServer:
 
     @property
     def host(self) -> str:
-        """The address for a client: "http://127.0.0.1:…"."""
-        return f"http://127.0.0.1:{self._port}"
+        """The address for a client: "http://127.0.0.1:…", or https."""
+        return f"http{'s' if self.settings.certificate else ''}://127.0.0.1:{self._port}"
 
     def change(self, **settings: Any) -> None:
         """Change settings of the running server, by the names that `fault_server` has.
@@ -238,7 +240,11 @@ class FaultServer:
         asyncio.run(serve())
 
     def _ask(self, what: str, body: object = None) -> Any:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=60)
+        trusting = ssl.create_default_context() if self.settings.certificate else None
+        connection: HTTPConnection = HTTPConnection("127.0.0.1", self._port, timeout=60)
+        if trusting is not None:  # our own server, whoever signed its certificate
+            trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+            connection = HTTPSConnection("127.0.0.1", self._port, timeout=60, context=trusting)
         try:
             connection.request("POST", CONTROL + what, json.dumps(body).encode())
             return json.loads(connection.getresponse().read())
@@ -258,6 +264,7 @@ def fault_server(
     stall: float = 2.0,
     run: float = 0.3,
     hint: float = 0.02,
+    certificate: str | None = None,
     process: bool = False,
 ) -> FaultServer:
     """A server whose faults come by a seed; enter it with `with` or `async with`.
@@ -272,12 +279,13 @@ def fault_server(
         between: seconds between the events of a stream.
         pause, stall, run, hint: seconds: of "late" and "drip"; of "stall" and "half_open"; before a connection ends
             without an answer; of the hint of "429_hint".
+        certificate: path of a PEM file with a key and its certificates; the server speaks TLS then.
         process: serve in a process of its own instead of a thread, so that it does not compete for this one's lock.
 
     Raises:
         ValueError: the mix or a number cannot be.
     """
-    settings = ServerSettings(mix or {}, seed, upstream, latency, jitter, between, pause, stall, run, hint)
+    settings = ServerSettings(mix or {}, seed, upstream, latency, jitter, between, pause, stall, run, hint, certificate)
     return FaultServer(settings, process=process)
 
 
@@ -285,7 +293,11 @@ async def serve_until(stop: asyncio.Event, settings: ServerSettings, listening: 
     """Serve on a free port of loopback; `listening` is called with the port."""
     state = ServerState(settings)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: FaultConnection(state), "127.0.0.1", 0, backlog=_BACKLOG)
+    security = None
+    if settings.certificate is not None:
+        security = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        security.load_cert_chain(settings.certificate)
+    server = await loop.create_server(lambda: FaultConnection(state), "127.0.0.1", 0, ssl=security, backlog=_BACKLOG)
     listening(server.sockets[0].getsockname()[1])
     try:
         await stop.wait()

@@ -243,18 +243,18 @@ class TestWhatGoesWrong:
 
 class TestParameters:
     def test_a_value_that_is_json_is_that_value(self) -> None:
-        texts = ["temperature=0.1", "n=2", "flag=true", "tags=[1]", "none=null"]
+        texts = ["temperature=0.1", "n=2", "flag=true", "labels=[1]", "none=null"]
         assert dict(read_param(text) for text in texts) == {
             "temperature": 0.1,
             "n": 2,
             "flag": True,
-            "tags": [1],
+            "labels": [1],
             "none": None,
         }
 
     def test_any_other_value_is_text(self) -> None:
         assert dict(read_param(text) for text in ("style=dry=wit", "empty=")) == {"style": "dry=wit", "empty": ""}
 
-    @pytest.mark.parametrize("pair", ["temperature", "=1", "stop=.", "timeout=5", "headers={}"])
+    @pytest.mark.parametrize("pair", ["temperature", "=1", "stop=.", "timeout=5", "headers={}", "tags={}"])
     def test_what_is_no_parameter_is_wrong_usage(self, run: Any, pair: str) -> None:
         assert run("complete", "dolly", "hi", "--param", pair).status == 2

@@ -128,13 +128,15 @@ async def test_a_run_is_started_watched_awaited_and_taken_up_again(asking, app):
         assert await agent.run(RUN).status() == "completed"
 
 
-async def test_a_run_that_takes_too_long_goes_on_and_one_that_failed_says_why(asking, app):
+async def test_a_run_that_takes_too_long_goes_on_and_one_that_failed_says_why(asking, app, clock):
     app.post(CALLS).respond(202, json={"id": RUN, "status": "queued"})
     state = app.get(f"{CALLS}/{RUN}").respond(json={"id": RUN, "status": "active"})
     async with asking() as client:
+        clock.on(client)
         run = await client.agent(url=APP).start("hi", id=RUN)
         with pytest.raises(dbllm.APITimeoutError, match=r"has not ended in time: it is active.*It goes on"):
-            await run.result(timeout=0.5)
+            await run.result(timeout=20)
+        assert clock.waits[:3] == [0.25, 0.5, 1.0]
         state.respond(json={"id": RUN, "status": "failed", "error": "agent invocation failed"})
         with pytest.raises(dbllm.APIError, match="the agent failed: agent invocation failed"):
             await run.result()

@@ -86,7 +86,7 @@ def test_what_no_service_answers_is_refused_with_what_there_is(plane: Plane) -> 
         (CHAT_PATH, CHAT, 400, "missing required field 'model'"),
         (CHAT_PATH, {**CHAT, "model": 5}, 400, "missing required field 'model'"),
         (CHAT_PATH, {**CHAT, "model": "system.ai.gpt-9"}, 404, "Model service 'system.ai.gpt-9' does not exist"),
-        (CHAT_PATH, {**CHAT, "model": "main.default"}, 404, "does not exist"),
+        (CHAT_PATH, {**CHAT, "model": "main.default"}, 404, "Model service 'main.default' does not exist"),
         (f"{UNIFIED}/embeddings", {"model": model, "input": "x"}, 400, "does not support the API type"),
         (CHAT_PATH, {"model": model, **CHAT, "inputs": []}, 400, 'unknown field "inputs"'),
     ):

@@ -115,6 +115,7 @@ def test_a_config_that_cannot_route_is_refused_with_what_is_wrong(plane: Plane) 
         ({"config": {"destinations": [own_to()]}}, "no field 'destinations'"),
         (service(own_to(model="models/system.ai.gpt-9")), "does not exist; there are"),
         (service(own_to(model="system.ai.smollm2-chat")), "resource name models/"),
+        (service(own_to("ü\r\n")), "printable ASCII"),
         (service({**own_to(), "destination_type": "PAY_PER_TOKEN"}), "destination_type must be one of"),
         (service({**own_to(), "external_model_config": {}}), "and no other config"),
         (service(external_to("main.default.none")), "does not exist"),
@@ -157,7 +158,7 @@ def test_a_provider_service_takes_its_key_by_reference_only_and_only_one_that_it
     none = {"openai": {"direct": {"api_key": {"secret_reference": {"name": "secrets/main.default.none"}}}}}
     assert plane.refused("POST", path, provider(**none))[:2] == (404, "RESOURCE_DOES_NOT_EXIST")
     for changed in ({"provider_type": "OPENAI"}, {"targets": []}, {"anthropic": {}}, {"allow_all_targets": 1},
-                    {"targets": [{"model": "m"}]}, {"openai": {}}, {"more": 1}):  # fmt: skip
+                    {"targets": [{"model": "m"}]}, {"openai": {}}, {"more": 1}, {"pricing": 5}):  # fmt: skip
         assert plane.refused("POST", path, provider(**changed))[0] == 400, changed
     for form in ("{{secrets/main.default/openai}}", "secrets/main.default/openai", "secrets/main.default.openai"):
         reference = {"openai": {"direct": {"api_key": {"secret_reference": {"name": form}}}}}
@@ -165,6 +166,9 @@ def test_a_provider_service_takes_its_key_by_reference_only_and_only_one_that_it
         assert made["config"]["openai"] == reference["openai"]
         plane.do("DELETE", f"{UC}/model-provider-services/main.default.up")
     one = f"{UC}/model-provider-services/main.default.first"
+    mask = "config.pricing.default_discount_basis_points"
+    priced = plane.do("PATCH", f"{one}?update_mask={mask}", {"config": {"pricing": {mask.rpartition(".")[2]: 5}}})
+    assert priced["config"]["pricing"] == {"default_discount_basis_points": 5}
     other = provider(provider_type="EXTERNAL_MODEL_PROVIDER_TYPE_ANTHROPIC")
     assert "cannot be changed" in plane.refused("PATCH", f"{one}?update_mask=config", other)[2]
     moved = provider(openai={"direct": {**provider()["config"]["openai"]["direct"], "base_url": "https://b.example"}})
@@ -223,6 +227,8 @@ def test_services_and_their_grants_survive_in_the_state_folder(engine: Engine, t
         shown = plane.do("GET", f"{LIST}/main.default.mine")
         assert shown["config"]["routing"]["destinations"][0]["is_deleted"] is True
         assert shown["supported_api_types"] == []
+        told = plane.do("PATCH", f"{LIST}/main.default.mine?update_mask=comment", {"comment": "the provider is gone"})
+        assert told["comment"] == "the provider is gone"
 
 
 def test_a_workspace_without_the_gateway_says_so_everywhere(engine: Engine) -> None:

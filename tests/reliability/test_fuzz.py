@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from reliability.figures import record
 from reliability.wire import ENGINES, SEEDS, Script, answer, cut, mutated, scripted
 
 import dbllm
@@ -56,7 +57,7 @@ def test_a_changed_answer_is_an_answer_or_an_error_of_dbllms(engine: str) -> Non
             slowest = max(slowest, time.thread_time() - start)
             if LONG and number % 100_000 == 99_999:
                 print(f"{engine}: {number + 1} in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    print(f"{engine}: {INPUTS} inputs, {sum(wrong.values())} untyped, slowest {slowest * 1000:.0f} ms, {dict(ends)}")
+    record("fuzz", engine, inputs=INPUTS, untyped=sum(wrong.values()), slowest=round(slowest, 3), ends=dict(ends))
     assert not wrong
     assert slowest < MOST_SECONDS
     assert ends["a value"] > INPUTS / 100  # changes that go deep are among them

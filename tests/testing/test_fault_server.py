@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import trustme
 
 from dbllm import APIError, AsyncClient, Client, Retry
 from dbllm.testing import ALL_FAULTS, FAULT_KINDS, SAFE_FAULTS, FaultName, FaultServer, fault_server
@@ -40,7 +42,7 @@ def test_each_fault_does_to_a_whole_answer_and_to_a_stream_what_its_effect_says(
         server.change(mix={name: 1.0})
         for stream in (False, True):
             with Client(server.host, "token", retry=ONCE, timeout=10) as client:
-                if name == "close_race":  # it needs a connection that was kept
+                if name == "reset_kept":  # it needs a connection that was kept
                     client.endpoint("m").chat("first")
                 found = outcome(client, f"text of {name}, {stream}", stream=stream)
             cut_after_the_end = name == "wrong_length" and stream  # [DONE] has come before the connection ends
@@ -154,3 +156,17 @@ def test_it_runs_in_a_process_of_its_own_and_in_an_event_loop() -> None:
             assert server.report().executions == 50
 
     asyncio.run(main())
+
+
+def test_it_speaks_tls_with_a_certificate_of_the_users(tmp_path: Path) -> None:
+    authority, pem = trustme.CA(), tmp_path / "server.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with (
+        fault_server(mix={"reset_in_body": 0.5}, certificate=str(pem)) as server,
+        Client(server.host, "token", retry=ONCE, verify=str(tmp_path / "ca.pem")) as client,
+    ):
+        found = [outcome(client, str(text), stream=False) for text in range(20)]
+        assert {type(one).__name__ for one in found} == {"str", "APIConnectionError"}
+        report = server.report()
+    assert (report.executions, report.flaws) == (20, ())

@@ -44,6 +44,9 @@ from dbllm import (
     ServingEndpoint,
     Timeout,
     Usage,
+    audio,
+    file,
+    image,
 )
 
 
@@ -203,6 +206,16 @@ async def managing() -> None:
     assert_type(await client.model_services.grant("a.b.c", "group"), dict[str, list[str]])
     assert_type((await client.model_services.get("a.b.c")).supported_api_types, list[str])
     assert_type(client.endpoint("a.b.c", gateway="openai"), AsyncEndpoint)
+    assert_type(client.endpoint("a", tags={"b": "c"}, fallback=["d"]), AsyncEndpoint)
+    assert_type(client.with_options(tags={"b": "c"}), AsyncClient)
+    reply = await client.endpoint("a").chat({"role": "user", "content": ["x", image("a.png")]}, tags={"b": "c"})
+    assert_type(reply.answered_by, str)
+    assert_type(reply.message.reasoning, str)
+    assert_type((reply.usage or Usage()).cached_tokens, int | None)
+    assert_type((reply.usage or Usage()).reasoning_tokens, int | None)
+    assert_type(audio(b"x", media_type="audio/wav"), dict[str, Any])
+    assert_type(file("a.pdf", name="b.pdf"), dict[str, Any])
+    await client.endpoint("a").complete("x", tags={"b": 1})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
     client.endpoint("a", gateway="other")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(await client.secrets.get("s", "k"), str)
     assert_type(await client.secrets.list("s"), list[SecretMetadata])

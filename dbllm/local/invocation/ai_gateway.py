@@ -84,7 +84,7 @@ class AiGateway:
         name = decoded.get("model") if isinstance(decoded, dict) else None
         if not isinstance(name, str) or not name:
             raise bad_request("missing required field 'model': the name of a model service, as system.ai.smollm2-chat")
-        service = self._services.find(service_name(name))
+        service = self._services.get(service_name(name)) or self._services.find(name)
         need_privilege(service, request.scope["dbllm.caller"], "EXECUTE", self._services.securable)
         chosen = self._rules.routed(service, api_type, task, self._draw)
         return await self._answer(request, as_endpoint(service, task), chosen, body)

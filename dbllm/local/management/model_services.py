@@ -8,6 +8,7 @@ destinations are called in their order.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ from dbllm.local.management.services import Services
 
 MAX_DESTINATIONS = 10
 MAX_FALLBACKS = 5
+LABEL = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?")
 OWN = "DESTINATION_TYPE_PAY_PER_TOKEN_FOUNDATION_MODEL"
 ENDPOINT = "DESTINATION_TYPE_PROVISIONED_THROUGHPUT_FOUNDATION_MODEL"
 EXTERNAL = "DESTINATION_TYPE_EXTERNAL_FOUNDATION_MODEL"
@@ -140,8 +142,9 @@ class ModelServiceRules:
             raise invalid(f"{where} has at most {most} destinations, not {len(destinations)}")
         for one in destinations:
             kind = one.get("destination_type")
-            if not isinstance(one.get("name"), str) or not one["name"]:
-                raise invalid(f"{where}[].name is missing")
+            name = one.get("name")
+            if not isinstance(name, str) or not LABEL.fullmatch(name):  # it is sent back in a header
+                raise invalid(f"{where}[].name must be 1 to 255 printable ASCII characters")
             if kind not in FORMS:
                 raise invalid(f"{where}[].destination_type must be one of {', '.join(FORMS)}")
             if [form for form in FORMS.values() if one.get(form) is not None] != [FORMS[str(kind)]]:

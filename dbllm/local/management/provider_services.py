@@ -90,6 +90,8 @@ class ProviderServiceRules:
         for flag in FLAGS:
             if not isinstance(fields.get(flag, False), bool):
                 raise invalid(f"config.{flag} must be true or false")
+        if "pricing" in fields:
+            read_object(fields["pricing"], "config.pricing")
         fields["targets"] = _targets(fields)
         read_service_limits(fields.get("rate_limits") or [])
         settings = read_object(fields[FORMS[str(kind)]], f"config.{FORMS[str(kind)]}")

@@ -187,8 +187,10 @@ def masked(before: Json, body: Mapping[str, object], paths: Mapping[str, Sequenc
         *above, last = path.split(".")
         place, source = after, body
         for key in above:
-            source = _as_mapping(source.get(key))
-            place = place.setdefault(key, {})  # type: ignore[assignment]
+            source, inner = _as_mapping(source.get(key)), place.get(key)
+            if not isinstance(inner, dict):
+                inner = place[key] = {}
+            place = inner
         if source.get(last) is None:
             place.pop(last, None)
         else:

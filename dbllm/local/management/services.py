@@ -159,11 +159,14 @@ class Services:
         service = self._changeable(call)
         before: Json = {"comment": service.comment, "config": service.config}
         after = service_record.masked(before, call.body, self._rules.masks, call.query.get("update_mask", ""))
-        config = self._rules.check(after.get("config"), call.caller, service.config)
+        config = after.get("config")
+        # What it refers to may be gone, or not the caller's: that hinders none of the other changes.
+        if config != service.config:
+            config = self._rules.check(config, call.caller, service.config)
         changed = replace(
             service,
             comment=_comment(after),
-            config=config,
+            config=cast("Json", config),
             updated_ms=int(self._now() * 1000),
             updated_by=call.caller.name,
             version=service.version + 1,

@@ -26,6 +26,7 @@ class Model:
     def __init__(self, seconds: float = 1.0, seed: int = 1) -> None:
         self.seconds, self.random = seconds, random.Random(seed)
         self.running = self.most_running = 0
+        self.errors = 0
         self.answered: list[float] = []
         self.refused: list[float] = []
 

@@ -1,0 +1,92 @@
+"""The concurrency that is found out, and the limits that are kept, on models of servers and a virtual clock.
+
+`DBLLM_BULK_SWEEP=1` compares with more fixed numbers of calls at once, and takes longer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+import trio
+import trio.testing
+from support.bulk_models import CapacityStep, HardLimit, Model, Noisy, Queueing, TokenBucket, TokenQuota
+
+from dbllm import Limits, bulk
+
+SWEEP = bool(os.environ.get("DBLLM_BULK_SWEEP"))
+
+
+def play(make: Callable[[], Model], until: float, concurrency: int | None = None, limits: Limits | None = None) -> Any:
+    """A job without end on such a server, for some seconds of a clock that costs no time."""
+
+    async def main() -> Model:
+        model: Any = make()
+        rows = bulk.rows(model, (f"p{n}" for n in itertools.count()), concurrency=concurrency, limits=limits)
+        with anyio.move_on_after(until):
+            async for row in rows:
+                model.errors += row.error is not None
+        await rows.aclose()
+        assert model.running == 0
+        return model
+
+    return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def rate(times: list[float], begin: float, end: float) -> float:
+    return sum(begin <= at < end for at in times) / (end - begin)
+
+
+MODELS: dict[str, tuple[Callable[[], Model], float, float, tuple[int, ...]]] = {
+    "a hard limit": (HardLimit, 30, 75, (48,)),
+    "a queue": (Queueing, 30, 75, (24, 32)),
+    "noise": (Noisy, 30, 75, (24, 32)),
+    "a bucket of requests": (TokenBucket, 30, 75, (24,)),
+    "a quick server with a small quota": (lambda: TokenBucket(10, 10, 0.02), 30, 60, (4,)),
+    "tokens that are reserved": (TokenQuota, 0, 300, (64,)),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_concurrency_that_is_found_out_serves_as_the_best_fixed_one(name: str) -> None:
+    make, begin, end, usual = MODELS[name]
+    best = max(
+        rate(play(make, end, fixed).answered, begin, end)
+        for fixed in ((1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256) if SWEEP else usual)
+    )
+    model = play(make, end)
+    found, refused = rate(model.answered, begin, end), rate(model.refused, begin, end)
+    print(f"{name}: {found:.2f} of {best:.2f} answers a second; {refused / (found + refused):.1%} refused")
+    assert found >= 0.9 * best
+    assert refused <= 0.15 * (found + refused)
+    assert model.errors == 0  # who is turned away waits; nobody fails of it
+
+
+def test_a_capacity_that_falls_to_a_quarter_is_followed_at_once_and_its_return_within_half_a_minute() -> None:
+    model = play(CapacityStep, 155)
+    assert rate(model.answered, 30, 60) >= 0.9 * 64
+    down, refused = rate(model.answered, 70, 120), rate(model.refused, 70, 120)
+    print(f"down: {down:.1f} answers a second, {refused / (down + refused):.2%} refused")
+    assert down >= 0.9 * 16
+    assert refused <= 0.02 * (down + refused)
+    assert rate(model.answered, 150, 155) >= 0.9 * 64
+
+
+@pytest.mark.parametrize("concurrency", [64, None])
+def test_reservations_keep_within_a_quota_of_tokens_and_use_it(concurrency: int | None) -> None:
+    limits = Limits(output_tokens_per_minute=60_000, default_max_tokens=200)
+    model = play(lambda: TokenQuota(60_000, 200), 240, concurrency, limits)
+    used = sum(tokens for at, tokens in model.tokens if 60 <= at < 180) / 120_000
+    print(f"{used:.1%} of the quota used, {len(model.refused)} of {len(model.answered)} refused")
+    assert len(model.refused) <= 0.005 * len(model.answered)
+    assert used >= 0.95
+
+
+def test_requests_in_a_minute_are_kept_and_used() -> None:
+    model = play(lambda: TokenQuota(10**9, 200, requests=300), 300, limits=Limits(requests_per_minute=300))
+    assert model.refused == []
+    assert len(model.answered) >= 0.95 * 1500
