@@ -286,8 +286,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def bulk(session: nox.Session) -> None:
     """Bulk jobs: killed twenty times, crashing at every system call, cut and damaged; with Parquet. Some minutes."""
-    install(session, "check")
-    session.install(*PYPROJECT["project"]["optional-dependencies"]["bulk"])
+    install(session, "bulk")
     session.run("pytest", *OURS, "-s", "--timeout=900", "tests/bulk", *session.posargs, env={"DBLLM_BULK": "thorough"})
 
 
@@ -297,7 +296,7 @@ def bulk(session: nox.Session) -> None:
 @nox.session
 def newest(session: nox.Session) -> None:
     """Types and tests with the newest release of everything; red here means that upstream changed."""
-    everyday = nox.project.dependency_groups(PYPROJECT, "test", "langchain", "types")
+    everyday = nox.project.dependency_groups(PYPROJECT, "test", "httpx2", "langchain", "types")
     session.install("--upgrade", "--reinstall-package", "dbllm", ".[fast,langchain,local]", *everyday)
     run_types(session)
     session.run("pytest", *OURS, *PARALLEL, *without(*OWN_SESSION), *session.posargs)
@@ -310,7 +309,14 @@ def lock(session: nox.Session) -> None:
     core = ("pyproject.toml",)
     local = (*core, "--extra=fast", "--extra=local")
     resolve(session, LOCKS / "build.txt", "--group=build")
-    resolve(session, LOCKS / "check.txt", *local, "--extra=langchain", *groups("test", "langchain", "lint", "types"))
+    resolve(
+        session,
+        LOCKS / "check.txt",
+        *local,
+        "--extra=langchain",
+        *groups("test", "httpx2", "langchain", "lint", "types"),
+    )
+    resolve(session, LOCKS / "bulk.txt", *local, "--extra=bulk", *groups("test"))
     resolve(session, LOCKS / "bare.txt", *core)
     oldest = Path(session.create_tmp()) / "oldest.txt"
     oldest.write_text("\n".join(at_its_oldest(one) for one in PYPROJECT["project"]["dependencies"]))

@@ -43,6 +43,8 @@ class _EventLoopContext(Context):
         return bool(event.is_set())
 
     def call_soon(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self.pid != os.getpid():  # a forked child's finalizer: see `_ProcessContext`
+            return
         try:
             if hasattr(self._loop, "call_soon_threadsafe"):
                 self._loop.call_soon_threadsafe(self._spawn, call)

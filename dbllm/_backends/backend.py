@@ -149,7 +149,7 @@ class Backend(ABC):
         """Of this process: connections in use, idle ones, calls that wait for one, and how often one had to wait."""
         pid = os.getpid()
         contexts = [context for context in list(self._contexts.values()) if context.pid == pid]
-        in_use = sum(len(context.limiter.holders) for context in contexts)
+        in_use = sum(context.limiter.in_use for context in contexts)
         idle = sum(pool.idle for context in contexts for pool in list(context.pools.values()))
         return in_use, idle, sum(context.limiter.waiting for context in contexts), self.waits[0]
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from .._http.pool import Pool
+from .._http.pool import ConnectionLimiter, Pool
 from .backend import Backend, Context, T, _left, _of_parent_processes, _too_late, run_without_loop
 
 
@@ -20,10 +20,18 @@ class _ProcessContext(Context):
         super().__init__(backend, threading.Event)
 
     async def wait(self, event: Any, timeout: float | None) -> bool:
-        return bool(event.wait(timeout))
+        return bool(event.wait(None if timeout is None else min(timeout, threading.TIMEOUT_MAX)))
 
     def call_soon(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        run_without_loop(call())
+        if self.pid == os.getpid():
+            run_without_loop(call())
+            return
+        for pool in tuple(self.pools.values()):  # the finalizers of a forked child leave its parent's connections alone
+            pool.detach()
+
+
+class _Holder:
+    """Whoever holds a lock."""
 
 
 class SyncBackend(Backend):
@@ -55,17 +63,19 @@ class SyncBackend(Backend):
     @asynccontextmanager
     async def lock(self, name: str, deadline: float, *, wait: bool = True) -> AsyncIterator[bool]:
         """A lock of that name; APITimeoutError at the deadline. Without `wait` it is False when another has it."""
-        lock = self._context().locks.setdefault(name, threading.Lock())
-        left = _left(deadline, self.clock())
-        if not wait:
-            held = lock.acquire(blocking=False)
-        elif not (held := lock.acquire(timeout=-1 if left is None else min(left, threading.TIMEOUT_MAX))):
-            raise _too_late()
+        context = self._context()
+        lock = context.locks.setdefault(name, ConnectionLimiter(1, context))
+        holder = _Holder()  # who holds it is known by name, so Ctrl-C right after `acquire` leaves nothing held
         try:
-            yield held
+            try:
+                held = await lock.acquire(holder, _left(deadline, self.clock()) if wait else 0)
+                if wait and not held:
+                    raise _too_late()
+                yield held
+            finally:
+                lock.release(holder)
         finally:
-            if held:
-                lock.release()
+            lock.release(holder)  # once more, which is harmless: an interrupt may have come as the first began
 
     async def run_bounded(self, calls: Sequence[Callable[[], Awaitable[T]]], limit: int) -> list[T]:
         """The results in order, one after another."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet, ref
 
 from .._deadline import FOREVER
 from ..errors import APIConnectionError, APIError, APIResponseError, APITimeoutError, Raw
@@ -44,26 +45,29 @@ class LoopContext(Protocol):
 
 
 class ConnectionLimiter:
-    """At most `limit` exchanges at once; those that wait are served in order.
+    """At most `limit` holders of a permit (exchanges) at once; those that wait are served in order.
 
     A permit is handed over inside `release`, before its new holder wakes: no one can slip in between, and a waiter
     that is interrupted while it wakes gives back what it already holds.
+
+    It knows its holders weakly: who is lost on the way, by an interrupt between two lines, gives back its permit as it
+    is finalised. That may be in the middle of what is done here, so the lock can be taken twice.
     """
 
     def __init__(self, limit: int, context: LoopContext, waits: list[int] | None = None) -> None:
         self._limit = limit
         self._waits = [0] if waits is None else waits  # how often somebody had to wait: one number, shared by loops
         self._context = context
-        self._lock = threading.Lock()
-        self._waiting: dict[Exchange, Signal] = {}
-        self.holders: set[Exchange] = set()
+        self._lock = threading.RLock()
+        self._waiting: dict[Any, Signal] = {}
+        self._holders: dict[int, ref[Any]] = {}  # by identity
 
-    async def acquire(self, holder: Exchange, timeout: float | None) -> bool:
+    async def acquire(self, holder: object, timeout: float | None) -> bool:
         """Whether a permit came in time."""
         try:
             with self._lock:
-                if len(self.holders) < self._limit and not self._waiting:
-                    self.holders.add(holder)
+                if len(self._holders) < self._limit and not self._waiting:
+                    self._holders[id(holder)] = ref(holder, self._lost)
                     return True
                 event = self._waiting[holder] = self._context.event()
                 self._waits[0] += 1
@@ -84,28 +88,56 @@ class ConnectionLimiter:
         """Allow more or fewer from the next release on."""
         self._limit = limit
 
-    def release(self, holder: Exchange) -> None:
+    @property
+    def in_use(self) -> int:
+        """How many hold a permit."""
+        return len(self._holders)
+
+    @property
+    def holders(self) -> set[Any]:
+        """Who holds a permit."""
+        return {holder for known in tuple(self._holders.values()) if (holder := known()) is not None}
+
+    def is_held_by(self, holder: object) -> bool:
+        """Whether it holds a permit."""
+        return id(holder) in self._holders
+
+    def release(self, holder: object) -> None:
         """Give back the permit, or the place in the queue; who has neither changes nothing."""
         with self._lock:
             self._waiting.pop(holder, None)
-            self.holders.discard(holder)
-            while self._waiting and len(self.holders) < self._limit:
-                following = next(iter(self._waiting))
-                event = self._waiting.pop(following)
-                self.holders.add(following)
+            self._holders.pop(id(holder), None)
+            while self._waiting and len(self._holders) < self._limit:
+                following, event = next(iter(self._waiting.items()))
+                self._holders[id(following)] = ref(following, self._lost)
+                del self._waiting[following]
                 event.set()
+
+    def _lost(self, dead: ref[Any]) -> None:
+        """A holder is gone that has not released its permit."""
+        for place, known in tuple(self._holders.items()):
+            if known is dead:
+                del self._holders[place]
+        self._context.call_soon(self._hand_on)
+
+    async def _hand_on(self) -> None:
+        self.release(None)  # to those that wait, in their own loop
 
 
 class Exchange:
     """One request and its answer, on a connection that is its own until the answer is read to its end."""
 
-    __slots__ = ("_pool", "connection", "headers", "status")
+    __slots__ = ("__weakref__", "_pool", "connection", "headers", "status")
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.connection: Connection | None = None
         self.status = 0
         self.headers: Mapping[str, str] = {}
+
+    def __del__(self) -> None:
+        if self.connection is not None or self._pool.limiter.is_held_by(self):
+            self.close_soon()
 
     async def open(self, out: HttpRequest) -> Connection:
         """Wait for a permit, and take a connection for this request."""
@@ -175,10 +207,7 @@ class Exchange:
 
     def close_soon(self) -> None:
         """End it from where nothing can be awaited: a finalizer, or a coroutine that is being closed."""
-        if self.connection is not None:
-            self._pool.context.call_soon(self.aclose)
-        else:
-            self._pool.limiter.release(self)
+        self._pool.context.call_soon(self.aclose)
 
 
 class Pool:
@@ -192,6 +221,7 @@ class Pool:
         # A stack: the last one used is the warmest, the first one the next to expire.
         self._idle: list[tuple[Connection, float]] = []
         self.stale: list[Connection] = []  # to be closed by whoever comes next
+        self._connections: WeakSet[Connection] = WeakSet()  # all: an interrupt may fall between two who hold one
         self.closed = False
 
     async def send(self, out: HttpRequest) -> Raw:
@@ -244,6 +274,7 @@ class Pool:
                 exchange.connection = self._idle.pop()[0]
         except IndexError:  # none is left, another thread was quicker, or a new one is asked for
             exchange.connection = self._new_connection()
+            self._connections.add(exchange.connection)
         return exchange.connection
 
     def release(self, exchange: Exchange, connection: Connection) -> bool:
@@ -257,19 +288,16 @@ class Pool:
 
     def detach(self) -> None:
         """In a forked child: leave the parent's connections open, without a warning that they are."""
-        for connection in (
-            *(connection for connection, _ in self._idle),
-            *(exchange.connection for exchange in self.limiter.holders),
-        ):
+        for connection in tuple(self._connections):
             if isinstance(connection, H1Connection):
                 connection.detach()
 
     async def aclose(self) -> None:
         """Close all connections, also those in use: their calls fail, and so do those that wait for one."""
         self.closed = True
-        while self._idle:
-            await self._idle.pop()[0].close()
-        while self.stale:
-            await self.stale.pop().close()
+        self._idle.clear()
+        self.stale.clear()
         for exchange in tuple(self.limiter.holders):
             await exchange.aclose()
+        for connection in tuple(self._connections):
+            await connection.close()

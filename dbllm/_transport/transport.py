@@ -179,8 +179,9 @@ class Transport:
         pool, request = await self.backend.pool(call.origin or self.host), self._request(call, sent)
         try:
             exchange = await pool.open(request)
-            stream = OpenStream(Raw(exchange.status, exchange.headers), exchange=exchange, redaction=request.redaction)
             try:
+                raw = Raw(exchange.status, exchange.headers)
+                stream = OpenStream(raw, exchange=exchange, redaction=request.redaction)
                 if (whole := await stream.read_whole(call.deadline)) is not None:
                     return OpenStream(self._raise_for_status(whole, call, request), redaction=request.redaction)
                 if not await stream.read_event(call.deadline):

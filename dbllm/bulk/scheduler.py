@@ -158,9 +158,10 @@ class Scheduler:
 
     async def _run(self) -> None:
         try:
-            with anyio.CancelScope() as self._scope:
+            with anyio.CancelScope() as scope:
+                self._scope = scope
                 if self._cancelled:
-                    self._scope.cancel()
+                    scope.cancel()
                 await self.mapper.start()
                 # The core sends once: tries again are made here, where they hold no place.
                 self.handle = sending_once(self.mapper.async_handle(), self.mapper.timeout)
@@ -326,7 +327,7 @@ class Scheduler:
             return None
         job = self._ready.popleft()
         reservation = self.limiter.reserve(job.cost, now)
-        if isinstance(reservation, float):
+        if not isinstance(reservation, Reservation):
             self._ready.appendleft(job)
             self._wake_at(now + max(reservation, TICK))
             return None

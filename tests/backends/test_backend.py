@@ -14,7 +14,7 @@ import pytest
 import trio
 from support.loopback import STREAM_HEAD, Peer, Server, frame, head, keep_answering, streaming
 from support.modes import idle, permits, together, waited
-from support.samples import piece
+from support.samples import HELLO, piece
 
 import dbllm
 from dbllm._backends.backend import run_without_loop
@@ -278,6 +278,43 @@ def test_a_child_that_ends_regularly_does_not_close_its_parents_connection(serve
     script(FORK_AND_EXIT, server.host)
     assert server.connections == 2
     server.wait_gone()
+
+
+FORK_IN_A_STREAM = """
+import gc, os, sys
+from dbllm import Client
+client = Client(sys.argv[1], "t")
+stream = client.endpoint("ep").stream_chat("hi")
+stream.__enter__()
+next(stream)
+child = os.fork()
+if child == 0:
+    if sys.argv[2] == "drops it":
+        del stream
+        gc.collect()
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+client.request("GET", "/go")
+assert stream.final().text == "Hello"
+client.close()
+"""
+
+
+@pytest.mark.parametrize("child", ["drops it", "ends"])
+def test_a_forked_child_leaves_its_parents_open_stream_to_it(serve, script, child):
+    def streams(peer: Peer) -> None:
+        peer.request()
+        peer.send(STREAM_HEAD + frame(HELLO[0]))
+        peer.wait()
+        peer.send(b"".join(map(frame, HELLO[1:])) + b"0\r\n\r\n")
+        peer.wait_gone()
+
+    def opens(peer: Peer) -> None:
+        while peer.request():
+            peer.server.go.set()
+            peer.answer()
+
+    script(FORK_IN_A_STREAM, serve(streams, opens).host, child)
 
 
 # --- plain code in odd places -----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from support.jobs import sized
 from dbllm.bulk import JournalError, OutputError
 from dbllm.bulk.journal import ANSWERED, FAILED, NOT_DONE, TAIL_BYTES, Disk, Journal, open_locked
 
-STEP = sized(4099, 29, 1)  # every so manieth byte of the tail is one to cut at
+STEP = sized(4099, 97, 1)  # every so manieth byte of the tail is one to cut at
 FLIPS = sized(20, 500, 5000)
 ROWS = 400
 JOB = "feed"

@@ -28,6 +28,10 @@ def gate_of(client: Any) -> ConnectionLimiter:
     return context.limiter
 
 
+class Holder:
+    """Somebody who holds a permit."""
+
+
 async def until(colour: str, holds: Callable[[], bool]) -> None:
     """Let the others run until something holds."""
     while not holds():
@@ -406,7 +410,7 @@ async def test_an_interrupt_while_waiting_for_a_permit_gives_the_place_back(make
         await client.request("GET", "/0")
         (context,) = backend_of(client)._contexts.values()
         gate = context.limiter
-        holder = object()
+        holder = Holder()
         assert await gate.acquire(holder, 1)
 
         async def interrupted(event: Any, timeout: float | None) -> bool:
@@ -426,7 +430,7 @@ async def test_a_permit_that_is_handed_over_while_its_waiter_is_interrupted_is_n
         await client.request("GET", "/0")
         (context,) = backend_of(client)._contexts.values()
         gate = context.limiter
-        first = object()
+        first = Holder()
         assert await gate.acquire(first, 1)
 
         async def handed_then_interrupted(event: Any, timeout: float | None) -> bool:
@@ -444,7 +448,7 @@ async def test_releasing_twice_gives_no_second_permit(make, serve):
     async with make(server.host, max_connections=1) as client:
         await client.request("GET", "/0")
         gate = gate_of(client)
-        one, two = object(), object()
+        one, two = Holder(), Holder()
         assert await gate.acquire(one, 1)
         gate.release(one)
         gate.release(one)

@@ -456,8 +456,10 @@ async def test_a_dropped_stream_closes_its_socket_without_a_warning(make, serve,
         assert permits(client) == 0
 
 
-async def test_without_its_finalizer_a_dropped_stream_would_hold_its_connection(make, serve, monkeypatch):
+@pytest.mark.filterwarnings("ignore")  # Python closes the socket, and says so
+async def test_without_its_finalizer_a_dropped_stream_would_hold_its_permit(make, serve, monkeypatch):
     monkeypatch.setattr("dbllm._http.pool.Exchange.close_soon", lambda self: None)
+    monkeypatch.setattr("dbllm._http.pool.ConnectionLimiter._lost", lambda self, dead: None)
     server = serve(streaming(piece("a"), then=stalled))
     async with make(server.host) as client:
         stream = client.endpoint("ep").stream_chat("hi")
@@ -465,7 +467,7 @@ async def test_without_its_finalizer_a_dropped_stream_would_hold_its_connection(
             break
         del stream
         gc.collect()
-        assert (permits(client), server.open) == (1, 1)
+        assert permits(client) == 1
 
 
 async def test_closing_twice_and_before_opening_is_harmless(make, serve):

@@ -120,7 +120,7 @@ def backend_of(client: Any) -> Any:
 
 def permits(client: Any) -> int:
     """How many connections the client's calls hold, in all its event loops and processes."""
-    return sum(len(context.limiter.holders) for context in backend_of(client)._contexts.values())
+    return sum(context.limiter.in_use for context in backend_of(client)._contexts.values())
 
 
 def idle(client: Any) -> int:
