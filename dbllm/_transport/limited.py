@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from .._backends.backend import Backend
-from .._http.pool import ConnectionLimiter, Exchange
+from .._http.pool import ConnectionLimiter
 from .._protocol.models import CallInfo
 from ..errors import APIError, APITimeoutError
 from .adaptive import AdaptiveConcurrency, FixedConcurrency, Outcome
@@ -105,11 +105,8 @@ class CallLimiter:
                 await backend.sleep(min(pause, _LONGEST_SLEEP, call.deadline - now))
 
 
-class _Place(Exchange):
+class _Place:
     """A place among the calls at once."""
-
-    def __init__(self) -> None:
-        """It holds no connection."""
 
 
 def _limits_error(why: str) -> APITimeoutError:
