@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webdriver import WebDriver
@@ -17,7 +14,6 @@ from dbllm import Client
 from dbllm.local import Workspace
 from dbllm.local.model.weights import default_model
 
-NEEDED = "this needs Chromium and its driver: apt-get install chromium chromium-driver"
 STORED = "</pre><img src=x onerror=\"document.title='broken into'\"><script>document.title='broken into'</script>"
 
 
@@ -25,28 +21,6 @@ STORED = "</pre><img src=x onerror=\"document.title='broken into'\"><script>docu
 def workspace() -> Iterator[Workspace]:
     with Workspace(model=default_model()) as one:
         yield one
-
-
-def new_browser() -> WebDriver:
-    browser, driver = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
-    assert browser, NEEDED
-    assert driver, NEEDED
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    return webdriver.Chrome(options=options, service=Service(driver))
-
-
-@pytest.fixture
-def browser() -> Iterator[WebDriver]:
-    made = new_browser()
-    yield made
-    # Whatever the page complained of: a refused script, a failed request, an exception. None is expected.
-    complaints = [entry["message"] for entry in made.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
-    made.quit()
-    assert complaints == []
 
 
 @pytest.fixture
