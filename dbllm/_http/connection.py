@@ -159,7 +159,11 @@ class H1Connection:
 
     @property
     def ready(self) -> bool:
-        """Whether it may carry another request now."""
+        """Whether it may carry another request now: nothing lies in it that no request asked for, not even an end.
+
+        An answer to no request that arrives after this look cannot be told from the next request's own: HTTP/1.1
+        numbers neither. Who must rule that out sends `connection: close`, or one call over each client.
+        """
         return (
             self.reusable
             and self._socket is not None
