@@ -156,7 +156,8 @@ class OwningBackend(httpcore.AnyIOBackend):
     async def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *rest: Any, **options: Any
     ) -> AsyncEarStream:
-        inner = await super().connect_tcp(host, port, timeout, *rest, **options)
+        anyios: Any = super()  # httpcore has another class of that name for those who lack anyio
+        inner = await anyios.connect_tcp(host, port, timeout, *rest, **options)
         self._opened.append(inner)
         return AsyncEarStream(inner)
 

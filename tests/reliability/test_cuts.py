@@ -43,7 +43,8 @@ STREAMS: dict[str, tuple[int, bytes, list[str]]] = {
 
 
 def texts(client: dbllm.Client, choices: int) -> list[str]:
-    with client.endpoint("m").stream_chat("x", **({"n": choices} if choices > 1 else {})) as stream:
+    several: dict[str, Any] = {"n": choices} if choices > 1 else {}
+    with client.endpoint("m").stream_chat("x", **several) as stream:
         return [choice.message.text for choice in stream.final().choices]
 
 
