@@ -204,6 +204,17 @@ class TestSecrecy:
                 assert encoded(b"\xff" + VALUE.encode())[2:10] not in shown
                 assert "MALFORMED_REQUEST" in shown
 
+    async def test_a_part_of_a_value_that_the_workspace_repeats_is_taken_out_of_its_refusal(
+        self, make: Any, wire: respx.MockRouter
+    ) -> None:
+        value = "firstpart-secondpart"
+        said = {"error_code": "MALFORMED_REQUEST", "message": "what begins with firstpart is no key"}
+        wire.post(f"{API}/put").respond(400, json=said)
+        async with make() as client:
+            with pytest.raises(APIStatusError) as caught:
+                await client.secrets.put("s", "k", value)
+        assert "firstpart" not in everything(caught.value)
+
     async def test_the_log_names_no_scope_and_no_key_of_a_read(
         self, make: Any, wire: respx.MockRouter, caplog: pytest.LogCaptureFixture
     ) -> None:
