@@ -13,32 +13,30 @@ from urllib.parse import urlencode
 
 from ._auth.auth import Token
 from ._auth.config import Config, resolve
-from ._auth.local_workspace import find_local_workspace
 from ._auth.redaction import hide_arguments, hide_headers
 from ._backends.aio import AsyncBackend
 from ._backends.blocking import SyncBackend
 from ._http.tls import Cert, Network, ProxyLike, Verify
-from ._inference.agent import AgentPlace, AsyncAgent
 from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
-from ._inference.fallback import Fallback
 from ._inference.prompt import PromptSignature
 from ._lazy import WholeImport
 from ._protocol.paths import app_path, quoted
 from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref
 from ._protocol.tasks import parse_task
-from ._transport.limited import CallLimiter
-from ._transport.limits import Limits
 from ._transport.options import Options
 from ._transport.retry import Retry, Timeout
-from ._transport.stats import Stats
 from ._transport.transport import OnAttempt, Transport
 from .errors import ConfigError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what most programs do not use is loaded when it is
+    from ._inference.agent import AgentPlace, AsyncAgent
     from ._management.endpoints import AsyncEndpoints
     from ._management.model_services import AsyncModelProviders, AsyncModelServices
     from ._management.secrets import AsyncSecrets
+    from ._transport.limited import CallLimiter
+    from ._transport.limits import Limits
+    from ._transport.stats import Stats
 
 ClientT = TypeVar("ClientT", bound="AsyncClient")
 
@@ -151,6 +149,9 @@ class AsyncClient:
         Raises:
             ConfigError: no such workspace runs.
         """
+        with WholeImport():
+            from ._auth.local_workspace import find_local_workspace
+
         found = find_local_workspace(port)
         client = cls(found.host, found.token, **options)
         client._config = replace(client._config, cluster_id=found.cluster_id)
@@ -239,6 +240,9 @@ class AsyncClient:
             for own, each in zip(limited, refs, strict=True)
         ]
         if others:
+            with WholeImport():
+                from ._inference.fallback import Fallback
+
             handles[0]._fallback = Fallback(tuple(handles), self._cooling)
         return handles[0]
 
@@ -279,6 +283,9 @@ class AsyncClient:
         """The options of a model's calls. All handles of one name and the same limits share what these count."""
         if (limits := limits or self._limits) is None:
             return options
+        with WholeImport():
+            from ._transport.limited import CallLimiter
+
         limiter = self._limiters.get((name, limits)) or self._limiters.setdefault((name, limits), CallLimiter(limits))
         return replace(options, limiter=limiter)
 
@@ -299,6 +306,9 @@ class AsyncClient:
             raise ConfigError("an agent is named by its app: pass either its name or its url=.")
         origin = self._transport.add_app(url) if url is not None else None
         key = origin or quoted(name, "an app")
+        with WholeImport():
+            from ._inference.agent import AgentPlace, AsyncAgent
+
         place = self._agents.setdefault(key, AgentPlace(str(name or origin), origin))
         return AsyncAgent(self._transport, self._options, place)
 

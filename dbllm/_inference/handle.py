@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._protocol.models import CallInfo, Completion, CompletionChunk
 from .._protocol.requests import request_body
@@ -17,10 +17,13 @@ from .._transport.retry import Retry, Timeout
 from .._transport.transport import Transport
 from ..errors import APIStatusError, BadRequestError, ConfigError, PermissionDeniedError
 from .chunks import TextWire
-from .fallback import Fallback, T
 from .prompt import PromptSignature
 from .stream import AsyncStream, C, R, Stream, StreamWire  # noqa: F401 - Stream: the sync verbs' annotations name it
 
+if TYPE_CHECKING:
+    from .fallback import Fallback
+
+T = TypeVar("T")
 InfoT = TypeVar("InfoT", bound=CallInfo)
 Send = Callable[[Call], Awaitable[InfoT]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .._http.pool import Exchange
 from .._protocol.error_responses import error_frame
@@ -12,8 +13,10 @@ from .._protocol.models import CallInfo
 from .._protocol.sse import Decoder, Event, is_event_stream, is_keep_alive
 from ..errors import APIError, APIResponseError, PublicPickle, Raw, StreamInterruptedError
 from .health import EndpointHealth
-from .limited import CallLimiter
 from .retry import FailedAttempts, Retry, Timeout
+
+if TYPE_CHECKING:
+    from .limited import CallLimiter
 
 JSON = "application/json"
 EVENTS = "text/event-stream"

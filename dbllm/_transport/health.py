@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Literal
 
+from .._lazy import WholeImport
 from ..errors import APIConnectionError
-from .stats import EndpointStats
 
 if TYPE_CHECKING:
     from .retry import FailureClass
+    from .stats import EndpointStats
 
 # With 80 a failure rate of 30 % closes the budget now and then; with 100 it did not within 500,000 calls.
 MAX_TOKENS = 100.0
@@ -39,6 +40,9 @@ class Counts:
 
     def snapshot(self) -> EndpointStats:
         """The counts as a value."""
+        with WholeImport():
+            from .stats import EndpointStats
+
         return EndpointStats(
             self.calls,
             self.failed,

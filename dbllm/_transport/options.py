@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._auth.redaction import Misplaced
 from .._auth.redaction import RedactedMapping as RedactedMapping  # for the packages above, too
@@ -14,8 +14,10 @@ from .._deadline import FOREVER
 from .._protocol.json_encoder import encode
 from .._protocol.requests import TAGS, tags_header
 from .call import JSON, Call
-from .limited import CallLimiter
 from .retry import Retry, Timeout
+
+if TYPE_CHECKING:
+    from .limited import CallLimiter
 
 EXPLAIN_SECONDS = 5.0  # the most time that a failed call spends on finding out why
 

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._auth.auth import Auth, OAuthOnly, is_expired_response
 from .._auth.redaction import Redaction, hide_frames
@@ -21,7 +21,9 @@ from ..errors import APIError, APIStatusError, ConfigError, Raw
 from .call import JSON, Attempt, Call, OpenStream
 from .health import HealthRecords
 from .retry import FailedAttempts, classify, failure_cost, retry_call
-from .stats import Stats
+
+if TYPE_CHECKING:
+    from .stats import Stats
 
 log = logging.getLogger("dbllm")
 
@@ -138,6 +140,9 @@ class Transport:
 
     def stats(self) -> Stats:
         """What has been counted, and the connections of this moment."""
+        with WholeImport():
+            from .stats import Stats
+
         return Stats.of(self._records.total.snapshot(), self.backend.connections(), self._records.snapshot())
 
     def _failed(self, call: Call) -> FailedAttempts:
