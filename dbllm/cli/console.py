@@ -141,12 +141,13 @@ def show(value: object, titles: Sequence[str], rows: Sequence[Sequence[object]],
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(titles))
-    longest = max([0, *(len(row[0]) for row in cells)])
+    console = rich_console()
+    longest = min(max([0, *(len(row[0]) for row in cells)]), console.width)
     for place, title in enumerate(titles):  # the first column is a name, and one that is cut or folded is no name
         table.add_column(title, overflow="fold", min_width=longest if place == 0 else None)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))  # no markup: a name may hold brackets
-    rich_console().print(table)
+    console.print(table)
 
 
 def rich_console() -> Console:

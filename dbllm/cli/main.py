@@ -162,7 +162,9 @@ def up(
     ai_gateway: Annotated[
         bool, typer.Option("--ai-gateway/--no-ai-gateway", help="Whether there are an AI gateway and model services.")
     ] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not print a line for each request.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="On a terminal, do not print a line for each request.")
+    ] = False,
 ) -> None:
     """Run a local workspace that answers with a real small model, until Ctrl-C.
 
@@ -195,7 +197,7 @@ def up(
             customs=dict(custom or ()),
             faults=dict(parse_fault(one) for one in fault or ()),
             ai_gateway=ai_gateway,
-            on_answer=None if quiet else _print_request,
+            on_answer=_print_request if sys.stderr.isatty() and not quiet else None,  # nobody may read a pipe
         ),
     ).run(_announce_workspace)
 

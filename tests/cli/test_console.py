@@ -132,7 +132,7 @@ class TestWhatTheyShare:
 
     def test_every_command_that_calls_takes_the_same_three_options_and_no_token(self) -> None:
         found = dict(self.commands())
-        assert len(found) == 34
+        assert len(found) == 35
         for path, options in found.items():
             assert {"--host", "--profile", "--timeout"} <= set(options), path
             assert options.count("--timeout") == 1, path

@@ -15,6 +15,8 @@ import pytest
 from support.loopback import Server, answering
 from support.terminal import DBLLM, PATIENCE, Terminal
 
+from dbllm import Client
+
 
 def test_a_conversation_on_a_terminal_goes_on_until_ctrl_d(environ: dict[str, str]) -> None:
     terminal = Terminal(["chat", "smollm2-chat", "--param", "max_tokens=12"], environ)
@@ -81,6 +83,25 @@ def test_an_endpoint_that_cannot_chat_is_refused_at_the_start(environ: dict[str,
         assert terminal.end() == 1
         assert said in terminal.seen.replace(b"\r\n", b""), terminal.seen
         assert b"> " not in terminal.seen
+
+
+@pytest.mark.parametrize("options", [[], ["--quiet"]])
+def test_a_workspace_shows_each_request_on_a_terminal_unless_it_is_to_be_quiet(
+    no_workspace: None, tmp_path: Path, options: list[str]
+) -> None:
+    environ = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(Path("~/.cache").expanduser())}
+    terminal = Terminal(["up", "--port", "0", "--drain", "0", *options], environ)
+    seen = terminal.read_until(lambda seen: b"# ready" in seen).decode()
+    values = dict(
+        line.removeprefix("export ").split("=", 1) for line in seen.split("\r\n") if line.startswith("export ")
+    )
+    with Client(values["DATABRICKS_HOST"], values["DATABRICKS_TOKEN"]) as client:
+        client.endpoint("smollm2-chat").chat("hello", max_tokens=1)
+    if not options:
+        terminal.read_until(lambda seen: b"200  POST smollm2-chat" in seen and b"1 tokens" in seen)
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == 0
+    assert (b"POST" in terminal.seen) is not bool(options)
 
 
 @pytest.mark.parametrize("width", [60, 80, 200])

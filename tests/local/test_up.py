@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -83,15 +82,14 @@ def test_the_output_can_be_pasted_into_a_shell_and_then_the_model_answers(model:
         if arguments.exists():
             assert env["DATABRICKS_TOKEN"] not in arguments.read_text()
         status, errors = end(process)
-    assert status == 0
-    assert re.fullmatch(r"\d\d:\d\d:\d\d  200  POST dolly  \d+\.\d\d s\n", errors), errors
+    assert (status, errors) == (0, "")
     with running("up", "--port", "0", "--model", str(model), "--state", str(tmp_path)) as (_, lines):
         assert exports(lines)["DATABRICKS_TOKEN"] == env["DATABRICKS_TOKEN"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_cleanly_within_two_seconds_with_a_stream_open(model: Path, number: signal.Signals) -> None:
-    with running("up", "--port", "0", "--model", str(model), "--token", "t", "--quiet") as (process, lines):
+    with running("up", "--port", "0", "--model", str(model), "--token", "t") as (process, lines):
         path = f"{exports(lines)['DATABRICKS_HOST']}/serving-endpoints/smollm2-completions/invocations"
         body = {"prompt": "Once upon a time", "use_raw_prompt": True, "max_tokens": 3000, "stream": True}
         headers = {"authorization": "Bearer t"}
