@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from importlib import import_module
@@ -197,7 +197,7 @@ class AsyncClient:
         served_model: str | None = None,
         gateway: Gateway | None = None,
         tags: Mapping[str, str] | None = None,
-        fallback: Sequence[str] = (),
+        fallback: Sequence[str] | None = None,
         limits: Limits | None = None,
     ) -> AsyncEndpoint:
         """A handle for a serving endpoint or a model service. Making one sends nothing.
@@ -227,6 +227,8 @@ class AsyncClient:
         signature = PromptSignature(params or {}, transform_input, transform_output)
         options = self._options.merged_with(tags=tags)
         ref = endpoint_ref(name, parse_task(task), served_model, gateway)
+        if not isinstance(fallback := fallback if fallback is not None else (), Iterable):
+            raise TypeError(f"fallback is a list of names of endpoints, not {type(fallback).__name__}.")
         others = [fallback] if isinstance(fallback, str) else [*fallback]
         refs = [ref, *(endpoint_ref(other, None, None, gateway) for other in others)]
         if twice := next(

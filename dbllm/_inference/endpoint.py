@@ -251,7 +251,7 @@ class AsyncEndpoint(ModelHandle):
         try:
             if self._ref.is_service and error.status in (404, 501):
                 error.hint = await self._service_hint(error.error_code, options, deadline) or error.hint
-            elif isinstance(error, NotFoundError):
+            elif isinstance(error, NotFoundError) and error.error_code != "FEATURE_DISABLED":
                 error.hint = await self._not_found_hint(verb, options, deadline) or error.hint
             elif isinstance(error, BadRequestError):
                 if "unknown field" in error.detail:
