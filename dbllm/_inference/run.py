@@ -269,6 +269,8 @@ class RunEvents(AsyncStream[ResponseEvent, Response]):
     async def _final(self) -> Response:
         while await self._next() is not None:
             pass
+        if self._run is not None and not self._received:
+            await self._is_over(self._run)  # the whole response is there alone
         if self._state is not None and (whole := run_response(self._state)).output:
             return whole
         return await super()._final()

@@ -80,6 +80,7 @@ class EndpointRef:
         described_at: the path of its description; "" if there is none.
         routes: those of certain kinds, in the order in which to try them.
         guesses: what `complete` tries in turn where the description cannot be had.
+        served_model: the one served entity that may answer, which a route-optimised endpoint's own URL does not name.
     """
 
     name: str
@@ -88,6 +89,7 @@ class EndpointRef:
     described_at: str = ""
     routes: Routes = field(default_factory=dict)
     guesses: tuple[Kind, ...] = ("chat", "completions", "custom")
+    served_model: str | None = None
 
     @property
     def is_service(self) -> bool:
@@ -100,7 +102,7 @@ class EndpointRef:
         Raises:
             ConfigError: nothing there speaks it.
         """
-        own = (learned.own if learned else None) or self.own
+        own = (learned.own if learned and not self.served_model else None) or self.own
         if learned and (routes := learned.routes.get(kind)):
             return routes
         if (routes := self.routes.get(kind)) and not (own and learned and learned.kind == kind):
@@ -146,7 +148,7 @@ def endpoint_ref(name: str, kind: Kind | None, served_model: str | None, gateway
     own = Route(invocations_path(name, served_model))
     if served_model is None and name.startswith("databricks-"):  # a prefix that only foundation models may have
         return EndpointRef(name, kind, own, described_at, {"responses": (*_responses_routes(name, (name,)), own)})
-    return EndpointRef(name, kind, own, described_at)
+    return EndpointRef(name, kind, own, described_at, served_model=served_model)
 
 
 def _gateway_route(api: str, wire: str, name: str) -> Route:

@@ -178,6 +178,16 @@ async def test_a_cursor_behind_the_last_event_of_a_run_that_has_ended_gives_no_e
                 assert stream.cursor == after
 
 
+async def test_a_cursor_behind_the_last_event_of_the_older_format_gives_the_response_too(asking, app):
+    whole = {"id": "resp_1", "status": "completed", "output": [TEXT]}
+    app.get("/responses/resp_1").mock(
+        side_effect=lambda request: sse("[DONE]") if "stream" in request.url.params else httpx.Response(200, json=whole)
+    )
+    async with asking() as client, client.agent(url=APP).run("resp_1").events(after=58) as stream:
+        assert [chunk async for chunk in stream] == []
+        assert (await stream.final()).text == "Hello"
+
+
 async def test_a_cursor_behind_the_last_event_of_a_run_that_goes_on_waits_for_the_next(asking, app, clock):
     app.get(f"{CALLS}/{RUN}").respond(json={"id": RUN, "status": "active"})
     later = httpx.Response(200, headers={"content-type": "text/event-stream"}, content=event(59, "more"))
