@@ -151,6 +151,25 @@ def endpoint_ref(name: str, kind: Kind | None, served_model: str | None, gateway
     return EndpointRef(name, kind, own, described_at, served_model=served_model)
 
 
+def fallback_refs(ref: EndpointRef, fallback: object, gateway: Gateway | None) -> list[EndpointRef]:
+    """What is called in turn where `ref` does not answer; nothing for None.
+
+    Raises:
+        ConfigError: a name is none, or an endpoint is named twice.
+        TypeError: `fallback` is no list of names.
+    """
+    names = () if fallback is None else [fallback] if isinstance(fallback, str) else fallback
+    if not isinstance(names, Iterable):
+        raise TypeError(f"fallback is a list of names of endpoints, not {type(fallback).__name__}.")
+    refs, named = [endpoint_ref(name, None, None, gateway) for name in names], [ref.name]
+    for each in refs:
+        if each.name in named:
+            what = "itself" if each.name == ref.name else f"{each.name!r} twice"
+            raise ConfigError(f"the fallback of endpoint {ref.name!r} names {what}: name other endpoints, each once.")
+        named.append(each.name)
+    return refs
+
+
 def _gateway_route(api: str, wire: str, name: str) -> Route:
     return Route(f"/ai-gateway/{api}/v1/{wire}", name)
 
