@@ -22,7 +22,7 @@ from ._inference.endpoint import AsyncEndpoint
 from ._inference.prompt import PromptSignature
 from ._lazy import WholeImport
 from ._protocol.paths import app_path, quoted
-from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref
+from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref, fallback_refs
 from ._protocol.tasks import parse_task
 from ._transport.options import Options
 from ._transport.retry import Retry, Timeout
@@ -197,7 +197,7 @@ class AsyncClient:
         served_model: str | None = None,
         gateway: Gateway | None = None,
         tags: Mapping[str, str] | None = None,
-        fallback: Sequence[str] = (),
+        fallback: Sequence[str] | None = None,
         limits: Limits | None = None,
     ) -> AsyncEndpoint:
         """A handle for a serving endpoint or a model service. Making one sends nothing.
@@ -227,19 +227,13 @@ class AsyncClient:
         signature = PromptSignature(params or {}, transform_input, transform_output)
         options = self._options.merged_with(tags=tags)
         ref = endpoint_ref(name, parse_task(task), served_model, gateway)
-        others = [fallback] if isinstance(fallback, str) else [*fallback]
-        refs = [ref, *(endpoint_ref(other, None, None, gateway) for other in others)]
-        if twice := next(
-            (each.name for n, each in enumerate(refs) if each.name in [one.name for one in refs[:n]]), None
-        ):
-            what = "itself" if twice == ref.name else f"{twice!r} twice"
-            raise ConfigError(f"the fallback of endpoint {ref.name!r} names {what}: name other endpoints, each once.")
+        refs = [ref, *fallback_refs(ref, fallback, gateway)]
         limited = [self._limited(each.name, limits, options) for each in refs]
         handles = [
             AsyncEndpoint(self._transport, own, signature, each, self._known)
             for own, each in zip(limited, refs, strict=True)
         ]
-        if others:
+        if len(refs) > 1:
             with WholeImport():
                 from ._inference.fallback import Fallback
 

@@ -122,19 +122,19 @@ class DatabricksDeploymentClient:
 
     def update_endpoint_tags(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
         """Change tags: `{"add_tags": [{"key": …, "value": …}], "delete_tags": [key, …]}`."""
-        return self._request("PATCH", f"/{_quoted(endpoint)}/tags", config)
+        return self._request("PATCH", f"/{self._quoted(endpoint)}/tags", config)
 
     def update_endpoint_rate_limits(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
         """Replace the rate limits: `{"rate_limits": [{"calls": 10, "key": "user", "renewal_period": "minute"}]}`."""
-        return self._request("PUT", f"/{_quoted(endpoint)}/rate-limits", config)
+        return self._request("PUT", f"/{self._quoted(endpoint)}/rate-limits", config)
 
     def update_endpoint_ai_gateway(self, endpoint: str, config: Mapping[str, Any]) -> DatabricksEndpoint:
         """Replace the AI gateway's config."""
-        return self._request("PUT", f"/{_quoted(endpoint)}/ai-gateway", config)
+        return self._request("PUT", f"/{self._quoted(endpoint)}/ai-gateway", config)
 
     def delete_endpoint(self, endpoint: str) -> DatabricksEndpoint:
         """Delete an endpoint; the answer is empty."""
-        return self._request("DELETE", f"/{_quoted(endpoint)}")
+        return self._request("DELETE", f"/{self._quoted(endpoint)}")
 
     def predict(self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None) -> Any:
         """Call an endpoint.
@@ -150,10 +150,11 @@ class DatabricksDeploymentClient:
         Raises:
             ValueError: a model service, and neither messages nor input.
         """
-        if _is_service(endpoint):
-            path, inputs = _gateway_path(inputs), {**(inputs or {}), "model": endpoint}
+        name = self._name(endpoint)
+        if _is_service(name):
+            path, inputs = _gateway_path(inputs), {**(inputs or {}), "model": name}
         else:
-            path = f"/serving-endpoints/{_quoted(endpoint)}/invocations"
+            path = f"/serving-endpoints/{quote(name, safe='')}/invocations"
         return _as_endpoint(self._client.request("POST", path, json=inputs or {}))
 
     def predict_stream(
@@ -171,6 +172,13 @@ class DatabricksDeploymentClient:
         with handle.stream_complete("") as stream:
             for _ in stream:
                 yield stream.last_received
+
+    def _name(self, endpoint: str | None) -> str:
+        """The name; a ConfigError where it is none, as for `Client.endpoint`."""
+        return self._client.endpoint(_require_name(endpoint)).name
+
+    def _quoted(self, endpoint: str | None) -> str:
+        return quote(self._name(endpoint), safe="")
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> DatabricksEndpoint:
         return DatabricksEndpoint(self._client.request(method, ENDPOINTS + path, json=body) or {})
@@ -205,7 +213,3 @@ def _gateway_path(inputs: Any) -> str:
     else:
         raise ValueError("a model service takes 'messages' (chat) or 'input' (embeddings, responses) in inputs.")
     return f"/ai-gateway/mlflow/v1/{wire}"
-
-
-def _quoted(endpoint: str | None) -> str:
-    return quote(_require_name(endpoint), safe="")

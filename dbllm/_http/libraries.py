@@ -31,7 +31,7 @@ def failures() -> tuple[type[Exception], ...]:
 
     A client looks at a redirect's Location, though it is not to follow it.
     """
-    return *errors_named("TransportError", "DecodingError", "InvalidURL"), ssl.SSLError, TimeoutError
+    return *errors_named("RequestError", "InvalidURL"), ssl.SSLError, TimeoutError
 
 
 class _Body:

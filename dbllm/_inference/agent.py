@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from .._protocol.agents import APPS, INVOCATIONS, RESPONSES, AgentWire, run_id_of
 from .._protocol.models import CallInfo, Response, ResponseEvent
 from .._protocol.paths import not_found_hint, quoted
-from .._protocol.requests import chat_messages, model_params, prompt_request
+from .._protocol.requests import chat_messages, model_params, prompt_request, refuse_stop
 from .._transport.call import EVENTS, JSON, Call, OpenStream
 from .._transport.options import EXPLAIN_SECONDS, Options
 from .._transport.pages import read_pages
@@ -131,6 +131,7 @@ class AsyncAgent:
         **params: Any,
     ) -> str:
         """The text of the agent's response to one prompt; arguments and errors as for `respond`."""
+        _more(None, params)  # raises for what is no parameter
         own = prompt_request(prompt, None, model_params(params))
         reply = await self.respond(
             own.pop("prompt"),
@@ -265,6 +266,9 @@ def _input_items(value: Items) -> list[Any]:
 
 
 def _more(custom_inputs: Mapping[str, Any] | None, params: Mapping[str, Any]) -> dict[str, Any]:
+    refuse_stop(params)
+    if "tags" in params:
+        raise TypeError("an agent's calls have the client's tags: pass them to it, or use client.with_options(tags=…).")
     return {**({} if custom_inputs is None else {"custom_inputs": custom_inputs}), **model_params(params)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ _BY_START: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF8", "image/gif"),
     (b"ID3", "audio/mpeg"),
-    (b"\xff\xfb", "audio/mpeg"),
+    *((bytes((0xFF, layer)), "audio/mpeg") for layer in (0xFB, 0xFA, 0xF3, 0xF2)),  # MP3 without a title
     (b"OggS", "audio/ogg"),
     (b"fLaC", "audio/flac"),
     (b"%PDF-", "application/pdf"),
 )
+_OTHER_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # a drive of Windows has one letter
+_MEDIA_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(;.*)?")
 _RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
 _AUDIO_FORMATS = {"mpeg": "mp3", "x-wav": "wav"}
 
@@ -47,7 +50,7 @@ def audio(source: Source, *, media_type: str | None = None) -> dict[str, Any]:
     if isinstance(source, str) and _is_url(source):
         raise ValueError("audio() takes a file's path or bytes: models do not fetch sounds from a URL.")
     data = _content_of(source)
-    kind = (media_type or _kind_of(data, "audio")).partition("/")[2]
+    kind = _kind_of(data, "audio", media_type).partition("/")[2]
     sound = {"data": base64.b64encode(data).decode(), "format": _AUDIO_FORMATS.get(kind, kind)}
     return {"type": "input_audio", "input_audio": sound}
 
@@ -67,7 +70,7 @@ def _url(source: Source, media_type: str | None, family: str) -> str:
     if isinstance(source, str) and _is_url(source):
         return source
     data = _content_of(source)
-    return f"data:{media_type or _kind_of(data, family)};base64,{base64.b64encode(data).decode()}"
+    return f"data:{_kind_of(data, family, media_type)};base64,{base64.b64encode(data).decode()}"
 
 
 def _content_of(source: Source) -> bytes:
@@ -75,10 +78,18 @@ def _content_of(source: Source) -> bytes:
         return bytes(source)
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"it takes a URL, a file's path or bytes, not {type(source).__name__}.")
+    if isinstance(source, str) and (not source or "\0" in source or _OTHER_URL.match(source)):
+        raise ValueError(f"it takes a URL (https: or data:), a file's path or bytes, and {source!r} is none of them.")
     return Path(source).expanduser().read_bytes()
 
 
-def _kind_of(data: bytes, family: str) -> str:
+def _kind_of(data: bytes, family: str, told: str | None) -> str:
+    if told:
+        if not isinstance(told, str) or not _MEDIA_TYPE.fullmatch(told):
+            raise ValueError(f'media_type is such as "image/png", got {told!r}.')
+        return told
+    if not data:
+        raise ValueError("the content is empty.")
     found = next((kind for start, kind in _BY_START if data.startswith(start)), None)
     if data.startswith(b"RIFF"):
         found = _RIFF.get(data[8:12])

@@ -44,6 +44,8 @@ from .chunks import ChatWire, ResponsesWire, response_of
 from .handle import ModelHandle
 from .stream import AsyncStream, Stream  # noqa: F401 - Stream: the sync verbs' annotations name it
 
+_ONE_MODEL = "It is route-optimised, and its own URL names no served model: leave out served_model=."
+
 Messages = str | Message | Mapping[str, Any] | Sequence[Message | Mapping[str, Any]]
 """What `chat` takes: one user message as a str, a message, or a list of messages."""
 
@@ -251,7 +253,7 @@ class AsyncEndpoint(ModelHandle):
         try:
             if self._ref.is_service and error.status in (404, 501):
                 error.hint = await self._service_hint(error.error_code, options, deadline) or error.hint
-            elif isinstance(error, NotFoundError):
+            elif isinstance(error, NotFoundError) and error.error_code != "FEATURE_DISABLED":
                 error.hint = await self._not_found_hint(verb, options, deadline) or error.hint
             elif isinstance(error, BadRequestError):
                 if "unknown field" in error.detail:
@@ -259,7 +261,8 @@ class AsyncEndpoint(ModelHandle):
                 learned = self._known.get(self.name) if verb == "complete" else await self._learn(options, deadline)
                 if learned is not None:
                     verbs = () if verb == "complete" else learned.verbs
-                    error.hint = learned.advice or wrong_verb_hint(self.name, verb, verbs) or error.hint
+                    advice = _ONE_MODEL if learned.own and self._ref.served_model else learned.advice
+                    error.hint = advice or wrong_verb_hint(self.name, verb, verbs) or error.hint
         except APIError:  # then the error is raised without a better hint
             return
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from .._backends.backend import Backend
 from .._deadline import FOREVER
-from .._protocol.agents import INVOCATIONS, OVER, RESPONSES, AgentWire, response_json, status_of
+from .._protocol.agents import INVOCATIONS, OVER, RESPONSES, AgentWire, response_json, status_of, wire_of_run
 from .._protocol.error_responses import error_frame
 from .._protocol.models import CallInfo, Response, ResponseEvent
 from .._transport.call import EVENTS, OpenStream
@@ -26,6 +26,7 @@ _TOO_OLD = (
     "The app may not keep events as old as this cursor: events() without after= begins with the oldest it has, and "
     "result() has the whole response."
 )
+_UNKNOWN = "The app knows no run {!r}, or knows it no longer."
 _NO_CANCEL = "This app cannot cancel runs: it goes on until it ends."
 
 
@@ -41,7 +42,7 @@ class AsyncRun:
         learned: Callable[..., AgentWire | None],
         origin: Callable[[Options, float], Awaitable[str]],
     ) -> None:
-        self._transport, self._options, self._wire = transport, options, wire
+        self._transport, self._options, self._wire = transport, options, wire_of_run(run_id, wire)
         self._id, self._learned, self._origin = run_id, learned, origin
 
     @property
@@ -97,7 +98,7 @@ class AsyncRun:
 
         async def start(stream: RunEvents) -> OpenStream:
             stream.follow(self)
-            return await self._events(after)
+            return await stream.first(self)
 
         return RunEvents(self._transport.backend, start, self._options.timeout.read, after)
 
@@ -141,6 +142,8 @@ class AsyncRun:
         except APIStatusError as error:
             if after and error.status in (400, 404, 409, 410, 416):
                 error.hint = _TOO_OLD
+            elif isinstance(error, NotFoundError):
+                error.hint = _UNKNOWN.format(self._id)
             raise
 
     async def _state(self, ends: float) -> CallInfo:
@@ -152,10 +155,10 @@ class AsyncRun:
                 info = await self._transport.call(self._options.call(ends, wire.run_path(self._id), origin=origin))
             except NotFoundError as error:
                 if wire is known or wire is RESPONSES:
-                    error.hint = f"The app knows no run {self._id!r}, or knows it no longer."
+                    error.hint = _UNKNOWN.format(self._id)
                     raise
             else:
-                self._wire = self._learned(wire)
+                self._wire = wire if known else self._learned(wire)
                 return info
         raise AssertionError("the last format returns or raises")
 
@@ -184,6 +187,19 @@ class RunEvents(AsyncStream[ResponseEvent, Response]):
     def follow(self, run: AsyncRun) -> None:
         """Go on after a break, by asking for this run's events."""
         self._run = run
+
+    async def first(self, run: AsyncRun) -> OpenStream:
+        """The stream, opened; without a connection where the run has ended and no event is behind the cursor."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await run._events(self._after)
+            except StreamInterruptedError:  # no event is behind the cursor yet
+                if await self._is_over(run):
+                    self._done = self._ended = True
+                    return OpenStream(self._state.raw) if self._state else OpenStream()
+            await self._backend.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
     @property
     def cursor(self) -> int | None:
@@ -253,6 +269,8 @@ class RunEvents(AsyncStream[ResponseEvent, Response]):
     async def _final(self) -> Response:
         while await self._next() is not None:
             pass
+        if self._run is not None and not self._received:
+            await self._is_over(self._run)  # the whole response is there alone
         if self._state is not None and (whole := run_response(self._state)).output:
             return whole
         return await super()._final()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import urlencode
 
@@ -104,13 +104,13 @@ class _Services(Resource, Generic[ServiceT]):
         """The principals that have privileges on it, and which."""
         return (await self._reply(_Grants, "GET", self._grants_path(name))).by_principal
 
-    async def grant(self, name: str, principal: str, privileges: Sequence[str] = EXECUTE) -> Grants:
+    async def grant(self, name: str, principal: str, privileges: str | Sequence[str] = EXECUTE) -> Grants:
         """Give a user, group or service principal privileges; EXECUTE lets it call a model. Returns all grants."""
-        return await self._change_grants(name, {"principal": principal, "add": [*privileges]})
+        return await self._change_grants(name, {"principal": principal, "add": _several(privileges)})
 
-    async def revoke(self, name: str, principal: str, privileges: Sequence[str] = EXECUTE) -> Grants:
+    async def revoke(self, name: str, principal: str, privileges: str | Sequence[str] = EXECUTE) -> Grants:
         """Take privileges away from a principal. Returns all grants."""
-        return await self._change_grants(name, {"principal": principal, "remove": [*privileges]})
+        return await self._change_grants(name, {"principal": principal, "remove": _several(privileges)})
 
     async def create(
         self,
@@ -162,7 +162,7 @@ class _Services(Resource, Generic[ServiceT]):
         check_secrets(config)
         body: dict[str, Any] = {"config": config, "comment": comment}
         body = {key: value for key, value in body.items() if value is not None}
-        mask = [update_mask] if isinstance(update_mask, str) else [*(body if update_mask is None else update_mask)]
+        mask = _several(body if update_mask is None else update_mask)
         if not mask:
             raise ConfigError("nothing to update: pass config= or comment=, or name what to clear in update_mask=.")
         body["name"] = f"{self._kind}s/{self._own_name(name)}"
@@ -194,9 +194,18 @@ class _Services(Resource, Generic[ServiceT]):
 class AsyncModelServices(_Services[ModelService]):
     """The model services of a workspace: what `client.endpoint("catalog.schema.name")` calls.
 
-    A config is `{"routing": {"destinations": [{"name": …, "destination_type": …}], "fallback"?: {"destinations": […]}},
-    "rate_limits"?: […], "inference_table"?: {…}}`; a destination's type is PAY_PER_TOKEN, PROVISIONED_THROUGHPUT or
-    EXTERNAL. Methods raise an APIError if the workspace refuses or does not answer.
+    A config is `{"routing": {"destinations": […], "fallback"?: {"destinations": […]}}, "rate_limits"?: […],
+    "inference_table"?: {…}}`. A destination has a name of your choice, a type, and that type's own field:
+
+        {"name": "claude", "destination_type": "DESTINATION_TYPE_PAY_PER_TOKEN_FOUNDATION_MODEL",
+         "pay_per_token_config": {"model": "models/system.ai.claude-sonnet-4-5"}}
+        {"name": "mine", "destination_type": "DESTINATION_TYPE_PROVISIONED_THROUGHPUT_FOUNDATION_MODEL",
+         "provisioned_throughput_config": {"model_serving_endpoint": "serving-endpoints/my-endpoint"}}
+        {"name": "gpt", "destination_type": "DESTINATION_TYPE_EXTERNAL_FOUNDATION_MODEL",
+         "external_model_config": {"model_provider_service": "model-provider-services/main.default.openai",
+                                   "target": {"model": "gpt-5"}}}
+
+    Methods raise an APIError if the workspace refuses or does not answer.
     """
 
     _model, _kind = ModelService, "model-service"
@@ -218,13 +227,23 @@ class AsyncModelServices(_Services[ModelService]):
 class AsyncModelProviders(_Services[ModelProvider]):
     """The model provider services of a workspace: providers that model services send requests to.
 
-    A config has one of openai, azure_openai, anthropic, amazon_bedrock, bedrock_mantle, gemini_enterprise,
-    microsoft_foundry and custom: `{"openai": {"direct": {"api_key": {"secret_reference": {"name":
-    "secrets/catalog.schema.secret"}}}}, "targets"?: […], "allow_all_targets"?: …, "rate_limits"?: […]}`. The provider's
-    key is there by reference only. Methods raise an APIError if the workspace refuses or does not answer.
+    A config names its provider's type, EXTERNAL_MODEL_PROVIDER_TYPE_ with one of openai, azure_openai, anthropic,
+    amazon_bedrock, bedrock_mantle, gemini_enterprise, microsoft_foundry and custom in capitals, and has the field of
+    that name; the provider's key is there by reference only:
+
+        {"provider_type": "EXTERNAL_MODEL_PROVIDER_TYPE_OPENAI",
+         "openai": {"direct": {"api_key": {"secret_reference": {"name": "secrets/main.default.openai"}}}},
+         "targets": [{"model": "gpt-5", "native_api_types": ["openai/v1/chat/completions"]}]}
+
+    Further fields: "allow_all_targets", "rate_limits". Methods raise an APIError if the workspace refuses or does not
+    answer.
     """
 
     _model, _kind = ModelProvider, "model-provider-service"
+
+
+def _several(names: str | Iterable[str]) -> builtins.list[str]:
+    return [names] if isinstance(names, str) else [*names]
 
 
 def _parent(schema: str) -> str:

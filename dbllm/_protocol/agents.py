@@ -11,9 +11,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from ..errors import ConfigError
+from .paths import quoted
 from .sse import Event
 
 APPS = "/api/2.0/apps"
@@ -52,7 +52,7 @@ class AgentWire:
 
     def run_path(self, run_id: str) -> str:
         """The path of a run's state."""
-        return f"{self.path}/{quote(run_id, safe='')}"
+        return f"{self.path}/{quoted(run_id, 'a run')}"
 
     def events_path(self, run_id: str, after: int | None) -> str:
         """The path of a run's events, those after a cursor."""
@@ -75,6 +75,15 @@ class AgentWire:
 
 INVOCATIONS = AgentWire("/api/invocations", makes_id=True)
 RESPONSES = AgentWire("/responses", makes_id=False)
+
+
+def wire_of_run(run_id: str, known: AgentWire | None) -> AgentWire | None:
+    """The format in which an app is asked for a run: ids of invocations are UUIDs, so any other is of the older one."""
+    try:
+        uuid.UUID(run_id)
+    except ValueError:
+        return RESPONSES
+    return known
 
 
 def run_id_of(value: str | None) -> str:

@@ -148,9 +148,15 @@ def app_origin(url: str, host: str) -> str:
     parts = urlsplit(found)
     name = parts.hostname or ""
     local = is_loopback(name) and is_loopback(urlsplit(host).hostname or "")
-    if flaw or not (local or (parts.scheme == "https" and name.endswith(".databricksapps.com") and not parts.port)):
-        why = flaw or "is not an address of Databricks Apps, so the token is not sent there"
-        raise ConfigError(f"the agent's url {why}: it looks like https://my-agent-123.aws.databricksapps.com.")
+    is_app = parts.scheme == "https" and name.endswith(".databricksapps.com") and not parts.port
+    if flaw or not (local or (is_app and all(name.split(".")))):
+        why = (
+            flaw.partition(": ")[0] if flaw else "is not an address of Databricks Apps, so the token is not sent there"
+        )
+        raise ConfigError(
+            f"the agent's url {why.replace('workspace address', 'address of an app')}: it looks like "
+            "https://my-agent-123.aws.databricksapps.com."
+        )
     return found
 
 

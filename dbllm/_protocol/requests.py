@@ -112,8 +112,18 @@ def _wire_message(item: object, place: int, told_by: tuple[str, ...]) -> object:
 
 def response_body(items: object, custom_inputs: object, *params: Mapping[str, Any]) -> dict[str, Any]:
     """The body for an agent (`agent/v1/responses`): its `input` is always a list of items."""
+    refuse_stop(*params)
     own = {} if custom_inputs is None else {"custom_inputs": custom_inputs}
     return {"input": chat_messages(items, "respond", ("role", "type")), **own, **model_params(*params)}
+
+
+def refuse_stop(*params: Mapping[str, Any]) -> None:
+    """Raises TypeError where a parameter is `stop`, which responses have not."""
+    if any("stop" in layer for layer in params):
+        raise TypeError(
+            "respond() has no stop=: the Responses format has no stop strings. Leave it out, and cut the text yourself."
+            ' To an agent that knows them pass extra_body={"stop": […]}.'
+        )
 
 
 def chat_body(messages: object, stop: object, *params: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class EndpointRef:
         described_at: the path of its description; "" if there is none.
         routes: those of certain kinds, in the order in which to try them.
         guesses: what `complete` tries in turn where the description cannot be had.
+        served_model: the one served entity that may answer, which a route-optimised endpoint's own URL does not name.
     """
 
     name: str
@@ -88,6 +89,7 @@ class EndpointRef:
     described_at: str = ""
     routes: Routes = field(default_factory=dict)
     guesses: tuple[Kind, ...] = ("chat", "completions", "custom")
+    served_model: str | None = None
 
     @property
     def is_service(self) -> bool:
@@ -100,7 +102,7 @@ class EndpointRef:
         Raises:
             ConfigError: nothing there speaks it.
         """
-        own = (learned.own if learned else None) or self.own
+        own = (learned.own if learned and not self.served_model else None) or self.own
         if learned and (routes := learned.routes.get(kind)):
             return routes
         if (routes := self.routes.get(kind)) and not (own and learned and learned.kind == kind):
@@ -146,7 +148,26 @@ def endpoint_ref(name: str, kind: Kind | None, served_model: str | None, gateway
     own = Route(invocations_path(name, served_model))
     if served_model is None and name.startswith("databricks-"):  # a prefix that only foundation models may have
         return EndpointRef(name, kind, own, described_at, {"responses": (*_responses_routes(name, (name,)), own)})
-    return EndpointRef(name, kind, own, described_at)
+    return EndpointRef(name, kind, own, described_at, served_model=served_model)
+
+
+def fallback_refs(ref: EndpointRef, fallback: object, gateway: Gateway | None) -> list[EndpointRef]:
+    """What is called in turn where `ref` does not answer; nothing for None.
+
+    Raises:
+        ConfigError: a name is none, or an endpoint is named twice.
+        TypeError: `fallback` is no list of names.
+    """
+    names = () if fallback is None else [fallback] if isinstance(fallback, str) else fallback
+    if not isinstance(names, Iterable):
+        raise TypeError(f"fallback is a list of names of endpoints, not {type(fallback).__name__}.")
+    refs, named = [endpoint_ref(name, None, None, gateway) for name in names], [ref.name]
+    for each in refs:
+        if each.name in named:
+            what = "itself" if each.name == ref.name else f"{each.name!r} twice"
+            raise ConfigError(f"the fallback of endpoint {ref.name!r} names {what}: name other endpoints, each once.")
+        named.append(each.name)
+    return refs
 
 
 def _gateway_route(api: str, wire: str, name: str) -> Route:

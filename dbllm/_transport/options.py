@@ -50,11 +50,12 @@ class Options:
             raise TypeError(headers.flaw)
         if retry is not None and not isinstance(retry, Retry):
             raise TypeError(f"retry must be a Retry, got {retry!r}; for a single attempt pass Retry(attempts=1).")
-        if timeout is None and retry is None and not headers and not extra_body and not tags:
+        if timeout is None and retry is None and not headers and not extra_body and tags is None:
             return self
         merged = RedactedMapping(self.headers, headers) if headers else self.headers
-        if tags:
+        if tags is not None:
             tags_header(tags)  # raises for what is none
+        if tags:
             tags = {**self.tags, **tags}
             merged = RedactedMapping(merged, {TAGS: tags_header(tags)})
         timeout = self.timeout if timeout is None else Timeout.of(timeout)

@@ -73,6 +73,7 @@ async def test_it_answers_and_streams_over_real_sockets(make, serve, colour, way
         ("WriteError", dbllm.APIConnectionError, True, 1),
         ("ProxyError", dbllm.APIConnectionError, False, 3),
         ("UnsupportedProtocol", dbllm.APIConnectionError, False, 3),
+        ("TooManyRedirects", dbllm.APIConnectionError, True, 1),
     ],
 )
 async def test_its_errors_become_dbllms_and_are_repeated_by_the_same_rules(make, colour, failure, kind, sent, attempts):

@@ -167,6 +167,90 @@ async def test_a_cursor_that_is_too_old_says_what_to_do(asking, app):
                 await stream.final()
 
 
+async def test_a_cursor_behind_the_last_event_of_a_run_that_has_ended_gives_no_event_and_the_response(asking, app):
+    app.get(f"{CALLS}/{RUN}").respond(json=done())
+    app.get(f"{CALLS}/{RUN}/events").mock(side_effect=lambda _: sse())
+    async with asking() as client:
+        for after in (58, 1_000_000):
+            async with client.agent(url=APP).run(RUN).events(after=after) as stream:
+                assert [chunk async for chunk in stream] == []
+                assert (await stream.final()).text == "Hello"
+                assert stream.cursor == after
+
+
+async def test_a_cursor_behind_the_last_event_of_the_older_format_gives_the_response_too(asking, app):
+    whole = {"id": "resp_1", "status": "completed", "output": [TEXT]}
+    app.get("/responses/resp_1").mock(
+        side_effect=lambda request: sse("[DONE]") if "stream" in request.url.params else httpx.Response(200, json=whole)
+    )
+    async with asking() as client, client.agent(url=APP).run("resp_1").events(after=58) as stream:
+        assert [chunk async for chunk in stream] == []
+        assert (await stream.final()).text == "Hello"
+
+
+async def test_a_cursor_behind_the_last_event_of_a_run_that_goes_on_waits_for_the_next(asking, app, clock):
+    app.get(f"{CALLS}/{RUN}").respond(json={"id": RUN, "status": "active"})
+    later = httpx.Response(200, headers={"content-type": "text/event-stream"}, content=event(59, "more"))
+    app.get(f"{CALLS}/{RUN}/events").mock(side_effect=[sse(), sse(), later])
+    async with asking() as client:
+        clock.on(client)
+        async with client.agent(url=APP).run(RUN).events(after=58) as stream:
+            async for piece in stream:
+                assert (piece.text, stream.cursor) == ("more", 59)
+                break
+        assert clock.waits == [0.25, 0.5]
+
+
+async def test_a_cursor_behind_the_last_event_of_a_run_that_failed_says_why(asking, app):
+    app.get(f"{CALLS}/{RUN}").respond(json={"id": RUN, "status": "failed", "error": "no such tool"})
+    app.get(f"{CALLS}/{RUN}/events").mock(side_effect=lambda _: sse())
+    async with asking() as client:
+        with pytest.raises(dbllm.StreamInterruptedError, match="run is failed: no such tool"):
+            async with client.agent(url=APP).run(RUN).events(after=58):
+                pass
+
+
+async def test_a_run_that_the_app_does_not_know_is_named(asking, app):
+    app.get(f"{CALLS}/{RUN}").respond(json=done())
+    app.get(f"{CALLS}/{RUN}/events").respond(404, json={"detail": "invocation not found"})
+    async with asking() as client:
+        with pytest.raises(dbllm.NotFoundError, match=f"knows no run '{RUN}', or knows it no longer"):
+            async with client.agent(url=APP).run(RUN).events():
+                pass
+
+
+async def test_a_run_whose_id_is_no_uuid_is_one_of_the_older_format_whatever_else_the_app_speaks(asking, app):
+    newer = app.post(CALLS).respond(json=done())
+    app.get("/responses/resp_1").respond(json={"id": "resp_1", "status": "in_progress"})
+    async with asking() as client:
+        agent = client.agent(url=APP)
+        assert await agent.run("resp_1").status() == "in_progress"
+        await agent.respond("hi")
+        assert await agent.run("resp_1").status() == "in_progress"
+        await agent.respond("hi")
+    assert newer.call_count == 2
+
+
+async def test_an_id_that_no_path_can_have_is_refused_before_anything_is_sent(asking, app):
+    async with asking() as client:
+        for wrong in ("..", ".", "\ud800"):
+            with pytest.raises(dbllm.ConfigError, match="a run needs a name"):
+                await client.agent(url=APP).run(wrong).status()
+    assert not app.calls
+
+
+async def test_what_agents_have_not_is_refused_with_what_there_is_instead(asking, app):
+    async with asking() as client:
+        agent, endpoint = client.agent(url=APP), client.endpoint("agent")
+        for call in (agent.respond, agent.complete, agent.start, endpoint.respond):
+            with pytest.raises(TypeError, match=r"respond\(\) has no stop=: .* cut the text yourself"):
+                await call("hi", stop=["."])
+        for call in (agent.respond, agent.complete, agent.start):
+            with pytest.raises(TypeError, match=r"the client's tags: .*with_options\(tags="):
+                await call("hi", tags={"a": "b"})
+    assert not app.calls
+
+
 async def test_runs_of_the_older_format_have_the_ids_of_the_app_and_can_be_cancelled(asking, app):
     app.post(CALLS).respond(405, json={"detail": "Method Not Allowed"})
     app.post("/responses").respond(json={"id": "resp_1", "status": "in_progress", "output": []})
@@ -269,6 +353,8 @@ async def test_events_behind_a_cursor_go_on_from_there(make, serve):
         "https://my-agent.aws.databricksapps.com/api/invocations",
         "http://127.0.0.1:8000",
         "ftp://my-agent.aws.databricksapps.com",
+        "https://.databricksapps.com",
+        "https://my-agent..databricksapps.com",
         "",
     ],
 )
@@ -279,6 +365,21 @@ async def test_the_token_goes_to_no_address_that_is_not_databricks_apps(asking, 
             client.agent(url=url)
         with pytest.raises(dbllm.ConfigError, match="url"):  # nor where the workspace itself says so
             await client.agent("evil").respond("hi")
+
+
+async def test_an_address_that_is_no_apps_is_told_in_terms_of_apps(asking):
+    said = {
+        "http://my-agent.aws.databricksapps.com": "use https://my-agent.aws.databricksapps.com: it looks like",
+        "https://evil.example/x": "has a path or a query; give only the part before it: it looks like",
+        "https://user:pw@my-agent.aws.databricksapps.com": "give the address alone|before an @",
+        "ftp://my-agent.aws.databricksapps.com": "is no address of an app: it looks like",
+    }
+    async with asking() as client:
+        for url, words in said.items():
+            with pytest.raises(dbllm.ConfigError, match=words) as caught:
+                client.agent(url=url)
+            assert "workspace" not in str(caught.value)
+            assert "DATABRICKS_TOKEN" not in str(caught.value)
 
 
 async def test_a_personal_access_token_is_refused_before_anything_is_sent(make, wire, app, colour):

@@ -62,9 +62,22 @@ def test_sounds_and_files_have_forms_of_their_own(tmp_path: Path) -> None:
         (lambda: dbllm.audio(PNG), ValueError, "no audio but image/png"),
         (lambda: dbllm.audio("https://example.com/a.mp3"), ValueError, "do not fetch sounds"),
         (lambda: dbllm.image("/no/such/cat.png"), FileNotFoundError, "cat.png"),
+        (lambda: dbllm.image(b""), ValueError, "is empty"),
+        (lambda: dbllm.image(""), ValueError, "'' is none of them"),
+        (lambda: dbllm.image("s3://bucket/cat.png"), ValueError, r"https: or data:.*'s3://bucket/cat.png' is none"),
+        (lambda: dbllm.file("dbfs:/a.pdf"), ValueError, "a file's path"),
+        (lambda: dbllm.audio("file:///a.wav"), ValueError, "a file's path"),
+        (lambda: dbllm.image("a\0b"), ValueError, "is none of them"),
+        (lambda: dbllm.audio(b"x", media_type="wav"), ValueError, "is such as"),
+        (lambda: dbllm.image(PNG, media_type=3), ValueError, "is such as"),  # type: ignore[arg-type]
         (lambda: dbllm.image(5), TypeError, "a file's path or bytes, not int"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_sent_says_why(make_item: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make_item()
+
+
+def test_a_sound_of_mp3_needs_no_title() -> None:
+    for layer in (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"ID3"):
+        assert dbllm.audio(layer + b"\x90")["input_audio"]["format"] == "mp3", layer

@@ -145,6 +145,14 @@ async def test_a_fallback_that_names_itself_is_refused(make, wire, fallback, wor
             client.endpoint("a", fallback=fallback)
 
 
+async def test_no_fallback_is_none_an_empty_list_or_nothing_and_a_number_is_refused(make, wire):
+    async with make() as client:
+        for nothing in (None, (), []):
+            assert client.endpoint("a", fallback=nothing).name == "a"
+        with pytest.raises(TypeError, match="fallback is a list of names of endpoints, not int"):
+            client.endpoint("a", fallback=3)
+
+
 async def test_a_reply_names_its_endpoint_also_without_a_fallback(make, wire):
     speaks(wire, "llm/v1/chat", "a")
     route(wire, "a").respond(json=chat_answer())

@@ -204,6 +204,16 @@ async def test_any_endpoint_may_be_called_through_a_gateway_of_its_own_choice(ma
             assert sent(called)["model"] == name
 
 
+@pytest.mark.parametrize("api", ["mlflow", "openai"])
+async def test_an_endpoint_called_through_a_gateway_that_is_not_there_says_so(make, wire, api):
+    gateway(wire, api=api).respond(404, json=OFF)
+    wire.get("/api/2.0/serving-endpoints").respond(json={"endpoints": [{"name": "my-gpt"}]})
+    async with make() as client:
+        with pytest.raises(dbllm.NotFoundError, match=r"not available.*call a serving endpoint by its name") as caught:
+            await client.endpoint("my-gpt", gateway=api).chat("Hello")
+        assert "lies behind it" not in str(caught.value)
+
+
 async def test_names_of_lists_and_of_deeper_schemas_are_names_too(make, wire):
     called = gateway(wire).respond(json=chat_answer())
     async with make() as client:

@@ -107,3 +107,21 @@ async def test_a_refusal_of_the_exchange_says_what_to_check_and_shows_no_token(m
             await client.endpoint("ep").complete("x")
     assert OAUTH not in str(caught.value)
     assert caught.value.sent is False
+
+
+async def test_a_served_model_is_asked_for_by_its_path_and_never_answered_by_another(make, wire, fast):
+    described(wire), tokens(wire)
+    own = wire.post("/serving-endpoints/ep/served-models/m-1/invocations").respond(400, json=ELSEWHERE)
+    called = fast.post(PATH).respond(json=chat_answer())
+    async with make(token=OAUTH) as client:
+        one = client.endpoint("ep", served_model="m-1")
+        for call in (one.chat, one.complete, one.chat):
+            with pytest.raises(dbllm.BadRequestError, match=r"route-optimised, .* leave out served_model="):
+                await call("x")
+        assert called.call_count == 0
+        assert await client.endpoint("ep").complete("x") == "Hi there"
+        with pytest.raises(dbllm.BadRequestError, match="leave out served_model="):
+            await one.complete("x")
+        own.respond(json=chat_answer("one"))  # those made before also answer at the workspace's URL
+        assert await one.complete("x") == "one"
+    assert called.call_count == 1

@@ -56,7 +56,7 @@ async def test_every_verb_takes_tags_and_none_of_them_reaches_the_body(make, wir
             assert tags_of(called) == {"verb": verb}
 
 
-@pytest.mark.parametrize("tags", ["project=x", ["a"], {"a": 1}, {1: "a"}, {"a": None}, {"a": ["b"]}])
+@pytest.mark.parametrize("tags", ["project=x", "", 0, [], ["a"], {"a": 1}, {1: "a"}, {"a": None}, {"a": ["b"]}])
 async def test_tags_that_are_no_strings_are_refused_before_anything_is_sent(make, wire, tags):
     async with make() as client:
         with pytest.raises(TypeError, match="tag"):

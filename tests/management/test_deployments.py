@@ -342,3 +342,21 @@ def test_a_stream_gives_the_pieces_as_they_are_on_the_wire(inputs: dict[str, Any
         deploy = get_deploy_client("databricks", client=client)
         assert list(deploy.predict_stream(endpoint="m", inputs=inputs)) == pieces
     assert sent == [{**inputs, "stream": True}]
+
+
+def test_names_that_are_none_are_refused_before_anything_is_sent() -> None:
+    with Client("https://workspace.example.com", "t", transport=httpx.MockTransport(sent_nothing)) as client:
+        deploy = DatabricksDeploymentClient("databricks", client)
+        for name in ("a.b", ".", "..", "a..b"):
+            for call in (
+                lambda name: deploy.predict(endpoint=name, inputs=ASK),
+                lambda name: [*deploy.predict_stream(endpoint=name, inputs=ASK)],
+                deploy.delete_endpoint,
+                lambda name: deploy.update_endpoint_tags(name, {}),
+            ):
+                with pytest.raises(ConfigError, match=r"has one dot|needs a name|has an empty part"):
+                    call(name)
+
+
+def sent_nothing(request: httpx.Request) -> httpx.Response:
+    raise AssertionError(f"{request.method} {request.url} was sent")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from typing import Any
 
 import httpx
 import pytest
 import respx
+from support.services import endpoint_to, external_to, own_to, provider
 
 from dbllm import APIResponseError, ConfigError, ConflictError, ModelProvider, ModelService, NotFoundError
+from dbllm._management.model_services import AsyncModelProviders, AsyncModelServices
 
 CATALOG = "/api/2.1/unity-catalog"
 ALL = f"{CATALOG}/model-services"
 ONE = f"{ALL}/main.ml.chat"
-CONFIG = {"routing": {"destinations": [{"name": "a", "destination_type": "PAY_PER_TOKEN"}]}}
+CONFIG = {
+    "routing": {"destinations": [{"name": "a", "destination_type": "DESTINATION_TYPE_PAY_PER_TOKEN_FOUNDATION_MODEL"}]}
+}
 KEY = {"secret_reference": {"name": "secrets/main.ml.openai"}}
 
 
@@ -100,10 +106,12 @@ async def test_get_delete_and_grants(make: Any, wire: respx.MockRouter) -> None:
         assert await services.grants("main.ml.chat") == {"a@b.c": ["EXECUTE"]}
         assert await services.grant("main.ml.chat", "a@b.c") == {"a@b.c": ["EXECUTE"]}
         await services.revoke("main.ml.chat", "g", ["EXECUTE", "MANAGE"])
+        await services.revoke("main.ml.chat", "g", "MANAGE")
         assert await services.delete("main.ml.chat", etag="e==") is None
     assert [json.loads(call.request.content)["changes"] for call in changed.calls] == [
         [{"principal": "a@b.c", "add": ["EXECUTE"]}],
         [{"principal": "g", "remove": ["EXECUTE", "MANAGE"]}],
+        [{"principal": "g", "remove": ["MANAGE"]}],
     ]
     assert gone.calls[0].request.url.params["etag"] == "e=="
 
@@ -170,3 +178,21 @@ async def test_a_key_in_the_config_itself_is_refused_and_not_shown(
             with pytest.raises(ConfigError, match=f"{place} holds a key itself.*secret_reference") as caught:
                 await call("main.ml.p", config)
             assert "verysecret" not in str(caught.value)
+
+
+def test_configs_that_the_classes_show_are_those_that_a_workspace_takes() -> None:
+    blocks = [
+        block
+        for each in (AsyncModelServices, AsyncModelProviders)
+        for block in re.findall(r"\n\n((?: {8}.*\n)+)\n", each.__doc__ or "")
+    ]
+    shown = [ast.literal_eval("[" + re.sub(r"}\n +{", "},{", block.strip()) + "]") for block in blocks]
+    destinations = [
+        own_to("claude", "models/system.ai.claude-sonnet-4-5"),
+        endpoint_to("my-endpoint", "mine"),
+        external_to("main.default.openai", "gpt-5", "gpt"),
+    ]
+    own = provider()["config"]
+    own["openai"]["direct"].pop("base_url")
+    own["targets"][0]["native_api_types"] = own["targets"][0]["native_api_types"][:1]
+    assert shown == [destinations, [own]]
