@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from .display import Show, Status
@@ -90,8 +91,26 @@ class BulkJob:
             Source(settings.path, settings.name, settings.input_format).fingerprint()
             if (output.exists() and output.samefile(settings.path)) or output.absolute() == settings.path.absolute():
                 raise OutputError(f"the output {output} is the input itself. Name another file.")
+        self._check_places()
         if "parquet" in (self.output_format, settings.input_format):
             import_pyarrow()
+
+    def _check_places(self) -> None:
+        """Each file that the job writes has a place of its own, so that none is written over another or the input."""
+        settings = self.settings
+        taken = {os.path.realpath(settings.output): "the output"}
+        if settings.path is not None:
+            taken[os.path.realpath(settings.path)] = "the input"
+        written = {f"the {name}": path for name, path in self.paths.items()}
+        drafts = {f"the draft of {path.name}": path.with_name(path.name + ".new") for path in self._drafted()}
+        for what, path in {**written, **drafts, **({"the report": settings.page} if settings.page else {})}.items():
+            if other := taken.get(os.path.realpath(path)):
+                raise OutputError(f"{path} would be {what}, and is {other} itself. Name another.")
+            taken[os.path.realpath(path)] = what
+
+    def _drafted(self) -> list[Path]:
+        """What is written under another name first."""
+        return [self.settings.output, *(path for name, path in self.paths.items() if name != "journal")]
 
     def _start_anew(self) -> None:
         assert self._handle is not None  # noqa: S101
@@ -257,7 +276,7 @@ class BulkJob:
         def all_rows() -> Iterator[Any]:
             nonlocal findings
             findings = Findings()
-            return joined(self.source, self.plan, self.journal, findings)
+            return joined(self.source, self.plan, self.journal, findings, self.mapper.template)
 
         summary = self.plan.summary
         shape = Shape(is_batch=summary.is_batch, columns=summary.columns, job=self.manifest.job)
