@@ -28,11 +28,9 @@ class BulkJob:
     def __init__(self, settings: Settings, mapper: RowMapper, stop: StopSignal, show: Show, disk: Disk) -> None:
         self.settings, self.mapper, self.stop, self.show, self.disk = settings, mapper, stop, show, disk
         output = settings.output
-        beside = settings.journal if settings.journal is not None else output.with_name(output.name + ".part")
-        self.paths = {
-            "journal": beside,
-            **{name: beside.with_name(output.name + end) for name, end in _ENDINGS.items()},
-        }
+        journal = settings.journal or output.with_name(output.name + ".part")
+        own = settings.journal or output  # outputs of one name may have their journals in one folder
+        self.paths = {"journal": journal, **{name: journal.with_name(own.name + end) for name, end in _ENDINGS.items()}}
         self.status = Status(state="reading")
         self._handle: int | None = None
         self._journal: Journal | None = None

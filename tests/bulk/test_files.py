@@ -465,3 +465,21 @@ def test_a_damaged_parquet_file_is_a_bad_input(server: FaultServer, tmp_path: Pa
     path.write_bytes(whole[:4] + b"\xaa" * 40 + whole[44:])
     found = refused(server, bulk.BadInputError, path, tmp_path / "out.jsonl", prompt="{text}")
     assert "no Parquet file that can be read" in found
+
+
+def test_journals_in_one_folder_keep_jobs_apart_whose_outputs_have_one_name(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    jobs = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        source = write_prompts(tmp_path / name / "in.jsonl", 5, words=name)
+        jobs.append((source, tmp_path / name / "out.jsonl", tmp_path / f"{name}.part"))
+    for again in (False, True):
+        for source, output, journal in jobs:
+            if again:
+                output.unlink()
+            run_job(server, source, output, journal=journal)
+            assert [row["output"] for row in read_rows(output)] == [f"Say {output.parent.name} {n}" for n in range(5)]
+            assert {path.name for path in output.parent.iterdir()} == {"in.jsonl", "out.jsonl"}
+    assert server.report().executions == 10
