@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import select
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ FORMATS = {
     ".pq": "parquet",
 }
 PACKED = (".gz", ".zst")
+_CHECK_SECONDS = 0.2
 _PIECE = 1 << 14  # of a packed file: what it unpacks to is held at once
 
 
@@ -298,10 +300,13 @@ def columns_of(row: RawRow) -> dict[str, Any]:
 _NAMES: dict[type, str] = {list: "list", str: "string", int: "number", float: "number", bool: "boolean"}
 
 
-def spool(rows: Iterable[Any] | BinaryIO, path: Path, disk: Disk) -> None:
+def spool(rows: Iterable[Any] | BinaryIO, path: Path, disk: Disk, check: Callable[[], object] = lambda: None) -> None:
     """Write rows of an iterable, or the bytes of a stream, into a file, so that the job can be resumed.
 
     A str is a row with a `prompt`, a list one with `messages`, a mapping is a row.
+
+    Args:
+        check: called now and then, also while a stream has nothing to read; what it raises ends the reading.
 
     Raises:
         TypeError: a row is something else.
@@ -309,15 +314,32 @@ def spool(rows: Iterable[Any] | BinaryIO, path: Path, disk: Disk) -> None:
     draft = path.with_name(path.name + ".new")
     with removed_unless_replaced(draft), draft.open("wb") as file:
         if isinstance(rows, (io.RawIOBase, io.BufferedIOBase)):
-            while piece := rows.read(1 << 20):
+            for piece in _pieces_of(rows, check):
                 file.write(piece)
         else:
             for number, row in enumerate(rows, 1):
+                check()
                 file.write(encode_json(_as_columns(number, row), default=str) + b"\n")
         file.flush()
         disk.sync(file.fileno())
         disk.replace(draft, path)
         disk.sync_folder(path.parent)
+
+
+def _pieces_of(stream: Any, check: Callable[[], object]) -> Iterator[bytes]:
+    """The bytes of a stream. A thread that waits in `read` for a pipe would not be ended by Ctrl-C."""
+    read = getattr(stream, "read1", stream.read)
+    try:
+        waited_for = [stream.fileno()] if sys.platform != "win32" else []
+    except OSError:  # in memory
+        waited_for = []
+    while True:
+        while waited_for and not select.select(waited_for, [], [], _CHECK_SECONDS)[0]:
+            check()
+        check()
+        if not (piece := read(1 << 20)):
+            return
+        yield piece
 
 
 @contextmanager

@@ -136,7 +136,7 @@ class BulkJob:
     def _read_source(self) -> None:
         settings = self.settings
         if settings.path is None:
-            spool(settings.rows, self.paths["input"], self.disk)
+            spool(settings.rows, self.paths["input"], self.disk, self._check_stop)
             self.source = Source(self.paths["input"], settings.name, settings.input_format)
         else:
             self.source = Source(settings.path, settings.name, settings.input_format)
@@ -208,9 +208,12 @@ class BulkJob:
         self.source_now["checksum"] = checksum
         self.manifest.plan, self.manifest.dedupe = asdict(self._plan.summary), self.settings.dedupe
 
-    def _reading(self, number: int) -> None:
+    def _check_stop(self) -> None:
         if self.stop.level:
             raise Interrupted("interrupted while the input was read; nothing was sent.")
+
+    def _reading(self, number: int) -> None:
+        self._check_stop()
         self.status.done = number
         self.show(self.status)
 
