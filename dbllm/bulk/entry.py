@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import AsyncIterable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from dbllm import Limits, Retry, Timeout
 
 from .display import Show, display
 from .errors import OutputError
-from .inputs import Source, file_format, import_pyarrow, spool
+from .inputs import FORMATS, Source, file_format, import_pyarrow, spool
 from .job import BulkJob
 from .journal import Disk
 from .manifest import Settings, StopSignal
@@ -30,6 +30,7 @@ from .outputs import Slow
 from .plan import Summary, make_plan
 from .report import Price, Report, money
 from .row_mapper import RETRY, RowMapper
+from .row_stream import check_numbers
 from .sending import Sending
 
 BYTES_A_TOKEN = 3.6  # of English text
@@ -115,6 +116,7 @@ async def run(
         ConfigError, APIError: the configuration is incomplete, or there is no such endpoint. Nothing was sent.
         TypeError, ValueError: an argument cannot be used.
     """
+    check_numbers(concurrency, max_error_rate)
     if retry_ambiguous:
         retry = replace(retry or RETRY, retry_ambiguous=True)
     mapper, owned = _mapper(
@@ -137,6 +139,7 @@ async def run(
         output=Path(output),
         config=_job_config(mapper, endpoint),
         journal=None if journal is None else Path(journal),
+        page=None if report is None else Path(report),
         dedupe=dedupe,
         keep_bad_rows=keep_bad_rows,
         retry_errors={retry_errors} if isinstance(retry_errors, str) else retry_errors,
@@ -146,7 +149,7 @@ async def run(
         concurrency=concurrency,
         limits=limits,
         max_error_rate=max_error_rate,
-        price=None if price is None else Price(*price),
+        price=Price.of(price),
     )
     if isinstance(source, AsyncIterable):
         source = [row async for row in source]
@@ -160,7 +163,8 @@ async def run(
         except BaseException as error:
             failed = getattr(error, "report", None)
             if report is not None and isinstance(failed, Report):
-                write_page(failed, report)
+                with suppress(OutputError):  # what ended the job is told
+                    write_page(failed, report)
             raise
         finally:
             with anyio.CancelScope(shield=True):
@@ -175,6 +179,8 @@ async def run(
 def _check_folder(page: Path) -> None:
     if not page.absolute().parent.is_dir():
         raise OutputError(f"the folder {page.parent} of the report does not exist. Make it, or name another.")
+    if os.path.isdir(page):  # False also for a name that cannot be
+        raise OutputError(f"the report {page} is a folder. Name a file.")
 
 
 async def _run_job(job: BulkJob) -> Report:
@@ -279,6 +285,8 @@ def _job_config(mapper: RowMapper, endpoint: Any) -> dict[str, Any]:
 
 def _set_source(settings: Settings, source: Any, input_format: str | None) -> None:
     """Where the rows come from."""
+    if input_format is not None and input_format not in FORMATS.values():
+        raise ValueError(f"input_format must be one of jsonl, csv, tsv and parquet, got {input_format!r}.")
     if isinstance(source, (str, os.PathLike)) and str(source) != "-":
         settings.name = str(source)
         settings.path = Path(source)
@@ -304,8 +312,18 @@ def report_of(content: Mapping[str, Any]) -> Report:
 
 
 def write_page(report: Report, path: str | os.PathLike[str]) -> None:
-    """Write the report as a page."""
-    Path(path).write_text(report.to_html(), "utf-8")
+    """Write the report as a page.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        Path(path).write_text(report.to_html(), "utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"the report {path} cannot be written: {error.strerror or error}. The answers are kept: name another place "
+            "and run the same again, which sends nothing."
+        ) from None
 
 
 # --- before a job -----------------------------------------------------------------------------------------------------
@@ -382,7 +400,8 @@ def estimate(
         rows.fingerprint()
         plan = make_plan(rows, mapper.request, Path(folder, "plan"), Disk(), dedupe=dedupe)
         plan.close()
-    return _estimated(plan.summary, mapper.params.get("max_tokens"), None if price is None else Price(*price))
+    most = mapper.params.get("max_tokens") or mapper.params.get("max_completion_tokens")
+    return _estimated(plan.summary, most, Price.of(price))
 
 
 def _estimated(summary: Summary, most: Any, price: Price | None) -> Estimate:

@@ -6,7 +6,9 @@ import csv
 import gzip
 import io
 import json
+import select
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ FORMATS = {
     ".pq": "parquet",
 }
 PACKED = (".gz", ".zst")
+_CHECK_SECONDS = 0.2
+_PIECE = 1 << 14  # of a packed file: what it unpacks to is held at once
 
 
 class RawRow(NamedTuple):
@@ -85,7 +89,7 @@ def open_zst(file: Any, mode: str) -> Any:
     except ImportError:
         raise BadInputError("zst needs zstandard: pip install 'dbllm[bulk]'.") from None
     if mode == "rb":
-        return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        return _ZstdFrames(file, zstandard.ZstdDecompressor)
     return zstandard.ZstdCompressor().stream_writer(file, closefd=False)
 
 
@@ -122,12 +126,13 @@ class Source:
                 elif packed == ".zst":
                     file = io.BufferedReader(_Readable(open_zst(file, "rb")), 1 << 18)  # type: ignore[arg-type]
                 yield from _json_lines(file) if self.format == "jsonl" else self._csv_rows(file)
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise BadInputError(f"{self.name} is not a whole gz file: {error}.") from None
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            kind = "zst" if self.path.suffix.lower() == ".zst" else "gz"
+            raise BadInputError(f"{self.name} is not a whole {kind} file: {error}.") from None
         except OSError as error:
             raise InputMissingError(f"{self.name} cannot be read: {error.strerror or error}.") from None
-        except (ValueError, RuntimeError) as error:
-            if type(error).__name__ != "ZstdError":
+        except Exception as error:
+            if type(error).__name__ != "ZstdError":  # of one of two modules, either of which may be missing
                 raise
             raise BadInputError(f"{self.name} is not a whole zst file: {error}.") from None
 
@@ -172,10 +177,12 @@ class Source:
                         yield RawRow(number, values)
         except FileNotFoundError:
             raise InputMissingError(f"{self.name} cannot be read: no such file.") from None
-        except OSError as error:
-            raise InputMissingError(f"{self.name} cannot be read: {error.strerror or error}.") from None
-        except pyarrow.ArrowException as error:
-            raise BadInputError(f"{self.name} is no Parquet file that can be read: {error}") from None
+        except (OSError, pyarrow.ArrowException) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise InputMissingError(f"{self.name} cannot be read: {error.strerror or error}.") from None
+            raise BadInputError(
+                f"{self.name} is no Parquet file that can be read (after row {number:,}): {error}"
+            ) from None  # pyarrow tells damage as an OSError without a number too
 
     def fingerprint(self) -> dict[str, Any]:
         """The file's size and time, by which it is taken for unchanged.
@@ -211,6 +218,36 @@ class _Watched(io.RawIOBase):
         size: int = self._file.readinto(buffer)
         self._watch(bytes(memoryview(buffer)[:size]))
         return size
+
+
+class _ZstdFrames(io.RawIOBase):
+    """The content of zst frames, one after another; `zstandard.stream_reader` takes one that was cut for its end."""
+
+    def __init__(self, file: Any, decompressor: Callable[[], Any]) -> None:
+        self._file, self._new = file, decompressor
+        self._frame: Any = None
+        self._packed = self._plain = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._plain and self._unpack():
+            pass
+        piece, self._plain = self._plain[: len(buffer)], self._plain[len(buffer) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def _unpack(self) -> bool:
+        """Unpack the next piece of the file; False: it has ended."""
+        if packed := self._packed or self._file.read(_PIECE):
+            self._frame = self._frame or self._new().decompressobj()
+            self._plain, self._packed = self._frame.decompress(packed), b""
+            if self._frame.eof:
+                self._packed, self._frame = self._frame.unused_data, None
+        elif self._frame is not None:
+            raise EOFError("it ends within a frame")
+        return bool(packed)
 
 
 class _Readable(io.RawIOBase):
@@ -263,10 +300,13 @@ def columns_of(row: RawRow) -> dict[str, Any]:
 _NAMES: dict[type, str] = {list: "list", str: "string", int: "number", float: "number", bool: "boolean"}
 
 
-def spool(rows: Iterable[Any] | BinaryIO, path: Path, disk: Disk) -> None:
+def spool(rows: Iterable[Any] | BinaryIO, path: Path, disk: Disk, check: Callable[[], object] = lambda: None) -> None:
     """Write rows of an iterable, or the bytes of a stream, into a file, so that the job can be resumed.
 
     A str is a row with a `prompt`, a list one with `messages`, a mapping is a row.
+
+    Args:
+        check: called now and then, also while a stream has nothing to read; what it raises ends the reading.
 
     Raises:
         TypeError: a row is something else.
@@ -274,15 +314,32 @@ def spool(rows: Iterable[Any] | BinaryIO, path: Path, disk: Disk) -> None:
     draft = path.with_name(path.name + ".new")
     with removed_unless_replaced(draft), draft.open("wb") as file:
         if isinstance(rows, (io.RawIOBase, io.BufferedIOBase)):
-            while piece := rows.read(1 << 20):
+            for piece in _pieces_of(rows, check):
                 file.write(piece)
         else:
             for number, row in enumerate(rows, 1):
+                check()
                 file.write(encode_json(_as_columns(number, row), default=str) + b"\n")
         file.flush()
         disk.sync(file.fileno())
         disk.replace(draft, path)
         disk.sync_folder(path.parent)
+
+
+def _pieces_of(stream: Any, check: Callable[[], object]) -> Iterator[bytes]:
+    """The bytes of a stream. A thread that waits in `read` for a pipe would not be ended by Ctrl-C."""
+    read = getattr(stream, "read1", stream.read)
+    try:
+        waited_for = [stream.fileno()] if sys.platform != "win32" else []
+    except OSError:  # in memory
+        waited_for = []
+    while True:
+        while waited_for and not select.select(waited_for, [], [], _CHECK_SECONDS)[0]:
+            check()
+        check()
+        if not (piece := read(1 << 20)):
+            return
+        yield piece
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from .display import Show, Status
@@ -27,11 +28,9 @@ class BulkJob:
     def __init__(self, settings: Settings, mapper: RowMapper, stop: StopSignal, show: Show, disk: Disk) -> None:
         self.settings, self.mapper, self.stop, self.show, self.disk = settings, mapper, stop, show, disk
         output = settings.output
-        beside = settings.journal if settings.journal is not None else output.with_name(output.name + ".part")
-        self.paths = {
-            "journal": beside,
-            **{name: beside.with_name(output.name + end) for name, end in _ENDINGS.items()},
-        }
+        journal = settings.journal or output.with_name(output.name + ".part")
+        own = settings.journal or output  # outputs of one name may have their journals in one folder
+        self.paths = {"journal": journal, **{name: journal.with_name(own.name + end) for name, end in _ENDINGS.items()}}
         self.status = Status(state="reading")
         self._handle: int | None = None
         self._journal: Journal | None = None
@@ -90,8 +89,26 @@ class BulkJob:
             Source(settings.path, settings.name, settings.input_format).fingerprint()
             if (output.exists() and output.samefile(settings.path)) or output.absolute() == settings.path.absolute():
                 raise OutputError(f"the output {output} is the input itself. Name another file.")
+        self._check_places()
         if "parquet" in (self.output_format, settings.input_format):
             import_pyarrow()
+
+    def _check_places(self) -> None:
+        """Each file that the job writes has a place of its own, so that none is written over another or the input."""
+        settings = self.settings
+        taken = {os.path.realpath(settings.output): "the output"}
+        if settings.path is not None:
+            taken[os.path.realpath(settings.path)] = "the input"
+        written = {f"the {name}": path for name, path in self.paths.items()}
+        drafts = {f"the draft of {path.name}": path.with_name(path.name + ".new") for path in self._drafted()}
+        for what, path in {**written, **drafts, **({"the report": settings.page} if settings.page else {})}.items():
+            if other := taken.get(os.path.realpath(path)):
+                raise OutputError(f"{path} would be {what}, and is {other} itself. Name another.")
+            taken[os.path.realpath(path)] = what
+
+    def _drafted(self) -> list[Path]:
+        """What is written under another name first."""
+        return [self.settings.output, *(path for name, path in self.paths.items() if name != "journal")]
 
     def _start_anew(self) -> None:
         assert self._handle is not None  # noqa: S101
@@ -119,7 +136,7 @@ class BulkJob:
     def _read_source(self) -> None:
         settings = self.settings
         if settings.path is None:
-            spool(settings.rows, self.paths["input"], self.disk)
+            spool(settings.rows, self.paths["input"], self.disk, self._check_stop)
             self.source = Source(self.paths["input"], settings.name, settings.input_format)
         else:
             self.source = Source(settings.path, settings.name, settings.input_format)
@@ -191,9 +208,12 @@ class BulkJob:
         self.source_now["checksum"] = checksum
         self.manifest.plan, self.manifest.dedupe = asdict(self._plan.summary), self.settings.dedupe
 
-    def _reading(self, number: int) -> None:
+    def _check_stop(self) -> None:
         if self.stop.level:
             raise Interrupted("interrupted while the input was read; nothing was sent.")
+
+    def _reading(self, number: int) -> None:
+        self._check_stop()
         self.status.done = number
         self.show(self.status)
 
@@ -257,7 +277,7 @@ class BulkJob:
         def all_rows() -> Iterator[Any]:
             nonlocal findings
             findings = Findings()
-            return joined(self.source, self.plan, self.journal, findings)
+            return joined(self.source, self.plan, self.journal, findings, self.mapper.template)
 
         summary = self.plan.summary
         shape = Shape(is_batch=summary.is_batch, columns=summary.columns, job=self.manifest.job)

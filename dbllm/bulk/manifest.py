@@ -35,6 +35,7 @@ class Settings:
     input_format: str = "jsonl"
     rows: Any = None
     journal: Path | None = None
+    page: Path | None = None
     dedupe: bool = True
     keep_bad_rows: bool = False
     retry_errors: bool | Collection[str] = False
@@ -77,6 +78,8 @@ class Manifest:
             return cls(**json.loads(path.read_bytes()))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise JournalError(f"{path} cannot be read: {error.strerror or error}.") from None
         except (ValueError, TypeError):
             raise JournalError(
                 f"{path} is no manifest of a job that this version of dbllm knows. Restore it, or move it away "

@@ -18,6 +18,7 @@ from .errors import DiskError
 from .inputs import RawRow, Source, columns_of, import_pyarrow, open_zst
 from .journal import Disk, Journal, encode_json
 from .plan import BAD, RowPlan
+from .requests import Template
 from .results import RowError, RowInputError, RowResult
 
 COLUMNS = (
@@ -124,7 +125,9 @@ class OutputRow(NamedTuple):
     same_as: int | None
 
 
-def joined(source: Source, plan: RowPlan, journal: Journal, findings: Findings | None = None) -> Iterator[OutputRow]:
+def joined(
+    source: Source, plan: RowPlan, journal: Journal, findings: Findings | None = None, template: Template | None = None
+) -> Iterator[OutputRow]:
     """The rows of the input with their results, in order. A row that has none yet is left out."""
     places = array("Q", [_MISSING]) * plan.summary.rows
     for index, place in journal.places():
@@ -137,7 +140,7 @@ def joined(source: Source, plan: RowPlan, journal: Journal, findings: Findings |
         if number in wanted:
             lines[number] = row.line
         if leader == BAD:
-            result = bad_row(number, row)
+            result = bad_row(number, row, template)
         elif journal.done[leader] and places[leader] != _MISSING:
             result = RowResult.from_dict({"index": number, **journal.read(places[leader])})
         else:
@@ -151,13 +154,15 @@ def joined(source: Source, plan: RowPlan, journal: Journal, findings: Findings |
         yield OutputRow(row, result, lines.get(leader) if copied else None)
 
 
-def bad_row(number: int, row: RawRow) -> RowResult:
-    """The error row of a row that could not be sent, when nothing more is known of why."""
+def bad_row(number: int, row: RawRow, template: Template | None = None) -> RowResult:
+    """The error row of a row that could not be sent."""
     try:
-        columns_of(row)
+        columns = columns_of(row)
+        if template is not None and "custom_id" not in columns and "url" not in columns:
+            template.fill(columns)
         why = "the row has nothing to send; --dry-run says what is missing"
     except RowInputError as error:
-        why = str(error)
+        why = str(error).removesuffix(".")
     return RowResult(number, error=RowError("RowInputError", f"line {row.line}: {why}."))
 
 
@@ -180,7 +185,12 @@ class Shape:
 
     def __init__(self, *, is_batch: bool, columns: Sequence[str], job: str) -> None:
         self.is_batch, self._job = is_batch, job
-        self._names = {name: f"dbllm_{name}" if name in columns else name for name in COLUMNS}
+        self._names: dict[str, str] = {}
+        for name in COLUMNS:
+            free = name
+            while free in columns:
+                free = f"dbllm_{free}"
+            self._names[name] = free
 
     def added(self, out: OutputRow) -> dict[str, Any]:
         """The columns that a row gets."""
@@ -394,22 +404,32 @@ def _joined_type(pyarrow: Any, known: Any, values: list[Any]) -> Any:
     """One type for the values and for those before; text (of JSON) where there is none."""
     try:
         kind = pyarrow.array(values).type
-        if known is None or known == kind:
-            return kind
-        fields = [pyarrow.schema([("x", each)]) for each in (known, kind)]
-        return pyarrow.unify_schemas(fields, promote_options="permissive").field(0).type
-    except pyarrow.ArrowException:
+        if known is not None and known != kind:
+            fields = [pyarrow.schema([("x", each)]) for each in (known, kind)]
+            kind = pyarrow.unify_schemas(fields, promote_options="permissive").field(0).type
+    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
         return pyarrow.string()
+    return kind if _can_be_stored(pyarrow, kind) else pyarrow.string()
+
+
+def _can_be_stored(pyarrow: Any, kind: Any) -> bool:
+    """Whether Parquet has a form for it: it has none for a struct without fields."""
+    inner = [kind.field(place).type for place in range(kind.num_fields)]
+    return bool(inner or not pyarrow.types.is_struct(kind)) and all(_can_be_stored(pyarrow, each) for each in inner)
 
 
 def _column(pyarrow: Any, kind: Any, values: list[Any]) -> Any:
     try:
         return pyarrow.array(values, kind)
-    except (pyarrow.ArrowException, TypeError, ValueError):
+    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
+        if pyarrow.types.is_floating(kind):  # integers of more digits than it has
+            return pyarrow.array([None if value is None else float(value) for value in values], kind)
         texts = [
             value
             if value is None or isinstance(value, str)
             else json.dumps(value, ensure_ascii=False, default=_json_text)
             for value in values
         ]
-        return pyarrow.array(texts, kind)
+        return pyarrow.array(
+            [None if text is None else text.encode("utf-8", "replace").decode() for text in texts], kind
+        )

@@ -128,7 +128,7 @@ def make_plan(
             number = summary.rows
             summary.rows += 1
             try:
-                hashed = _read_request(row, number, request, summary, columns, names)
+                hashed = _read_request(row, request, summary, columns, names)
                 questions.add(hashed, number)
             except RowInputError as error:
                 hashed = blake2b(str(error).encode("utf-8", "replace"), digest_size=16).digest()
@@ -164,7 +164,6 @@ def make_plan(
 
 def _read_request(
     row: RawRow,
-    number: int,
     request: Callable[[dict[str, Any]], RowRequest],
     summary: Summary,
     columns: dict[str, None],
@@ -172,12 +171,12 @@ def _read_request(
 ) -> bytes:
     """Take a row into account; returns its hash."""
     content = columns_of(row)
+    is_batch = content.get("custom_id") is not None and isinstance(content.get("body"), dict)
+    if not columns:  # the first row that can be read
+        summary.is_batch = is_batch
     if content.keys() - columns.keys():
         columns.update(dict.fromkeys(content))
-    is_batch = "custom_id" in content and isinstance(content.get("body"), dict)
-    if number == 0:
-        summary.is_batch = is_batch
-    elif is_batch != summary.is_batch:
+    if is_batch != summary.is_batch:
         raise RowInputError(
             "not in the shape of the first row: either all rows have custom_id and body (OpenAI's Batch shape), or none"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -22,6 +23,21 @@ class Price(NamedTuple):
     def cost(self, input_tokens: float, output_tokens: float) -> float:
         """What tokens cost."""
         return (self.input * input_tokens + self.output * output_tokens) / 1e6
+
+    @classmethod
+    def of(cls, pair: Any) -> Price | None:
+        """The price that was given, if one was.
+
+        Raises:
+            ValueError: it is no pair of numbers, 0 or more.
+        """
+        try:
+            price = None if pair is None else cls(*(float(each) for each in pair))
+        except (TypeError, ValueError):
+            price = cls(-1, -1)
+        if price is not None and not all(0 <= each < math.inf for each in price):
+            raise ValueError(f"price must be two numbers, of a million input and output tokens, got {pair!r}.")
+        return price
 
 
 class Sample(NamedTuple):

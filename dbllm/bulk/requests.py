@@ -52,9 +52,12 @@ class Template:
 
     Raises:
         ValueError: a brace is missing, or braces are empty.
+        TypeError: it is no str.
     """
 
     def __init__(self, text: str) -> None:
+        if not isinstance(text, str):
+            raise TypeError(f"the prompt template must be a str, got {type(text).__name__}.")
         self.text = text
         try:
             self._parts = [(before, name) for before, name, _, _ in _template_parts(text)]
@@ -78,7 +81,7 @@ class Template:
             if name not in row:
                 has = ", ".join(map(str, row)) or "none"
                 raise RowInputError(f"column {name!r} of the prompt template is missing; the row's columns: {has}.")
-            if (value := row[name]) is None:
+            if (value := row[name]) is None or (isinstance(value, float) and value != value):  # NaN: pandas' nothing
                 raise RowInputError(f"column {name!r} of the prompt template is empty in this row.")
             plain = isinstance(value, str) or not isinstance(value, (Mapping, list, tuple))
             made.append(str(value) if plain else json.dumps(value, ensure_ascii=False, default=str))

@@ -81,11 +81,13 @@ class RowMapper:
             )
         if response_model is not None and verb not in (None, "chat"):
             raise ValueError(f"response_model needs verb='chat', got {verb!r}.")
+        if timeout is not None and not isinstance(timeout, Timeout):
+            Timeout(total=timeout)  # said now, not with the first row
         self.endpoint, self.driver_app, self.cluster_id = endpoint, driver_app, cluster_id
         self.verb = "chat" if response_model is not None else verb
         self.params, self.response_model = dict(params or {}), response_model
         self.retry, self.timeout, self.limits = retry or RETRY, timeout, limits
-        self._template = None if prompt is None else Template(prompt)
+        self.template = None if prompt is None else Template(prompt)
         self._settings = {"host": host, "profile": profile, "token": token}
         self._handle = handle
         self._clients: dict[Any, Any] = {}
@@ -94,12 +96,12 @@ class RowMapper:
     @property
     def prompt(self) -> str | None:
         """The template."""
-        return None if self._template is None else self._template.text
+        return None if self.template is None else self.template.text
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the template names."""
-        return () if self._template is None else self._template.columns
+        return () if self.template is None else self.template.columns
 
     def __repr__(self) -> str:
         where = self.endpoint or self.driver_app or self._handle
@@ -167,7 +169,7 @@ class RowMapper:
         Raises:
             RowInputError: it cannot be sent.
         """
-        return request_of(row, self.verb or default_verb(row, self._verbs or (), self._template), self._template)
+        return request_of(row, self.verb or default_verb(row, self._verbs or (), self.template), self.template)
 
     def async_handle(self) -> Any:
         """The handle that calls are made with in async code; the client behind it serves every event loop."""
@@ -228,14 +230,16 @@ class RowMapper:
 
 def default_verb(row: Any, verbs: tuple[str, ...], template: Template | None) -> str:
     """The verb for a row where none was asked for: what the endpoint speaks, and of that what the row is made for."""
-    for only in ("embed", "respond"):
-        if only in verbs:
-            return only
-    if isinstance(row, str):
-        return "complete"
+    if "embed" in verbs:
+        return "embed"
     columns = row if isinstance(row, Mapping) else {}
     if isinstance(columns.get("body"), Mapping):
         columns = columns["body"]
+    for_responses = template is None and "input" in columns and not columns.keys() & {"messages", "prompt"}
+    if "respond" in verbs and ("chat" not in verbs or for_responses):  # chat models do it too, without max_tokens
+        return "respond"
+    if isinstance(row, str):
+        return "complete"
     if template is None and "messages" in columns and (not verbs or "chat" in verbs):
         return "chat"
     if "predict" in verbs and template is None and columns and not isinstance(columns.get("prompt"), str):

@@ -140,12 +140,7 @@ def rows(
         mapper = handle
     else:
         mapper = RowMapper(handle=handle, **own)  # type: ignore[arg-type]
-    if concurrency is not None and (
-        isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1
-    ):
-        raise ValueError(f"concurrency must be an integer, 1 or more, or None (adaptive), got {concurrency!r}.")
-    if max_error_rate is not None and not 0 <= max_error_rate <= 1:
-        raise ValueError(f"max_error_rate must be between 0 and 1, got {max_error_rate!r}.")
+    check_numbers(concurrency, max_error_rate)
     items = _NumberedAsync(prompts) if isinstance(prompts, AsyncIterable) else _numbered(prompts)
     return Rows(
         Scheduler(
@@ -159,6 +154,16 @@ def rows(
             on_result=on_result,
         )
     )
+
+
+def check_numbers(concurrency: Any, max_error_rate: Any) -> None:
+    """Raise ValueError if one of them cannot be."""
+    if concurrency is not None and (
+        isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1
+    ):
+        raise ValueError(f"concurrency must be an integer, 1 or more, or None (adaptive), got {concurrency!r}.")
+    if max_error_rate is not None and not 0 <= max_error_rate <= 1:
+        raise ValueError(f"max_error_rate must be between 0 and 1, got {max_error_rate!r}.")
 
 
 def _numbered(rows: Iterable[Any]) -> Iterator[Item]:

@@ -207,6 +207,9 @@ def bulk(
     except (TypeError, ValueError) as error:
         console.print_error(error)
         raise typer.Exit(USAGE_STATUS) from error
+    except KeyboardInterrupt:  # before the job takes signals
+        console.print_error("interrupted. The same again goes on from here.")
+        raise typer.Exit(75) from None
     if as_json:
         console.write_json(ended.as_dict(), indent=None)
     else:

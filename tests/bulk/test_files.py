@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -340,3 +341,145 @@ def test_a_client_of_ones_own_stays_open(server: FaultServer, tmp_path: Path) ->
             assert (await client.endpoint("m", task="chat").chat("again")).text == "again"
 
     asyncio.run(play())
+
+
+def test_a_packed_file_that_was_cut_or_changed_is_refused_whole(server: FaultServer, tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"text": f"row {place * 7919}"}) + "\n" for place in range(4000)).encode()
+    packers: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress}
+    if find_spec("zstandard") is not None or sys.version_info >= (3, 14):
+        packers["zst"] = zst
+    for kind, pack in packers.items():
+        packed, middle = pack(rows), len(pack(rows)) // 2
+        changed = packed[:middle] + bytes(byte ^ 255 for byte in packed[middle : middle + 8]) + packed[middle + 8 :]
+        path = tmp_path / f"in.jsonl.{kind}"
+        cut = (packed[:middle], packed[:-1], packed[:3], packed + b"more")
+        for content in (*cut, changed) if kind == "gz" else cut:  # zst has a checksum only where one was asked for
+            path.write_bytes(content)
+            said = refused(server, bulk.BadInputError, path, tmp_path / "out.jsonl", prompt="{text}")
+            assert f"is not a whole {kind} file" in said
+        path.write_bytes(pack(rows) + pack(rows))  # two of them are one
+        assert bulk.estimate(path, prompt="{text}").rows == 8000
+
+
+def test_no_file_of_a_job_is_written_over_another(server: FaultServer, tmp_path: Path) -> None:
+    source, output = write_prompts(tmp_path / "in.jsonl", 3), tmp_path / "out.jsonl"
+    (tmp_path / "link").symlink_to(source)
+    hidden = write_prompts(tmp_path / "out.jsonl.plan", 3)
+    draft = write_prompts(tmp_path / "out.jsonl.new", 3)
+    table: list[tuple[Path, dict[str, Any], str]] = [
+        (source, {"journal": source, "overwrite": True}, "the journal, and is the input"),
+        (source, {"journal": tmp_path / "link"}, "the journal, and is the input"),
+        (source, {"journal": output}, "the journal, and is the output"),
+        (source, {"report": source}, "the report, and is the input"),
+        (source, {"report": output}, "the report, and is the output"),
+        (source, {"report": tmp_path / "out.jsonl.part"}, "the report, and is the journal"),
+        (source, {"report": tmp_path}, "is a folder"),
+        (hidden, {"input_format": "jsonl"}, "the plan, and is the input"),
+        (draft, {"input_format": "jsonl"}, "the draft of out.jsonl, and is the input"),
+    ]
+    kept = source.read_bytes()
+    for path, options, said in table:
+        assert said in refused(server, bulk.OutputError, path, output, **options), said
+        assert path.read_bytes() == kept
+
+
+def test_a_report_that_cannot_be_written_is_told_and_the_answers_are_kept(server: FaultServer, tmp_path: Path) -> None:
+    source, output = write_prompts(tmp_path / "in.jsonl", 3), tmp_path / "out.jsonl"
+    with pytest.raises(bulk.OutputError, match=r"the report .* cannot be written"):
+        run_job(server, source, output, report=tmp_path / ("long" * 100))
+    assert len(read_rows(output)) == 3
+    run_job(server, source, output, report=tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text("utf-8").startswith("<!doctype html>")
+    assert server.report().executions == 3
+
+
+def test_arguments_that_cannot_be_used_leave_no_file(server: FaultServer, tmp_path: Path) -> None:
+    source, output = write_prompts(tmp_path / "in.jsonl", 3), tmp_path / "out.jsonl"
+    for options, error in (
+        ({"concurrency": 0}, ValueError),
+        ({"max_error_rate": 2}, ValueError),
+        ({"price": ("a", 1)}, ValueError),
+        ({"price": (1,)}, ValueError),
+        ({"timeout": -1}, ValueError),
+        ({"prompt": 5}, TypeError),
+        ({"input_format": "xml"}, ValueError),
+    ):
+        refused(server, error, source, output, **options)
+
+
+def test_an_unreadable_first_line_does_not_hide_the_batch_shape(server: FaultServer, tmp_path: Path) -> None:
+    def asked(name: object) -> str:
+        body = {"messages": [{"role": "user", "content": "hello"}]}
+        return json.dumps({"custom_id": name, "url": "/v1/chat/completions", "body": body}) + "\n"
+
+    (tmp_path / "in.jsonl").write_text("{broken\n" + asked("a") + asked(None) + asked("b"))
+    report = run_job(server, tmp_path / "in.jsonl", tmp_path / "out.jsonl", prompt=None, keep_bad_rows=True)
+    rows = read_rows(tmp_path / "out.jsonl")
+    assert (report.answered, report.bad_rows) == (2, 2)
+    assert [row["custom_id"] for row in rows] == [None, "a", None, "b"]
+    assert [row["error"] is None for row in rows] == [False, True, False, True]
+
+
+def test_a_number_that_is_none_is_an_empty_column_and_the_error_row_names_it(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": NaN}\n{"text": 1.5}\n{"other": 1}\n')
+    found = refused(server, bulk.BadInputError, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert "line 1: column 'text' of the prompt template is empty" in found
+    run_job(server, tmp_path / "in.jsonl", tmp_path / "out.jsonl", keep_bad_rows=True)
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert "line 1: column 'text' of the prompt template is empty in this row." in lines[0]
+    assert '"output":"Say 1.5"' in lines[1]
+    assert "line 3: column 'text' of the prompt template is missing" in lines[2]
+
+
+def test_a_column_of_ours_never_has_the_name_of_one_of_the_input(server: FaultServer, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "a", "output": 1, "dbllm_output": 2}\n')
+    run_job(server, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    pairs = json.loads((tmp_path / "out.jsonl").read_text(), object_pairs_hook=list)
+    names = [name for name, _ in pairs]
+    assert len(names) == len(set(names))
+    assert ("dbllm_dbllm_output", "Say a") in pairs
+
+
+def test_values_that_parquet_has_no_form_for_are_written_as_text(server: FaultServer, tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet", reason="the extra `bulk` is not installed")
+    rows: list[dict[str, Any]] = [
+        {"text": "a", "v": {}, "w": 2**70, "x": [{}], "y": "\ud83d", "z": 2**62 + 1},
+        *({"text": f"b{place}", "v": {}, "w": 1, "x": [], "y": "y", "z": 1} for place in range(1000)),
+        {"text": "c", "z": 0.5},
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_job(server, tmp_path / "in.jsonl", tmp_path / "out.parquet")
+    table = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    first = {name: table[0][name] for name in "vwxyz"}
+    assert first == {"v": "{}", "w": str(2**70), "x": "[{}]", "y": "?", "z": float(2**62)}
+    assert [row["output"] for row in table] == [f"Say {row['text']}" for row in rows]
+
+
+def test_a_damaged_parquet_file_is_a_bad_input(server: FaultServer, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="the extra `bulk` is not installed")
+    path = tmp_path / "in.parquet"
+    parquet([{"text": f"row {place}"} for place in range(500)], path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"\xaa" * 40 + whole[44:])
+    found = refused(server, bulk.BadInputError, path, tmp_path / "out.jsonl", prompt="{text}")
+    assert "no Parquet file that can be read" in found
+
+
+def test_journals_in_one_folder_keep_jobs_apart_whose_outputs_have_one_name(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    jobs = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        source = write_prompts(tmp_path / name / "in.jsonl", 5, words=name)
+        jobs.append((source, tmp_path / name / "out.jsonl", tmp_path / f"{name}.part"))
+    for again in (False, True):
+        for source, output, journal in jobs:
+            if again:
+                output.unlink()
+            run_job(server, source, output, journal=journal)
+            assert [row["output"] for row in read_rows(output)] == [f"Say {output.parent.name} {n}" for n in range(5)]
+            assert {path.name for path in output.parent.iterdir()} == {"in.jsonl", "out.jsonl"}
+    assert server.report().executions == 10

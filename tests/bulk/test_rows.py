@@ -22,6 +22,8 @@ import dbllm
 from dbllm import Limits, Retry, bulk
 from dbllm.bulk import Item, RowError, RowInputError, RowMapper, RowResult
 from dbllm.bulk.errors import TooManyErrors
+from dbllm.bulk.requests import Template
+from dbllm.bulk.row_mapper import default_verb
 from dbllm.testing import ALL_FAULTS, SAFE_FAULTS, fault_server
 
 QUICK = Retry(attempts=8, backoff=0.001, max_backoff=0.02)
@@ -483,6 +485,27 @@ def test_the_verb_is_what_the_endpoint_speaks(
     assert result.output == ([1.0] if verb == "embed" else "yes")
     assert len(asked) == 1
     asyncio.run(mapper.aclose())
+
+
+def test_a_chat_model_that_does_responses_too_is_asked_as_a_chat_model() -> None:
+    both, agent = ("complete", "chat", "respond"), ("complete", "respond")
+    messages = [{"role": "user", "content": "hello"}]
+    table: list[tuple[Any, tuple[str, ...], Template | None, str]] = [
+        ({"text": "a"}, both, Template("Say {text}"), "complete"),
+        ({"prompt": "a"}, both, None, "complete"),
+        ("a", both, None, "complete"),
+        ({"messages": messages}, both, None, "chat"),
+        ({"custom_id": "a", "body": {"messages": messages}}, both, None, "chat"),
+        ({"input": "a", "text": "b"}, both, Template("Say {text}"), "complete"),
+        ({"input": "a", "prompt": "b"}, both, None, "complete"),
+        ({"input": "a"}, both, None, "respond"),
+        ({"custom_id": "a", "body": {"input": "a"}}, both, None, "respond"),
+        ({"text": "a"}, agent, Template("Say {text}"), "respond"),
+        ({"messages": messages}, agent, None, "respond"),
+        ("a", agent, None, "respond"),
+    ]
+    found = [(row, verbs, default_verb(row, verbs, template)) for row, verbs, template, _ in table]
+    assert found == [(row, verbs, verb) for row, verbs, _, verb in table]
 
 
 def test_limits_hold_for_rows_on_a_real_server() -> None:

@@ -150,6 +150,31 @@ def test_ctrl_c_and_sigterm_let_it_end_with_75_and_the_same_command_goes_on(
         assert all(len(server.history(f"Say row {place}")) == 1 for place in range(40))
 
 
+def test_ctrl_c_and_sigterm_end_it_while_it_waits_for_the_standard_input(
+    server: FaultServer, environ: dict[str, str], tmp_path: Path
+) -> None:
+    command = [*DBLLM, "bulk", "-", "-o", str(tmp_path / "piped.jsonl"), "--endpoint", "m", "--prompt", "{text}"]
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for name in (signal.SIGINT, signal.SIGTERM):
+        with subprocess.Popen(
+            command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as job:
+            assert job.stdin is not None
+            job.stdin.write(b'{"text": "a"}\n')
+            job.stdin.flush()  # and it stays open
+            draft = tmp_path / "piped.jsonl.input.new"
+            while not draft.exists():
+                assert job.poll() is None
+            job.send_signal(name)
+            try:
+                assert job.wait(PATIENCE) == 75
+            finally:
+                job.kill()
+            assert job.stderr is not None
+            assert b"interrupted while the input was read; nothing was sent." in job.stderr.read()
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
 def test_a_terminal_shows_the_bar_and_then_the_report(environ: dict[str, str], tmp_path: Path, run: Run) -> None:
     for columns in ("60", "200"):
         terminal = Terminal(words(tmp_path, "--overwrite"), {**environ, "COLUMNS": columns, "TERM": "xterm"})
