@@ -28,7 +28,7 @@ async def read_pages(
     """
     items: list[Any] = []
     tokens: list[str] = []
-    while len(tokens) < _MOST_PAGES:
+    while True:
         own = {"page_token": tokens[-1]} if tokens else {}
         info = await get(f"{path}?{urlencode({**query, **own})}")
         page = read_json(info)
@@ -40,5 +40,6 @@ async def read_pages(
             return items
         if token in tokens:
             raise info.unexpected(f"the list of {field} has no end: a page names an earlier one as the next")
+        if len(tokens) == _MOST_PAGES - 1:
+            raise info.unexpected(f"the list of {field} has more than {_MOST_PAGES} pages")
         tokens.append(str(token))
-    raise info.unexpected(f"the list of {field} has more than {_MOST_PAGES} pages")

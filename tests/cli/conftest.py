@@ -58,12 +58,13 @@ def app_port(workspace: Workspace) -> Iterator[int]:
 
 
 @pytest.fixture
-def environ(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def environ(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     """The environment names the workspace and no other; this is all of it, for processes that are started."""
     clear_databricks(monkeypatch)
     for name, value in workspace.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.setenv("DBLLM_HISTORY", str(tmp_path / "history"))
     return dict(os.environ)
 
 

@@ -81,19 +81,25 @@ def read_reach(allowed: Iterable[str], urls: Iterable[str] = ()) -> Reach:
     """
     places: set[tuple[str, int | None]] = set()
     for one in allowed:
-        try:
-            parts = urlsplit(one if "://" in one else f"//{one}")
-            name, port = parts.hostname, parts.port
-        except ValueError:
-            name, port = None, None
-        if not name or parts.path not in ("", "/") or parts.username is not None:
+        if (place := _read_place(one)) is None:
             raise LocalError(f"An allowed upstream is a name or name:port, such as 127.0.0.1:8000, not {one[:100]!r}.")
-        places.add((name, port or PORTS.get(parts.scheme)))
+        places.add(place)
     for url in urls:
         parts = urlsplit(url)
         if parts.hostname:
             places.add((parts.hostname, parts.port or PORTS.get(parts.scheme)))
     return Reach(frozenset(places))
+
+
+def _read_place(text: str) -> tuple[str, int | None] | None:
+    try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        name, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if not name or parts.path not in ("", "/") or parts.username is not None:
+        return None
+    return name, port or PORTS.get(parts.scheme)
 
 
 def guard(client: httpx.AsyncClient, reach: Reach) -> httpx.AsyncClient:
