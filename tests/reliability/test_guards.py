@@ -181,11 +181,14 @@ def without_the_look_at_the_time_of_an_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_the_release_of_permits(patch: pytest.MonkeyPatch) -> None:
-    from dbllm._http.pool import Exchange
+    """Both: where a call ends, and where one that was lost on the way is finalised."""
+    from dbllm._http.pool import ConnectionLimiter, Exchange
 
     async def forget(self: Any, error: object) -> None: ...
 
     patch.setattr(Exchange, "close_after", forget)
+    patch.setattr(Exchange, "__del__", lambda self: None)
+    patch.setattr(ConnectionLimiter, "_lost", lambda self, dead: None)
 
 
 def without_redaction(patch: pytest.MonkeyPatch) -> None:
