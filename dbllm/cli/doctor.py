@@ -132,6 +132,7 @@ def _checks(client: Client, endpoint: str | None) -> Iterator[tuple[str, Callabl
             yield "TLS", lambda: _handshake(name, port, context)
     yield "auth", lambda: f"called as {_current_user(client)}"
     yield "endpoints", lambda: _listed(client)
+    yield "model services", lambda: _services(client)
     if endpoint:
         handle: Any = client.endpoint(endpoint)
         yield "call", lambda: f"{endpoint} answered {handle.complete('Say hi.', max_tokens=8)!r}"
@@ -159,6 +160,19 @@ def _current_user(client: Client) -> str:
     shown = " ".join(str(content or "nothing").split())[:200]
     hint = "A sign-in page, gateway or proxy answered instead of the workspace: check the host."
     raise APIResponseError(f"the answer is no user, but: {shown}", hint=hint)
+
+
+def _services(client: Client) -> str:
+    """What the AI gateway has; a workspace without one is none the worse for calls of serving endpoints."""
+    from dbllm import APIStatusError
+
+    try:
+        names = [str(one.name).rpartition("/")[2] for one in client.model_services.list()]
+    except APIStatusError as error:
+        return (
+            f"none: {error.detail.rstrip(chr(46))}. Names with two dots cannot be called here; serving endpoints can."
+        )
+    return f"{len(names)} in system.ai: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
 
 
 def _listed(client: Client) -> str:

@@ -9,9 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import respx
 import typer
 from typer.testing import CliRunner
 
+from dbllm import Client
 from dbllm.cli import doctor
 
 
@@ -33,7 +35,9 @@ def test_where_all_is_well_every_line_is_green_and_timed_and_the_exit_status_is_
     done = run()
     assert done.exit_code == 0, done.output
     lines = done.output.splitlines()
-    assert [line.split()[1] for line in lines] == ["configuration", "DNS", "TCP", "auth", "endpoints"]
+    checks = ["configuration", "DNS", "TCP", "auth", "endpoints", "model"]
+    assert [line.split()[1] for line in lines] == checks
+    assert "in system.ai: system.ai." in lines[-1]
     assert all(line.startswith("ok") and " ms " in line for line in lines)
     assert f"host {configured.host} from DATABRICKS_HOST, PAT from DATABRICKS_TOKEN" in done.output
     assert configured.identity.token not in done.output
@@ -97,6 +101,15 @@ def test_a_name_that_is_unknown_is_red_at_dns(monkeypatch: pytest.MonkeyPatch) -
     assert done.exit_code == 1
     assert "FAIL DNS" in done.output
     assert "VPN" in done.output
+
+
+def test_a_workspace_without_model_services_is_well_and_says_so() -> None:
+    refusal = {"error_code": "FEATURE_DISABLED", "message": "AI Gateway is not available for this workspace."}
+    with respx.mock(base_url="https://w.cloud.databricks.com") as wire:
+        wire.get("/api/2.1/unity-catalog/model-services").respond(404, json=refusal)
+        with Client("https://w.cloud.databricks.com", "t") as client:
+            said = doctor._services(client)
+    assert said.startswith("none: AI Gateway is not available for this workspace. Names with two dots cannot be called")
 
 
 def test_an_endpoint_is_called_once_when_asked(configured: Any) -> None:
