@@ -16,6 +16,7 @@ from support.loopback import Server, answering
 from support.terminal import DBLLM, PATIENCE, Terminal
 
 from dbllm import Client
+from dbllm.local.model.weights import default_model
 
 
 def test_a_conversation_on_a_terminal_goes_on_until_ctrl_d(environ: dict[str, str]) -> None:
@@ -87,14 +88,14 @@ def test_an_endpoint_that_cannot_chat_is_refused_at_the_start(environ: dict[str,
 
 @pytest.mark.parametrize("options", [[], ["--quiet"]])
 def test_a_workspace_shows_each_request_on_a_terminal_unless_it_is_to_be_quiet(
-    no_workspace: None, tmp_path: Path, options: list[str]
+    tmp_path: Path, options: list[str]
 ) -> None:
-    environ = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(Path("~/.cache").expanduser())}
-    terminal = Terminal(["up", "--port", "0", "--drain", "0", *options], environ)
-    seen = terminal.read_until(lambda seen: b"# ready" in seen).decode()
-    values = dict(
-        line.removeprefix("export ").split("=", 1) for line in seen.split("\r\n") if line.startswith("export ")
-    )
+    model = str(default_model())
+    environ = {**os.environ, "HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    terminal = Terminal(["up", "--port", "0", "--drain", "0", "--model", model, *options], environ)
+    seen = terminal.read_until(lambda seen: b"# ready" in seen and seen.endswith(b"\n")).decode()
+    exports = [line.removeprefix("export ") for line in seen.split("\r\n") if line.startswith("export ")]
+    values = dict(line.split("=", 1) for line in exports)
     with Client(values["DATABRICKS_HOST"], values["DATABRICKS_TOKEN"]) as client:
         client.endpoint("smollm2-chat").chat("hello", max_tokens=1)
     if not options:

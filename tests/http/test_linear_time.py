@@ -136,12 +136,14 @@ def growth(work: Work) -> float:
     return min(seconds(more) for _ in range(4)) / max(1e-4, min(seconds(less) for _ in range(4)))
 
 
+@pytest.mark.speed
 def test_twice_as_much_takes_about_twice_as_long() -> None:
     slow = {name: first for name, work in CASES.items() if (first := growth(work)) > MOST}
     slow = {name: again for name in slow if (again := growth(CASES[name])) > MOST}  # a busy machine, once
     assert not slow
 
 
+@pytest.mark.speed
 def test_what_is_quadratic_is_seen() -> None:
     def quadratic(size: int) -> Callable[[], object]:
         def work() -> None:
