@@ -54,6 +54,7 @@ def playing(peer: Peer) -> None:
             "/acls/list": (200, {"items": [{"principal": NASTY, "permission": NASTY}]}),
             "/scopes/delete": (200, {}),
             "/Me": (200, {"userName": NASTY}),
+            "/model-services": (200, {"model_services": [{"name": f"model-services/system.ai.{NASTY}"}]}),
             "/serving-endpoints/": (200, endpoint("one")),
             "/serving-endpoints": (200, {"endpoints": [endpoint(NASTY)]}),
         }
