@@ -177,11 +177,11 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         if opened is None or opened.exchange is None or not opened.events or self._busy or self._ended:
             return None
         event = opened.events[0]
-        if error_frame(event):
+        if event.data[:1] == b"[" or error_frame(event):  # [DONE], most likely; no chunk is a list
             return None
         try:
             chunk = self._read(event.data, opened)
-        except APIError:  # the end of the stream, or not a chunk: `_next` handles both
+        except APIError:  # it is no chunk: `_next` handles that
             return None
         opened.events.popleft()
         return chunk
@@ -193,7 +193,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
             self._choices[0] = self._choices.get(0, False) or bool(chunk.finish_reason)
         else:
             for choice in chunk.choices:
-                if not self._choices.get(choice.index):
+                if choice.finish_reason or choice.index not in self._choices:
                     self._choices[choice.index] = bool(choice.finish_reason)
         return chunk
 
@@ -232,7 +232,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
                 pass
             await self._close()
             return None
-        if (reported := opened.reported_error(event)) is not None:
+        if error_frame(event) and (reported := opened.reported_error(event)) is not None:
             del event  # a traceback may show local variables
             reported.partial_text, reported.usage = self.text, self.usage
             raise reported
