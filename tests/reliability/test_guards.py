@@ -181,13 +181,10 @@ def without_the_look_at_the_time_of_an_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_the_release_of_permits(patch: pytest.MonkeyPatch) -> None:
-    """Both: where a call ends, and where one that was lost on the way is finalised."""
-    from dbllm._http.pool import ConnectionLimiter, Exchange
+    """Both: where a call ends, and where one that was lost on the way is finalised. Its socket is closed all the same."""
+    from dbllm._http.pool import ConnectionLimiter
 
-    async def forget(self: Any, error: object) -> None: ...
-
-    patch.setattr(Exchange, "close_after", forget)
-    patch.setattr(Exchange, "__del__", lambda self: None)
+    patch.setattr(ConnectionLimiter, "release", lambda self, holder: None)
     patch.setattr(ConnectionLimiter, "_lost", lambda self, dead: None)
 
 
