@@ -181,7 +181,7 @@ def without_the_look_at_the_time_of_an_end(patch: pytest.MonkeyPatch) -> None:
 
 
 def without_the_release_of_permits(patch: pytest.MonkeyPatch) -> None:
-    """Both: where a call ends, and where one that was lost on the way is finalised. Its socket is closed all the same."""
+    """Both: where a call ends, and where one that was lost on the way is finalised. Its socket is closed."""
     from dbllm._http.pool import ConnectionLimiter
 
     patch.setattr(ConnectionLimiter, "release", lambda self, holder: None)
