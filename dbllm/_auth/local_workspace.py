@@ -40,7 +40,7 @@ def find_local_workspace(port: int | None = None) -> LocalWorkspace:
         ConfigError: none runs.
     """
     for found in _noted(registry_folder(), port):
-        if _runs(found.pid):
+        if runs(found.pid):
             return found
     where = "" if port is None else f" on port {port}"
     raise ConfigError(f"no local workspace runs{where} on this machine: start one with `dbllm up`.")
@@ -56,7 +56,8 @@ def _noted(folder: Path, port: int | None) -> Iterator[LocalWorkspace]:
             continue  # half written, or of another kind
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
+    """Whether a process is there."""
     if os.name != "posix":
         return True  # elsewhere to ask would end it; one that was killed then shows as a refused connection
     try:

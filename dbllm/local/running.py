@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from dbllm._auth.local_workspace import find_local_workspace, registry_folder
+from dbllm._auth.local_workspace import find_local_workspace, registry_folder, runs
 from dbllm.local.storage.encryption import write_private
 
 VARIABLES = {"host": "DATABRICKS_HOST", "token": "DATABRICKS_TOKEN", "cluster_id": "DATABRICKS_CLUSTER_ID"}
@@ -30,6 +30,10 @@ def note_running(port: int, env: Mapping[str, str]) -> Iterator[None]:
     text = json.dumps({name: env[variable] for name, variable in VARIABLES.items()} | {"pid": os.getpid()})
     with suppress(OSError):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for other in file.parent.glob("*.json"):  # those of workspaces that were killed
+            with suppress(OSError, ValueError, LookupError, TypeError):
+                if not runs(int(json.loads(other.read_text("utf-8"))["pid"])):
+                    other.unlink()
         write_private(file, text)
     try:
         yield

@@ -77,3 +77,17 @@ def test_a_workspace_that_runs_is_never_taken_for_a_configured_one(home: Path, m
     monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(home / "none"))
     with pytest.raises(ConfigError):
         Client()
+
+
+def test_a_workspace_that_starts_takes_away_the_notes_of_those_that_were_killed(home: Path) -> None:
+    from dbllm.local.running import note_running
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    note(home, 1, gone.pid)
+    note(home, 2)
+    (home / "3.json").write_text("{")
+    env = {"DATABRICKS_HOST": "http://127.0.0.1:4", "DATABRICKS_TOKEN": "dapi-4", "DATABRICKS_CLUSTER_ID": "c"}
+    with note_running(4, env):
+        assert sorted(file.name for file in home.glob("*.json")) == ["2.json", "3.json", "4.json"]
+    assert sorted(file.name for file in home.glob("*.json")) == ["2.json", "3.json"]
