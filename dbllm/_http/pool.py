@@ -295,9 +295,10 @@ class Pool:
     async def aclose(self) -> None:
         """Close all connections, also those in use: their calls fail, and so do those that wait for one."""
         self.closed = True
+        connections = tuple(self._connections)  # held until each is closed: the set itself is weak
         self._idle.clear()
         self.stale.clear()
         for exchange in tuple(self.limiter.holders):
             await exchange.aclose()
-        for connection in tuple(self._connections):
+        for connection in connections:
             await connection.close()
