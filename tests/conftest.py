@@ -1,4 +1,4 @@
-"""One body, three modes: an `async def` test that asks for `colour` (or for `make`) runs on asyncio, trio and sync."""
+"""One body, three modes: an `async def` test that asks for `mode` (or for `make`) runs on asyncio, trio and sync."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = metafunc.definition.iter_markers("parametrize")
-    coloured = "colour" in metafunc.fixturenames and not any("colour" in str(mark.args[0]) for mark in marks)
+    coloured = "mode" in metafunc.fixturenames and not any("mode" in str(mark.args[0]) for mark in marks)
     if metafunc.module.__name__.rpartition(".")[2] not in ON_BOTH_ENGINES:
         if coloured:
-            metafunc.parametrize("colour", COLOURS)
+            metafunc.parametrize("mode", COLOURS)
     elif coloured:
-        pairs = [*((colour, "h11") for colour in COLOURS), ("asyncio", "httptools")]
-        metafunc.parametrize(("colour", "engine"), pairs, indirect=["engine"])
+        pairs = [*((mode, "h11") for mode in COLOURS), ("asyncio", "httptools")]
+        metafunc.parametrize(("mode", "engine"), pairs, indirect=["engine"])
     else:
         metafunc.parametrize("engine", ["h11", "httptools"], indirect=True)
 
@@ -79,7 +79,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     name = getattr(request, "param", None)
     if name == "httptools":
         pytest.importorskip("httptools", reason="the extra `fast` is not installed")
-        if request.node.callspec.params.get("colour", "asyncio") != "asyncio":
+        if request.node.callspec.params.get("mode", "asyncio") != "asyncio":
             pytest.skip("the fast engine serves asyncio only")
     if name is not None:
         monkeypatch.setenv("DBLLM_ENGINE", name)
@@ -87,10 +87,10 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    if "colour" not in pyfuncitem.fixturenames or not inspect.iscoroutinefunction(pyfuncitem.obj):
+    if "mode" not in pyfuncitem.fixturenames or not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    run(pyfuncitem.funcargs["colour"], lambda: pyfuncitem.obj(**arguments))
+    run(pyfuncitem.funcargs["mode"], lambda: pyfuncitem.obj(**arguments))
     gc.collect(1)  # what was forgotten warns now, and in the test that forgot it; older objects come at the end
     return True
 
@@ -159,11 +159,11 @@ Make = Callable[..., Any]
 
 
 @pytest.fixture
-def make(colour: str) -> Make:
+def make(mode: str) -> Make:
     """Makes a client of the test's mode; the sync one gets async methods."""
 
     def made(host: str = HOST, token: Any = TOKEN, **options: Any) -> Any:
-        if colour == "sync":
+        if mode == "sync":
             return Plain(dbllm.Client(host, token, **options))
         return dbllm.AsyncClient(host, token, **options)
 

@@ -26,8 +26,8 @@ async def async_echo(request: httpx.Request) -> httpx.Response:
     return echo(request)
 
 
-def mocked(colour: str) -> httpx.MockTransport:
-    return httpx.MockTransport(echo if colour == "sync" else async_echo)
+def mocked(mode: str) -> httpx.MockTransport:
+    return httpx.MockTransport(echo if mode == "sync" else async_echo)
 
 
 # --- request ----------------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ async def test_an_error_in_a_token_function_is_passed_on_as_it_is_and_not_repeat
     assert len(calls) == 1
 
 
-async def test_a_token_function_that_calls_its_own_client_gets_an_error_instead_of_a_deadlock(make, wire, colour):
+async def test_a_token_function_that_calls_its_own_client_gets_an_error_instead_of_a_deadlock(make, wire, mode):
     wire.get("/token").respond(json="t")
     clients: list[Any] = []
 
@@ -237,13 +237,13 @@ async def test_a_token_function_that_calls_its_own_client_gets_an_error_instead_
     async def token() -> str:
         return await clients[0].request("GET", "/token")
 
-    async with make(token=plain_token if colour == "sync" else token) as client:
+    async with make(token=plain_token if mode == "sync" else token) as client:
         clients.append(client)
         with pytest.raises(dbllm.ConfigError, match="another client"):
             await client.request("GET", "/x")
 
 
-async def test_a_token_function_may_use_another_client(make, wire, colour):
+async def test_a_token_function_may_use_another_client(make, wire, mode):
     wire.get("/token").respond(json="from-vault")
     called = wire.get("/x").respond(json=1)
     async with make() as vault:
@@ -252,21 +252,21 @@ async def test_a_token_function_may_use_another_client(make, wire, colour):
         async def token() -> str:
             return await vault.request("GET", "/token")
 
-        async with make(token=plain if colour == "sync" else token) as client:
+        async with make(token=plain if mode == "sync" else token) as client:
             await client.request("GET", "/x")
     assert called.calls[0].request.headers["authorization"] == "Bearer from-vault"
 
 
-async def test_concurrent_calls_may_all_be_inside_the_token_function(make, wire, colour):
+async def test_concurrent_calls_may_all_be_inside_the_token_function(make, wire, mode):
     wire.get("/x").respond(json=1)
     async with make(token=lambda: "t") as client:
-        assert await together(colour, [lambda: client.request("GET", "/x") for _ in range(20)]) == [1] * 20
+        assert await together(mode, [lambda: client.request("GET", "/x") for _ in range(20)]) == [1] * 20
 
 
 # --- transports and clients of the user's own -------------------------------------------------------------------------
 
 
-async def test_a_transport_of_the_users_carries_everything_and_stays_open(make, colour):
+async def test_a_transport_of_the_users_carries_everything_and_stays_open(make, mode):
     class Watched(httpx.MockTransport):
         closed = False
 
@@ -276,7 +276,7 @@ async def test_a_transport_of_the_users_carries_everything_and_stays_open(make, 
         async def aclose(self) -> None:
             self.closed = True
 
-    transport = Watched(echo if colour == "sync" else async_echo)
+    transport = Watched(echo if mode == "sync" else async_echo)
     async with make(transport=transport) as client:
         answer = await client.request("GET", "/x")
         assert permits(client) == 0
@@ -285,27 +285,27 @@ async def test_a_transport_of_the_users_carries_everything_and_stays_open(make, 
     assert transport.closed is False
 
 
-async def test_a_client_of_the_users_is_used_whole_and_stays_open(make, colour):
-    kind = httpx.Client if colour == "sync" else httpx.AsyncClient
-    used = kind(transport=mocked(colour), headers={"x-theirs": "1"}, auth=("user", "secret"))
+async def test_a_client_of_the_users_is_used_whole_and_stays_open(make, mode):
+    kind = httpx.Client if mode == "sync" else httpx.AsyncClient
+    used = kind(transport=mocked(mode), headers={"x-theirs": "1"}, auth=("user", "secret"))
     async with make(http_client=used) as client:
         answer = await client.request("GET", "/x", headers={"x-ours": "2"})
     assert (answer["headers"]["x-theirs"], answer["headers"]["x-ours"]) == ("1", "2")
     assert answer["headers"]["authorization"] == "Bearer dapi-test"
     assert used.is_closed is False
-    used.close() if colour == "sync" else await used.aclose()
+    used.close() if mode == "sync" else await used.aclose()
 
 
 @pytest.mark.parametrize("argument", ["transport", "http_client"])
-async def test_streams_work_over_the_users_own_too(make, colour, argument):
+async def test_streams_work_over_the_users_own_too(make, mode, argument):
     def events(request: httpx.Request) -> httpx.Response:
         return sse(*HELLO)
 
     async def async_events(request: httpx.Request) -> httpx.Response:
         return sse(*HELLO)
 
-    transport = httpx.MockTransport(events if colour == "sync" else async_events)
-    kind = httpx.Client if colour == "sync" else httpx.AsyncClient
+    transport = httpx.MockTransport(events if mode == "sync" else async_events)
+    kind = httpx.Client if mode == "sync" else httpx.AsyncClient
     given: Any = transport if argument == "transport" else kind(transport=transport)
     async with make(**{argument: given}) as client:
         assert (await client.endpoint("ep").stream_chat("hi").final()).text == "Hello"
@@ -315,20 +315,20 @@ async def test_streams_work_over_the_users_own_too(make, colour, argument):
         assert permits(client) == 0
 
 
-async def test_a_redirect_is_not_followed_by_the_users_client_either(make, colour):
+async def test_a_redirect_is_not_followed_by_the_users_client_either(make, mode):
     def away(request: httpx.Request) -> httpx.Response:
         return httpx.Response(302, headers={"location": "https://evil.example.com/"})
 
-    kind = httpx.Client if colour == "sync" else httpx.AsyncClient
+    kind = httpx.Client if mode == "sync" else httpx.AsyncClient
     used = kind(transport=httpx.MockTransport(away), follow_redirects=True)
     async with make(http_client=used) as client:
         with pytest.raises(dbllm.APIStatusError, match="redirect"):
             await client.request("GET", "/x")
-    used.close() if colour == "sync" else await used.aclose()
+    used.close() if mode == "sync" else await used.aclose()
 
 
 @pytest.mark.parametrize("argument", ["transport", "http_client"])
-async def test_the_wrong_colour_is_refused_by_name(make, colour, argument):
+async def test_the_wrong_mode_is_refused_by_name(make, mode, argument):
     class Async(httpx.AsyncBaseTransport):
         pass
 
@@ -337,21 +337,21 @@ async def test_the_wrong_colour_is_refused_by_name(make, colour, argument):
 
     wrong: Any
     if argument == "transport":
-        wrong = Async() if colour == "sync" else Blocking()
+        wrong = Async() if mode == "sync" else Blocking()
     else:
-        kind = httpx.AsyncClient if colour == "sync" else httpx.Client
-        wrong = kind(transport=mocked("asyncio" if colour == "sync" else "sync"))
+        kind = httpx.AsyncClient if mode == "sync" else httpx.Client
+        wrong = kind(transport=mocked("asyncio" if mode == "sync" else "sync"))
     with pytest.raises(dbllm.ConfigError, match=argument):
         make(**{argument: wrong})
 
 
-async def test_a_transport_and_a_client_are_one_too_many(make, colour):
+async def test_a_transport_and_a_client_are_one_too_many(make, mode):
     with pytest.raises(dbllm.ConfigError, match="http_client"):
-        make(transport=mocked(colour), http_client=object())
+        make(transport=mocked(mode), http_client=object())
 
 
-@pytest.mark.parametrize("colour", ["asyncio", "trio"])
-async def test_an_asgi_app_can_be_called_without_a_network(make, colour):
+@pytest.mark.parametrize("mode", ["asyncio", "trio"])
+async def test_an_asgi_app_can_be_called_without_a_network(make, mode):
     async def app(scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
         assert json.loads(message["body"])["messages"][0]["content"] == "hi"

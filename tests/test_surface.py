@@ -84,7 +84,7 @@ def test_a_star_import_gives_them_all() -> None:
 
 
 @BY_NAME
-def test_both_colours_have_the_same_names(twin: type, plain: type) -> None:
+def test_both_modes_have_the_same_names(twin: type, plain: type) -> None:
     assert {COLOURED.get(name, name) for name in public(twin)} == set(public(plain))
 
 
@@ -95,7 +95,7 @@ def shape(function: Callable[..., Any]) -> list[tuple[str, Any, Any, str]]:
 
 
 @BY_NAME
-def test_both_colours_take_the_same_arguments(twin: type, plain: type) -> None:
+def test_both_modes_take_the_same_arguments(twin: type, plain: type) -> None:
     of_plain = functions(plain)
     for name, function in functions(twin).items():
         assert shape(of_plain[COLOURED.get(name, name)]) == shape(function), name

@@ -24,12 +24,12 @@ def public(kind: type) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("of_async", "of_sync"), PAIRS, ids=lambda kind: kind.__name__)
-def test_both_colours_have_the_same_public_names(of_async: type, of_sync: type):
+def test_both_modes_have_the_same_public_names(of_async: type, of_sync: type):
     assert {RENAMED.get(name, name) for name in public(of_async)} == set(public(of_sync))
 
 
 @pytest.mark.parametrize(("of_async", "of_sync"), PAIRS, ids=lambda kind: kind.__name__)
-def test_both_colours_take_the_same_arguments(of_async: type, of_sync: type):
+def test_both_modes_take_the_same_arguments(of_async: type, of_sync: type):
     for name, verb in public(of_async).items():
         if callable(verb):
             theirs, ours = inspect.signature(verb), inspect.signature(getattr(of_sync, RENAMED.get(name, name)))

@@ -376,9 +376,9 @@ def assert_clean(seen: Seen) -> None:
     assert {name: secrets for name, secrets in found.items() if secrets} == {}
 
 
-def call(seen: Seen, options: Callable[[], dict[str, Any]], colour: str, verb: str) -> None:
+def call(seen: Seen, options: Callable[[], dict[str, Any]], mode: str, verb: str) -> None:
     """One call with a new client."""
-    if colour == "sync":
+    if mode == "sync":
         with dbllm.Client(retry=ONE, timeout=5, **options()) as seen.client:
             if verb == "request":
                 seen.client.request("POST", f"/api/2.0/anything?token={QUERY}", json={"a": 1})
@@ -400,29 +400,29 @@ def call(seen: Seen, options: Callable[[], dict[str, Any]], colour: str, verb: s
 
 
 @pytest.mark.parametrize("verb", ["request", "stream"])
-@pytest.mark.parametrize("colour", ["asyncio", "sync"])
+@pytest.mark.parametrize("mode", ["asyncio", "sync"])
 @pytest.mark.parametrize("kind", IDENTITIES)
 def test_no_call_shows_a_secret_however_it_ends(
-    kind: str, colour: str, verb: str, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+    kind: str, mode: str, verb: str, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    for mode in MODES:
-        server.mode = mode
-        seen = is_httpx_patched(lambda seen: call(seen, lambda: identity(kind, server.url), colour, verb), capsys)
-        assert (seen.error is None) == (mode == "good" and verb == "request"), (mode, seen.error)
+    for reply in MODES:
+        server.mode = reply
+        seen = is_httpx_patched(lambda seen: call(seen, lambda: identity(kind, server.url), mode, verb), capsys)
+        assert (seen.error is None) == (reply == "good" and verb == "request"), (reply, seen.error)
         assert_clean(seen)
 
 
-@pytest.mark.parametrize("colour", ["asyncio", "sync"])
+@pytest.mark.parametrize("mode", ["asyncio", "sync"])
 @pytest.mark.parametrize("kind", ["m2m", "federation"])
 def test_no_failing_token_request_shows_a_secret(
-    kind: str, colour: str, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+    kind: str, mode: str, server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    for mode in TOKEN_MODES:
-        server.token_mode = mode
-        seen = is_httpx_patched(lambda seen: call(seen, lambda: identity(kind, server.url), colour, "request"), capsys)
-        assert isinstance(seen.error, dbllm.APIError), mode
+    for reply in TOKEN_MODES:
+        server.token_mode = reply
+        seen = is_httpx_patched(lambda seen: call(seen, lambda: identity(kind, server.url), mode, "request"), capsys)
+        assert isinstance(seen.error, dbllm.APIError), reply
         assert_clean(seen)
 
 
@@ -470,15 +470,15 @@ def test_a_credential_in_the_place_of_another_setting_is_refused_and_not_shown(
     assert flaws == {}
 
 
-@pytest.mark.parametrize("colour", ["asyncio", "sync"])
-@pytest.mark.parametrize("mode", ["echo", "drop", "404"])
+@pytest.mark.parametrize("mode", ["asyncio", "sync"])
+@pytest.mark.parametrize("reply", ["echo", "drop", "404"])
 def test_a_secret_among_the_params_of_a_request_is_not_shown(
-    mode: str, colour: str, server: Server, capsys: pytest.CaptureFixture[str]
+    reply: str, mode: str, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server.mode = mode
+    server.mode = reply
 
     def event(seen: Seen) -> None:
-        if colour == "sync":
+        if mode == "sync":
             with dbllm.Client(server.url, PAT, retry=ONE) as seen.client:
                 seen.client.request("GET", "/api/x", params={"access_token": QUERY, "name": "harmless-words"})
 
@@ -491,7 +491,7 @@ def test_a_secret_among_the_params_of_a_request_is_not_shown(
     seen = is_httpx_patched(event, capsys)
     assert isinstance(seen.error, dbllm.APIError)
     assert_clean(seen)
-    assert mode != "echo" or "access_token=***&name=harmless-words" in str(seen.error)
+    assert reply != "echo" or "access_token=***&name=harmless-words" in str(seen.error)
 
 
 def test_a_flawed_profile_file_shows_no_secret(
@@ -510,12 +510,12 @@ def test_a_flawed_profile_file_shows_no_secret(
         assert_clean(seen)
 
 
-@pytest.mark.parametrize("colour", ["asyncio", "sync"])
-def test_a_proxys_password_is_not_shown(colour: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("mode", ["asyncio", "sync"])
+def test_a_proxys_password_is_not_shown(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
     def options() -> dict[str, Any]:
         return {"host": "https://a.example.com", "token": PAT, "proxy": f"http://u:{PROXY}@127.0.0.1:9"}
 
-    seen = is_httpx_patched(lambda seen: call(seen, options, colour, "request"), capsys)
+    seen = is_httpx_patched(lambda seen: call(seen, options, mode, "request"), capsys)
     assert isinstance(seen.error, dbllm.APIConnectionError)
     assert_clean(seen)
 

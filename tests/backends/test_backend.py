@@ -475,7 +475,7 @@ def silent(peer: Peer) -> None:
     [silent, drip(b""), drip(b"HTTP/1.1 200 OK\r\nx-slow: "), drip(head(length=100_000))],
     ids=["silent", "dripping from the first byte", "dripping headers", "dripping body"],
 )
-async def test_a_deadline_holds_against_any_server(make, serve, behaviour, colour):
+async def test_a_deadline_holds_against_any_server(make, serve, behaviour, mode):
     server = serve(behaviour)
     async with make(server.host) as client:
         began = time.monotonic()
@@ -483,7 +483,7 @@ async def test_a_deadline_holds_against_any_server(make, serve, behaviour, colou
             await client.request("POST", "/x", json={}, timeout=0.3)
         took = time.monotonic() - began
         assert permits(client) == 0
-        await waited(colour, server.wait_gone, 0)
+        await waited(mode, server.wait_gone, 0)
     assert 0.25 < took < 15
     assert caught.value.sent is True
     assert len(server.requests) == 1
@@ -507,7 +507,7 @@ async def test_a_deadline_holds_through_a_proxy_and_over_httpx_as_well(make, ser
     assert 0.25 < took < 15
 
 
-async def test_a_deadline_holds_for_a_stream_whose_first_event_drips(make, serve, colour):
+async def test_a_deadline_holds_for_a_stream_whose_first_event_drips(make, serve, mode):
     server = serve(drip(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: "))
     async with make(server.host, timeout=dbllm.Timeout(total=0.3, read=0.3)) as client:
         began = time.monotonic()
@@ -546,7 +546,7 @@ async def test_a_healthy_server_passes_under_the_same_deadline(make, serve):
 # --- locks ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_look_up_whose_caller_gives_up_is_taken_over_by_the_next(make, serve, colour):
+async def test_a_look_up_whose_caller_gives_up_is_taken_over_by_the_next(make, serve, mode):
     def first_stalls(peer: Peer) -> None:
         peer.request()
         peer.wait_gone()
@@ -556,10 +556,10 @@ async def test_a_look_up_whose_caller_gives_up_is_taken_over_by_the_next(make, s
         endpoint = client.endpoint("ep")
 
         async def second() -> str:
-            await waited(colour, server.wait_arrived)
+            await waited(mode, server.wait_arrived)
             return await endpoint.complete("x", timeout=5)
 
-        results = await together(colour, [lambda: endpoint.complete("x", timeout=0.3), second])
+        results = await together(mode, [lambda: endpoint.complete("x", timeout=0.3), second])
     assert isinstance(results[0], dbllm.APITimeoutError)
     assert results[1] == "hi"
 

@@ -179,9 +179,9 @@ def plotted(row: dict[str, dict[str, float]], title: str) -> str:
     parts = [f'<text x="8" y="22" font-size="15" font-weight="bold">{title}</text>']
     for place, (cost, name) in enumerate(bars):
         y, width = 38 + 26 * place, scale * log(cost / least)
-        colour = "#d9480f" if name.startswith("dbllm") else "#868e96"
+        mode = "#d9480f" if name.startswith("dbllm") else "#868e96"
         parts.append(f'<text x="158" y="{y + 14}" text-anchor="end">{name}</text>')
-        parts.append(f'<rect x="166" y="{y}" width="{width:.0f}" height="19" fill="{colour}"/>')
+        parts.append(f'<rect x="166" y="{y}" width="{width:.0f}" height="19" fill="{mode}"/>')
         parts.append(f'<text x="{172 + width:.0f}" y="{y + 14}">{cost:,.0f} µs</text>')
     height = 50 + 26 * len(bars)
     style = 'font-family="sans-serif" font-size="13" fill="#495057"'

@@ -10,7 +10,7 @@ import pytest
 
 from dbllm._http.dialling import Address, dial
 
-ASYNC = pytest.mark.parametrize("colour", ["asyncio", "trio"])
+ASYNC = pytest.mark.parametrize("mode", ["asyncio", "trio"])
 FOUND: list[Address] = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in (1, 2, 3)]
 
 
@@ -34,7 +34,7 @@ def still_open(sockets: list[socket.socket]) -> list[socket.socket]:
 
 
 @ASYNC
-async def test_the_first_address_to_answer_wins_and_all_others_are_closed(colour: str, made: Any) -> None:
+async def test_the_first_address_to_answer_wins_and_all_others_are_closed(mode: str, made: Any) -> None:
     async def connect(sock: socket.socket, address: Any) -> None:
         if address[1] == 1:
             raise ConnectionRefusedError
@@ -47,7 +47,7 @@ async def test_the_first_address_to_answer_wins_and_all_others_are_closed(colour
 
 
 @ASYNC
-async def test_two_that_answer_at_once_leave_one_socket(colour: str, made: Any) -> None:
+async def test_two_that_answer_at_once_leave_one_socket(mode: str, made: Any) -> None:
     both = anyio.Event()
 
     async def connect(sock: socket.socket, address: Any) -> None:
@@ -62,7 +62,7 @@ async def test_two_that_answer_at_once_leave_one_socket(colour: str, made: Any) 
 
 
 @ASYNC
-async def test_a_cancellation_in_the_moment_of_success_closes_all(colour: str, made: Any) -> None:
+async def test_a_cancellation_in_the_moment_of_success_closes_all(mode: str, made: Any) -> None:
     async def connect(sock: socket.socket, address: Any) -> None:
         scope.cancel()  # from now on; the socket is connected
 
@@ -73,7 +73,7 @@ async def test_a_cancellation_in_the_moment_of_success_closes_all(colour: str, m
 
 
 @ASYNC
-async def test_no_address_or_none_that_answers_is_an_oserror(colour: str, made: Any) -> None:
+async def test_no_address_or_none_that_answers_is_an_oserror(mode: str, made: Any) -> None:
     async def connect(sock: socket.socket, address: Any) -> None:
         raise ConnectionRefusedError(f"port {address[1]}")
 
@@ -85,7 +85,7 @@ async def test_no_address_or_none_that_answers_is_an_oserror(colour: str, made: 
 
 
 @ASYNC
-async def test_both_families_are_tried_by_turns(colour: str) -> None:
+async def test_both_families_are_tried_by_turns(mode: str) -> None:
     tried: list[str] = []
 
     async def connect(sock: socket.socket, address: Any) -> None:
@@ -99,8 +99,8 @@ async def test_both_families_are_tried_by_turns(colour: str) -> None:
     assert tried == ["AF_INET6 0", "AF_INET 3", "AF_INET6 1", "AF_INET 4", "AF_INET6 2"]
 
 
-@pytest.mark.parametrize("colour", ["asyncio"])
-async def test_a_name_is_dialled_in_that_way(make: Any, serve: Any, monkeypatch: Any, colour: str) -> None:
+@pytest.mark.parametrize("mode", ["asyncio"])
+async def test_a_name_is_dialled_in_that_way(make: Any, serve: Any, monkeypatch: Any, mode: str) -> None:
     """Its first address refuses."""
     server = serve()
     port = int(server.host.rpartition(":")[2])

@@ -317,10 +317,10 @@ def speaking_http2(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("own", ["transport", "http_client"])
-async def test_http2_is_spoken_where_the_users_own_httpx_speaks_it(make, serve, colour, own):
+async def test_http2_is_spoken_where_the_users_own_httpx_speaks_it(make, serve, mode, own):
     server = serve(speaking_http2)
     kinds = {"transport": httpx.HTTPTransport, "http_client": httpx.Client}
-    if colour != "sync":
+    if mode != "sync":
         kinds = {"transport": httpx.AsyncHTTPTransport, "http_client": httpx.AsyncClient}
     given = kinds[own](http1=False, http2=True)
     async with make(server.host, **{own: given}) as client:
@@ -328,7 +328,7 @@ async def test_http2_is_spoken_where_the_users_own_httpx_speaks_it(make, serve, 
         async with client.endpoint("ep").stream_chat("hi") as stream:
             assert (await stream.final()).text == "ab"
     assert server.connections == 1
-    if colour == "sync":
+    if mode == "sync":
         given.close()
     else:
         await given.aclose()

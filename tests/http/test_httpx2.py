@@ -17,22 +17,22 @@ CALL = "/serving-endpoints/ep/invocations"
 HOST = "https://workspace.example.com"
 
 
-def library_client(colour: str, **options: Any) -> Any:
-    return (httpx2.Client if colour == "sync" else httpx2.AsyncClient)(trust_env=False, **options)
+def library_client(mode: str, **options: Any) -> Any:
+    return (httpx2.Client if mode == "sync" else httpx2.AsyncClient)(trust_env=False, **options)
 
 
-def library_transport(colour: str) -> Any:
-    return (httpx2.HTTPTransport if colour == "sync" else httpx2.AsyncHTTPTransport)(trust_env=False)
+def library_transport(mode: str) -> Any:
+    return (httpx2.HTTPTransport if mode == "sync" else httpx2.AsyncHTTPTransport)(trust_env=False)
 
 
-async def close(colour: str, own: Any) -> None:
-    own.close() if colour == "sync" else await own.aclose()
+async def close(mode: str, own: Any) -> None:
+    own.close() if mode == "sync" else await own.aclose()
 
 
 class Failing:
     """A transport of httpx2 that fails some times and then answers."""
 
-    def __new__(cls, colour: str, *failures: Exception | int) -> Any:
+    def __new__(cls, mode: str, *failures: Exception | int) -> Any:
         left, requests = [*failures], []
 
         def answer(request: Any) -> Any:
@@ -48,15 +48,15 @@ class Failing:
 
 
 @pytest.mark.parametrize("way", ["transport", "http_client"])
-async def test_it_answers_and_streams_over_real_sockets(make, serve, colour, way):
+async def test_it_answers_and_streams_over_real_sockets(make, serve, mode, way):
     server = serve(answering({CALL: (200, chat_answer())}), streaming(*HELLO))
     other = serve(streaming(*HELLO))
-    own = library_client(colour) if way == "http_client" else library_transport(colour)
+    own = library_client(mode) if way == "http_client" else library_transport(mode)
     async with make(server.host, **{way: own}) as client:
         assert (await client.endpoint("ep").chat("x")).text == "Hi there"
     async with make(other.host, **{way: own}) as client, client.endpoint("ep").stream_chat("x") as stream:
         assert (await stream.final()).text == "Hello"
-    await close(colour, own)
+    await close(mode, own)
     (request,) = server.requests
     assert request.json["messages"][0]["content"] == "x"
 
@@ -76,17 +76,17 @@ async def test_it_answers_and_streams_over_real_sockets(make, serve, colour, way
         ("TooManyRedirects", dbllm.APIConnectionError, True, 1),
     ],
 )
-async def test_its_errors_become_dbllms_and_are_repeated_by_the_same_rules(make, colour, failure, kind, sent, attempts):
+async def test_its_errors_become_dbllms_and_are_repeated_by_the_same_rules(make, mode, failure, kind, sent, attempts):
     errors = [getattr(httpx2, failure)("it failed") for _ in range(9)]
-    transport = Failing(colour, *errors)
+    transport = Failing(mode, *errors)
     async with make(transport=transport, retry=dbllm.Retry(attempts=2, backoff=0)) as client:
         with pytest.raises(kind) as caught:
             await client.endpoint("ep").chat("x")
     assert (caught.value.sent, len(transport.requests)) == (sent, attempts)
 
 
-async def test_a_call_that_may_be_repeated_succeeds(make, colour):
-    transport = Failing(colour, httpx2.ConnectError("refused"), 503, 500)
+async def test_a_call_that_may_be_repeated_succeeds(make, mode):
+    transport = Failing(mode, httpx2.ConnectError("refused"), 503, 500)
     async with make(transport=transport, retry=dbllm.Retry(backoff=0)) as client:
         reply = await client.endpoint("ep").chat("x")
     assert (reply.text, reply.attempts) == ("Hi there", 4)
@@ -94,20 +94,20 @@ async def test_a_call_that_may_be_repeated_succeeds(make, colour):
 
 
 @pytest.mark.parametrize("way", ["transport", "http_client"])
-async def test_a_connection_that_breaks_is_an_error_of_dbllm(make, serve, colour, way):
+async def test_a_connection_that_breaks_is_an_error_of_dbllm(make, serve, mode, way):
     def hang_up(peer: Peer) -> None:
         peer.request()
         peer.reset()
 
     server = serve(hang_up)
-    own = library_client(colour) if way == "http_client" else library_transport(colour)
+    own = library_client(mode) if way == "http_client" else library_transport(mode)
     async with make(server.host, retry=dbllm.Retry(attempts=1), **{way: own}) as client:
         with pytest.raises(dbllm.APIConnectionError, match="the connection broke"):
             await client.endpoint("ep").chat("x")
-    await close(colour, own)
+    await close(mode, own)
 
 
-async def test_a_transport_that_wraps_one_of_the_other_library_is_understood_too(make, colour):
+async def test_a_transport_that_wraps_one_of_the_other_library_is_understood_too(make, mode):
     class Wrapper:
         def handle_request(self, request: Any) -> Any:
             raise httpx2.ConnectError("refused")
@@ -120,18 +120,18 @@ async def test_a_transport_that_wraps_one_of_the_other_library_is_understood_too
             await client.endpoint("ep").chat("x")
 
 
-async def test_its_log_shows_no_query(make, colour, serve, caplog):
+async def test_its_log_shows_no_query(make, mode, serve, caplog):
     server = serve(answering({"/api/x?token=dapi-secret-1234567": (200, {"a": 1})}))
-    own = library_client(colour)
+    own = library_client(mode)
     caplog.set_level(logging.DEBUG)
     async with make(server.host, http_client=own) as client:
         await client.request("GET", "/api/x", params={"token": "dapi-secret-1234567"})
-    await close(colour, own)
+    await close(mode, own)
     assert "secret-1234567" not in caplog.text
 
 
-async def test_the_timeouts_of_a_call_reach_it(make, colour):
-    transport = Failing(colour)
+async def test_the_timeouts_of_a_call_reach_it(make, mode):
+    transport = Failing(mode)
     async with make(transport=transport, timeout=dbllm.Timeout(total=9, connect=3)) as client:
         await client.endpoint("ep").chat("x")
     timeout = transport.requests[0].extensions["timeout"]

@@ -15,16 +15,16 @@ import httpx2
 CALL = "https://workspace.example.com/serving-endpoints/ep/invocations"
 
 
-def ours(colour: str) -> Any:
-    return httpx2.Client() if colour == "sync" else httpx2.AsyncClient()
+def ours(mode: str) -> Any:
+    return httpx2.Client() if mode == "sync" else httpx2.AsyncClient()
 
 
 async def close(own: Any) -> None:
     await own.aclose() if hasattr(own, "aclose") else own.close()
 
 
-async def test_mocked_answers_errors_and_streams(make, colour, httpx2_mock):
-    own = ours(colour)
+async def test_mocked_answers_errors_and_streams(make, mode, httpx2_mock):
+    own = ours(mode)
     called = httpx2_mock.post(CALL).respond(json=chat_answer())
     async with make(http_client=own, retry=dbllm.Retry(attempts=2, backoff=0)) as client:
         endpoint = client.endpoint("ep")
@@ -44,8 +44,8 @@ async def test_mocked_answers_errors_and_streams(make, colour, httpx2_mock):
     assert called.call_count == 5
 
 
-async def test_what_is_not_mocked_goes_nowhere(make, colour, httpx2_mock):
-    own = ours(colour)
+async def test_what_is_not_mocked_goes_nowhere(make, mode, httpx2_mock):
+    own = ours(mode)
     async with make(http_client=own) as client:
         with pytest.raises(AssertionError, match="not mocked"):
             await client.endpoint("ep").chat("x")

@@ -32,16 +32,16 @@ def parsers(monkeypatch: pytest.MonkeyPatch) -> list[LlhttpParser]:
     return made
 
 
-async def test_it_is_picked_up_where_it_is_installed_under_asyncio_only(make, serve, parsers, colour):
+async def test_it_is_picked_up_where_it_is_installed_under_asyncio_only(make, serve, parsers, mode):
     async with make(serve().host) as client:
         assert await client.request("GET", "/x") == "hello"
-    assert len(parsers) == (colour == "asyncio")
+    assert len(parsers) == (mode == "asyncio")
 
 
-@pytest.mark.parametrize("colour", ["asyncio"])
+@pytest.mark.parametrize("mode", ["asyncio"])
 @pytest.mark.parametrize("way", ["argument", "environment"])
 @pytest.mark.parametrize(("name", "count"), [("h11", 0), ("httpx", 0), ("httptools", 1)])
-async def test_argument_and_environment_choose_the_engine(make, serve, parsers, monkeypatch, way, name, count, colour):
+async def test_argument_and_environment_choose_the_engine(make, serve, parsers, monkeypatch, way, name, count, mode):
     if way == "environment":
         monkeypatch.setenv("DBLLM_ENGINE", name)
     async with make(serve().host, engine=name if way == "argument" else None) as client:
@@ -100,18 +100,18 @@ async def test_whoever_replaces_the_transports_own_method_sees_the_call(make, se
     assert server.connections == 0
 
 
-def mocked(colour: str) -> httpx.MockTransport:
+def mocked(mode: str) -> httpx.MockTransport:
     async def handle(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json="mocked")
 
-    return httpx.MockTransport((lambda request: httpx.Response(200, json="mocked")) if colour == "sync" else handle)
+    return httpx.MockTransport((lambda request: httpx.Response(200, json="mocked")) if mode == "sync" else handle)
 
 
 @pytest.mark.parametrize("own", ["transport", "http_client"])
-async def test_a_transport_or_client_of_the_users_is_all_that_is_used(make, serve, parsers, colour, own):
+async def test_a_transport_or_client_of_the_users_is_all_that_is_used(make, serve, parsers, mode, own):
     server = serve()
-    kind = httpx.Client if colour == "sync" else httpx.AsyncClient
-    given = mocked(colour) if own == "transport" else kind(transport=mocked(colour))
+    kind = httpx.Client if mode == "sync" else httpx.AsyncClient
+    given = mocked(mode) if own == "transport" else kind(transport=mocked(mode))
     async with make(server.host, **{own: given}, engine="httptools") as client:
         assert await client.request("GET", "/x") == "mocked"
     assert (server.connections, parsers) == (0, [])
@@ -138,9 +138,9 @@ def test_it_works_on_uvloop(serve, engine):
     server.wait_gone()
 
 
-@pytest.mark.parametrize("colour", ["asyncio"])
+@pytest.mark.parametrize("mode", ["asyncio"])
 @pytest.mark.parametrize("engine", ["h11", "httptools"])
-async def test_a_head_request_and_an_answer_without_a_length_are_read(make, serve, engine, colour):
+async def test_a_head_request_and_an_answer_without_a_length_are_read(make, serve, engine, mode):
     def odd(peer: Peer) -> None:
         peer.request()
         peer.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 500\r\n\r\n")

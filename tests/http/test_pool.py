@@ -32,11 +32,11 @@ class Holder:
     """Somebody who holds a permit."""
 
 
-async def until(colour: str, holds: Callable[[], bool]) -> None:
+async def until(mode: str, holds: Callable[[], bool]) -> None:
     """Let the others run until something holds."""
     while not holds():
-        if colour == "sync":
-            await waited(colour, lambda: None)
+        if mode == "sync":
+            await waited(mode, lambda: None)
         else:
             await anyio.lowlevel.checkpoint()
 
@@ -51,40 +51,40 @@ def stalled(peer: Peer) -> None:
 # --- permits and the queue --------------------------------------------------------------------------------------------
 
 
-async def test_max_connections_holds_under_two_hundred_calls_at_once(make, serve, colour):
+async def test_max_connections_holds_under_two_hundred_calls_at_once(make, serve, mode):
     server = serve()
     async with make(server.host, max_connections=10) as client:
-        results = await together(colour, [lambda: client.request("GET", "/x") for _ in range(200)])
+        results = await together(mode, [lambda: client.request("GET", "/x") for _ in range(200)])
         assert (permits(client), idle(client)) == (0, server.open)
     assert results == ["hello"] * 200
     assert server.peak <= 10
     assert server.connections <= 10
 
 
-@pytest.mark.parametrize("colour", ["asyncio"])
-async def test_without_the_gate_that_limit_would_not_hold(make, serve, colour, monkeypatch):
+@pytest.mark.parametrize("mode", ["asyncio"])
+async def test_without_the_gate_that_limit_would_not_hold(make, serve, mode, monkeypatch):
     async def open_to_all(self: ConnectionLimiter, holder: Any, timeout: float | None) -> bool:
         return True
 
     monkeypatch.setattr(ConnectionLimiter, "acquire", open_to_all)
     server = serve()
     async with make(server.host, max_connections=10) as client:
-        await together(colour, [lambda: client.request("GET", "/x") for _ in range(200)])
+        await together(mode, [lambda: client.request("GET", "/x") for _ in range(200)])
     assert server.peak > 10
 
 
-async def test_a_full_house_says_so_after_the_queue_timeout(make, serve, colour):
+async def test_a_full_house_says_so_after_the_queue_timeout(make, serve, mode):
     server = serve(stalled)
     async with make(server.host, max_connections=1, retry=ONCE) as client:
 
         async def second() -> None:
-            await waited(colour, server.wait_arrived)
+            await waited(mode, server.wait_arrived)
             try:
                 await client.request("POST", "/b", json={}, timeout=dbllm.Timeout(queue=0.1))
             finally:
                 server.go.set()
 
-        results = await together(colour, [lambda: client.request("GET", "/a"), second])
+        results = await together(mode, [lambda: client.request("GET", "/a"), second])
         assert results[0] == "hello"
         assert isinstance(results[1], dbllm.APITimeoutError)
         assert (results[1].sent, "max_connections" in results[1].message) == (False, True)
@@ -92,59 +92,59 @@ async def test_a_full_house_says_so_after_the_queue_timeout(make, serve, colour)
     assert len(server.requests) == 1
 
 
-async def test_the_total_also_covers_the_queue(make, serve, colour):
+async def test_the_total_also_covers_the_queue(make, serve, mode):
     server = serve(stalled)
     async with make(server.host, max_connections=1) as client:
 
         async def second() -> None:
-            await waited(colour, server.wait_arrived)
+            await waited(mode, server.wait_arrived)
             try:
                 await client.request("POST", "/b", json={}, timeout=0.1)
             finally:
                 server.go.set()
 
-        results = await together(colour, [lambda: client.request("GET", "/a"), second])
+        results = await together(mode, [lambda: client.request("GET", "/a"), second])
     assert isinstance(results[1], dbllm.APITimeoutError)
     assert results[1].sent is False
 
 
-async def test_who_waits_longest_is_served_first(make, serve, colour):
+async def test_who_waits_longest_is_served_first(make, serve, mode):
     server = serve(stalled)
     async with make(server.host, max_connections=1) as client:
 
         async def nth(place: int) -> None:
             if place == 1:
-                await waited(colour, server.wait_arrived)
+                await waited(mode, server.wait_arrived)
             elif place > 1:
-                await until(colour, lambda: bool(server.requests) and len(gate_of(client)._waiting) == place - 1)
+                await until(mode, lambda: bool(server.requests) and len(gate_of(client)._waiting) == place - 1)
             if place == 5:
-                await until(colour, lambda: len(gate_of(client)._waiting) == 4)
+                await until(mode, lambda: len(gate_of(client)._waiting) == 4)
                 server.go.set()
             else:
                 await client.request("GET", f"/{place}")
 
-        await together(colour, [lambda place=place: nth(place) for place in range(6)])
+        await together(mode, [lambda place=place: nth(place) for place in range(6)])
     assert [request.line.split()[1] for request in server.requests] == ["/0", "/1", "/2", "/3", "/4"]
 
 
-async def test_a_client_that_closes_leaves_no_connection_behind_whoever_was_waiting(make, serve, colour):
+async def test_a_client_that_closes_leaves_no_connection_behind_whoever_was_waiting(make, serve, mode):
     server = serve(lambda peer: [peer.request(), peer.wait_gone()], keep_answering)
     client = make(server.host, max_connections=1, retry=ONCE, timeout=5)
 
     async def close() -> None:
-        await waited(colour, server.wait_arrived)
-        await until(colour, lambda: len(gate_of(client)._waiting) == 1)
+        await waited(mode, server.wait_arrived)
+        await until(mode, lambda: len(gate_of(client)._waiting) == 1)
         await client.aclose()
 
     async def second() -> Any:
-        await until(colour, lambda: bool(server.requests))
+        await until(mode, lambda: bool(server.requests))
         return await client.request("GET", "/b")
 
-    results = await together(colour, [lambda: client.request("GET", "/a"), second, close])
+    results = await together(mode, [lambda: client.request("GET", "/a"), second, close])
     assert isinstance(results[0], dbllm.APIConnectionError)
     assert results[2] is None
     assert results[1] == "hello" or isinstance(results[1], (RuntimeError, dbllm.APIError))
-    await waited(colour, server.wait_gone)
+    await waited(mode, server.wait_gone)
     assert permits(client) == 0
 
 
@@ -173,7 +173,7 @@ async def test_errors_give_their_connection_back_too(make, serve):
     assert server.connections == 1
 
 
-async def test_an_idle_connection_expires(make, serve, clock, colour):
+async def test_an_idle_connection_expires(make, serve, clock, mode):
     server = serve()
     async with make(server.host) as client:
         clock.on(client)
@@ -184,41 +184,41 @@ async def test_an_idle_connection_expires(make, serve, clock, colour):
         clock.time += 4.1
         await client.request("GET", "/x")
         assert server.connections == 2
-        await waited(colour, server.wait_gone, 0)
+        await waited(mode, server.wait_gone, 0)
 
 
-async def test_the_warmest_connection_is_used_and_all_that_have_expired_are_closed(make, serve, clock, colour):
+async def test_the_warmest_connection_is_used_and_all_that_have_expired_are_closed(make, serve, clock, mode):
     server = serve(stalled)
     async with make(server.host) as client:
         clock.on(client)
 
         async def open_all() -> None:
             for _ in range(3):
-                await waited(colour, server.wait_arrived)
+                await waited(mode, server.wait_arrived)
             server.go.set()
 
-        await together(colour, [*[lambda: client.request("GET", "/x")] * 3, open_all])
+        await together(mode, [*[lambda: client.request("GET", "/x")] * 3, open_all])
         assert idle(client) == 3
         clock.time += 5
         await client.request("GET", "/x")
-        await waited(colour, server.wait_gone, 0, 1, 2)
+        await waited(mode, server.wait_gone, 0, 1, 2)
         assert (server.open, idle(client)) == (1, 1)
 
 
-async def test_closing_the_client_closes_its_idle_connections_and_twice_is_harmless(make, serve, colour):
+async def test_closing_the_client_closes_its_idle_connections_and_twice_is_harmless(make, serve, mode):
     server = serve()
     client = make(server.host)
-    await together(colour, [lambda: client.request("GET", "/x") for _ in range(5)])
+    await together(mode, [lambda: client.request("GET", "/x") for _ in range(5)])
     await client.aclose()
     await client.aclose()
-    await waited(colour, server.wait_gone)
+    await waited(mode, server.wait_gone)
     with pytest.raises(RuntimeError, match="closed"):
         await client.request("GET", "/x")
 
 
 # --- interrupts -------------------------------------------------------------------------------------------------------
 
-ASYNC = pytest.mark.parametrize("colour", ["asyncio", "trio"])
+ASYNC = pytest.mark.parametrize("mode", ["asyncio", "trio"])
 
 
 def quick(peer: Peer) -> None:
@@ -263,9 +263,9 @@ async def after_expiry(client: Any) -> None:
 ANYIO = tuple(int(part) for part in version("anyio").split(".")[:2])
 
 
-def spare_old_anyio(colour: str) -> None:
+def spare_old_anyio(mode: str) -> None:
     """On trio anyio dials, and before 4.16 its cancelled dial leaves the socket to the garbage collector."""
-    if colour == "trio" and ANYIO < (4, 16):
+    if mode == "trio" and ANYIO < (4, 16):
         pytest.skip("this anyio leaves the socket of a cancelled dial to the garbage collector")
 
 
@@ -281,10 +281,10 @@ async def count(call: Callable[[], Any]) -> int:
 @ASYNC
 @VERBS
 @pytest.mark.parametrize("way", ["task", "scope"])
-async def test_a_cancellation_at_any_point_leaves_nothing_behind(make, serve, colour, verb, way):
-    if (colour, way) == ("trio", "task"):
+async def test_a_cancellation_at_any_point_leaves_nothing_behind(make, serve, mode, verb, way):
+    if (mode, way) == ("trio", "task"):
         pytest.skip("trio cancels by scopes only")
-    spare_old_anyio(colour)
+    spare_old_anyio(mode)
     server = serve(quick)
     points = 0
     for warm in (False, True):  # a new connection, and a kept-alive one
@@ -302,7 +302,7 @@ async def test_a_cancellation_at_any_point_leaves_nothing_behind(make, serve, co
             place += 1
         points += place
     assert points >= 5  # while it dials, and while it waits for the answer, on each of the two
-    await waited(colour, server.wait_gone)
+    await waited(mode, server.wait_gone)
 
 
 async def cancelled_at(call: Callable[[], Any], place: int, way: str) -> bool:
@@ -348,9 +348,9 @@ async def unread(client: Any) -> None:
     assert "data" in await client.request("POST", "/x", json={"a": 1})
 
 
-@pytest.mark.parametrize("colour", ["asyncio"])
+@pytest.mark.parametrize("mode", ["asyncio"])
 @pytest.mark.parametrize("verb", [unread, stream, bare_stream])
-async def test_a_coroutine_that_is_closed_at_any_point_leaves_no_permit_behind(make, colour, verb):
+async def test_a_coroutine_that_is_closed_at_any_point_leaves_no_permit_behind(make, mode, verb):
     async with make(transport=Slow()) as client:
         points = await count(lambda: verb(client))
     assert points > 3
@@ -364,13 +364,13 @@ async def test_a_coroutine_that_is_closed_at_any_point_leaves_no_permit_behind(m
 
             with pytest.raises(GivenUp):
                 await Steps(coroutine, place, give_up)
-            await until(colour, lambda client=client: permits(client) == 0)
+            await until(mode, lambda client=client: permits(client) == 0)
             await verb(client)
 
 
 @ASYNC
-async def test_sixty_random_cancellations_leave_all_ten_connections_usable(make, serve, colour):
-    spare_old_anyio(colour)
+async def test_sixty_random_cancellations_leave_all_ten_connections_usable(make, serve, mode):
+    spare_old_anyio(mode)
     server = serve(quick)
     draw = random.Random(7)
     async with make(server.host, max_connections=10) as client:
@@ -380,21 +380,21 @@ async def test_sixty_random_cancellations_leave_all_ten_connections_usable(make,
                 await Steps((unary, stream)[place % 2](client), draw.randint(1, 12), scope.cancel)
 
         for _ in range(3):
-            await together(colour, [lambda place=place: short_lived(place) for place in range(20)])
+            await together(mode, [lambda place=place: short_lived(place) for place in range(20)])
         assert permits(client) == 0
-        results = await together(colour, [lambda: unary(client) for _ in range(100)])
+        results = await together(mode, [lambda: unary(client) for _ in range(100)])
         assert results == [None] * 100
         assert permits(client) == 0
     assert server.peak <= 30
 
 
 @ASYNC
-async def test_a_waiter_that_is_cancelled_hands_its_place_on(make, serve, colour):
+async def test_a_waiter_that_is_cancelled_hands_its_place_on(make, serve, mode):
     server = serve(stalled)
     async with make(server.host, max_connections=1) as client:
         async with anyio.create_task_group() as group:
             group.start_soon(client.request, "GET", "/0")
-            await waited(colour, server.wait_arrived)
+            await waited(mode, server.wait_arrived)
             with anyio.CancelScope() as scope:
                 await Steps(client.request("GET", "/1"), 1, scope.cancel)
             assert scope.cancelled_caught
@@ -458,7 +458,7 @@ async def test_releasing_twice_gives_no_second_permit(make, serve):
         gate.release(two)
 
 
-async def test_an_answer_over_the_limit_is_cut_and_its_connection_given_up(make, serve, monkeypatch, colour):
+async def test_an_answer_over_the_limit_is_cut_and_its_connection_given_up(make, serve, monkeypatch, mode):
     monkeypatch.setattr("dbllm._http.pool.MAX_BODY", 1000)
 
     def endless(peer: Peer) -> None:
@@ -472,11 +472,11 @@ async def test_an_answer_over_the_limit_is_cut_and_its_connection_given_up(make,
         with pytest.raises(dbllm.APIResponseError, match="over 1000 bytes"):
             await client.request("GET", "/x")
         assert (permits(client), idle(client)) == (0, 0)
-        await waited(colour, server.wait_gone, 0)
+        await waited(mode, server.wait_gone, 0)
         assert await client.request("GET", "/x") == "hello"
 
 
-async def test_a_transport_of_the_users_is_limited_too(make, colour):
+async def test_a_transport_of_the_users_is_limited_too(make, mode):
     open_now, peak = [0], [0]
 
     async def handle_async(request: httpx.Request) -> httpx.Response:
@@ -486,13 +486,13 @@ async def test_a_transport_of_the_users_is_limited_too(make, colour):
         open_now[0] -= 1
         return httpx.Response(200, json=1)
 
-    handler = (lambda request: httpx.Response(200, json=1)) if colour == "sync" else handle_async
+    handler = (lambda request: httpx.Response(200, json=1)) if mode == "sync" else handle_async
     async with make(transport=httpx.MockTransport(handler), max_connections=3) as client:
-        assert await together(colour, [lambda: client.request("GET", "/x") for _ in range(30)]) == [1] * 30
+        assert await together(mode, [lambda: client.request("GET", "/x") for _ in range(30)]) == [1] * 30
     assert peak[0] <= 3
 
 
-async def test_a_stream_holds_its_permit_until_it_is_closed(make, serve, colour):
+async def test_a_stream_holds_its_permit_until_it_is_closed(make, serve, mode):
     server = serve(streaming(piece("a"), then=lambda peer: peer.wait_gone()), keep_answering)
     async with make(server.host, max_connections=1, retry=ONCE) as client:
         async with client.endpoint("ep").stream_chat("hi") as opened:
@@ -503,7 +503,7 @@ async def test_a_stream_holds_its_permit_until_it_is_closed(make, serve, colour)
         assert await client.request("GET", "/x") == "hello"
 
 
-async def test_of_an_error_only_the_first_mebibyte_is_read(make, serve, colour):
+async def test_of_an_error_only_the_first_mebibyte_is_read(make, serve, mode):
     def endless(peer: Peer) -> None:
         peer.request()
         peer.send(head(500, 10**12) + b'{"message": "')

@@ -382,11 +382,11 @@ async def test_an_address_that_is_no_apps_is_told_in_terms_of_apps(asking):
             assert "DATABRICKS_TOKEN" not in str(caught.value)
 
 
-async def test_a_personal_access_token_is_refused_before_anything_is_sent(make, wire, app, colour):
+async def test_a_personal_access_token_is_refused_before_anything_is_sent(make, wire, app, mode):
     async def slow() -> str:
         return "dapi0123456789abcdef"
 
-    tokens = ["dapi0123456789abcdef", lambda: "dapi0123456789abcdef", *([] if colour == "sync" else [slow])]
+    tokens = ["dapi0123456789abcdef", lambda: "dapi0123456789abcdef", *([] if mode == "sync" else [slow])]
     for token in tokens:
         async with make(token=token) as client:
             for agent in (client.agent("my-agent"), client.agent(url=APP)):

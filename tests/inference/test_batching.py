@@ -71,7 +71,7 @@ async def test_usage_that_no_request_tells_is_none(make, wire):
 
 
 @pytest.mark.parametrize(("concurrency", "most"), [(3, 3), (100, 25)])
-async def test_requests_are_under_way_side_by_side_and_never_more_than_allowed(make, colour, concurrency, most):
+async def test_requests_are_under_way_side_by_side_and_never_more_than_allowed(make, mode, concurrency, most):
     under_way, seen, lock = 0, [], threading.Lock()
 
     def begin() -> None:
@@ -96,10 +96,10 @@ async def test_requests_are_under_way_side_by_side_and_never_more_than_allowed(m
         begin()
         return end(request)
 
-    async with make(transport=httpx.MockTransport(plain if colour == "sync" else slow)) as client:
+    async with make(transport=httpx.MockTransport(plain if mode == "sync" else slow)) as client:
         reply = await client.endpoint("ep").embed(NUMBERS, batch_size=1, concurrency=concurrency)
     assert reply.vectors == [[float(number)] for number in NUMBERS]
-    assert max(seen) == (1 if colour == "sync" else most)
+    assert max(seen) == (1 if mode == "sync" else most)
 
 
 async def test_a_request_that_fails_ends_the_others_and_says_which_texts_it_had(make, wire):
@@ -117,7 +117,7 @@ async def test_a_request_that_fails_ends_the_others_and_says_which_texts_it_had(
     assert called.call_count == 7
 
 
-@pytest.mark.parametrize("colour", ["asyncio", "trio"])
+@pytest.mark.parametrize("mode", ["asyncio", "trio"])
 async def test_a_failure_gives_up_the_requests_that_are_under_way(make, wire):
     wire.get("/api/2.0/serving-endpoints/ep").respond(json={"task": "llm/v1/embeddings"})
     begun, given_up = [], []

@@ -55,23 +55,23 @@ async def test_complete_on_a_driver_app_posts_the_flat_request_without_a_trailin
     assert sent(called) == {"prompt": "How are you?", "stop": ["\n"], "top_k": 5}
 
 
-async def test_the_task_is_looked_up_once_by_fifty_concurrent_calls(make, serve, colour):
+async def test_the_task_is_looked_up_once_by_fifty_concurrent_calls(make, serve, mode):
     server = serve(answering({LOOK_UP + "ep": (200, {"task": "llm/v1/chat"}), CALL: (200, chat_answer())}))
     async with make(server.host) as client:
-        results = await together(colour, [lambda: client.endpoint("ep").complete("x") for _ in range(50)])
+        results = await together(mode, [lambda: client.endpoint("ep").complete("x") for _ in range(50)])
     assert results == ["Hi there"] * 50
     assert [request.line.split()[0] for request in server.requests].count("GET") == 1
 
 
-async def test_a_forbidden_look_up_is_not_repeated_by_every_one_of_fifty_concurrent_calls(make, serve, colour):
+async def test_a_forbidden_look_up_is_not_repeated_by_every_one_of_fifty_concurrent_calls(make, serve, mode):
     server = serve(answering({LOOK_UP + "ep": (403, FORBIDDEN), CALL: (200, chat_answer())}))
     async with make(server.host) as client:
-        results = await together(colour, [lambda: client.endpoint("ep").complete("x") for _ in range(50)])
+        results = await together(mode, [lambda: client.endpoint("ep").complete("x") for _ in range(50)])
     assert results == ["Hi there"] * 50
     assert [request.line.split()[0] for request in server.requests].count("GET") <= 5
 
 
-async def test_who_waits_for_the_look_up_of_another_call_keeps_its_own_deadline(make, serve, colour):
+async def test_who_waits_for_the_look_up_of_another_call_keeps_its_own_deadline(make, serve, mode):
     def stalled(peer: Peer) -> None:
         peer.request()
         peer.wait()
@@ -81,11 +81,11 @@ async def test_who_waits_for_the_look_up_of_another_call_keeps_its_own_deadline(
         endpoint = client.endpoint("ep")
 
         async def second() -> None:
-            await waited(colour, server.wait_arrived)
+            await waited(mode, server.wait_arrived)
             await endpoint.complete("x", timeout=0.1)
 
         first = functools.partial(endpoint.complete, "x", timeout=1, retry=dbllm.Retry(attempts=1))
-        results = await together(colour, [first, second])
+        results = await together(mode, [first, second])
     assert [type(result) for result in results] == [dbllm.APITimeoutError] * 2
     assert server.connections == 1
 

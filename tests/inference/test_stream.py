@@ -303,7 +303,7 @@ async def test_an_end_before_done_is_never_a_success(make, wire, cut):
 
 
 @pytest.mark.parametrize("end", ["fin", "rst", "garbage"])
-async def test_a_cut_in_the_middle_of_a_chunked_body_interrupts(make, serve, colour, end):
+async def test_a_cut_in_the_middle_of_a_chunked_body_interrupts(make, serve, mode, end):
     def cut(peer: Peer) -> None:
         if end == "rst":
             peer.server.go.wait(10)  # an RST overtakes what the client has not read yet
@@ -402,7 +402,7 @@ async def test_a_stream_read_to_its_end_gives_its_connection_back(make, serve):
     assert (server.connections, len(server.requests)) == (1, 5)
 
 
-async def test_a_stream_left_early_closes_its_socket_and_never_uses_it_again(make, serve, colour):
+async def test_a_stream_left_early_closes_its_socket_and_never_uses_it_again(make, serve, mode):
     server = serve(streaming(piece("a"), then=stalled), streaming(*HELLO))
     async with make(server.host) as client:
         async with client.endpoint("ep").stream_chat("hi") as stream:
@@ -410,7 +410,7 @@ async def test_a_stream_left_early_closes_its_socket_and_never_uses_it_again(mak
                 break
             assert permits(client) == 1
         assert permits(client) == 0
-        await waited(colour, server.wait_gone, 0)
+        await waited(mode, server.wait_gone, 0)
         with pytest.raises(dbllm.StreamInterruptedError, match="closed before its end"):
             await stream.final()
         assert (await client.endpoint("ep").stream_chat("hi").final()).text == "Hello"
@@ -428,7 +428,7 @@ async def test_a_stream_whose_events_all_lie_ready_is_not_reused_when_left_early
         assert (await client.endpoint("ep").stream_chat("hi").final()).text == "Hello"
 
 
-async def test_an_exception_in_the_block_closes_the_socket(make, serve, colour):
+async def test_an_exception_in_the_block_closes_the_socket(make, serve, mode):
     server = serve(streaming(piece("a"), then=stalled))
 
     async def broken_block() -> None:
@@ -439,11 +439,11 @@ async def test_an_exception_in_the_block_closes_the_socket(make, serve, colour):
     async with make(server.host) as client:
         with pytest.raises(ZeroDivisionError):
             await broken_block()
-        await waited(colour, server.wait_gone, 0)
+        await waited(mode, server.wait_gone, 0)
         assert permits(client) == 0
 
 
-async def test_a_dropped_stream_closes_its_socket_without_a_warning(make, serve, colour):
+async def test_a_dropped_stream_closes_its_socket_without_a_warning(make, serve, mode):
     server = serve(streaming(piece("a"), then=stalled))
     async with make(server.host) as client:
         stream = client.endpoint("ep").stream_chat("hi")
@@ -452,7 +452,7 @@ async def test_a_dropped_stream_closes_its_socket_without_a_warning(make, serve,
         assert permits(client) == 1
         del stream
         gc.collect()
-        await waited(colour, server.wait_gone, 0)
+        await waited(mode, server.wait_gone, 0)
         assert permits(client) == 0
 
 
@@ -484,7 +484,7 @@ async def test_closing_twice_and_before_opening_is_harmless(make, serve):
     assert server.connections == 0
 
 
-async def test_a_second_reader_at_the_same_time_is_told_so(make, serve, colour):
+async def test_a_second_reader_at_the_same_time_is_told_so(make, serve, mode):
     def two_halves(peer: Peer) -> None:
         peer.wait()
         peer.send(frame(piece("b", "stop")) + frame("[DONE]") + b"0\r\n\r\n")
@@ -495,27 +495,27 @@ async def test_a_second_reader_at_the_same_time_is_told_so(make, serve, colour):
             break
 
         async def second() -> None:
-            await inside(stream, colour)
+            await inside(stream, mode)
             try:
                 await stream.final()
             finally:
                 server.go.set()
 
-        results = await together(colour, [stream.final, second])
+        results = await together(mode, [stream.final, second])
     assert isinstance(results[1], RuntimeError)
     assert "read twice" in str(results[1])
     assert results[0].text == "ab"
 
 
-async def inside(stream: Any, colour: str) -> None:
+async def inside(stream: Any, mode: str) -> None:
     """Until another task or thread waits for the stream's next chunk."""
     while not getattr(stream, "_core", stream)._busy:
-        if colour != "sync":
+        if mode != "sync":
             await anyio.lowlevel.checkpoint()
 
 
-async def test_closing_a_stream_ends_its_waiting_reader(make, serve, colour):
-    if colour == "sync":
+async def test_closing_a_stream_ends_its_waiting_reader(make, serve, mode):
+    if mode == "sync":
         pytest.skip("in plain code the reader's thread is the one that would close")
     server = serve(streaming(piece("a"), then=stalled))
     async with make(server.host) as client:
@@ -524,14 +524,14 @@ async def test_closing_a_stream_ends_its_waiting_reader(make, serve, colour):
                 break
 
             async def close() -> None:
-                await inside(stream, colour)
+                await inside(stream, mode)
                 await stream.aclose()
 
-            results = await together(colour, [stream.final, close])
+            results = await together(mode, [stream.final, close])
         assert isinstance(results[0], dbllm.StreamInterruptedError)
         assert results[1] is None
         assert permits(client) == 0
-        await waited(colour, server.wait_gone, 0)
+        await waited(mode, server.wait_gone, 0)
 
 
 TYPES = ["text/plain; charset=utf-8", "application/json, text/event-stream", "application/octet-stream", ""]

@@ -191,8 +191,8 @@ class LLMTests:
 
     def test_in_a_chain(self, llm: Databricks) -> None:
         chain = PromptTemplate.from_template("Name a {thing}.") | llm | StrOutputParser()
-        assert chain.invoke({"thing": "colour"})
-        assert "".join(chain.stream({"thing": "colour"}))
+        assert chain.invoke({"thing": "mode"})
+        assert "".join(chain.stream({"thing": "mode"}))
 
     def test_bound_parameters_reach_the_model(self, llm: Databricks) -> None:
         short = llm.bind(max_tokens=1)

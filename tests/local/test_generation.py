@@ -289,7 +289,7 @@ def test_an_agent_drops_what_mlflow_drops(http: httpx.Client) -> None:
         "max_tool_calls": 3,
         "previous_response_id": "resp_1",
         "include": ["reasoning.encrypted_content"],
-        "colour": {"red": 1},
+        "mode": {"red": 1},
         "messages": "any",
         "stop": 7,
         "databricks_options": {"return_trace": True},

@@ -39,7 +39,7 @@ class Tree(BaseModel):
 class Everything(BaseModel):
     name: str = Field(max_length=12)
     nickname: Optional[str] = None  # noqa: UP045 - as many write it
-    colour: Colour
+    mode: Colour
     size: float = Field(gt=0, lt=10)
     pet: Union[Cat, Dog] = Field(discriminator="kind")  # noqa: UP007
     scores: dict[str, int]

@@ -30,8 +30,8 @@ def text(pieces: list[Piece], job: int = 0) -> str:
 
 
 def test_an_answer_varies_with_the_prompt_and_repeats_at_temperature_zero(engine: Engine) -> None:
-    sky = text(answer(engine, chat("What colour is the sky?", max_tokens=12)))
-    again = text(answer(engine, chat("What colour is the sky?", max_tokens=12)))
+    sky = text(answer(engine, chat("What mode is the sky?", max_tokens=12)))
+    again = text(answer(engine, chat("What mode is the sky?", max_tokens=12)))
     tower = text(answer(engine, chat("Where is the Eiffel Tower?", max_tokens=12)))
     assert "Paris" in tower
     assert sky == again

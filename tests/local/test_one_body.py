@@ -41,7 +41,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_complete_respond_and_streams(connect, colour, place):
+async def test_complete_respond_and_streams(connect, mode, place):
     async with connect() as client:
         model = PLACES[place](client)
         limit = {} if place == "an app" else {"max_output_tokens": 6}
@@ -57,7 +57,7 @@ async def test_complete_respond_and_streams(connect, colour, place):
         assert (await model.complete(SHORT, **({} if place == "an app" else {"max_tokens": 6}))).strip()
 
 
-async def test_the_verbs_of_models_are_the_same_by_either_name(connect, colour):
+async def test_the_verbs_of_models_are_the_same_by_either_name(connect, mode):
     async with connect() as client:
         for name in ("smollm2-chat", "system.ai.smollm2-chat"):
             model = client.endpoint(name)
@@ -71,7 +71,7 @@ async def test_the_verbs_of_models_are_the_same_by_either_name(connect, colour):
             assert len(vector) == 256
 
 
-async def test_a_run_of_an_app_is_started_followed_and_awaited(connect, colour):
+async def test_a_run_of_an_app_is_started_followed_and_awaited(connect, mode):
     async with connect() as client:
         agent = client.agent("smollm2-agent")
         run = await agent.start(SHORT)
@@ -85,14 +85,14 @@ async def test_a_run_of_an_app_is_started_followed_and_awaited(connect, colour):
         assert (await run.result()).text == whole.text
 
 
-async def test_an_app_takes_no_personal_access_token(make, colour, running):
+async def test_an_app_takes_no_personal_access_token(make, mode, running):
     async with make(running.host, running.token) as client:
         with pytest.raises(ConfigError, match="OAuth alone"):
             await client.agent("smollm2-agent").respond(SHORT)
 
 
-async def test_model_services_are_listed_made_changed_granted_and_deleted(connect, colour, running):
-    name = f"main.default.mine-{colour}"
+async def test_model_services_are_listed_made_changed_granted_and_deleted(connect, mode, running):
+    name = f"main.default.mine-{mode}"
     async with connect() as client:
         listed = await client.model_services.list()
         assert {"system.ai.smollm2-chat", "system.ai.bge-large-en"} <= {service.full_name for service in listed}
@@ -109,9 +109,9 @@ async def test_model_services_are_listed_made_changed_granted_and_deleted(connec
             await client.endpoint(name).chat(SHORT)
 
 
-async def test_a_route_optimised_endpoint_is_called_like_any_other(connect, make, colour, running):
+async def test_a_route_optimised_endpoint_is_called_like_any_other(connect, make, mode, running):
     entity = {"name": "m", "entity_name": "system.ai.smollm2-chat", "entity_version": "1"}
-    name = f"fast-{colour}"
+    name = f"fast-{mode}"
     async with connect() as client:
         await client.endpoints.create(
             name, {"served_entities": [entity]}, extra_body={"route_optimized": True}, wait=True

@@ -1,4 +1,4 @@
-"""The sync client behind the async one's names, so that one test body serves all modes (the fixture `colour`).
+"""The sync client behind the async one's names, so that one test body serves all modes (the fixture `mode`).
 
 In a "sync" run the real `Client`, `Endpoint`, `DriverApp` and `Stream` do the work; the adapters only put `async` in
 front of their methods. The body is then run by one `send(None)`: if anything in it suspends, the test fails.
@@ -21,11 +21,11 @@ import dbllm
 COLOURS = ("asyncio", "trio", "sync")
 
 
-def run(colour: str, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+def run(mode: str, body: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     """Run a test's body in one mode."""
-    if colour == "asyncio":
+    if mode == "asyncio":
         return asyncio.run(body())
-    if colour == "trio":
+    if mode == "trio":
         return trio.run(body)
     coroutine = body()
     try:
@@ -81,7 +81,7 @@ class Plain:
         raise StopAsyncIteration
 
 
-async def together(colour: str, thunks: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
+async def together(mode: str, thunks: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
     """Run all calls at once (tasks, or threads in plain code): results in order, exceptions as values."""
     results: list[Any] = [None] * len(thunks)
 
@@ -91,7 +91,7 @@ async def together(colour: str, thunks: list[Callable[[], Awaitable[Any]]]) -> l
         except Exception as error:
             results[place] = error
 
-    if colour == "sync":
+    if mode == "sync":
         bodies = [(lambda place=place: one(place)) for place in range(len(thunks))]
         threads = [threading.Thread(target=run, args=("sync", body), daemon=True) for body in bodies]
         for thread in threads:
@@ -105,9 +105,9 @@ async def together(colour: str, thunks: list[Callable[[], Awaitable[Any]]]) -> l
     return results
 
 
-async def waited(colour: str, blocking: Callable[..., Any], *args: Any) -> Any:
+async def waited(mode: str, blocking: Callable[..., Any], *args: Any) -> Any:
     """Call a function that blocks (a wait for the server), while the loop goes on."""
-    if colour == "sync":
+    if mode == "sync":
         return blocking(*args)
     return await anyio.to_thread.run_sync(blocking, *args)
 

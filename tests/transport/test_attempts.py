@@ -29,7 +29,7 @@ async def test_the_hook_is_told_of_each_attempt(make, wire, clock):
     assert all(one.seconds >= 0 for one in told)
 
 
-async def test_the_hook_may_be_async_where_the_client_is(make, wire, colour):
+async def test_the_hook_may_be_async_where_the_client_is(make, wire, mode):
     told: list[dbllm.Attempt] = []
 
     async def tell(attempt: dbllm.Attempt) -> None:
@@ -60,7 +60,7 @@ def core_of(client):
     return getattr(plain, "_core", plain)
 
 
-async def test_a_call_to_another_origin_has_its_own_credentials_and_connections_and_no_others(make, serve, colour):
+async def test_a_call_to_another_origin_has_its_own_credentials_and_connections_and_no_others(make, serve, mode):
     def echoing(peer: Peer) -> None:
         while request := peer.request():
             peer.answer({"authorization": request.headers["authorization"]})

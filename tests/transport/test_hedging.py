@@ -48,10 +48,10 @@ class Stalling:
             peer.answer(ANSWERS[request.line.split()[1]])
 
 
-@pytest.mark.parametrize("colour", ["asyncio", "trio"])
+@pytest.mark.parametrize("mode", ["asyncio", "trio"])
 @pytest.mark.parametrize("verb", ["get", "embed"])
 @pytest.mark.parametrize("own", [None, "httpx"])
-async def test_the_second_request_answers_and_the_first_is_ended_with_its_connection(make, serve, colour, verb, own):
+async def test_the_second_request_answers_and_the_first_is_ended_with_its_connection(make, serve, mode, verb, own):
     stalling = Stalling()
     server = serve(stalling)
     told: list[dbllm.Attempt] = []
@@ -70,7 +70,7 @@ async def test_the_second_request_answers_and_the_first_is_ended_with_its_connec
     assert server.requests[0] == server.requests[1]
 
 
-async def test_a_post_to_a_model_is_never_hedged(make, serve, colour):
+async def test_a_post_to_a_model_is_never_hedged(make, serve, mode):
     server = serve(keep_answering)
     async with make(server.host, retry=Retry(hedge=1e-9)) as client:
         for path in ("/x", "/serving-endpoints/e/invocations"):
@@ -82,8 +82,8 @@ async def test_a_post_to_a_model_is_never_hedged(make, serve, colour):
     assert len(server.requests) == 6
 
 
-async def test_plain_code_sends_one_request(make, serve, colour):
-    if colour != "sync":
+async def test_plain_code_sends_one_request(make, serve, mode):
+    if mode != "sync":
         return
     server = serve(keep_answering)
     async with make(server.host, retry=Retry(hedge=1e-9)) as client:
@@ -93,8 +93,8 @@ async def test_plain_code_sends_one_request(make, serve, colour):
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("colour", ["asyncio", "trio"])
-async def test_where_both_fail_the_first_failure_counts_and_is_tried_again(make, serve, colour):
+@pytest.mark.parametrize("mode", ["asyncio", "trio"])
+async def test_where_both_fail_the_first_failure_counts_and_is_tried_again(make, serve, mode):
     """The request that came second fails with 500, then the other one with 503. The retry is answered."""
     one_failed = threading.Event()
     places = iter(range(9))
@@ -125,8 +125,8 @@ async def test_where_both_fail_the_first_failure_counts_and_is_tried_again(make,
     assert sorted(one.hedge for one in told) == [False, False, True]
 
 
-@pytest.mark.parametrize("colour", ["asyncio", "trio"])
-async def test_a_first_request_that_fails_before_the_delay_has_no_hedge(make, serve, colour):
+@pytest.mark.parametrize("mode", ["asyncio", "trio"])
+async def test_a_first_request_that_fails_before_the_delay_has_no_hedge(make, serve, mode):
     def play(peer: Peer) -> None:
         peer.request()
         peer.send(head(404, 2, connection="close") + b"{}")
@@ -141,8 +141,8 @@ async def test_a_first_request_that_fails_before_the_delay_has_no_hedge(make, se
     assert (len(server.requests), len(told)) == (1, 1)
 
 
-@pytest.mark.parametrize("colour", ["asyncio", "trio"])
-async def test_a_caller_that_is_cancelled_ends_both(make, serve, colour):
+@pytest.mark.parametrize("mode", ["asyncio", "trio"])
+async def test_a_caller_that_is_cancelled_ends_both(make, serve, mode):
     import anyio
 
     gone = threading.Semaphore(0)
@@ -202,8 +202,8 @@ def test_p95_is_the_time_within_which_most_of_the_last_hundred_were_answered() -
     assert health.hedge_delay("p95") == 95.0
 
 
-@pytest.mark.parametrize("colour", ["asyncio", "trio"])
-async def test_p95_is_learned_from_answers(make, serve, colour, monkeypatch):
+@pytest.mark.parametrize("mode", ["asyncio", "trio"])
+async def test_p95_is_learned_from_answers(make, serve, mode, monkeypatch):
     delays: list[float] = []
     real = AsyncBackend.first_success
 

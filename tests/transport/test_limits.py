@@ -198,7 +198,7 @@ async def test_a_servers_hint_parks_the_endpoint_for_all_calls(
 
 
 async def test_no_more_calls_run_at_once_than_the_limits_allow(
-    make: Callable[..., Any], colour: str, serve: Callable[..., Server]
+    make: Callable[..., Any], mode: str, serve: Callable[..., Server]
 ) -> None:
     lock, running, most = threading.Lock(), 0, 0
 
@@ -214,7 +214,7 @@ async def test_no_more_calls_run_at_once_than_the_limits_allow(
             peer.send(head + b"content-length: %d\r\n\r\n%s" % (len(body), body))
 
     async with make(serve(count).host, limits=Limits(concurrency=3)) as client:
-        results = await together(colour, [lambda: client.endpoint("chat").chat("hello")] * 30)
+        results = await together(mode, [lambda: client.endpoint("chat").chat("hello")] * 30)
     assert not [one for one in results if isinstance(one, Exception)]
     assert 1 <= most <= 3
 

@@ -196,7 +196,7 @@ def test_a_client_remembers_a_bounded_number_of_endpoints_the_last_used() -> Non
 
 @pytest.mark.parametrize(("calls", "status"), [(200, 429), (400, 503)])
 async def test_a_server_that_fails_every_call_gets_few_more_than_one_request_each(
-    make, serve, clock, colour, calls, status
+    make, serve, clock, mode, calls, status
 ):
     def failing(peer: Peer) -> None:
         while peer.request():
@@ -205,14 +205,14 @@ async def test_a_server_that_fails_every_call_gets_few_more_than_one_request_eac
     server = serve(failing)
     async with make(server.host, max_connections=50, retry=Retry(backoff=0.01)) as client:
         chat = clock.on(client).endpoint("m", task="chat").chat
-        if colour == "sync":
+        if mode == "sync":
             errors = []
             for _ in range(calls):
                 with pytest.raises(dbllm.APIStatusError) as caught:
                     await chat("x")
                 errors.append(caught.value)
         else:
-            errors = await together(colour, [lambda: chat("x") for _ in range(calls)])
+            errors = await together(mode, [lambda: chat("x") for _ in range(calls)])
         stats = client.stats()
     assert len(server.requests) <= 1.2 * calls
     assert all(isinstance(error, dbllm.APIStatusError) and error.status == status for error in errors)
@@ -289,7 +289,7 @@ async def test_kept_alive_connections_that_were_closed_never_close_it(make, serv
     assert len(server.requests) == 150
 
 
-async def test_threads_and_tasks_lose_no_count(make, serve, colour):
+async def test_threads_and_tasks_lose_no_count(make, serve, mode):
     server = serve(keep_answering)
     async with make(server.host, max_connections=8) as client:
 
@@ -297,7 +297,7 @@ async def test_threads_and_tasks_lose_no_count(make, serve, colour):
             for _ in range(20):
                 await client.request("POST", "/x", json={})
 
-        await together(colour, [several] * 32)
+        await together(mode, [several] * 32)
         stats = client.stats()
     assert (stats.calls, stats.attempts, stats.retries) == (
         640,

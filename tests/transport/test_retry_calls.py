@@ -240,7 +240,7 @@ class Odd(BaseException):
 
 @pytest.mark.parametrize("before", [0, 1])
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, Odd, SystemExit, ZeroDivisionError, MemoryError])
-async def test_what_is_not_ours_gets_one_attempt_also_as_the_second(make, clock, raised, before, colour):
+async def test_what_is_not_ours_gets_one_attempt_also_as_the_second(make, clock, raised, before, mode):
     calls: list[int] = []
 
     def handler(request: httpx.Request) -> httpx.Response:

@@ -94,7 +94,7 @@ async def test_every_row_of_the_table(make, serve, clock, column, own):
 
 @pytest.mark.parametrize("own", [None, "httpx"])
 async def test_many_calls_at_once_run_as_often_as_their_class_allows_and_none_gets_the_answer_of_another(
-    make, serve, clock, colour, own
+    make, serve, clock, mode, own
 ):
     """The server counts executions by the nonce of each call; the first of each fails, on a connection of its own."""
     runs: Counter[str] = Counter()
@@ -134,7 +134,7 @@ async def test_many_calls_at_once_run_as_often_as_their_class_allows_and_none_ge
 
         for place, column in enumerate(columns):
             nonces = [f"{row}/{place}/{number}" for row in range(len(rows)) for number in range(2)]
-            await together(colour, [partial(call, nonce, column) for nonce in nonces])
+            await together(mode, [partial(call, nonce, column) for nonce in nonces])
             for nonce in nonces:
                 row = rows[int(nonce.split("/")[0])]
                 if runs[nonce] != 1 + ROWS[row][1 + place]:
@@ -200,7 +200,7 @@ async def test_a_kept_alive_connection_that_was_closed_meanwhile_carries_no_requ
 
 
 async def test_a_server_that_ends_kept_alive_connections_as_it_begins_to_work_runs_a_post_twice_at_most(
-    make, serve, colour
+    make, serve, mode
 ):
     """It cannot be told from one that had closed them before. What follows goes over a connection that was just made,
     and there an end means that the request was sent.
@@ -221,7 +221,7 @@ async def test_a_server_that_ends_kept_alive_connections_as_it_begins_to_work_ru
     server = serve(play)
     async with make(server.host, retry=FAST) as client:
         warm = [partial(client.request, "POST", "/x", json={}, headers={"warm": "1"}) for _ in range(4)]
-        assert await together(colour, warm) == ["hello"] * 4
+        assert await together(mode, warm) == ["hello"] * 4
         with pytest.raises(dbllm.APIConnectionError) as caught:
             await client.request("POST", "/x", json={}, headers={"nonce": "one"})
         assert idle(client) == 2  # a new connection takes the place of a kept one

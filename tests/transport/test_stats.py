@@ -56,7 +56,7 @@ async def test_it_counts_calls_attempts_and_failures_altogether_and_by_endpoint(
         stats.calls = 5
 
 
-async def test_it_shows_connections_in_use_and_idle_and_who_waits_for_one(make, serve, colour):
+async def test_it_shows_connections_in_use_and_idle_and_who_waits_for_one(make, serve, mode):
     def stalled(peer: Peer) -> None:
         while peer.request():
             peer.wait()
@@ -75,7 +75,7 @@ async def test_it_shows_connections_in_use_and_idle_and_who_waits_for_one(make, 
             server.go.set()
 
         calls = [lambda: client.request("GET", "/x")] * 3
-        await together(colour, [*calls, lambda: waited(colour, look)])
+        await together(mode, [*calls, lambda: waited(mode, look)])
         after = client.stats()
     assert (seen[0].connections_in_use, seen[0].connections_idle, seen[0].waiting, seen[0].waits) == (2, 0, 1, 1)
     assert (after.connections_in_use, after.waiting, after.waits) == (0, 0, 1)
