@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .call import Call
 
 InfoT = TypeVar("InfoT", bound=CallInfo)
-Attempt = Callable[["Call", Any], Awaitable[InfoT]]
+Attempt = Callable[["Call"], Awaitable[InfoT]]
 
 _LONGEST_SLEEP = 1.0  # seconds: what other calls give back may let this one go earlier than it looked
 _OVERLOADED = frozenset({429, 503, 529})
@@ -44,14 +44,14 @@ class CallLimiter:
         # Each event loop has places of its own, as it has connections of its own.
         self._places: WeakKeyDictionary[Any, ConnectionLimiter] = WeakKeyDictionary()
 
-    async def send(self, backend: Backend, origin: str, attempt: Attempt[InfoT], call: Call, send: Any) -> InfoT:
+    async def send(self, backend: Backend, origin: str, attempt: Attempt[InfoT], call: Call) -> InfoT:
         """One attempt, once the limits allow it.
 
         Raises:
             APITimeoutError: they do not before the call's deadline; nothing was sent.
         """
         if self._concurrency is None:
-            return await self._send_reserved(backend, attempt, call, send)
+            return await self._send_reserved(backend, attempt, call)
         concurrency, place = self._concurrency, _Place()
         context = (await backend.pool(origin)).context
         places = self._places.setdefault(context, ConnectionLimiter(concurrency.limit(), context))
@@ -61,7 +61,7 @@ class CallLimiter:
         began, outcome = backend.clock(), "other"
         try:
             concurrency.started(began)
-            info = await self._send_reserved(backend, attempt, call, send)
+            info = await self._send_reserved(backend, attempt, call)
             outcome = "ok"
             return info
         except APIError as error:
@@ -73,10 +73,10 @@ class CallLimiter:
             places.resize(concurrency.limit())
             places.release(place)
 
-    async def _send_reserved(self, backend: Backend, attempt: Attempt[InfoT], call: Call, send: Any) -> InfoT:
+    async def _send_reserved(self, backend: Backend, attempt: Attempt[InfoT], call: Call) -> InfoT:
         reservation = await self._reserve(backend, call)
         try:
-            info = await attempt(call, send)
+            info = await attempt(call)
         except APIError as error:
             if not error.sent or classify(error, call.method) == "throttled":
                 self._rates.release(reservation)

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("dbllm")
 
 InfoT = TypeVar("InfoT", bound=CallInfo)
-Send = Callable[[Call, Mapping[str, str]], Awaitable[InfoT]]
-"""Sends a call once, with the auth's headers."""
+
+_NOTHING: Mapping[str, str] = {}
+Send = Callable[[Call], Awaitable[InfoT]]
+"""Sends a call once."""
 
 OnAttempt = Callable[[Attempt], "Awaitable[object] | object"]
 """A user's function, sync or async, that is called after each attempt."""
@@ -105,16 +107,16 @@ class Transport:
         began = call.began = self.backend.clock()
         health = call.health = self._records.of(call.origin, call.path)
         health.begin_call(began)
-        attempt = self._send_authenticated if self.on_attempt is None else self._send_observed
+        attempt = send if self.on_attempt is None else partial(self._send_observed, send=send)
         if call.retry.hedge is not None and call.may_hedge:
-            attempt = self._send_hedged
+            attempt = partial(self._send_hedged, attempt=attempt)
         if call.limiter is not None:
             attempt = partial(call.limiter.send, self.backend, call.origin or self.host, attempt)
         try:
             if call.retry.breaker:
                 health.admit(began)
             try:
-                info = await attempt(call, send)
+                info = await attempt(call)
             except APIError as first:
                 if self._failed(call).pause_after(first) is None:
                     raise  # at once, so that the traceback does not show the retry loop
@@ -123,7 +125,7 @@ class Transport:
                     call.attempt += 1
                     call.fresh = not self._failed(call).errors[-1].sent
                     health.begin_retry()
-                    return await attempt(call, send)
+                    return await attempt(call)
 
                 info, info.attempts = await retry_call(again, self._failed(call), first, self.backend.sleep)
         except APIError as error:
@@ -152,37 +154,25 @@ class Transport:
             call.failed = FailedAttempts(call.retried_as, call.retry, call.deadline, clock, health, call.began)
         return call.failed
 
-    async def _send_authenticated(self, call: Call, send: Send[InfoT]) -> InfoT:
-        """One attempt with the auth's headers; if they have expired, it is sent once more with new ones."""
-        if self._closed:
-            raise RuntimeError("this client is closed; make a new one.")
-        auth = self._auth(call)
+    async def _send_once(self, call: Call, renewed: bool = False) -> CallInfo:
+        """One attempt; if its credentials have expired, it is sent once more with new ones."""
+        auth, sent, request = self._auth(call), _NOTHING, None
         try:
             sent = await auth.headers(self.backend, call.deadline)
-            try:
-                return await send(call, sent)
-            except APIStatusError as error:
-                if error.raw is None or not is_expired_response(error.raw):
-                    raise
-                if not auth.on_rejected(sent, self.backend.clock()):
-                    raise
-            return await send(call, await auth.headers(self.backend, call.deadline))
-        except BaseException as error:
-            hide_frames(error)
-            raise
-
-    async def _send_once(self, call: Call, sent: Mapping[str, str]) -> CallInfo:
-        pool, request = await self.backend.pool(call.origin or self.host), self._request(call, sent)
-        try:
+            pool, request = await self.backend.pool(call.origin or self.host), self._request(call, sent)
             raw = await pool.send(request)
             return CallInfo(self._raise_for_status(raw, call, request), redaction=request.redaction)
-        except APIError as error:
-            request.redaction.error(error)
-            raise
+        except BaseException as error:
+            if not self._may_renew(error, request, auth, None if renewed else sent):
+                raise
+        return await self._send_once(call, True)
 
-    async def _open_once(self, call: Call, sent: Mapping[str, str]) -> OpenStream:
-        pool, request = await self.backend.pool(call.origin or self.host), self._request(call, sent)
+    async def _open_once(self, call: Call, renewed: bool = False) -> OpenStream:
+        """As `_send_once`, up to the stream's first event."""
+        auth, sent, request = self._auth(call), _NOTHING, None
         try:
+            sent = await auth.headers(self.backend, call.deadline)
+            pool, request = await self.backend.pool(call.origin or self.host), self._request(call, sent)
             exchange = await pool.open(request)
             try:
                 raw = Raw(exchange.status, exchange.headers)
@@ -197,11 +187,25 @@ class Transport:
                 await exchange.close_after(error)
                 raise
             return stream
-        except APIError as error:
+        except BaseException as error:
+            if not self._may_renew(error, request, auth, None if renewed else sent):
+                raise
+        return await self._open_once(call, True)
+
+    def _may_renew(
+        self, error: BaseException, request: HttpRequest | None, auth: Auth, sent: Mapping[str, str] | None
+    ) -> bool:
+        """Take what is secret out of an attempt's error: whether what was sent had expired, and others may be had."""
+        if request is not None and isinstance(error, APIError):
             request.redaction.error(error)
-            raise
+        hide_frames(error)
+        if sent is None or not isinstance(error, APIStatusError) or error.raw is None:
+            return False
+        return is_expired_response(error.raw) and auth.on_rejected(sent, self.backend.clock())
 
     def _auth(self, call: Call) -> Auth:
+        if self._closed:
+            raise RuntimeError("this client is closed; make a new one.")
         auth = self._auths.get(call.origin or self.host) or self._auths.get(f"{call.origin}{call.logged}")
         if auth is None:
             raise ConfigError(f"this client has no credentials for {call.origin}, and sends it those of no other host.")
@@ -213,11 +217,11 @@ class Transport:
         raw = request.redaction.raw(raw)  # before its text is cut anywhere
         raise status_error(raw, wall=self.backend.wall_clock(), url=(call.origin or self.host) + call.logged)
 
-    async def _send_observed(self, call: Call, send: Send[InfoT]) -> InfoT:
+    async def _send_observed(self, call: Call, *, send: Send[InfoT]) -> InfoT:
         """One attempt, followed by a call of the hook `on_attempt`."""
         began = self.backend.clock()
         try:
-            info = await self._send_authenticated(call, send)
+            info = await send(call)
         except APIError as error:
             wait = None if call.hedging else self._failed(call).pause_after(error)
             await self._tell(call, began, error.raw, error, wait)
@@ -225,17 +229,16 @@ class Transport:
         await self._tell(call, began, info.raw)
         return info
 
-    async def _send_hedged(self, call: Call, send: Send[InfoT]) -> InfoT:
+    async def _send_hedged(self, call: Call, *, attempt: Send[InfoT]) -> InfoT:
         """One attempt; where it is slow, the same request once more beside it. The first answer counts."""
         began, health = self.backend.clock(), call.health
         assert health is not None  # the call has begun  # noqa: S101
-        attempt = self._send_authenticated if self.on_attempt is None else self._send_observed
         delay = health.hedge_delay(call.retry.hedge)
         failures: list[APIError] = []
 
         async def request(of: Call) -> InfoT:
             try:
-                return await attempt(of, send)
+                return await attempt(of)
             except APIError as error:
                 failures.append(error)
                 raise
@@ -245,7 +248,7 @@ class Transport:
             return call.hedging
 
         if delay is None:
-            info = await attempt(call, send)
+            info = await attempt(call)
         else:
             second = replace(call, hedge=True, hedging=True)
             try:
