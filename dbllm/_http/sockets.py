@@ -174,17 +174,21 @@ class TrioSocket:
         self.arrived = no_answer
         self._now = now
         self._stream: Any = None
+        self._secured: ssl.SSLObject | None = None
+        self._plain: Any = None  # the socket itself
         self._unsent = False
 
     async def connect(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float | None) -> None:
         with anyio.fail_after(seconds_left(self.until, self._now, timeout)):
             self._stream = await anyio.connect_tcp(host, port, happy_eyeballs_delay=RACE)
+            self._plain = self._stream.extra(anyio.abc.SocketAttribute.raw_socket)
             if tls is not None:
                 with WholeImport():
-                    from anyio.streams.tls import TLSStream
+                    from anyio.streams.tls import TLSAttribute, TLSStream
 
                 wrap = TLSStream.wrap(self._stream, hostname=host, ssl_context=tls, standard_compatible=False)
                 self._stream = await wrap
+                self._secured = self._stream.extra(TLSAttribute.ssl_object)
 
     async def write(self, data: memoryview) -> None:
         with anyio.fail_after(seconds_left(self.until, self._now)):
@@ -220,21 +224,17 @@ class TrioSocket:
 
     @property
     def is_idle(self) -> bool:
-        with WholeImport():
-            from anyio.streams.tls import TLSAttribute
-
         if self._unsent:
             return False
-        secured = self._stream.extra(TLSAttribute.ssl_object, None)
-        if secured is not None:  # it may hold records that the socket does not show any more
+        if self._secured is not None:  # it may hold records that the socket does not show any more
             try:
-                secured.read(1)
+                self._secured.read(1)
                 return False
             except ssl.SSLWantReadError:
                 pass
             except OSError:
                 return False
-        return not poller(self._stream.extra(anyio.abc.SocketAttribute.raw_socket))(0)
+        return not poller(self._plain)(0)
 
 
 Socket = AsyncioSocket | TrioSocket | BlockingSocket

@@ -45,8 +45,7 @@ class Options:
         tags: Mapping[str, str] | None = None,
     ) -> Options:
         """These options, with the given ones in their place."""
-        headers = hide_headers(headers)
-        if isinstance(headers, Misplaced):
+        if headers is not None and isinstance(headers := hide_headers(headers), Misplaced):
             raise TypeError(headers.flaw)
         if retry is not None and not isinstance(retry, Retry):
             raise TypeError(f"retry must be a Retry, got {retry!r}; for a single attempt pass Retry(attempts=1).")
