@@ -1,4 +1,4 @@
-"""The README's code runs as it stands, against a real local workspace; its map and its commands are the real ones."""
+"""The code of the README and the guides runs as it stands, on a local workspace; their links and maps are right."""
 
 from __future__ import annotations
 
@@ -8,74 +8,99 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.documents import DOCUMENTS, README, ROOT, WITH_CODE, anchors, blocks, named, needs_langchain, shell_lines
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.S | re.M)
-PYTHON = [block for block in BLOCKS if "dbllm.langchain" not in block]  # those run where LangChain is: tests/examples
-SHELL = "".join(re.findall(r"^```bash\n(.*?)^```$", README, re.S | re.M)).splitlines()
-CALLS = [line for line in SHELL if re.search(r"\bdbllm (complete|chat|embed|predict)\b", line)]
+from dbllm.local import Workspace
+from dbllm.local.running import note_running
+
+GUIDE = ROOT / "dbllm" / "GUIDE.md"
+ARCHITECTURE = ROOT / "dbllm" / "ARCHITECTURE.md"
+PYTHON = {  # code with LangChain runs where that is: tests/examples
+    document: [block for block in blocks(document, "python") if not needs_langchain(block)] for document in WITH_CODE
+}
+SHELL = shell_lines(README)
+
+NOT_RUN = {  # lines of the shell, and what runs them instead
+    r"dbllm up$": "tests/cli/test_process.py",
+    r"export DATABRICKS_\w+=": "a reader's own workspace",
+    r"python3 -m venv |pip install |jupyter |.*dbllm demo$": "`.ci/run`",
+}
+SILENT = r"export |dbllm secrets (create-scope|delete-scope)|echo .* put-secret|printf .* > |eval |api\(\)"
+SETTING_UP = 'dbllm() { "$PYTHON" -m dbllm "$@"; }; set -e -o pipefail'
 
 
 def package_map() -> list[list[str]]:
     """The map of packages and modules, row by row."""
-    rows = re.findall(r"^\| (`.*?) \|", README.split("## How it is built")[1], re.M)
+    rows = re.findall(r"^\| (`.*?) \|", ARCHITECTURE.read_text("utf-8").split("## The packages")[1], re.M)
     return [re.findall(r"`(\w+\.py|\w+/)`", row) for row in rows]
 
 
-def title(block: str) -> str:
-    """The line of a block that says most, for the test's name."""
-    return next((line.strip() for line in block.splitlines() if "client." in line), "code")[:40]
-
-
-@pytest.mark.usefixtures("environ")
-@pytest.mark.parametrize("block", PYTHON, ids=title)
-def test_a_python_block_runs_and_prints(
-    block: str, app_port: int, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def noted(
+    workspace: Workspace, environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, str]]:
+    """The environment in a new folder; the workspace can also be found as one that `dbllm up` runs."""
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    code = compile(block.replace("7777", str(app_port)), "README.md", "exec")
-    exec(code, {"__name__": "__main__"})  # noqa: S102 - the README's own code
-    assert capsys.readouterr().out.strip()
+    with note_running(8765, workspace.env):
+        yield dict(os.environ)
 
 
-@pytest.mark.parametrize("line", CALLS)
-def test_a_shell_line_runs_and_prints(line: str, app_port: int, environ: dict[str, str]) -> None:
-    script = f'dbllm() {{ "{sys.executable}" -m dbllm "$@"; }}\n{line.replace("7777", str(app_port))}'
-    ended = subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.strip()
+@pytest.mark.usefixtures("noted")
+@pytest.mark.parametrize("document", WITH_CODE, ids=named)
+def test_each_block_of_python_runs_and_prints(
+    document: Path, app_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = []
+    for block in PYTHON[document]:
+        code = compile(block.replace("7777", str(app_port)), named(document), "exec")
+        try:
+            exec(code, {"__name__": "__main__"})  # noqa: S102 - the document's own code
+        except Exception as error:
+            wrong.append(f"{error!r}\n{block}")
+        if not capsys.readouterr().out.strip():
+            wrong.append(f"prints nothing\n{block}")
+    assert not wrong, "\n".join(wrong)
 
 
-def test_the_lines_that_manage_run_one_after_another(environ: dict[str, str], tmp_path: Path) -> None:
-    lines = [line for line in SHELL if re.search(r"\bdbllm (secrets|endpoints)\b", line)]
-    assert len(lines) > 3
-    block = next(block for block in PYTHON if "external_model" in block)
-    model = ast.literal_eval(block.split("model = ")[1].split("\n\n")[0])
-    (tmp_path / "my-chat.json").write_text(json.dumps({"served_entities": [{"external_model": model}]}))
-    tidy = ["dbllm endpoints delete my-chat", "dbllm secrets delete-scope my-scope"]
-    script = "\n".join(["set -e -o pipefail", f'dbllm() {{ "{sys.executable}" -m dbllm "$@"; }}', *lines, *tidy])
+@pytest.mark.parametrize("document", WITH_CODE, ids=named)
+def test_each_line_of_the_shell_runs_and_prints(document: Path, app_port: int, noted: dict[str, str]) -> None:
+    model = ast.literal_eval("".join(PYTHON[GUIDE]).split("model = {")[1].split("\n}\n")[0].join("{}"))
+    Path("my-chat.json").write_text(json.dumps({"served_entities": [{"external_model": model}]}))
+    lines = [line for line in shell_lines(document) if not any(re.match(rest, line) for rest in NOT_RUN)]
+    marked = [f"{line.replace('7777', str(app_port))}\necho '=== {number}'" for number, line in enumerate(lines)]
     ended = subprocess.run(
-        ["bash", "-c", script],
-        env={**environ, "OPENAI_API_KEY": "sk-of-the-readme"},
-        cwd=tmp_path,
+        ["bash", "-c", "\n".join([SETTING_UP, *marked])],
+        env={**noted, "PYTHON": sys.executable, "OPENAI_API_KEY": "sk-of-a-reader"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "my-chat\t" in ended.stdout
-    assert "openai-api-key" in ended.stdout
-    assert "sk-of-the-readme" not in ended.stdout
+    parts = re.split(r"=== \d+\n", ended.stdout)
+    assert ended.returncode == 0, f"{lines[len(parts) - 1]}: {ended.stdout[-500:]}{ended.stderr}"
+    assert "Traceback" not in ended.stderr
+    assert "sk-of-a-reader" not in ended.stdout + ended.stderr
+    silent = [line for line, part in zip(lines, parts, strict=False) if not part.strip()]
+    assert [line for line in silent if not re.match(SILENT, line)] == []
 
 
 def test_there_is_code_for_every_kind_of_call() -> None:
-    for word in (".complete(", ".chat(", ".stream_chat(", ".embed(", ".predict(", ".driver_app(", "with Client()"):
-        assert any(word in block for block in PYTHON), word
-    assert {line.split("dbllm ")[1].split()[0] for line in CALLS} == {"complete", "chat", "embed", "predict"}
+    code = "".join(block for blocks_of_one in PYTHON.values() for block in blocks_of_one)
+    for verb in ("complete", "chat", "stream_chat", "embed", "predict", "respond", "driver_app", "agent"):
+        assert f".{verb}(" in code, verb
+    lines = [line for document in WITH_CODE for line in shell_lines(document)]
+    for command in ("complete", "chat", "embed", "predict", "bulk", "doctor", "endpoints", "secrets"):
+        assert any(re.search(rf"\bdbllm {command}\b", line) for line in lines), command
+
+
+def test_a_newcomer_s_first_code_is_short() -> None:
+    first = next(block for block in PYTHON[README])
+    assert "Client.local()" in first
+    assert len(first.splitlines()) <= 8
 
 
 def test_the_two_commands_of_the_first_page_are_one_line_each() -> None:
@@ -118,15 +143,25 @@ def imported(file: Path) -> set[str]:
     return found
 
 
-def test_every_link_of_the_documents_leads_to_a_file() -> None:
-    documents = [ROOT / "README.md", ROOT / "dbllm" / "ARCHITECTURE.md", *(ROOT / ".github").glob("*.md")]
-    assert len(documents) == 4
-    for document in documents:
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    assert len(DOCUMENTS) > 6
+    for document in DOCUMENTS:
         text = document.read_text("utf-8")
-        for target in re.findall(r"\]\(([^)#]+)\)", text):
-            assert "://" in target or (document.parent / target).exists(), f"{document.name}: {target}"
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if "://" in target:
+                continue
+            path, _, anchor = target.partition("#")
+            file = (document.parent / path).resolve() if path else document
+            assert file.exists(), f"{named(document)}: {target}"
+            assert not anchor or anchor in anchors(file), f"{named(document)}: {target}"
         for name in re.findall(r"`((?:tests|_[a-z]+)/[\w/]+\.\w+)`", text):
-            assert (ROOT / name).exists() or (ROOT / "dbllm" / name).exists(), f"{document.name}: {name}"
+            assert (ROOT / name).exists() or (ROOT / "dbllm" / name).exists(), f"{named(document)}: {name}"
+
+
+def test_the_readme_links_to_every_example_and_every_guide() -> None:
+    linked = set(re.findall(r"\]\(([^)#]+)[^)]*\)", README.read_text("utf-8")))
+    examples = {named(path) for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".ipynb")}
+    assert examples | {named(document) for document in WITH_CODE[1:]} <= linked
 
 
 def test_no_install_line_of_the_readme_needs_a_package_index_to_have_dbllm() -> None:

@@ -1,23 +1,20 @@
-"""The README's code for LangChain runs as it stands; `tests/cli` runs the rest of its code."""
+"""The code for LangChain of the README and the guides runs as it stands; `tests/cli` runs the rest of their code."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
+from support.documents import WITH_CODE, blocks, named, needs_langchain
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-BLOCKS = [block for block in re.findall(r"^```python\n(.*?)^```$", README, re.S | re.M) if "dbllm.langchain" in block]
+BLOCKS = [(document, block) for document in WITH_CODE for block in blocks(document, "python") if needs_langchain(block)]
 
 
 def test_there_is_code_for_all_three_classes() -> None:
     for name in ("Databricks(", "ChatDatabricks(", "DatabricksEmbeddings("):
-        assert any(name in block for block in BLOCKS), name
+        assert any(name in block for _, block in BLOCKS), name
 
 
 @pytest.mark.usefixtures("ambient")
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: "chain" if "chain" in block else "structured output")
-def test_a_block_runs_and_prints(block: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102 - the README's own code
-    assert capsys.readouterr().out.strip()
+def test_each_block_runs_and_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    for document, block in BLOCKS:
+        exec(compile(block, named(document), "exec"), {"__name__": "readme"})  # noqa: S102 - the document's own code
+        assert capsys.readouterr().out.strip(), block
