@@ -218,7 +218,7 @@ class ModelHandle:
                 if route.origin is not None:
                     self._transport.add_data_plane(route.origin, route.path, route.details)
                 call = options.call(deadline, route.path, whole, accept, origin=route.origin)
-                call.may_hedge = verb == "embed"
+                call.model, call.may_hedge = route.model, verb == "embed"
                 info = await send(call)
             except APIStatusError as error:
                 failed[route] = error

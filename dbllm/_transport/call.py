@@ -35,6 +35,7 @@ class Call:
     accept: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # of the caller's own
     origin: str | None = None  # where it is sent; None means the client's workspace
+    model: str | None = None  # of the body, where the path names none
     may_hedge: bool = False  # it costs next to nothing when it runs twice
     limiter: CallLimiter | None = None  # of its endpoint
     attempt: int = 1  # the number of the current attempt

@@ -174,17 +174,19 @@ class EndpointHealth(Counts):
 
 
 class HealthRecords:
-    """The endpoints that a client has called, by path (and origin, where it is not the workspace)."""
+    """The endpoints that a client has called, by path (origin and model too, where the path does not say them)."""
 
     def __init__(self) -> None:
         self.total = Counts()
         self._endpoints: dict[str, EndpointHealth] = {}
 
-    def of(self, origin: str | None, path: str) -> EndpointHealth:
-        """The record of an endpoint, by its path without the query."""
+    def of(self, origin: str | None, path: str, model: str | None = None) -> EndpointHealth:
+        """The record of an endpoint, by its path without the query; many models share the paths of the AI Gateway."""
         key = path if "?" not in path else path.split("?", 1)[0]
         if origin is not None:
             key = origin + key
+        if model is not None:
+            key = f"{key} {model}"
         return self._endpoints.get(key) or self._add(key)
 
     def _add(self, key: str) -> EndpointHealth:

@@ -83,6 +83,5 @@ class Options:
             method = "GET" if body is None else "POST"
         hedge = method == "GET"
         limiter = None if body is None else self.limiter  # a look-up is none of the model's calls
-        return Call(
-            *(method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers, origin, hedge, limiter)
-        )
+        place = (origin, None, hedge)
+        return Call(*(method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers, *place, limiter))

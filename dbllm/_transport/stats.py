@@ -57,8 +57,8 @@ class Stats(EndpointStats):
         connections_idle: open connections that wait for the next call.
         waiting: calls that wait for a connection now, because `max_connections` are in use.
         waits: how often a call had to wait for one.
-        endpoints: the counts of each endpoint, by its path; of other hosts by their URL. Of more than 1,000 the ones
-            called longest ago are left out here, but not in the sums.
+        endpoints: the counts of each endpoint, by its path; of other hosts by their URL; of model services by path and
+            name. Of more than 1,000 the ones called longest ago are left out here, but not in the sums.
     """
 
     connections_in_use: int = 0

@@ -105,7 +105,7 @@ class Transport:
 
     async def _carry(self, call: Call, send: Send[InfoT]) -> InfoT:
         began = call.began = self.backend.clock()
-        health = call.health = self._records.of(call.origin, call.path)
+        health = call.health = self._records.of(call.origin, call.path, call.model)
         health.begin_call(began)
         attempt = send if self.on_attempt is None else partial(self._send_observed, send=send)
         if call.retry.hedge is not None and call.may_hedge:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -256,6 +257,22 @@ async def test_each_endpoint_has_a_budget_of_its_own_and_clones_share_it(make, w
             await client.with_options(timeout=5).endpoint("ep").chat("hi")
         assert (await client.endpoint("other").chat("hi")).attempts == 2
     assert other.call_count == 2
+
+
+async def test_each_model_service_has_a_budget_of_its_own_though_one_path_serves_them_all(make, wire, clock):
+    other = [httpx.Response(503), httpx.Response(200, json=chat_answer())]
+
+    def by_model(request: httpx.Request) -> httpx.Response:
+        return other.pop(0) if json.loads(request.content)["model"] == "main.ai.other" else httpx.Response(503)
+
+    path = "/ai-gateway/mlflow/v1/chat/completions"
+    wire.post(path).mock(side_effect=by_model)
+    async with make(retry=Retry(attempts=100)) as client:
+        clock.on(client)
+        with pytest.raises(dbllm.InternalServerError, match=f"40 attempts, {DENIED}"):
+            await client.endpoint("main.ai.failing").chat("hi")
+        assert (await client.endpoint("main.ai.other").chat("hi")).attempts == 2
+        assert set(client.stats().endpoints) == {f"{path} main.ai.failing", f"{path} main.ai.other"}
 
 
 async def test_a_port_where_nobody_listens_is_not_dialled_twice_for_ever(make, serve, clock):
