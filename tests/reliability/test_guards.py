@@ -7,11 +7,14 @@ import gc
 import os
 import threading
 import time
+import tracemalloc
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
 from support.loopback import Peer, Server, head, keep_answering
 
@@ -154,6 +157,35 @@ def threads_never_have_more_connections_than_allowed() -> None:
         assert server.report().connections <= 3  # one of them asks for the report
 
 
+def no_redirect_is_followed() -> None:
+    def point_elsewhere(peer: Peer) -> None:
+        peer.request()
+        peer.send(f"HTTP/1.1 307 T\r\nlocation: {elsewhere.host}/\r\ncontent-length: 0\r\n\r\n".encode())
+
+    with serving(keep_answering) as elsewhere, serving(point_elsewhere) as server:
+        with Client(server.host, "token", engine="httpx", retry=ONCE) as client, pytest.raises(APIError):
+            client.endpoint("m").chat("hello")
+        assert elsewhere.connections == 0
+
+
+def a_compression_bomb_takes_little_memory() -> None:
+    bomb = zlib.compressobj(9, zlib.DEFLATED, 31)
+    body = b"".join([*(bomb.compress(bytes(2**20)) for _ in range(100)), bomb.flush()])
+
+    def explode(peer: Peer) -> None:
+        peer.request()
+        peer.send(head(200, len(body), content_encoding="gzip") + body)
+
+    with serving(explode) as server, Client(server.host, "token", engine="h11", retry=ONCE) as client:
+        tracemalloc.start()
+        try:
+            with pytest.raises(APIError):
+                client.endpoint("m").chat("hello")
+            assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+        finally:
+            tracemalloc.stop()
+
+
 # --- what is taken out ------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +264,18 @@ def without_the_limit_of_connections(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ConnectionLimiter, "acquire", at_once)
 
 
+def without_the_refusal_of_redirects(patch: pytest.MonkeyPatch) -> None:
+    send: Any = httpx.Client.send
+    patch.setattr(httpx.Client, "send", lambda *args, **kwargs: send(*args, **{**kwargs, "follow_redirects": True}))
+
+
+def without_the_bounds_of_decompression(patch: pytest.MonkeyPatch) -> None:
+    from dbllm._http import decompression
+
+    patch.setattr(decompression, "_RATIO", 10**9)
+    patch.setattr(decompression, "STEP", 2**30)
+
+
 GUARDS: dict[Callable[[pytest.MonkeyPatch], None], Callable[[], None]] = {
     without_the_look_at_idle_connections: nothing_crosses,
     without_the_budget: an_outage_gets_no_storm,
@@ -242,6 +286,8 @@ GUARDS: dict[Callable[[pytest.MonkeyPatch], None], Callable[[], None]] = {
     without_deadlines: a_call_ends_at_its_deadline,
     without_the_end_of_half_read_connections: a_cut_answer_ends_its_connection,
     without_the_look_at_the_process: a_forked_child_dials_anew,
+    without_the_refusal_of_redirects: no_redirect_is_followed,
+    without_the_bounds_of_decompression: a_compression_bomb_takes_little_memory,
     without_the_limit_of_connections: threads_never_have_more_connections_than_allowed,
 }
 
