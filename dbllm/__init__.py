@@ -7,8 +7,10 @@ import importlib as _importlib
 import typing as _typing
 
 from ._lazy import WholeImport as _WholeImport
+from ._lazy import own_version as _own_version
 
 if _typing.TYPE_CHECKING:
+    __version__: str
     # fmt: off
     # isort: off
     from ._client import AsyncClient as AsyncClient
@@ -91,6 +93,8 @@ def __getattr__(name: str) -> _typing.Any:
             module = _importlib.import_module(f".{_MODULES[name]}", __name__)
         value = globals()[name] = getattr(module, name)
         return value
+    if name == "__version__":
+        return _own_version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

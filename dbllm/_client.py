@@ -169,7 +169,10 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         config: Config | None = self.__dict__.get("_config")  # missing in the traceback of an `__init__` that failed
-        return f"{type(self).__name__}(host={config.host if config else None!r})"
+        if config is None:
+            return f"{type(self).__name__}(host=None)"
+        engine, closed = self._transport.backend.engine, self._transport.closed
+        return f"{type(self).__name__}(host={config.host!r}, engine={engine!r}, closed={closed})"
 
     def with_options(
         self: ClientT,

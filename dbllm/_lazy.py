@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from importlib.machinery import ExtensionFileLoader
 
 
@@ -25,3 +26,15 @@ class WholeImport:
             busy = getattr(spec, "_initializing", False)  # another thread loads it
             if not busy and not isinstance(getattr(spec, "loader", None), ExtensionFileLoader):
                 sys.modules.pop(name, None)
+
+
+@lru_cache
+def own_version() -> str:
+    """The version of dbllm that is installed; "0" in a source tree that never was."""
+    with WholeImport():
+        from importlib import metadata  # slow to import, and needed once
+
+    try:
+        return metadata.version("dbllm")
+    except metadata.PackageNotFoundError:
+        return "0"

@@ -49,7 +49,8 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = metafunc.definition.iter_markers("parametrize")
-    coloured = "mode" in metafunc.fixturenames and not any("mode" in str(mark.args[0]) for mark in marks)
+    given = {name for mark in marks for name in re.findall(r"\w+", str(mark.args[0]))}
+    coloured = "mode" in metafunc.fixturenames and "mode" not in given
     if metafunc.module.__name__.rpartition(".")[2] not in ON_BOTH_ENGINES:
         if coloured:
             metafunc.parametrize("mode", COLOURS)

@@ -148,6 +148,21 @@ async def test_a_closed_client_says_so_for_every_verb(make, wire):
     assert not wire.calls
 
 
+async def test_a_client_shows_its_host_its_engine_and_whether_it_is_closed(make, monkeypatch):
+    transport = httpx.MockTransport(lambda request: httpx.Response(200))
+    for options, engine in (
+        ({"engine": "h11"}, "h11"),
+        ({"engine": "httpx"}, "httpx"),
+        ({"transport": transport}, "httpx"),
+        ({"proxy": "http://me:dapi-canary@proxy.example.com:8080"}, "httpx"),
+    ):
+        async with make(token="dapi-canary", headers={"x-key": "dapi-canary"}, **options) as client:
+            shown = repr(client)
+            assert shown.endswith(f"Client(host='{HOST}', engine='{engine}', closed=False)"), shown
+            assert repr(client.with_options(timeout=1)) == shown
+        assert repr(client) == shown.replace("False", "True")
+
+
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, "3", None])
 async def test_max_connections_is_a_whole_number_from_one(make, limit):
     with pytest.raises(dbllm.ConfigError, match="max_connections"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import inspect
 import pickle
@@ -58,6 +59,16 @@ def test_all_names_the_public_names_exactly(script: Callable[..., str]) -> None:
         )
         assert sorted(said.split()) == dbllm.__all__
     assert dbllm.__all__ == sorted(set(dbllm.__all__))
+
+
+def test_the_version_is_looked_up_when_it_is_asked_for(script: Callable[..., str]) -> None:
+    said = script(
+        "import sys, dbllm\nbefore = 'importlib.metadata' in sys.modules\n"
+        "print(before, dbllm.__version__, 'pydantic' in sys.modules)\nfrom dbllm import __version__"
+    )
+    before, version, heavy = said.split()
+    assert (before, heavy) == ("False", "False")
+    assert version == dbllm.__version__ == importlib.metadata.version("dbllm")
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:

@@ -69,7 +69,7 @@ def test_sync_verbs_keep_their_names_and_docstrings():
 
 def test_handles_show_their_kind():
     client = dbllm.Client("https://workspace.example.com", "t")
-    assert repr(client) == "Client(host='https://workspace.example.com')"
+    assert repr(client) == "Client(host='https://workspace.example.com', engine='h11', closed=False)"
     assert repr(client.endpoint("ep")) == "Endpoint('ep')"
     assert repr(client.driver_app(7777, "c")) == "DriverApp('c:7777')"
     assert client.endpoint("ep").name == "ep"

@@ -20,7 +20,7 @@ from .._deadline import FOREVER
 from .._http.factory import checked_engine, connection_factory
 from .._http.pool import ConnectionLimiter, Pool
 from .._http.request import HttpRequest, RequestHeaders
-from .._http.tls import DEFAULT_NETWORK, Network, proxy_headers
+from .._http.tls import DEFAULT_NETWORK, Network, proxy_headers, tls_and_proxy
 from .._urls import origin
 from ..errors import APITimeoutError, ConfigError, Raw
 
@@ -124,6 +124,8 @@ class Backend(ABC):
             own = "transport=" if client is None else "http_client="
             raise ConfigError(f"verify=, cert=, proxy= and trust_env= have no effect on your {own}: set them there.")
         self.limit = limit
+        others = transport is not None or client is not None or tls_and_proxy(base, network)[1] is not None
+        self.engine = "httpx" if others else engine if suspends or engine == "httpx" else "h11"  # what calls go over
 
         def connections_to(to: str) -> Callable[[], Connection]:
             # The clock is looked up at each call, because tests replace it.

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .._protocol.agents import APPS, INVOCATIONS, RESPONSES, AgentWire, run_id_of
-from .._protocol.models import CallInfo, Response, ResponseEvent
+from .._protocol.models import Response, ResponseEvent
 from .._protocol.paths import not_found_hint, quoted
+from .._protocol.reply import CallInfo
 from .._protocol.requests import chat_messages, model_params, prompt_request, refuse_stop
 from .._transport.call import EVENTS, JSON, Call, OpenStream
 from .._transport.options import EXPLAIN_SECONDS, Options

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .._protocol.models import CallInfo, Embeddings, Usage
+from .._protocol.models import Embeddings, Usage
+from .._protocol.reply import CallInfo
 from .._transport.replies import reply_of
 
 

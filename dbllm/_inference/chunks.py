@@ -6,15 +6,8 @@ from typing import Generic
 
 from pydantic import ValidationError
 
-from .._protocol.models import (
-    CallInfo,
-    ChatCompletion,
-    ChatCompletionChunk,
-    CompletionChunk,
-    ParsedT,
-    Response,
-    ResponseEvent,
-)
+from .._protocol.models import ChatCompletion, ChatCompletionChunk, CompletionChunk, ParsedT, Response, ResponseEvent
+from .._protocol.reply import CallInfo
 from .._protocol.responses import bounded_json, parse, text_chunk
 from .._protocol.streams import ChatPlaces, ItemPlaces, assemble_chat, assemble_response, renumber
 from .._protocol.structured_output import parsed

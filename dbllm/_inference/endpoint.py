@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from .._protocol.models import (
-    CallInfo,
     ChatCompletion,
     ChatCompletionChunk,
     Embeddings,
@@ -31,6 +30,7 @@ from .._protocol.paths import (
     service_hint,
     service_names,
 )
+from .._protocol.reply import CallInfo
 from .._protocol.requests import chat_body, embedding_input, model_params, prediction_body, response_body
 from .._protocol.structured_output import parsed, response_format
 from .._protocol.tasks import Verb, wrong_verb_hint

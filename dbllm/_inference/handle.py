@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .._protocol.models import CallInfo, Completion, CompletionChunk
+from .._protocol.models import Completion, CompletionChunk
+from .._protocol.reply import CallInfo
 from .._protocol.requests import request_body
 from .._protocol.routes import KIND_OF, EndpointRef, Learned, Route
 from .._protocol.tasks import VERBS, Kind, Verb, all_rejected, candidate_kinds, wrong_verb_hint

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._protocol.models import CallInfo, Completion, Predictions
+from .._protocol.models import Completion, Predictions
+from .._protocol.reply import CallInfo
 from .._protocol.requests import model_params, prompt_request
 from .._protocol.responses import answer_text, text_chunk
 from .._protocol.tasks import Kind

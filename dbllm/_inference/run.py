@@ -9,7 +9,8 @@ from .._backends.backend import Backend
 from .._deadline import FOREVER
 from .._protocol.agents import INVOCATIONS, OVER, RESPONSES, AgentWire, response_json, status_of, wire_of_run
 from .._protocol.error_responses import error_frame
-from .._protocol.models import CallInfo, Response, ResponseEvent
+from .._protocol.models import Response, ResponseEvent
+from .._protocol.reply import CallInfo
 from .._transport.call import EVENTS, OpenStream
 from .._transport.options import Options
 from .._transport.replies import read_json

@@ -13,7 +13,8 @@ from .._backends.backend import run_without_loop
 from .._backends.sync_facade import SyncFacade
 from .._deadline import FOREVER
 from .._protocol.error_responses import error_frame
-from .._protocol.models import CallInfo, ChatCompletionChunk, CompletionChunk, HasCallInfo, ResponseEvent, Usage
+from .._protocol.models import ChatCompletionChunk, CompletionChunk, ResponseEvent, Usage
+from .._protocol.reply import CallInfo, HasCallInfo
 from .._protocol.responses import bounded_json
 from .._transport.call import OpenStream
 from .._transport.options import hide_frames
@@ -60,6 +61,10 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         self._done = False  # [DONE] or a whole answer has arrived
         self._choices: dict[int, bool] = {}  # those that have begun, and whether their finish_reason has arrived
         self._ended = self._busy = False
+
+    def __repr__(self) -> str:
+        state = "ended" if self._done else "closed" if self._ended else "open" if self._opened else "not opened"
+        return f"{type(self).__name__}({state}, chunks={len(self._received)}, request_id={self.request_id!r})"
 
     async def __aenter__(self) -> AsyncStream[C, R]:
         await self._open()

@@ -12,8 +12,9 @@ from pydantic import Field
 from .._backends.sync_facade import SyncFacade, sync_method
 from .._deadline import FOREVER
 from .._lazy import WholeImport
-from .._protocol.models import CallInfo, Reply, WireModel
+from .._protocol.display import Listing
 from .._protocol.paths import ENDPOINTS, endpoint_names, not_found_hint, quoted
+from .._protocol.reply import CallInfo, Reply, WireModel
 from .._transport.call import JSON
 from .._transport.options import EXPLAIN_SECONDS, RedactedMapping, hide_frames
 from .._transport.replies import read_json, reply_of
@@ -59,6 +60,13 @@ class ServingEndpoint(Reply):
     tags: Records | None = None
     ai_gateway: dict[str, Any] | None = None
     permission_level: str | None = None
+
+    _shown = ("name", "state_summary", "task", "_models", "creator")
+
+    @property
+    def _models(self) -> list[str]:
+        models = [entity.get("external_model") or entity.get("foundation_model") or {} for entity in self.entities]
+        return [str(model["name"]) for model in models if model.get("name")]
 
     @property
     def is_ready(self) -> bool:
@@ -138,7 +146,7 @@ class AsyncEndpoints(Resource):
 
     async def list(self) -> builtins.list[ServingEndpoint]:
         """All endpoints that the caller may see."""
-        return (await self._reply(_Fields, "GET", ENDPOINTS)).endpoints
+        return Listing((await self._reply(_Fields, "GET", ENDPOINTS)).endpoints)
 
     async def update_config(
         self, name: str, config: Mapping[str, Any], *, wait: bool = False, timeout: float | None = None

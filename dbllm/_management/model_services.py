@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import urlencode
 
 from .._backends.sync_facade import SyncFacade, sync_method
-from .._protocol.models import CallInfo, Reply
+from .._protocol.display import Listing
 from .._protocol.paths import MODEL_SERVICES, endpoint_name, is_service_name, quoted, service_hint
+from .._protocol.reply import CallInfo, Reply
 from .._transport.pages import PAGE_SIZE, read_pages
 from .._transport.replies import reply_of
 from ..errors import APIError, ConfigError, NotFoundError
@@ -36,6 +37,8 @@ class ModelService(Reply):
     update_time: str | None = None
     etag: str | None = None
 
+    _shown = ("full_name", "comment", "supported_api_types", "effective_owner")
+
     @property
     def full_name(self) -> str:
         """The name that `client.endpoint` takes: `catalog.schema.name`."""
@@ -52,6 +55,8 @@ class ModelProvider(Reply):
     create_time: str | None = None
     update_time: str | None = None
     etag: str | None = None
+
+    _shown = ("full_name", "comment", "effective_owner")
 
     @property
     def full_name(self) -> str:
@@ -90,7 +95,7 @@ class _Services(Resource, Generic[ServiceT]):
             return await self._invoke("GET", path)
 
         items = await read_pages(get, f"{CATALOG}/{self._kind}s", query, f"{self._field}s")
-        return [self._model.model_validate(item) for item in items]
+        return Listing(self._model.model_validate(item) for item in items)
 
     async def get(self, name: str) -> ServiceT:
         """One, by its name `catalog.schema.name`."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from .._deadline import FOREVER
-from .._protocol.models import CallInfo
+from .._protocol.reply import CallInfo
 from .._transport.call import JSON
 from .._transport.options import Options
 from .._transport.replies import ReplyT, raise_if_not_json, reply_of

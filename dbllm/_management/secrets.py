@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from .._backends.sync_facade import SyncFacade, sync_method
-from .._protocol.models import CallInfo, Reply, WireModel
+from .._protocol.display import Listing
+from .._protocol.reply import CallInfo, Reply, WireModel
 from .._transport.options import RedactedMapping
 from ..errors import APIError, Raw
 from .resource import Resource, redact_error
@@ -76,7 +77,7 @@ class AsyncSecrets(Resource):
 
     async def list_scopes(self) -> builtins.list[SecretScope]:
         """The scopes that the caller may see."""
-        return (await self._reply(_SecretFields, "GET", f"{SECRETS}/scopes/list")).scopes
+        return Listing((await self._reply(_SecretFields, "GET", f"{SECRETS}/scopes/list")).scopes)
 
     async def delete_scope(self, scope: str) -> None:
         """Delete a scope and its secrets."""
@@ -123,7 +124,7 @@ class AsyncSecrets(Resource):
 
     async def list(self, scope: str) -> builtins.list[SecretMetadata]:
         """The secrets of a scope, without their values."""
-        return (await self._reply(_SecretFields, "GET", _secrets_path("list", {"scope": scope}))).secrets
+        return Listing((await self._reply(_SecretFields, "GET", _secrets_path("list", {"scope": scope}))).secrets)
 
     async def delete(self, scope: str, key: str) -> None:
         """Delete a secret."""
@@ -140,7 +141,7 @@ class AsyncSecrets(Resource):
 
     async def list_acls(self, scope: str) -> builtins.list[SecretAcl]:
         """The permissions of all principals in a scope."""
-        return (await self._reply(_SecretFields, "GET", _secrets_path("acls/list", {"scope": scope}))).items
+        return Listing((await self._reply(_SecretFields, "GET", _secrets_path("acls/list", {"scope": scope}))).items)
 
     async def delete_acl(self, scope: str, principal: str) -> None:
         """Remove the permission of a principal in a scope."""

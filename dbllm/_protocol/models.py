@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StrictStr, model_validator
+from pydantic import AliasChoices, Field, StrictStr, model_validator
 
 from .._lazy import WholeImport
-from ..errors import APIError, APIResponseError, PublicPickle, Raw
-from .content import content_text, reasoning_text, served_model_in, token_count, with_predictions
+from .content import content_text, reasoning_text, token_count, with_predictions
+from .display import MOST_ROWS, Shown, html_table, html_text, prediction_table
+from .reply import Reply, WireModel
 
 if TYPE_CHECKING:  # a default for a type variable: for type checkers, as Python itself has it from 3.13 on only
     from numpy import float32
@@ -28,91 +28,8 @@ else:
     from typing import TypeVar
 
     ParsedT = TypeVar("ParsedT")
-    NDArray, float32 = list, float  # as near as it gets without numpy, for who asks for the annotations
-
-
-class WireModel(PublicPickle, BaseModel):
-    """A JSON object as it goes over the wire; fields that have no name here are kept."""
-
-    # Built at first use: a program that only embeds never pays for the chat models.
-    model_config = ConfigDict(extra="allow", defer_build=True, protected_namespaces=(), coerce_numbers_to_str=True)
-
-
-_NO_RESPONSE = Raw(0)
-
-
-class Redactor(Protocol):
-    """Takes what was sent with a call and may be secret out of a text, an answer, an error."""
-
-    def __call__(self, text: str) -> str: ...
-    def raw(self, raw: Raw) -> Raw: ...
-    def error(self, error: APIError) -> None: ...
-
-
-@dataclass(slots=True)  # not frozen: to make one would take three times as long
-class CallInfo:
-    """A 2xx response and how often the call was sent until it came; of a stream, its head."""
-
-    raw: Raw = _NO_RESPONSE
-    attempts: int = 1
-    endpoint: str = ""
-    redaction: Redactor | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def request_id(self) -> str | None:
-        """The workspace's id of the request."""
-        return self.raw.request_id
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return CallInfo, (self.raw, self.attempts, self.endpoint)
-
-    def unexpected(self, detail: str, hint: str = "") -> APIResponseError:
-        """The error for an answer that is not what was promised; it keeps the whole answer."""
-        raw = self.raw if self.raw.status else None
-        error = APIResponseError(detail, hint=hint, request_id=self.request_id, attempts=self.attempts, raw=raw)
-        self.redact(error)
-        return error
-
-    def redact(self, error: APIError) -> None:
-        """Take what was sent and may be secret out of an error about this response."""
-        if self.redaction is not None:
-            self.redaction.error(error)
-
-
-class HasCallInfo:
-    """A reply that knows the call behind it."""
-
-    # No private attribute of a model: pydantic takes as long for one as for a small answer.
-    _call: CallInfo = CallInfo()
-
-    @property
-    def request_id(self) -> str | None:
-        """The workspace's id of the request (header `x-request-id`); of a stream, once it is open."""
-        return self._call.request_id
-
-    @property
-    def attempts(self) -> int:
-        """How often the call was sent until the answer came; 0 for a stream that is not open yet."""
-        return self._call.attempts
-
-    @property
-    def raw(self) -> Raw | None:
-        """Status, headers and body as they came (no body for a stream)."""
-        return self._call.raw if self._call.raw.status else None
-
-    @property
-    def answered_by(self) -> str:
-        """The endpoint or model service that answered, by its name: with `fallback`, one of several."""
-        return self._call.endpoint
-
-    @property
-    def served_model(self) -> str | None:
-        """The served entity that answered (header `served-model-name`), where the workspace names it."""
-        return self._call.raw.headers.get("served-model-name") or served_model_in(getattr(self, "model_extra", None))
-
-
-class Reply(WireModel, HasCallInfo):
-    """An answer and the call that brought it."""
+    # As near as it gets without numpy, for who asks for the annotations.
+    NDArray, float32 = list, float
 
 
 class PromptRequest(WireModel):
@@ -250,6 +167,13 @@ class _CompletionFields(WireModel):
     choices: list[Any] = []
     usage: Usage | None = None
 
+    _shown = ("text", "_tool_calls", "parsed", "finish_reason", "model", "usage", "request_id")
+
+    @property
+    def _tool_calls(self) -> list[ToolCall]:
+        said = [getattr(choice, "message", None) or getattr(choice, "delta", None) for choice in self.choices]
+        return [call for each in said for call in getattr(each, "tool_calls", None) or ()]
+
     @property
     def text(self) -> str:
         """What this piece adds to the first choice's text; "" for a pure tool call."""
@@ -280,6 +204,13 @@ class _WholeFields(_CompletionFields):
     def finish_reason(self) -> str | None:
         """Why the first choice ended: stop, length, tool_calls …; None when nobody says."""
         return self._first.finish_reason  # type: ignore[no-any-return]
+
+    def _repr_html_(self) -> str:
+        facts = dict(self._attributes())
+        called = [call.function or FunctionCall() for call in facts.pop("tool_calls", ())]
+        said = [facts.pop("text", ""), *(f"→ {each.name}({each.arguments})" for each in called)]
+        reasoning = getattr(getattr(self._first, "message", None), "reasoning", "")
+        return html_text("\n".join(filter(None, said)), facts, reasoning)
 
 
 PARSED = "_parsed"  # where an answer keeps what its text was read as: beside its fields
@@ -348,6 +279,18 @@ class Embeddings(Reply):
     data: list[Embedding]
     usage: Usage | None = None
 
+    _shown = ("_vectors", "model", "usage", "request_id")
+
+    @property
+    def _vectors(self) -> Shown:
+        length = len(self.data[0].decoded) if self.data else 0
+        return Shown(f"<{len(self.data):,} of {length:,} numbers>")
+
+    def _repr_html_(self) -> str:
+        rows = [(place, *item.decoded[:8], "…") for place, item in enumerate(self.ordered[:MOST_ROWS])]
+        titles = ["", *range(max([len(row) - 2 for row in rows], default=0)), "…"]
+        return html_table(titles, rows, len(self.data), dict(self._attributes()))
+
     @property
     def ordered(self) -> list[Embedding]:
         """`data` in the order of the texts, whatever order it came in."""
@@ -405,6 +348,32 @@ class Predictions(Reply):
             raise self._call.unexpected("the answer has no predictions")
         return self.predictions[0] if isinstance(self.predictions, list) else self.predictions
 
+    def as_pandas(self, index: Any = None) -> Any:
+        """The predictions as a pandas DataFrame, a row for each.
+
+        Predictions that are objects have a column for each of their names, lists have numbered ones, and plain values
+        are the column "prediction".
+
+        Args:
+            index: the rows' index, such as that of the DataFrame that was sent; default: 0, 1, 2 …
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            with WholeImport():
+                import pandas  # type: ignore[import-untyped, unused-ignore]
+        except ImportError:
+            raise ImportError(
+                "as_pandas() needs pandas: pip install pandas. Without it there is .predictions."
+            ) from None
+        columns, rows = prediction_table(self.predictions)
+        return pandas.DataFrame(rows, columns=columns, index=index)
+
+    def _repr_html_(self) -> str:
+        columns, rows = prediction_table(self.predictions)
+        return html_table(columns, rows, len(rows), {"request_id": self.request_id})
+
 
 class OutputItem(WireModel):
     """One item of an agent's output: a message, a call of a tool or what it gave, reasoning …; told by `type`."""
@@ -436,10 +405,21 @@ class Response(Reply):
     error: Any = None
     usage: Usage | None = None
 
+    _shown = ("text", "_calls", "custom_outputs", "status", "error", "model", "usage", "request_id")
+
+    @property
+    def _calls(self) -> list[str]:
+        return [f"{item.name}({item.arguments})" for item in self.output if item.type == "function_call"]
+
     @property
     def text(self) -> str:
         """The texts of all messages, joined."""
         return "".join(item.text for item in self.output)
+
+    def _repr_html_(self) -> str:
+        facts = dict(self._attributes())
+        said = [facts.pop("text", ""), *(f"→ {call}" for call in facts.pop("calls", ()))]
+        return html_text("\n".join(filter(None, said)), facts)
 
 
 class ResponseEvent(WireModel):

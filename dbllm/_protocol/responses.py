@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from .content import content_text
-from .models import CompletionChunk, WireModel
+from .models import CompletionChunk
+from .reply import WireModel
 
 MAX_DEPTH = 200  # of lists and objects in one another, as in pydantic's own reader
 ModelT = TypeVar("ModelT", bound=WireModel)

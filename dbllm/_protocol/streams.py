@@ -21,8 +21,8 @@ from .models import (
     Response,
     ResponseEvent,
     ToolCall,
-    WireModel,
 )
+from .reply import WireModel
 from .responses import json_or_none, merge_delta
 
 _NO_ID = frozenset({"", "null", "None", "none"})

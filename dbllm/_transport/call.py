@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .._http.pool import Exchange
 from .._protocol.error_responses import error_frame
-from .._protocol.models import CallInfo
+from .._protocol.reply import CallInfo
 from .._protocol.sse import Decoder, Event, is_event_stream, is_keep_alive
 from ..errors import APIError, APIResponseError, PublicPickle, Raw, StreamInterruptedError
 from .health import EndpointHealth

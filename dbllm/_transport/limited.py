@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 
 from .._backends.backend import Backend
 from .._http.pool import ConnectionLimiter
-from .._protocol.models import CallInfo
+from .._protocol.reply import CallInfo
 from ..errors import APIError, APITimeoutError
 from .adaptive import AdaptiveConcurrency, FixedConcurrency, Outcome
 from .limits import Cost, Limits, RateLimiter, Reservation

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from .._protocol.models import CallInfo
+from .._protocol.reply import CallInfo
 from .replies import read_json
 
 PAGE_SIZE = 100

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from .._auth.redaction import hide_frames
 from .._protocol.error_responses import answer_error, not_json
-from .._protocol.models import CallInfo, Reply
+from .._protocol.reply import CallInfo, Reply
 from .._protocol.responses import bounded_json, first_error, parse
 from ..errors import APIError, Raw
 

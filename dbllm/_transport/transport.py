@@ -13,10 +13,10 @@ from .._auth.auth import Auth, OAuthOnly, is_expired_response
 from .._auth.redaction import Redaction, hide_frames
 from .._backends.backend import Backend
 from .._http.request import HttpRequest, RequestHeaders
-from .._lazy import WholeImport
+from .._lazy import WholeImport, own_version
 from .._protocol.error_responses import status_error
-from .._protocol.models import CallInfo
 from .._protocol.paths import app_origin
+from .._protocol.reply import CallInfo
 from ..errors import APIError, APIStatusError, ConfigError, Raw
 from .call import JSON, Attempt, Call, OpenStream
 from .health import HealthRecords
@@ -44,7 +44,7 @@ class Transport:
         self.host, self.backend, self.on_attempt = host, backend, on_attempt
         self._auths = {host: auth}
         self._records = HealthRecords()
-        self._closed = False
+        self.closed = False
         self._headers: dict[object, tuple[Mapping[str, str], Mapping[str, str], RequestHeaders]] = {}
         _own_headers()  # called early: it imports a slow module, and no event loop waits yet
         weakref.finalize(self, backend.close_when_possible)
@@ -100,7 +100,7 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close the connections; later calls fail."""
-        self._closed = True
+        self.closed = True
         await self.backend.aclose()
 
     async def _carry(self, call: Call, send: Send[InfoT]) -> InfoT:
@@ -204,7 +204,7 @@ class Transport:
         return is_expired_response(error.raw) and auth.on_rejected(sent, self.backend.clock())
 
     def _auth(self, call: Call) -> Auth:
-        if self._closed:
+        if self.closed:
             raise RuntimeError("this client is closed; make a new one.")
         auth = self._auths.get(call.origin or self.host) or self._auths.get(f"{call.origin}{call.logged}")
         if auth is None:
@@ -311,11 +311,4 @@ class Transport:
 
 @lru_cache
 def _own_headers() -> dict[str, str]:
-    with WholeImport():
-        from importlib import metadata  # slow to import, and needed once
-
-    try:
-        own = metadata.version("dbllm")
-    except metadata.PackageNotFoundError:  # a source tree that was never installed
-        own = "0"
-    return {"user-agent": f"dbllm/{own}", "accept-encoding": "gzip, deflate"}
+    return {"user-agent": f"dbllm/{own_version()}", "accept-encoding": "gzip, deflate"}

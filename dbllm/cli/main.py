@@ -8,7 +8,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,7 +74,9 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        console.write(f"dbllm {metadata.version('dbllm')}")
+        from dbllm import __version__
+
+        console.write(f"dbllm {__version__}")
         raise typer.Exit
 
 

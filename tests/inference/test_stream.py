@@ -11,7 +11,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 from support.loopback import STREAM_HEAD, Peer, chunk, frame, head, streaming
-from support.modes import Clock, permits, together, waited
+from support.modes import Clock, Plain, permits, together, waited
 from support.samples import HELLO, chat_answer, completion_answer, piece, route, sent, speaks, sse
 
 import dbllm
@@ -55,6 +55,27 @@ async def test_final_is_the_whole_answer_after_none_some_or_all_chunks(make, wir
     assert (reply.text, reply.message.role, reply.finish_reason) == ("Hello", "assistant", "stop")
     assert reply.usage.completion_tokens == 2
     assert (reply.request_id, reply.object) == ("req-1", "chat.completion")
+
+
+async def test_a_stream_shows_whether_it_is_open_and_how_much_has_come(make, wire):
+    route(wire).mock(return_value=sse(*HELLO))
+    async with make() as client:
+        stream = client.endpoint("ep").stream_chat("dapi-canary")
+        states = [repr(stream)]
+        async with stream:
+            states += [repr(stream)]
+            await stream.final()
+            states += [repr(stream)]
+        async with client.endpoint("ep").stream_chat("hi") as left:
+            pass
+        states += [repr(left)]
+    name = "Stream" if isinstance(client, Plain) else "AsyncStream"
+    assert states == [
+        f"{name}(not opened, chunks=0, request_id=None)",
+        f"{name}(open, chunks=0, request_id='req-1')",
+        f"{name}(ended, chunks=2, request_id='req-1')",
+        f"{name}(closed, chunks=0, request_id='req-1')",
+    ]
 
 
 async def test_final_opens_a_stream_that_was_never_entered(make, wire):

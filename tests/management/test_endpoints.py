@@ -143,7 +143,10 @@ class TestLooking:
     async def test_list_gives_them_in_order(self, make: Any, wire: respx.MockRouter) -> None:
         wire.get(ALL).respond(json={"endpoints": [{"name": "b"}, endpoint()]})
         async with make() as client:
-            assert [found.name for found in await client.endpoints.list()] == ["b", "my-chat"]
+            listed = await client.endpoints.list()
+            assert [found.name for found in listed] == ["b", "my-chat"]
+            assert repr(listed).count("\n") == 1  # one endpoint a line
+            assert "<table>" in listed._repr_html_()
 
     @pytest.mark.parametrize("answer", [[], "x", {"endpoints": "x"}, {"endpoints": [{"id": "e1"}]}, {"endpoints": [3]}])
     async def test_an_answer_of_another_shape_is_said_to_be_one(

@@ -40,7 +40,7 @@ from dbllm._auth.redaction import RedactedMapping
 from dbllm._http import connection, httpx_connection
 from dbllm._http import request as request_module
 from dbllm._management import endpoints, secrets
-from dbllm._protocol.models import CallInfo
+from dbllm._protocol.reply import CallInfo
 from dbllm._transport import options as transport_options
 from dbllm._transport import transport as transport_module
 
