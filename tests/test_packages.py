@@ -36,7 +36,7 @@ EXTRAS = {  # they use public names of dbllm, and what is said here
     "cli": {"local", "serve", "bulk", "_http.tls"},  # doctor tries the TLS handshake that the client would
     "deployments": set(),
     "dbutils": set(),
-    "testing": {"local"},  # and only its module `workspaces`
+    "testing": {"local"},  # its module `workspaces` and the fixture of that name; elsewhere only what needs no extra
     "serve": {"local"},
     "bulk": set(),
 }

@@ -1,24 +1,17 @@
-"""For tests of your own code: a workspace on this machine, and faults of every kind.
+"""For tests of your own code: scripted models, a workspace on this machine, recordings, and faults of every kind.
 
-    from dbllm.testing import Fault, faults, workspace
+    def test_my_chain(scripted):                                     # the fixture of the pytest plugin: no model, 2 ms
+        scripted.reply("Paris.")
+        assert answer("The capital of France?") == "Paris."          # your function, with its own client
+        scripted.assert_called_once(prompt="The capital of France?")
 
-    with workspace() as local:                                       # a real small model; clients find it without help
-        with faults(local, "smollm2-chat", Fault(statuses={429: 0.5}, retry_after=0)):
-            ...                                                      # what does your code do when half the calls fail?
+    def test_with_a_model(workspace): ...                            # a real small model, loaded once
 
-Loading the model takes some seconds, so make it a pytest fixture of scope `session`:
+`pip install 'dbllm[testing]'` has the plugin; the fixture `workspace` needs the extra `local` as well. Without pytest:
 
-    @pytest.fixture(scope="session")
-    def local():
-        with workspace() as running:
-            yield running
-
-The workspace needs the extra: pip install 'dbllm[local]'. What follows needs none:
-
-    from dbllm.testing import SAFE_FAULTS, fault_server
-
-    with fault_server(mix=SAFE_FAULTS, seed=7) as server:            # by itself, or in front of any server
-        client = Client(server.host, "any token")
+    with scripted_workspace() as scripted: ...
+    with workspace() as local, faults(local, "smollm2-chat", Fault(statuses={429: 0.5}, retry_after=0)): ...
+    with fault_server(mix=SAFE_FAULTS, seed=7) as server: ...        # by itself, or in front of any server
 
 `cancel_everywhere` cancels a call at each point where it waits, `leaks` finds what a block leaves open, and
 `VirtualClock` makes hours of backoff pass in no time.
@@ -26,17 +19,21 @@ The workspace needs the extra: pip install 'dbllm[local]'. What follows needs no
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
-
-from dbllm.testing.cancellation import SweepReport, cancel_everywhere
-from dbllm.testing.fault_plans import ALL_FAULTS, FAULT_KINDS, SAFE_FAULTS, FaultKind, FaultName
-from dbllm.testing.leak_census import Census, leaks, take_census
-from dbllm.testing.server import FaultServer, ServerReport, fault_server
-from dbllm.testing.virtual_clock import VirtualClock
 
 if TYPE_CHECKING:
     from dbllm.local.invocation.faults import Fault
     from dbllm.local.workspace import Workspace
+    from dbllm.testing.cancellation import SweepReport, cancel_everywhere
+    from dbllm.testing.fault_plans import ALL_FAULTS, FAULT_KINDS, SAFE_FAULTS, FaultKind, FaultName
+    from dbllm.testing.journal import ModelCall, ModelCalls
+    from dbllm.testing.leak_census import Census, leaks, take_census
+    from dbllm.testing.scripted_answers import STREAM_FAULTS
+    from dbllm.testing.scripted_models import ScriptedModels
+    from dbllm.testing.scripted_server import Scripted, scripted_workspace
+    from dbllm.testing.server import FaultServer, ServerReport, fault_server
+    from dbllm.testing.virtual_clock import VirtualClock
     from dbllm.testing.workspaces import FAULTS, faults, workspace
 
 __all__ = [
@@ -44,11 +41,16 @@ __all__ = [
     "FAULTS",
     "FAULT_KINDS",
     "SAFE_FAULTS",
+    "STREAM_FAULTS",
     "Census",
     "Fault",
     "FaultKind",
     "FaultName",
     "FaultServer",
+    "ModelCall",
+    "ModelCalls",
+    "Scripted",
+    "ScriptedModels",
     "ServerReport",
     "SweepReport",
     "VirtualClock",
@@ -57,15 +59,28 @@ __all__ = [
     "fault_server",
     "faults",
     "leaks",
+    "scripted_workspace",
     "take_census",
     "workspace",
 ]
 
+_NAMES = {  # where each name is; the pytest plugin imports this package, and a test run that uses none pays for none
+    "cancellation": "SweepReport cancel_everywhere",
+    "fault_plans": "ALL_FAULTS FAULT_KINDS SAFE_FAULTS FaultKind FaultName",
+    "journal": "ModelCall ModelCalls",
+    "leak_census": "Census leaks take_census",
+    "scripted_answers": "STREAM_FAULTS",
+    "scripted_models": "ScriptedModels",
+    "scripted_server": "Scripted scripted_workspace",
+    "server": "FaultServer ServerReport fault_server",
+    "virtual_clock": "VirtualClock",
+    "workspaces": "FAULTS Fault Workspace faults workspace",  # needs the extra `local`, the others do not
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
 
 def __getattr__(name: str) -> object:
-    if name not in ("FAULTS", "Fault", "Workspace", "faults", "workspace"):
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from dbllm.testing import workspaces  # needs the extra `local`, the others do not
-
-    value: object = getattr(workspaces, name)
+    value: object = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     return value

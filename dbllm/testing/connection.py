@@ -1,4 +1,4 @@
-"""One connection of the fault server: it reads requests, and answers each as its plan says."""
+"""One connection of a server on loopback: it reads requests, and answers each, or breaks its answer as a plan says."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import json
 import re
 import socket
 import struct
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Coroutine
+from http.client import responses
+from typing import TYPE_CHECKING, Any, Protocol
 
-from dbllm.testing.fault_plans import FAULT_KINDS, FaultPlan
+from dbllm.testing.fault_plans import FAULT_KINDS, FAULT_STATUSES, FaultPlan
 from dbllm.testing.model_answers import JSON, Asked, ModelAnswer, answer_to, json_body, nonce_of, prompt_of
 from dbllm.testing.upstream import ServerAnswer, forward
 
 if TYPE_CHECKING:
-    from dbllm.testing.server import ServerState
+    from dbllm.testing.server import ServerSettings, ServerState
 
 CONTROL = "/_fault_server"
 FORGED = "a forged answer"
@@ -25,13 +26,24 @@ FORGED = "a forged answer"
 _LARGE = 65536  # bytes of a body whose end is not waited for before a plan is made
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.I)
 _RESET = struct.pack("ii", 1, 0)
-_STATUSES = {"429": 429, "429_hint": 429, "500": 500, "502": 502, "503": 503, "504": 504, "early_413": 413}
 
 
-class FaultConnection(asyncio.Protocol):
-    """The server's end of one connection; requests are served one after the other."""
+class ConnectionState(Protocol):
+    """What the connections of one server share."""
 
-    def __init__(self, state: ServerState) -> None:
+    settings: ServerSettings
+    connections: set[LoopbackConnection]
+    accepted: int
+    flaws: list[str]
+
+    def plan(self, nonce: str) -> FaultPlan:
+        """What happens to the next request of a nonce."""
+
+
+class LoopbackConnection(asyncio.Protocol):
+    """The server's end of one connection; requests are served one after the other, by `_begin`."""
+
+    def __init__(self, state: ConnectionState) -> None:
         self._state = state
         self._buffer = bytearray()
         self._task: asyncio.Task[None] | None = None
@@ -82,26 +94,12 @@ class FaultConnection(asyncio.Protocol):
             self._begin(asked)
 
     def _begin(self, asked: Asked) -> None:
-        state = self._state
-        if asked.path.startswith(CONTROL):
-            told = json.dumps(state.control(asked.path.removeprefix(CONTROL), asked.body)).encode()
-            self._transport.write(framed(200, JSON, told))
-            return
-        body = json_body(asked) if asked.headers.get("content-type", "").startswith("application/json") else {}
-        prompt = prompt_of(body)
-        nonce = nonce_of(asked, prompt)
-        plan, self._plan = self._plan or state.plan(nonce), None
-        fault = plan.fault
-        if fault == "reset_kept" and not self._served:
-            fault = None  # only a kept connection can be closed before its next request
-        self._served += 1
-        state.count(nonce, fault, fault is None or FAULT_KINDS[fault].runs)
-        if fault is None and not state.settings.upstream and not state.settings.delays:
-            answer = answer_to(asked, body, prompt)
-            if not answer.streams:
-                self._transport.write(framed(200, answer.content_type, answer.pieces[0]))
-                return
-        self._task = asyncio.get_running_loop().create_task(self._serve(asked, FaultPlan(fault, plan.draw)))
+        """Answer a request: at once, or in a task."""
+        raise NotImplementedError
+
+    def _run_task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Answer in a task; the next request is read when it has ended."""
+        self._task = asyncio.get_running_loop().create_task(work)
         self._task.add_done_callback(self._served_one)
 
     def _served_one(self, task: asyncio.Task[None]) -> None:
@@ -112,41 +110,9 @@ class FaultConnection(asyncio.Protocol):
         elif not self._transport.is_closing():
             self._read_requests()
 
-    async def _serve(self, asked: Asked, plan: FaultPlan) -> None:
-        settings = self._state.settings
-        if settings.delays:
-            await asyncio.sleep(settings.latency + settings.jitter * plan.draw)
-        if plan.fault == "reset_kept":
-            self.close(reset=True)
-            return
-        if plan.fault in _STATUSES:
-            self._refuse(plan)
-            return
-        answer = await self._answer(asked)
-        if plan.fault is not None:
-            body = b"".join([piece async for piece in answer.pieces])
-            await self._misbehave(plan, answer, body)
-            return
-        if not answer.streams:
-            body = b"".join([piece async for piece in answer.pieces])
-            self._transport.write(framed(answer.status, b"", body, answer.headers))
-            return
-        self._transport.write(head(answer.status, [*answer.headers, (b"transfer-encoding", b"chunked")]))
-        async for piece in answer.pieces:
-            self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-            await asyncio.sleep(settings.between)
-        self._transport.write(b"0\r\n\r\n")
-
-    async def _answer(self, asked: Asked) -> ServerAnswer:
-        if self._state.settings.upstream:
-            return await forward(self._state.settings.upstream, asked)
-        body = json_body(asked)
-        answer = answer_to(asked, body, prompt_of(body))
-        return ServerAnswer(200, [(b"content-type", answer.content_type)], answer.streams, each(answer))
-
     def _refuse(self, plan: FaultPlan) -> None:
         assert plan.fault is not None  # noqa: S101
-        status = _STATUSES[plan.fault]
+        status = FAULT_STATUSES[plan.fault]
         hint = [(b"retry-after-ms", b"%d" % (1000 * self._state.settings.hint))] if plan.fault == "429_hint" else []
         body = json.dumps({"error_code": "INJECTED", "message": f"an injected fault: {plan.fault}"}).encode()
         early = plan.fault == "early_413"
@@ -224,6 +190,68 @@ class FaultConnection(asyncio.Protocol):
         return framed(status, b"", body[: len(body) // 2], headers)
 
 
+class FaultConnection(LoopbackConnection):
+    """One connection to the fault server."""
+
+    def __init__(self, state: ServerState) -> None:
+        super().__init__(state)
+        self._server = state
+
+    def _begin(self, asked: Asked) -> None:
+        state = self._server
+        if asked.path.startswith(CONTROL):
+            told = json.dumps(state.control(asked.path.removeprefix(CONTROL), asked.body)).encode()
+            self._transport.write(framed(200, JSON, told))
+            return
+        body = json_body(asked) if asked.headers.get("content-type", "").startswith("application/json") else {}
+        prompt = prompt_of(body)
+        nonce = nonce_of(asked, prompt)
+        plan, self._plan = self._plan or state.plan(nonce), None
+        fault = plan.fault
+        if fault == "reset_kept" and not self._served:
+            fault = None  # only a kept connection can be closed before its next request
+        self._served += 1
+        state.count(nonce, fault, fault is None or FAULT_KINDS[fault].runs)
+        if fault is None and not state.settings.upstream and not state.settings.delays:
+            answer = answer_to(asked, body, prompt)
+            if not answer.streams:
+                self._transport.write(framed(200, answer.content_type, answer.pieces[0]))
+                return
+        self._run_task(self._serve(asked, FaultPlan(fault, plan.draw)))
+
+    async def _serve(self, asked: Asked, plan: FaultPlan) -> None:
+        settings = self._state.settings
+        if settings.delays:
+            await asyncio.sleep(settings.latency + settings.jitter * plan.draw)
+        if plan.fault == "reset_kept":
+            self.close(reset=True)
+            return
+        if plan.fault in FAULT_STATUSES:
+            self._refuse(plan)
+            return
+        answer = await self._answer(asked)
+        if plan.fault is not None:
+            body = b"".join([piece async for piece in answer.pieces])
+            await self._misbehave(plan, answer, body)
+            return
+        if not answer.streams:
+            body = b"".join([piece async for piece in answer.pieces])
+            self._transport.write(framed(answer.status, b"", body, answer.headers))
+            return
+        self._transport.write(head(answer.status, [*answer.headers, (b"transfer-encoding", b"chunked")]))
+        async for piece in answer.pieces:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await asyncio.sleep(settings.between)
+        self._transport.write(b"0\r\n\r\n")
+
+    async def _answer(self, asked: Asked) -> ServerAnswer:
+        if self._state.settings.upstream:
+            return await forward(self._state.settings.upstream, asked)
+        body = json_body(asked)
+        answer = answer_to(asked, body, prompt_of(body))
+        return ServerAnswer(200, [(b"content-type", answer.content_type)], answer.streams, each(answer))
+
+
 def read_head(head: bytes) -> tuple[str, str, dict[str, str]]:
     """Method, path and headers of a request."""
     line, *rows = head.decode("latin-1").split("\r\n")
@@ -234,7 +262,8 @@ def read_head(head: bytes) -> tuple[str, str, dict[str, str]]:
 
 def head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
     """The head of an answer."""
-    return b"HTTP/1.1 %d Injected\r\n%b\r\n" % (status, b"".join(b"%b: %b\r\n" % pair for pair in headers))
+    reason = responses.get(status, "Unknown").encode()
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, b"".join(b"%b: %b\r\n" % pair for pair in headers))
 
 
 def framed(status: int, kind: bytes, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> bytes:

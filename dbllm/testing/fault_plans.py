@@ -93,6 +93,17 @@ FAULT_KINDS: Mapping[FaultName, FaultKind] = {
     "truncated_json": FaultKind(_LOST, "a whole body that holds half of the JSON"),
 }
 
+FAULT_STATUSES: Mapping[FaultName, int] = {
+    "429": 429,
+    "429_hint": 429,
+    "500": 500,
+    "502": 502,
+    "503": 503,
+    "504": 504,
+    "early_413": 413,
+}
+"""The status of each fault that is one."""
+
 Mix = Mapping[FaultName, float]
 """Fault → share of the requests that meet it; the shares are 1 at most in sum."""
 

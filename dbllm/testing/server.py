@@ -22,13 +22,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from http.client import HTTPConnection, HTTPSConnection
 from typing import Any
 
-from dbllm.testing.connection import CONTROL, FaultConnection
+from dbllm.testing.connection import CONTROL, FaultConnection, LoopbackConnection
 from dbllm.testing.fault_plans import FaultName, FaultPlan, Mix, check_mix, plan_request
+from dbllm.testing.loopback import LoopbackThread
 
 _BACKLOG = 4096
 
@@ -94,7 +95,7 @@ class ServerState:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.connections: set[FaultConnection] = set()
+        self.connections: set[LoopbackConnection] = set()
         self.flaws: list[str] = []
         self.clear()
 
@@ -155,9 +156,7 @@ class FaultServer:
         self._in_process = process
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
+        self._thread: LoopbackThread | None = None
 
     @property
     def host(self) -> str:
@@ -198,10 +197,8 @@ class FaultServer:
                 raise RuntimeError("the fault server's process did not start; its standard error says why")
             self._port = int(line)
         else:
-            ready = threading.Event()
-            self._thread = threading.Thread(target=self._run, args=(ready,), name="dbllm fault server", daemon=True)
-            self._thread.start()
-            ready.wait()
+            self._thread = LoopbackThread(self._serve, "dbllm fault server")
+            self._port = self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -221,23 +218,12 @@ class FaultServer:
                     pipe.close()  # the process ends with its standard input
             self._process.wait()
             self._process = None
-        if self._loop is not None and self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread is not None:
-            self._thread.join()
-            self._thread = self._loop = None
+            self._thread.close()
+            self._thread = None
 
-    def _run(self, ready: threading.Event) -> None:
-        async def serve() -> None:
-            self._stop, self._loop = asyncio.Event(), asyncio.get_running_loop()
-
-            def listening(port: int) -> None:
-                self._port = port
-                ready.set()
-
-            await serve_until(self._stop, self.settings, listening)
-
-        asyncio.run(serve())
+    async def _serve(self, stop: asyncio.Event, listening: Callable[[int], None]) -> None:
+        await serve_until(stop, self.settings, listening)
 
     def _ask(self, what: str, body: object = None) -> Any:
         trusting = ssl.create_default_context() if self.settings.certificate else None
@@ -289,7 +275,7 @@ def fault_server(
     return FaultServer(settings, process=process)
 
 
-async def serve_until(stop: asyncio.Event, settings: ServerSettings, listening: Any) -> None:
+async def serve_until(stop: asyncio.Event, settings: ServerSettings, listening: Callable[[int], None]) -> None:
     """Serve on a free port of loopback; `listening` is called with the port."""
     state = ServerState(settings)
     loop = asyncio.get_running_loop()

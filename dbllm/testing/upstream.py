@@ -38,9 +38,7 @@ async def forward(base: str, asked: Asked) -> ServerAnswer:
         port = url.port or (443 if url.scheme == "https" else 80)
         reader, writer = await asyncio.open_connection(url.hostname, port, ssl=url.scheme == "https" or None)
     except OSError as error:
-        return ServerAnswer(
-            502, [(b"content-type", b"text/plain")], False, _one_piece(f"no upstream: {error}".encode())
-        )
+        return ServerAnswer(502, [(b"content-type", b"text/plain")], False, one_piece(f"no upstream: {error}".encode()))
     connection = h11.Connection(h11.CLIENT)
     headers = [(name, value) for name, value in asked.headers.items() if name not in _OF_ONE_CONNECTION]
     headers += [("host", url.netloc.rpartition("@")[2]), ("connection", "close")]
@@ -56,7 +54,7 @@ async def forward(base: str, asked: Asked) -> ServerAnswer:
             raise EOFError("it ended without an answer")
     except (OSError, EOFError, h11.ProtocolError) as error:
         writer.close()
-        return ServerAnswer(502, [(b"content-type", b"text/plain")], False, _one_piece(f"upstream: {error}".encode()))
+        return ServerAnswer(502, [(b"content-type", b"text/plain")], False, one_piece(f"upstream: {error}".encode()))
     except BaseException:
         writer.close()
         raise
@@ -81,5 +79,6 @@ async def _pieces(
         writer.close()
 
 
-async def _one_piece(body: bytes) -> AsyncIterator[bytes]:
+async def one_piece(body: bytes) -> AsyncIterator[bytes]:
+    """A body that is at hand."""
     yield body

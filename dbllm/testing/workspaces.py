@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dbllm import Client
 from dbllm.local.extras import load
+from dbllm.testing.scripted_server import workspace_environment
 
 if TYPE_CHECKING:
     from dbllm.local.invocation.faults import Fault
@@ -44,7 +44,7 @@ def workspace(
     """
     module = load("dbllm.local.workspace")
     options = load("dbllm.local").Options(customs=customs or {}, upstreams=upstreams or {})
-    with module.Workspace(drivers=drivers, options=options) as running, _environment(running.env):
+    with module.Workspace(drivers=drivers, options=options) as running, workspace_environment(running.env):
         yield running
 
 
@@ -63,18 +63,6 @@ def faults(local: Workspace, endpoint: str, fault: Fault) -> Iterator[None]:
             yield
         finally:
             client.request("DELETE", FAULTS, json={"endpoint": endpoint})
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("DATABRICKS_")}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            os.environ.pop(name, None)
-        os.environ.update(before)
 
 
 def __getattr__(name: str) -> object:

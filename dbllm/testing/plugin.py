@@ -1,0 +1,73 @@
+"""The pytest plugin: the fixtures `scripted` and `workspace`. What they need is imported when a test asks for one.
+
+Scope: `scripted` is made anew for each test, at a port of its own, so that tests which run at once in several
+processes (pytest-xdist) do not meet; for tasks at once within a test there is `scripted.scope()`. `workspace` lives as
+long as the session, once in each process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from dbllm.local import Workspace
+    from dbllm.testing.scripted_server import Scripted
+
+_JOURNALS = pytest.StashKey[list[Any]]()
+
+
+@pytest.fixture
+def scripted(request: pytest.FixtureRequest) -> Iterator[Scripted]:
+    """A workspace whose models answer what this test writes; clients that are made without a host use it.
+
+    A call that no answer was written for makes the test fail.
+    """
+    from dbllm.testing.scripted_server import Scripted, workspace_environment
+
+    made = Scripted()
+    made.start()
+    request.node.stash.setdefault(_JOURNALS, []).append(made)
+    try:
+        with workspace_environment(made.env):
+            yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session", name="workspace")
+def local_workspace() -> Iterator[Workspace]:
+    """A workspace on this machine with a real small model; clients that are made without a host use it.
+
+    Its tests are skipped where the extra `local` is not installed.
+    """
+    from dbllm.local import LocalError
+    from dbllm.local.extras import load
+
+    try:
+        load("dbllm.local.workspace")
+        load("xllamacpp")
+    except LocalError as error:
+        pytest.skip(f"the fixture `workspace` runs a model on this machine. {error}")
+    from dbllm.testing.workspaces import workspace as started
+
+    with started() as running:
+        yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A call that no answer was written for fails its test, also where the code under test swallows the error."""
+    try:
+        result = yield
+    except BaseException:
+        for made in item.stash.get(_JOURNALS, ()):
+            if said := made.problem() or made.journal():
+                item.add_report_section("call", "dbllm", said)
+        raise
+    for made in item.stash.get(_JOURNALS, ()):
+        if said := made.problem():
+            pytest.fail(said, pytrace=False)
+    return result

@@ -1,0 +1,240 @@
+"""A workspace whose models answer what a test writes: on loopback, in a thread, without a model.
+
+from dbllm import Client
+from dbllm.testing import scripted_workspace
+
+with scripted_workspace() as scripted, Client() as client:
+    scripted.reply("Hello!")
+    assert client.endpoint("any").chat("hi").text == "Hello!"
+    scripted.assert_called_once(endpoint="any", prompt="hi")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+from dbllm.testing.connection import LoopbackConnection, framed, head
+from dbllm.testing.fault_plans import FAULT_STATUSES, FaultName, FaultPlan, plan_request
+from dbllm.testing.loopback import LoopbackThread
+from dbllm.testing.model_answers import Asked
+from dbllm.testing.scripted_models import ScriptedModels
+from dbllm.testing.server import ServerSettings
+from dbllm.testing.upstream import ServerAnswer, one_piece
+from dbllm.testing.wire_answers import WireAnswer
+
+_BACKLOG = 1024
+
+
+class Scripted(ScriptedModels):
+    """The workspace on loopback; `scripted_workspace` and the fixture `scripted` make one.
+
+    Attributes:
+        host: its address, for any client.
+        token: opens it, as any other does.
+        settings: seconds of faults, as `fault_server` has them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.host, self.token = "", f"scripted-{secrets.token_hex(8)}"
+        self.settings = ServerSettings()
+        self.connections: set[LoopbackConnection] = set()
+        self.accepted = 0
+        self.flaws: list[str] = []
+        self._thread = LoopbackThread(self._serve, "scripted workspace")
+        self._apps: dict[str, str] = {}
+        self._servers: list[asyncio.AbstractServer] = []
+
+    @property
+    def openai_base_url(self) -> str:
+        """The `base_url` for OpenAI's clients; the model's name is the endpoint's."""
+        return f"{self.host}/serving-endpoints"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables by which clients find it."""
+        return {
+            "DATABRICKS_HOST": self.host,
+            "DATABRICKS_TOKEN": self.token,
+            "DATABRICKS_CLUSTER_ID": "0000-000000-scripted",
+        }
+
+    @contextmanager
+    def scope(self) -> Iterator[Scripted]:
+        """Another workspace, with its own answers, journal and address, for one of several tasks that run at once.
+
+        The environment stays as it is: pass `host` and `token` of the scope to the task's client.
+        """
+        inner = Scripted()
+        inner.settings = self.settings
+        inner.start()
+        try:
+            yield inner
+        finally:
+            inner.close()
+            self._script.problems += inner._script.problems
+
+    def start(self) -> None:
+        """Listen."""
+        self.host = f"http://127.0.0.1:{self._thread.start()}"
+
+    def close(self) -> None:
+        """End the server and all its connections."""
+        self._thread.close()
+
+    async def _serve(self, stop: asyncio.Event, listening: Callable[[int], None]) -> None:
+        listening(await self.listen(""))
+        try:
+            await stop.wait()
+        finally:
+            for server in self._servers:
+                server.close()
+            for connection in tuple(self.connections):
+                connection.close(reset=True)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    async def listen(self, app: str) -> int:
+        """Listen at a further port, for the workspace or for an app."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(partial(_ScriptedConnection, self, app), "127.0.0.1", 0, backlog=_BACKLOG)
+        self._servers.append(server)
+        port: int = server.sockets[0].getsockname()[1]
+        return port
+
+    async def app_url(self, name: str) -> str:
+        """The address of an agent's app: each has a port of its own."""
+        if name not in self._apps:
+            self._apps[name] = f"http://127.0.0.1:{await self.listen(name)}"
+        return self._apps[name]
+
+    def respond(self, asked: Asked, app: str, app_url: str = "") -> WireAnswer:
+        """The answer to a request; `app_url` is the address of the app that it asks for."""
+        self._script.pause = self.settings.pause
+        return self._script.respond(asked, app, app_url)
+
+    # What a connection of the fault server asks of its server.
+
+    def plan(self, _nonce: str) -> FaultPlan:
+        """Faults belong to answers here, so none is planned before a request has been read."""
+        return FaultPlan(None, 0.0)
+
+    def draw(self, fault: FaultName) -> FaultPlan:
+        """Where a fault hits."""
+        return FaultPlan(fault, plan_request(self._script.seed, f"{fault} {len(self.requests)}", 1, {}).draw)
+
+    async def wait(self, seconds: float) -> None:
+        """Let time pass: in reality, or on the test's clock."""
+        if self.clock is not None:
+            self.clock.advance(seconds)
+        elif seconds:
+            await asyncio.sleep(seconds)
+
+
+class _ScriptedConnection(LoopbackConnection):
+    """One connection to the scripted workspace, or to one of its apps."""
+
+    def __init__(self, scripted: Scripted, app: str) -> None:
+        super().__init__(scripted)
+        self._scripted, self._app = scripted, app
+
+    def _begin(self, asked: Asked) -> None:
+        path = asked.path.partition("?")[0]
+        self._served += 1
+        if asked.method == "GET" and path.startswith("/api/2.0/apps/"):
+            self._run_task(self._describe_app(asked, path.rpartition("/")[2]))
+            return
+        made = self._scripted.respond(asked, self._app)
+        if made.fault is None and not made.streams and not made.delay and made.ending == "whole":
+            self._transport.write(framed(made.status, b"", made.body, _headers(made)))
+        else:
+            self._run_task(self._answer_slowly(made))
+
+    async def _describe_app(self, asked: Asked, name: str) -> None:
+        made = self._scripted.respond(asked, self._app, await self._scripted.app_url(name))
+        self._transport.write(framed(made.status, b"", made.body, _headers(made)))
+
+    async def _answer_slowly(self, made: WireAnswer) -> None:
+        wait, headers = self._scripted.wait, _headers(made)
+        if made.fault is not None and not (made.fault == "reset_kept" and self._served == 1):
+            await self._break(made, made.fault, headers)
+        elif made.streams:
+            self._transport.write(head(made.status, [*headers, (b"transfer-encoding", b"chunked")]))
+            for seconds, frame in made.frames:
+                await wait(seconds)
+                self._transport.write(b"%x\r\n%b\r\n" % (len(frame), frame))
+                await asyncio.sleep(0)
+            if made.ending == "whole":
+                self._transport.write(b"0\r\n\r\n")
+            else:
+                await self._end(made)
+        else:
+            await wait(made.delay)
+            if made.ending == "whole":
+                self._transport.write(framed(made.status, b"", made.body, headers))
+                return
+            length = (b"content-length", b"%d" % (2 * len(made.body)))
+            self._transport.write(head(made.status, [*headers, length]) + made.body)
+            await self._end(made)
+
+    async def _break(self, made: WireAnswer, fault: FaultName, headers: list[tuple[bytes, bytes]]) -> None:
+        """What the fault server does to such an answer."""
+        plan = self._scripted.draw(fault)
+        if fault in FAULT_STATUSES:
+            self._refuse(plan)
+        elif fault == "reset_kept":
+            self.close(reset=True)
+        else:
+            body = made.body or b"".join(frame for _, frame in made.frames)
+            whole = ServerAnswer(made.status, headers, made.streams, one_piece(body))
+            await self._misbehave(plan, whole, body)
+
+    async def _end(self, made: WireAnswer) -> None:
+        """End an answer before its end."""
+        if made.ending == "stall":
+            await asyncio.sleep(self._scripted.settings.stall)
+        else:
+            await asyncio.sleep(0.002)  # or a reset would discard what lies in the kernel
+        self.close(reset=made.ending != "cut")
+
+
+def _headers(made: WireAnswer) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), str(value).encode()) for name, value in made.headers.items()]
+
+
+@contextmanager
+def workspace_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables, and remove all others that begin with DATABRICKS_, until the end of the block."""
+    before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("DATABRICKS_")}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
+@contextmanager
+def scripted_workspace() -> Iterator[Scripted]:
+    """A workspace whose models answer what the test writes. Every client made without a host inside the block uses it.
+
+    The environment's DATABRICKS_* variables are set until the end of the block, so that no real workspace is called.
+
+    Raises:
+        AssertionError: at the end of the block, if there was a call that no answer was written for.
+    """
+    scripted = Scripted()
+    scripted.start()
+    try:
+        with workspace_environment(scripted.env):
+            yield scripted
+    finally:
+        scripted.close()
+    if scripted.problem():
+        raise AssertionError(scripted.problem())

@@ -1,0 +1,327 @@
+"""Scripted models: what each kind of endpoint answers, to dbllm and to the clients of others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import BaseModel
+
+from dbllm import APIError, APIStatusError, AsyncClient, Client, RateLimitError, Retry
+from dbllm.local.invocation import responses as local_responses
+from dbllm.local.model.llama import Piece, Tokens
+from dbllm.testing import FAULT_KINDS, STREAM_FAULTS, Scripted, VirtualClock, scripted_workspace
+from dbllm.testing.scripted_answers import ScriptedAnswer, tool_calls_of
+from dbllm.testing.wire_answers import wire_answer
+
+ONCE = Retry(attempts=1)
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+class Capital(BaseModel):
+    city: str
+
+
+async def test_every_kind_of_endpoint_answers_with_the_text(make: Callable[..., Any], scripted: Scripted) -> None:
+    scripted.reply("one two three", times=20)
+    scripted.task("text", "llm/v1/completions")
+    scripted.task("custom", "")
+    async with make(scripted.host, scripted.token) as client:
+        agent, app = client.agent("my-agent"), client.driver_app(7777, "cluster")
+        service = client.endpoint("system.ai.claude-sonnet")
+        texts = {
+            "chat": (await client.endpoint("chat").chat("hi")).text,
+            "service": (await service.chat("hi")).text,
+            "completions": await client.endpoint("text").complete("hi"),
+            "custom": await client.endpoint("custom").complete("hi"),
+            "responses": (await client.endpoint("agent").respond("hi")).text,
+            "service_responses": (await client.endpoint("system.ai.gpt").respond("hi")).text,
+            "agent": (await agent.respond("hi")).text,
+            "app": await app.complete("hi"),
+        }
+        for stream in (
+            client.endpoint("chat").stream_chat("hi"),
+            client.endpoint("text").stream_complete("hi"),
+            client.endpoint("agent").stream_respond("hi"),
+            service.stream_chat("hi"),
+            agent.stream_respond("hi"),
+            app.stream_complete("hi"),
+        ):
+            async with stream:
+                pieces = [chunk.text async for chunk in stream]
+                texts[f"stream {len(texts)}"] = "".join(pieces)
+                assert len([piece for piece in pieces if piece]) == 3
+    assert texts == dict.fromkeys(texts, "one two three")
+    assert [call.kind for call in scripted.calls[:8]] == [
+        *("chat", "chat", "completions", "custom", "responses", "responses", "agent", "driver_app")
+    ]
+    assert {call.prompt for call in scripted.calls} == {"hi"}
+    endpoints = ["chat", "system.ai.claude-sonnet", "text", "custom", "agent", "system.ai.gpt", "my-agent"]
+    assert [call.endpoint for call in scripted.calls[:8]] == [*endpoints, "cluster:7777"]
+    assert scripted.flaws == []
+
+
+async def test_vectors_predictions_tools_and_structured_output(make: Callable[..., Any], scripted: Scripted) -> None:
+    scripted.embed([[1, 2], [3, 4]])
+    scripted.predict([{"score": 0.5}])
+    scripted.reply(tool_calls=[("weather", {"city": "Paris"}), ("weather", {"city": "Rome"})], times=2)
+    scripted.tool_call("weather", {"city": "Oslo"})
+    scripted.reply(Capital(city="Paris"))
+    async with make(scripted.host, scripted.token) as client:
+        assert (await client.endpoint("e").embed(["a", "b"])).vectors == [[1, 2], [3, 4]]
+        assert (await client.endpoint("p").predict(inputs=[1])).predictions == [{"score": 0.5}]
+        whole = (await client.endpoint("m").chat("hi", tools=[WEATHER])).message.tool_calls
+        async with client.endpoint("m").stream_chat("hi", tools=[WEATHER]) as stream:
+            streamed = await stream.final()
+        for calls in (whole, streamed.message.tool_calls):
+            assert [json.loads(call.function.arguments)["city"] for call in calls] == ["Paris", "Rome"]
+        assert streamed.finish_reason == "tool_calls"
+        assert {call.id for call in whole}.isdisjoint(call.id for call in streamed.message.tool_calls)
+        async with client.endpoint("a").stream_respond("hi") as stream:
+            (item,) = (await stream.final()).output
+        assert (item.type, json.loads(item.arguments)) == ("function_call", {"city": "Oslo"})
+        reply = await client.endpoint("m").chat("hi", response_model=Capital)
+        assert reply.parsed == Capital(city="Paris")
+    assert scripted.calls[2].tools == ["weather"]
+    scripted.assert_all_used()
+
+
+async def test_errors_have_the_envelope_of_the_workspace_or_of_an_app(
+    make: Callable[..., Any], scripted: Scripted
+) -> None:
+    scripted.error(429, "slow down", retry_after=0.001)
+    scripted.reply("then it answers")
+    scripted.error(429, times=3)
+    scripted.error(403, "no", error_code="PERMISSION_DENIED", headers={"x-request-id": "r-1"})
+    scripted.error(400, body={"error": {"message": "as OpenAI says it"}})
+    scripted.error(422, "input is missing")
+    async with make(scripted.host, scripted.token, retry=Retry(attempts=3, backoff=0)) as client:
+        assert (await client.endpoint("m").chat("hi")).attempts == 2
+        with pytest.raises(RateLimitError) as limited:
+            await client.endpoint("m").chat("hi")
+        assert (limited.value.attempts, limited.value.error_code) == (3, "REQUEST_LIMIT_EXCEEDED")
+        with pytest.raises(APIStatusError, match="no") as denied:
+            await client.endpoint("m").chat("hi")
+        assert (denied.value.status, denied.value.request_id) == (403, "r-1")
+        with pytest.raises(APIStatusError, match="as OpenAI says it"):
+            await client.endpoint("m").chat("hi")
+        with pytest.raises(APIStatusError, match="input is missing") as refused:
+            await client.agent("a").respond("hi")
+        assert refused.value.status == 422
+    assert [call.status for call in scripted.calls] == [429, 200, 429, 429, 429, 403, 400, 422]
+
+
+def test_answers_are_chosen_by_endpoint_and_prompt_and_those_for_always_come_last(scripted: Scripted) -> None:
+    scripted.reply("always", times=None)
+    scripted.reply("for b", endpoint="b")
+    scripted.reply("for cats", when="cat")
+    scripted.reply("cold", when=lambda call: call.body.get("temperature") == 0)
+    with Client() as client:
+        said = [
+            client.endpoint("a").chat("dogs").text,
+            client.endpoint("b").chat("dogs").text,
+            client.endpoint("b").chat("cats and dogs").text,
+            client.endpoint("a").chat("dogs", temperature=0).text,
+            client.endpoint("a").chat("cats").text,
+        ]
+    assert said == ["always", "for b", "for cats", "cold", "always"]
+    assert len(scripted.calls.to("b")) == 2
+
+
+def test_an_agents_run_goes_on_in_the_background_and_after_a_broken_stream(scripted: Scripted) -> None:
+    scripted.reply("made in the background")
+    scripted.reply("one two three", fault="stream_reset")
+    with Client() as client:
+        run = client.agent("a").start("hi")
+        assert (run.status(), run.result().text) == ("completed", "made in the background")
+        with client.agent("a").stream_respond("hi") as stream:
+            assert stream.final().text == "one two three"
+    assert len(scripted.calls) == 2
+
+
+def test_time_passes_in_reality_or_on_the_clock_of_the_test(scripted: Scripted) -> None:
+    scripted.reply("a b c d e", tokens_per_second=100, first_token=0.02, times=2)
+    with Client() as client:
+        began = time.monotonic()
+        client.endpoint("m").chat("hi")
+        assert time.monotonic() - began >= 0.06
+        began = time.monotonic()
+        with client.endpoint("m").stream_chat("hi") as stream:
+            stream.final()
+        assert time.monotonic() - began >= 0.06
+        scripted.clock = clock = VirtualClock()
+        scripted.reply("a b c d e", tokens_per_second=0.1, first_token=3600)
+        with client.endpoint("m").stream_chat("hi") as stream:
+            assert stream.final().text == "a b c d e"
+        assert clock.seconds == pytest.approx(3640)
+
+
+def test_faults_by_seed_hit_the_same_calls_in_every_run() -> None:
+    def run() -> list[int | None]:
+        with scripted_workspace() as scripted, Client(retry=ONCE) as client:
+            scripted.reply("well", times=None)
+            scripted.faults({"429": 0.3, "close_in_body": 0.2}, seed=3)
+            for number in range(30):
+                try:
+                    client.endpoint("m").chat(str(number))
+                except APIError:
+                    pass
+            return [call.status for call in scripted.calls]
+
+    first = run()
+    assert first == run()
+    assert 5 < len([status for status in first if status == 200]) < 30
+
+
+def test_each_fault_of_an_answer_is_met_and_the_server_has_no_flaw(scripted: Scripted) -> None:
+    scripted.settings = replace(scripted.settings, pause=0.01, stall=0.02, run=0.02)
+    wrong = []
+    for fault in (*STREAM_FAULTS, *(FAULT_KINDS.keys() - {"drip"})):  # that one takes seconds, byte by byte
+        for stream in (False, True):
+            scripted.reply("one two three four", tool_calls={"weather": {"city": "Paris"}}, fault=fault)  # type: ignore[arg-type]
+            with Client(retry=ONCE, timeout=5) as client:
+                endpoint = client.endpoint("m")
+                try:
+                    reply = endpoint.stream_chat("hi").final() if stream else endpoint.chat("hi")
+                    found: object = reply.text
+                    whole = reply.text == "one two three four" and reply.finish_reason == "tool_calls"
+                except APIError as error:
+                    found, whole = error, False
+            harmless = fault in FAULT_KINDS and FAULT_KINDS[fault].effect == "harmless"  # type: ignore[index]
+            ends_late = stream and fault == "wrong_length"
+            if whole is not (harmless or ends_late or fault in ("slow_first_token", "reset_kept")):
+                wrong.append((fault, stream, found))
+    assert wrong == []
+    assert scripted.flaws == []
+
+
+def test_a_call_beyond_the_script_gets_a_sentence_and_is_not_sent_again(scripted: Scripted) -> None:
+    scripted.reply("only this")
+    scripted.reply("for another", endpoint="other")
+    with Client() as client:
+        client.endpoint("m").chat("first")
+        with pytest.raises(APIStatusError) as caught:
+            client.endpoint("m").chat("second")
+    said = caught.value.message
+    assert (caught.value.status, caught.value.error_code, caught.value.attempts) == (418, "NOT_SCRIPTED", 1)
+    for part in ("call 2", "chat to 'm': 'second'", "'for another', endpoint='other'", "scripted.reply("):
+        assert part in said, said
+    assert scripted.problem() == said
+    scripted._script.problems.clear()  # or this test fails, as it should
+
+
+def test_an_answer_of_another_form_than_the_call_asks_for_gets_a_sentence(scripted: Scripted) -> None:
+    scripted.predict([1])
+    scripted.embed([1.0])
+    scripted.embed([[1.0], [2.0]])
+    with Client() as client:
+        with pytest.raises(APIStatusError, match=r"is predictions, and the request asks for a text \(chat\)"):
+            client.endpoint("m").chat("hi")
+        with pytest.raises(APIStatusError, match=r"is vectors, and the request asks for a stream"):
+            client.endpoint("m").stream_chat("hi").final()
+        with pytest.raises(APIStatusError, match="has 2 vectors, and the request has 3 texts"):
+            client.endpoint("m").embed(["a", "b", "c"])
+    assert len(scripted._script.problems) == 3
+    scripted._script.problems.clear()
+
+
+def test_what_cannot_be_is_refused_when_it_is_written(scripted: Scripted) -> None:
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("there is no fault 'explode'", {"fault": "explode"}),
+        ("times is a whole number from 1", {"times": 0}),
+        ("tokens_per_second is more than 0", {"tokens_per_second": 0}),
+        ("first_token is in seconds", {"first_token": -1}),
+    ]
+    for match, options in wrong:
+        with pytest.raises(ValueError, match=match):
+            scripted.reply("x", **options)
+    with pytest.raises(ValueError, match="from 400 to 599"):
+        scripted.error(200)
+    with pytest.raises(ValueError, match="there is no fault"):
+        scripted.faults({"418": 0.1})  # type: ignore[dict-item]
+
+
+def test_clients_of_others_are_answered_as_well(scripted: Scripted) -> None:
+    scripted.reply("for httpx", times=2)
+    scripted.json({"jobs": []}, endpoint="/api/2.1/jobs/list")
+    with httpx.Client(base_url=scripted.openai_base_url, headers={"authorization": "Bearer secret-of-mine"}) as client:
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        whole = client.post("/chat/completions", json=body).json()
+        assert whole["choices"][0]["message"]["content"] == "for httpx"
+        lines = client.post("/chat/completions", json={**body, "stream": True}).text.splitlines()
+        assert lines[-2:] == ["data: [DONE]", ""] or lines[-1] == "data: [DONE]"
+        assert client.get(f"{scripted.host}/api/2.1/jobs/list").json() == {"jobs": []}
+    scripted.assert_called(times=2, endpoint="m", prompt="hi")
+    assert "secret-of-mine" not in repr([call.headers for call in scripted.requests])
+
+
+def test_scopes_keep_tasks_that_run_at_once_apart(scripted: Scripted) -> None:
+    async def task(name: str) -> list[str]:
+        with scripted.scope() as own:
+            own.reply(f"{name} first")
+            own.reply(f"{name} second")
+            async with AsyncClient(own.host, own.token) as client:
+                said = [(await client.endpoint("m").chat(f"{name} {turn}")).text for turn in range(2)]
+            assert [call.prompt for call in own.calls] == [f"{name} 0", f"{name} 1"]
+            return said
+
+    async def main() -> list[list[str]]:
+        return await asyncio.gather(*(task(str(number)) for number in range(8)))
+
+    assert asyncio.run(main()) == [[f"{number} first", f"{number} second"] for number in range(8)]
+    assert not scripted.requests
+
+
+def test_a_call_beyond_the_script_of_a_scope_is_a_problem_of_the_test(scripted: Scripted) -> None:
+    with scripted.scope() as own, Client(own.host, own.token) as client, pytest.raises(APIStatusError):
+        client.endpoint("m").chat("hi")
+    assert "the test wrote no answer" in scripted.problem()
+    scripted._script.problems.clear()
+
+
+def test_without_pytest_the_block_ends_with_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABRICKS_CONFIG_PROFILE", "another")
+
+    def block(error: type[Exception] | None = None) -> None:
+        with scripted_workspace(), Client() as client:
+            assert "DATABRICKS_CONFIG_PROFILE" not in os.environ
+            with pytest.raises(APIStatusError):
+                client.endpoint("m").chat("hi")
+            if error is not None:
+                raise error
+
+    with pytest.raises(AssertionError, match="There is no answer for call 1"):
+        block()
+    with pytest.raises(ZeroDivisionError):  # an error of the test's own comes first
+        block(ZeroDivisionError)
+    assert os.environ["DATABRICKS_CONFIG_PROFILE"] == "another"
+    assert "DATABRICKS_HOST" not in os.environ
+
+
+def test_a_scripted_answer_has_the_fields_of_the_local_workspaces_own() -> None:
+    def shape(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: shape(one) for name, one in value.items() if name not in ("usage", "finish_reason")}
+        return [shape(one) for one in value[:1]] if isinstance(value, list) else None
+
+    for task, kind, body in (
+        ("llm/v1/chat", "chat", {"messages": []}),
+        ("llm/v1/completions", "completions", {"prompt": "x"}),
+    ):
+        for tool in (None, "weather"):
+            if tool and kind == "completions":
+                continue
+            head = local_responses.Head("x" * 24, 1, "m", task, tool)  # type: ignore[arg-type]
+            tally = local_responses.Accumulator(1)
+            tally.add(Piece(0, '{"a": 1}', "stop", Tokens(1, 1)))
+            calls = tool_calls_of({tool: {"a": 1}}) if tool else ()
+            answer = ScriptedAnswer(text="" if tool else '{"a": 1}', tool_calls=calls)
+            made = json.loads(wire_answer(kind, body, "", answer).body)  # type: ignore[arg-type]
+            assert shape(made) == shape(local_responses.whole(head, tally))
