@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from dbllm.testing.fault_plans import ALL_FAULTS, FAULT_KINDS, SAFE_FAULTS, FaultKind, FaultName
     from dbllm.testing.journal import ModelCall, ModelCalls
     from dbllm.testing.leak_census import Census, leaks, take_census
+    from dbllm.testing.resilience import ResilienceReport, ResilienceRow, assert_resilient
+    from dbllm.testing.resilience_faults import RESILIENCE_FAULTS
     from dbllm.testing.scripted_answers import STREAM_FAULTS
     from dbllm.testing.scripted_models import ScriptedModels
     from dbllm.testing.scripted_server import Scripted, scripted_workspace
@@ -40,6 +42,7 @@ __all__ = [
     "ALL_FAULTS",
     "FAULTS",
     "FAULT_KINDS",
+    "RESILIENCE_FAULTS",
     "SAFE_FAULTS",
     "STREAM_FAULTS",
     "Census",
@@ -49,12 +52,15 @@ __all__ = [
     "FaultServer",
     "ModelCall",
     "ModelCalls",
+    "ResilienceReport",
+    "ResilienceRow",
     "Scripted",
     "ScriptedModels",
     "ServerReport",
     "SweepReport",
     "VirtualClock",
     "Workspace",
+    "assert_resilient",
     "cancel_everywhere",
     "fault_server",
     "faults",
@@ -69,6 +75,8 @@ _NAMES = {  # where each name is; the pytest plugin imports this package, and a 
     "fault_plans": "ALL_FAULTS FAULT_KINDS SAFE_FAULTS FaultKind FaultName",
     "journal": "ModelCall ModelCalls",
     "leak_census": "Census leaks take_census",
+    "resilience": "ResilienceReport ResilienceRow assert_resilient",
+    "resilience_faults": "RESILIENCE_FAULTS",
     "scripted_answers": "STREAM_FAULTS",
     "scripted_models": "ScriptedModels",
     "scripted_server": "Scripted scripted_workspace",

@@ -6,11 +6,13 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 from dbllm.testing.fault_plans import FAULT_STATUSES, FaultName, Mix, check_mix, plan_request
 from dbllm.testing.journal import ModelCall, ModelCalls, visible_headers
 from dbllm.testing.model_answers import Asked, answer_to, json_body, nonce_of
+from dbllm.testing.resilience_faults import Hit
 from dbllm.testing.scripted_answers import ScriptedAnswer
 from dbllm.testing.virtual_clock import VirtualClock
 from dbllm.testing.wire_answers import UnfitError, WireAnswer, wire_answer
@@ -34,11 +36,14 @@ class Script:
         self.pause, self.seed = 0.2, 0
         self.mix: Mix = {}
         self._answers: list[tuple[ScriptedAnswer, int | None]] = []  # with how often each is still to be given
-        self._written = self._given = 0
+        self._written = 0
         self._seen: list[ModelCall] = []
         self._runs: dict[str, tuple[ModelCall, ScriptedAnswer]] = {}  # of agents, which a client may come back to
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._hit: Hit | None = None
+        self._hits = 0
+        self._now: Callable[[], float] = time.monotonic
         self._began = time.monotonic()
 
     def add(self, answer: ScriptedAnswer, times: int | None) -> None:
@@ -77,6 +82,19 @@ class Script:
             self.mix, self.seed = mix, seed
             self._counts.clear()
 
+    def interfere(self, hit: Hit | None, now: Callable[[], float]) -> Callable[[], int]:
+        """Let calls get other answers than those that are written, which they do not use up.
+
+        Args:
+            hit: makes the other answer, or None where the call is to get its own.
+            now: the clock of the journal.
+
+        Returns:
+            How many calls were hit.
+        """
+        self._hit, self._now, self._began = hit, now, now()
+        return lambda: self._hits
+
     def respond(self, asked: Asked, app: str = "", app_url: str = "") -> WireAnswer:
         """The answer to a request, which goes into the journal.
 
@@ -92,7 +110,7 @@ class Script:
             number = 1 + sum(call.kind != "other" for call in self._seen)
             call = ModelCall(number, kind, endpoint, asked.method, asked.path, visible_headers(asked.headers), body)
             call.stream = wants_stream(kind, body, accept)
-            call.at = self.clock.seconds if self.clock is not None else time.monotonic() - self._began
+            call.at = self.clock.seconds if self.clock is not None else self._now() - self._began
             self._seen.append(call)
             answer = self._next_answer(call)
             if kind == "other" and answer is None:
@@ -111,9 +129,11 @@ class Script:
         fits = [place for place, (answer, times) in enumerate(self._answers) if times != 0 and _fits(answer, call)]
         for place in sorted(fits, key=lambda place: self._answers[place][1] is None):
             answer, times = self._answers[place]
+            if self._hit is not None and (other := self._hit(call, answer, self._hits)) is not None:
+                self._hits += 1
+                return other
             if times is not None:
                 self._answers[place] = answer, times - 1
-                self._given += 1
             return answer
         return None
 

@@ -22,6 +22,7 @@ from dbllm.testing.connection import LoopbackConnection, framed, head
 from dbllm.testing.fault_plans import FAULT_STATUSES, FaultName, FaultPlan, plan_request
 from dbllm.testing.loopback import LoopbackThread
 from dbllm.testing.model_answers import Asked
+from dbllm.testing.resilience_faults import Hit
 from dbllm.testing.scripted_models import ScriptedModels
 from dbllm.testing.server import ServerSettings
 from dbllm.testing.upstream import ServerAnswer, one_piece
@@ -117,6 +118,10 @@ class Scripted(ScriptedModels):
         """The answer to a request; `app_url` is the address of the app that it asks for."""
         self._script.pause = self.settings.pause
         return self._script.respond(asked, app, app_url)
+
+    def interfere(self, hit: Hit | None, now: Callable[[], float]) -> Callable[[], int]:
+        """Let faults of `assert_resilient` hit calls; see `Script.interfere`."""
+        return self._script.interfere(hit, now)
 
     # What a connection of the fault server asks of its server.
 
