@@ -58,7 +58,8 @@ CLIENTS = "tests/clients"  # and so have these
 MORE_CLIENTS = "tests/clients/more"  # and these
 NEW_CLIENTS = "tests/clients/new"  # and these
 BROWSER = "tests/browser"  # and these, which need Chromium
-OWN_SESSION = (CLIENTS, BROWSER, *LANGCHAIN)
+NOTEBOOK = "tests/notebook"  # and these, which start a kernel
+OWN_SESSION = (CLIENTS, BROWSER, NOTEBOOK, *LANGCHAIN)
 NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/management", "tests/local", *OWN_SESSION)
 
 SLOW = "tests/backends"  # each test is a program of its own
@@ -327,6 +328,8 @@ def lock(session: nox.Session) -> None:
     resolve(session, LOCKS / "clients-no-deps.txt", *groups("databricks-langchain"), "--no-deps")
     resolve(session, LOCKS / "clients-more.txt", *local, *groups("test", "clients-more"))
     resolve(session, LOCKS / "clients-new.txt", *local, *groups("test", "clients-new"))
+    resolve(session, LOCKS / "docs.txt", *local, "--extra=langchain", *groups("docs"))
+    resolve(session, LOCKS / "notebook.txt", *local, "--extra=langchain", *groups("test", "notebook"))
     node = ("--package-lock-only", "--ignore-scripts", "--omit-lockfile-registry-resolved", "--no-audit", "--no-fund")
     session.run("npm", "update", *node, f"--prefix={MORE_CLIENTS}/node", external=True, silent=True)
 
@@ -361,3 +364,10 @@ def clients_new(session: nox.Session) -> None:
     """Clients on httpx2 with the workspace's newer paths; `-- --write-table` writes their table of the README anew."""
     install(session, "clients-new")
     session.run("pytest", *OURS, NEW_CLIENTS, *session.posargs)
+
+
+@nox.session
+def notebook(session: nox.Session) -> None:
+    """The example notebook from top to bottom in a real kernel, on the local workspace that it starts."""
+    install(session, "notebook")
+    session.run("pytest", *OURS, "--timeout=600", NOTEBOOK, *session.posargs)

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import secrets
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
@@ -157,7 +158,8 @@ class Workspace(Service):
         stack.callback(engine.close)
         vectors = Vectors()
         vectors.load()
-        asyncio.run(check_answers(engine))
+        with ThreadPoolExecutor(1) as thread:  # a notebook, or an async test, has a running loop in this one
+            thread.submit(lambda: asyncio.run(check_answers(engine))).result()
         app = create_workspace_app(
             engine,
             vectors,

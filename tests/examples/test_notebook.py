@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom on the local workspace; only values that belong to a workspace are put in."""
+"""The notebook's cells run on a workspace that the environment names, as on a reader's own; see also tests/notebook."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ NOTEBOOK = Path(__file__).parents[2] / "examples" / "databricks.ipynb"
 CELLS = [
     "".join(cell["source"]) for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"
 ]
+SWITCH = "LOCAL = True"
 START = 60.0  # seconds the app may take to listen
 
 
@@ -56,35 +57,17 @@ def without_the_model(app: str) -> str:
     return "\n".join([heavy, *head, plain, rest])
 
 
-@pytest.fixture
-def values(ambient: Workspace, app_port: int) -> dict[str, str]:
-    """What a reader puts in: names of his own workspace."""
-    return {
-        "<scope>": "my-scope",
-        "myworkspace.cloud.databricks.com": ambient.host,
-        "0000-000000-xxxxxxxx": ambient.cluster_id,
-        "7777": str(app_port),
-    }
-
-
-def put_in(text: str, values: dict[str, str]) -> str:
-    for name, value in values.items():
-        text = text.replace(name, value)
-    return text
-
-
 class Session:
     """Runs cells as a notebook does, and keeps what their last lines showed."""
 
-    def __init__(self, values: dict[str, str], ambient: Workspace, folder: Path) -> None:
-        self.values, self.folder = values, folder
+    def __init__(self, port: int, ambient: Workspace, folder: Path) -> None:
+        self.port, self.folder = str(port), folder
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.shown: list[Any] = []
         self.environment = {**os.environ, "OPENAI_API_KEY": ambient.upstream_key}
 
     def run(self, cell: str) -> None:
-        text = put_in(body(cell), self.values)
-        getattr(self, kind(cell))(text)
+        getattr(self, kind(cell))(body(cell).replace("7777", self.port))
 
     def pip(self, text: str) -> None:
         """It is installed already."""
@@ -100,12 +83,13 @@ class Session:
         (self.folder / "dolly_app.py").write_text(without_the_model(text))
 
     def start(self, text: str) -> None:
-        assert text == "python dolly_app.py"
+        assert "the app above instead: python dolly_app.py\n" in text
+        assert f"\ndbllm serve --port {self.port}" in text
         self.process = subprocess.Popen([sys.executable, "dolly_app.py"], cwd=self.folder, stderr=subprocess.DEVNULL)
         began = time.monotonic()
         while True:
             try:
-                httpx.get(f"http://127.0.0.1:{self.values['7777']}/", trust_env=False)
+                httpx.get(f"http://127.0.0.1:{self.port}/", trust_env=False)
                 return
             except httpx.ConnectError:
                 assert self.process.poll() is None
@@ -117,8 +101,9 @@ class Session:
         last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
         exec(compile(tree, "cell", "exec"), self.names)  # noqa: S102 - the notebook's own code
         if last is not None:
-            value = compile(ast.Expression(last.value), "cell", "eval")
-            self.shown.append(eval(value, self.names))
+            value = eval(compile(ast.Expression(last.value), "cell", "eval"), self.names)
+            if value is not None:
+                self.shown.append(value)
 
     def close(self) -> None:
         if hasattr(self, "process"):
@@ -127,15 +112,19 @@ class Session:
 
 
 @pytest.fixture
-def session(values: dict[str, str], ambient: Workspace, tmp_path: Path) -> Iterator[Session]:
-    running = Session(values, ambient, tmp_path)
+def session(app_port: int, ambient: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    monkeypatch.chdir(tmp_path)  # a cell changes it
+    monkeypatch.setenv("PATH", os.environ["PATH"])  # and this
+    running = Session(app_port, ambient, tmp_path)
     yield running
     running.close()
 
 
-def test_the_notebook_runs_from_top_to_bottom(session: Session) -> None:
+def test_the_notebook_runs_on_a_workspace_of_a_reader(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    before = os.environ["DATABRICKS_HOST"]
     for cell in CELLS:
-        session.run(cell)
+        session.run(cell.replace(SWITCH, "LOCAL = False"))
+    assert f"The workspace is {before}\n" in capsys.readouterr().out
     chat, vector, *texts, shouted = session.shown
     assert chat.content
     assert len(vector) == 3
@@ -148,11 +137,25 @@ def test_the_notebook_runs_from_top_to_bottom(session: Session) -> None:
     assert "BE CONCISE." in shouted
 
 
-def test_every_kind_of_cell_is_there() -> None:
+def test_every_kind_of_cell_is_there_and_none_is_to_be_filled_in() -> None:
     kinds = [kind(cell) for cell in CELLS]
-    assert kinds.count("python") == 11
+    assert kinds.count("python") == 14
     assert {"pip", "shell", "app", "start"} < set(kinds)
     assert "app.run(" in next(cell for cell in CELLS if kind(cell) == "app")
+    assert [cell for cell in CELLS if re.search(r"<\w+>|xxxx|myworkspace\.cloud", cell)] == []
+
+
+def test_the_cell_for_a_workspace_of_one_s_own_is_marked() -> None:
+    all_cells = json.loads(NOTEBOOK.read_text("utf-8"))["cells"]
+    (place,) = [number for number, cell in enumerate(all_cells) if "".join(cell["source"]).startswith(SWITCH)]
+    above = "".join(all_cells[place - 1]["source"])
+    assert above.startswith("### ▶ Your own workspace")
+    assert re.findall(r"`(DATABRICKS_\w+|OPENAI_API_KEY)`", above) == [
+        "DATABRICKS_HOST",
+        "DATABRICKS_TOKEN",
+        "OPENAI_API_KEY",
+        "DATABRICKS_CLUSTER_ID",
+    ]
 
 
 def test_the_notebook_imports_only_what_this_package_and_langchain_core_have() -> None:
@@ -160,6 +163,7 @@ def test_the_notebook_imports_only_what_this_package_and_langchain_core_have() -
         line for cell in CELLS if kind(cell) == "python" for line in re.findall(r"^(?:from|import) .*", cell, re.M)
     }
     assert imports == {
+        "from dbllm import Client, Retry",
         "from dbllm import dbutils",
         "from dbllm.deployments import get_deploy_client",
         "from dbllm.langchain import ChatDatabricks",
@@ -167,4 +171,6 @@ def test_the_notebook_imports_only_what_this_package_and_langchain_core_have() -
         "from dbllm.langchain import DatabricksEmbeddings",
         "from langchain_core.messages import HumanMessage",
         "import os",
+        "import sys",
+        "import tempfile",
     }

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import threading
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trio
 
 from dbllm.local import LocalError, Workspace
 from dbllm.local.http.server import listen
@@ -35,6 +37,15 @@ def test_it_starts_answers_and_stops(model: Path, tmp_path: Path) -> None:
     assert set(threading.enumerate()) <= threads
     with Workspace(model=model, state=tmp_path) as again:
         assert again.token == token
+
+
+def test_it_starts_and_stops_where_an_event_loop_runs_as_in_a_notebook(model: Path) -> None:
+    async def start() -> None:
+        with Workspace(model=model, token="t") as workspace:
+            assert httpx.get(f"{workspace.host}/api/2.0/serving-endpoints", trust_env=False).status_code == 401
+
+    asyncio.run(start())
+    trio.run(start)
 
 
 def test_it_stops_soon_with_a_stream_open(model: Path) -> None:
