@@ -371,3 +371,9 @@ def notebook(session: nox.Session) -> None:
     """The example notebook from top to bottom in a real kernel, on the local workspace that it starts."""
     install(session, "notebook")
     session.run("pytest", *OURS, "--timeout=600", NOTEBOOK, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def stranger(session: nox.Session) -> None:
+    """A stranger's first hour: the README's lines in order, from a clone to an answered cell of the notebook."""
+    session.run(sys.executable, "tests/notebook/stranger.py", external=True)

@@ -27,7 +27,7 @@ SHELL = shell_lines(README)
 NOT_RUN = {  # lines of the shell, and what runs them instead
     r"dbllm up$": "tests/cli/test_process.py",
     r"export DATABRICKS_\w+=": "a reader's own workspace",
-    r"python3 -m venv |pip install |jupyter |.*dbllm demo$": "`.ci/run`",
+    r"python3 -m venv |source |pip install |jupyter |.*dbllm demo$": "`nox -s stranger`",
 }
 SILENT = r"export |dbllm secrets (create-scope|delete-scope)|echo .* put-secret|printf .* > |eval |api\(\)"
 SETTING_UP = 'dbllm() { "$PYTHON" -m dbllm "$@"; }; set -e -o pipefail'

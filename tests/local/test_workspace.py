@@ -42,7 +42,8 @@ def test_it_starts_answers_and_stops(model: Path, tmp_path: Path) -> None:
 def test_it_starts_and_stops_where_an_event_loop_runs_as_in_a_notebook(model: Path) -> None:
     async def start() -> None:
         with Workspace(model=model, token="t") as workspace:
-            assert httpx.get(f"{workspace.host}/api/2.0/serving-endpoints", trust_env=False).status_code == 401
+            async with httpx.AsyncClient(base_url=workspace.host, trust_env=False) as http:
+                assert (await http.get("/api/2.0/serving-endpoints")).status_code == 401
 
     asyncio.run(start())
     trio.run(start)
