@@ -377,3 +377,10 @@ def notebook(session: nox.Session) -> None:
 def stranger(session: nox.Session) -> None:
     """A stranger's first hour: the README's lines in order, from a clone to an answered cell of the notebook."""
     session.run(sys.executable, "tests/notebook/stranger.py", external=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The reference of all public names, from their docstrings: site/index.html, or `-- FOLDER`."""
+    install(session, "docs")
+    session.run("python", "-W", "error", "tests/docs/reference.py", *(session.posargs or ["site"]))

@@ -12,7 +12,7 @@ from .._backends.backend import Backend
 from ..errors import ConfigError, Raw
 from .redaction import Misplaced, RedactedMapping, Secret, is_address, wrap_secret
 
-Token = str | Callable[[], "str | Awaitable[str]"]
+Token = str | Callable[[], str | Awaitable[str]]
 """A token, or a function (sync or async) that returns the one to use now; it is called for every attempt."""
 _EXPIRED = re.compile(r"expir|invalid_token", re.IGNORECASE)
 _PERSONAL = ("dapi", "dkea")  # how Databricks' personal access tokens begin

@@ -33,7 +33,7 @@ _NOTHING: Mapping[str, str] = {}
 Send = Callable[[Call], Awaitable[InfoT]]
 """Sends a call once."""
 
-OnAttempt = Callable[[Attempt], "Awaitable[object] | object"]
+OnAttempt = Callable[[Attempt], Awaitable[object] | object]
 """A user's function, sync or async, that is called after each attempt."""
 
 
