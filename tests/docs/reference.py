@@ -38,8 +38,10 @@ def main(folder: Path) -> int:
     """Write the reference; how many things are wrong with it."""
     version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)
     modules = {name: importlib.import_module(name) for name in MODULES}
-    for name, module in modules.items():
+    for module in modules.values():
         resolve_names(module)
+    share_classes()
+    for name, module in modules.items():
         if guide := MODULES[name]:
             module.__doc__ = f"{inspect.getdoc(module)}\n\n{adapted((ROOT / guide).read_text('utf-8'))}"
     pdoc.render.env.filters["to_markdown"] = escaped_stars
@@ -61,6 +63,20 @@ def resolve_names(module: ModuleType) -> None:
         setattr(module, name, thing)
         if inspect.isclass(thing):
             inherit(thing)
+
+
+def share_classes() -> None:
+    """An alias may hold the name of a class as a text, and pdoc looks it up in the module that uses the alias."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("dbllm")]
+    classes = {
+        name: thing
+        for module in modules
+        for name, thing in vars(module).items()
+        if inspect.isclass(thing) and thing.__module__ == module.__name__
+    }
+    for module in modules:
+        for name, thing in classes.items():
+            vars(module).setdefault(name, thing)
 
 
 def inherit(cls: type[Any]) -> None:
