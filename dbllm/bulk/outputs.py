@@ -114,12 +114,12 @@ class Shape:
         content = out.row.content
         if isinstance(content, dict):
             content = self._encoded(content)
-        elif (columns := _columns_or_none(out.row)) is None:
+        elif _is_bad(out.row):
             content = encode_json({"line": content.decode("utf-8", "replace")})
-        elif b"NaN" in content or b"Infinity" in content:
-            plain, number = without_nan(columns)
-            self.replaced += number
-            content = encode_json(plain) if number else content
+        elif b"NaN" in content or b"Infinity" in content:  # which may also be words of a text
+            before = self.replaced
+            columns = json.loads(content, parse_constant=self._null)
+            content = content if self.replaced == before else self._encoded(columns)
         head = content.rstrip()[:-1].rstrip()
         return head + (b"," if len(head) > 1 else b"") + added[1:] + b"\n"
 
@@ -131,6 +131,9 @@ class Shape:
             plain, number = without_nan(value)
             self.replaced += number
             return encode_json(plain, default=json_text)
+
+    def _null(self, _: str) -> None:
+        self.replaced += 1
 
     def record(self, out: OutputRow) -> dict[str, Any]:
         """A row as a dict, for Parquet."""
@@ -172,12 +175,13 @@ def vars_of(result: RowResult) -> dict[str, Any]:
     return {name: getattr(result, name) for name in RowResult.__slots__}
 
 
-def _columns_or_none(row: RawRow) -> dict[str, Any] | None:
-    """The columns of a line; None if it is no JSON object, so that nothing can be added to it."""
+def _is_bad(row: RawRow) -> bool:
+    """Whether a line is no JSON object, so that nothing can be added to it."""
     try:
-        return columns_of(row)
+        columns_of(row)
     except RowInputError:
-        return None
+        return True
+    return False
 
 
 def without_nan(value: Any) -> tuple[Any, int]:
