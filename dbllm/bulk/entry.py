@@ -35,7 +35,7 @@ from .sending import Sending
 
 BYTES_A_TOKEN = 3.6  # of English text
 LOOKUP_SECONDS = 10.0  # the most that an estimate waits for what the workspace says of an endpoint
-_UNBOUND = {
+_UNBOUND = {  # by the first word of a task
     "agent": "an agent does not keep to max_tokens",
     "responses": "an agent does not keep to max_tokens",
     "app": "a driver app need not keep to max_tokens",
@@ -410,8 +410,8 @@ def estimate(
     if settings.input_format == "parquet":
         import_pyarrow()
     mapper = RowMapper("none", verb=verb, prompt=prompt, params=params)
-    kind = "app" if driver_app is not None else _endpoint_kind(endpoint, host, profile)
-    if kind == "embeddings" and verb is None:
+    task = "app" if driver_app is not None else _task_of(endpoint, host, profile)
+    if verb is None and task in ("llm/v1/embeddings", "embeddings"):
         mapper.verb = "embed"
     with tempfile.TemporaryDirectory(prefix="dbllm-") as folder:
         path = settings.path
@@ -423,11 +423,11 @@ def estimate(
         plan = make_plan(rows, mapper.request, Path(folder, "plan"), Disk(), dedupe=dedupe)
         plan.close()
     most = most_tokens(mapper.params)
-    return _estimated(plan.summary, most, Price.of(price), kind)
+    return _estimated(plan.summary, most, Price.of(price), task)
 
 
-def _endpoint_kind(endpoint: Any, host: str | None, profile: str | None) -> str | None:
-    """What the endpoint speaks; None if none is named, or if it cannot be looked up."""
+def _task_of(endpoint: Any, host: str | None, profile: str | None) -> str | None:
+    """The endpoint's task; None if none is named, or if it cannot be looked up."""
     if endpoint is None:
         return None
     try:
@@ -438,13 +438,14 @@ def _endpoint_kind(endpoint: Any, host: str | None, profile: str | None) -> str 
         return None
 
 
-def _estimated(summary: Summary, most: int | None, price: Price | None, kind: str | None = None) -> Estimate:
+def _estimated(summary: Summary, most: int | None, price: Price | None, task: str | None) -> Estimate:
     good = summary.rows - summary.bad
     share = summary.distinct / good if good else 0.0
     input_tokens = round(summary.input_bytes * share / BYTES_A_TOKEN)
     own, rows = summary.max_tokens
     output: int | None = None
-    unbound = _UNBOUND.get(str(kind), "agents and custom models do not keep to max_tokens" if summary.unbound else "")
+    unbound = "agents and custom models do not keep to max_tokens" if summary.unbound else ""
+    unbound = _UNBOUND.get(str(task).split("/")[0], unbound)
     if unbound:
         most = None
     elif summary.silent == good:
@@ -454,7 +455,7 @@ def _estimated(summary: Summary, most: int | None, price: Price | None, kind: st
     elif most is not None:
         output = round((own + (good - rows - summary.silent) * most) * share)
     made = Estimate(summary.rows, summary.distinct, summary.bad, summary.problems, input_tokens, output)
-    made.unbound, made.proviso = unbound, "" if kind else "; an agent may make more"
+    made.unbound, made.proviso = unbound, "" if task else "; an agent may make more"
     if price is not None:
         made.input_cost = price.cost(input_tokens, 0)
         made.cost = None if output is None else price.cost(input_tokens, output)

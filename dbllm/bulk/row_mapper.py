@@ -170,23 +170,28 @@ class RowMapper:
                 self._verbs = await handle._lookup_verbs()
 
     def look_up(self) -> str | None:
-        """What the endpoint speaks, in the core's words; None if nobody says. It blocks.
+        """The endpoint's task, as Databricks calls it, or a word for what it speaks; None if nobody says. It blocks.
 
         Raises:
             ConfigError, APIError: the configuration is incomplete, or the endpoint cannot be looked up.
             TypeError: the mapper was given a handle of an AsyncClient.
         """
-        mine = copy(self)
-        mine._clients = {}  # closed below, while others may use those of `self`
+        mine = self if self._handle is not None else copy(self)  # whose clients are closed below, not those of `self`
         try:
             core = sending_once(mine.plain_handle(), self.timeout)._core
-            run_without_loop(core._lookup_verbs())
+            if core._ref.kind or core._ref.is_service:
+                run_without_loop(core._lookup_verbs())
+                known = core._known.get(core.name)
+                return str(core._ref.kind or known.kind) if core._ref.kind or known else None
+            deadline = core._options.deadline(core._transport.backend.clock)
+            call = core._options.call(deadline, core._ref.described_at)
+            described = json.loads(run_without_loop(core._transport.call(call)).raw.body)
+            return str(described.get("task") or "custom")  # backends leave the task of custom models out
+        except (ValueError, AttributeError):
+            return None  # no description
         finally:
             for client in mine._clients.values():
                 client.close()
-        known = core._known.get(core.name)
-        kind: str | None = core._ref.kind or (known.kind if known else None)
-        return kind
 
     def identity(self) -> dict[str, Any]:
         """What makes the answers other ones: whom the calls go to, and with what, as plain data.

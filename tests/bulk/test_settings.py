@@ -130,7 +130,9 @@ def test_a_finished_job_reckons_with_the_price_of_today_and_writes_its_page_whol
 
 
 def test_a_report_of_a_job_that_was_stopped_counts_all_its_runs(server: FaultServer, tmp_path: Path) -> None:
-    rows = [{"text": f"row {place}"} for place in range(700)] + [{"text": f"row {n}"} for n in range(20)] + [{"other": 1}]
+    rows = (
+        [{"text": f"row {place}"} for place in range(700)] + [{"text": f"row {n}"} for n in range(20)] + [{"other": 1}]
+    )
     output, stop = tmp_path / "out.jsonl", StopSignal()
 
     def soon(status: bulk.Status) -> None:

@@ -1,4 +1,4 @@
-"""Values that a format does not have: NaN, infinite numbers, half surrogate pairs; every output can be read by others."""
+"""Values that a format does not have: NaN, infinite numbers, half surrogate pairs. All can read every output."""
 
 from __future__ import annotations
 
