@@ -254,8 +254,11 @@ class BulkJob:
     @property
     def has_work(self) -> bool:
         """Whether a row is to be asked."""
-        done = self.journal.done
-        return any(leader == row and not done[row] for row, leader in enumerate(self.plan.leaders))
+        done, leaders = self.journal.done, self.plan.leaders
+        row = done.find(NOT_DONE)
+        while row >= 0 and leaders[row] != row:
+            row = done.find(NOT_DONE, row + 1)
+        return row >= 0
 
     def seconds(self) -> float:
         """How long the job has run, all runs together."""

@@ -29,6 +29,7 @@ _END_BYTES = len(_END % 0)
 _CHUNK = 1 << 20
 
 _ANSWER = re.compile(rb'\{"row":(\d+),"ok":([01]),')
+_ANSWERS = re.compile(rb'\n' + _ANSWER.pattern)  # in many lines at once
 _STARTED = re.compile(rb'\{"start":\[(\d+)\],')
 _COUNTED = re.compile(rb'\{"row":(\d+),"ok":([01]),"key":"([0-9a-f]{16})","tokens":\[(\d+),(\d+)\],')
 
@@ -235,15 +236,16 @@ class Journal:
 
     def _read_trusted(self, mark: _Mark) -> None:
         """Read the part whose checksum the manifest knows: only what is done is of interest."""
-        done, find, at = self.done, _ANSWER.match, 0
-        rest = b""
+        done, at, rest = self.done, 0, b"\n"
         while at < mark.size and (piece := _read_at(self._handle, min(_CHUNK, mark.size - at), at)):
             at += len(piece)
-            lines = (rest + piece).split(b"\n")
-            rest = lines.pop()
-            for line in lines:
-                if line.startswith(b'{"row"') and (found := find(line)):
-                    done[int(found[1])] = ANSWERED if found[2] == b"1" else FAILED
+            end = piece.rfind(b"\n")
+            if end < 0:
+                rest += piece
+                continue
+            for row, ok in _ANSWERS.findall(rest + piece[:end]):
+                done[int(row)] = ANSWERED if ok == b"1" else FAILED
+            rest = piece[end:]
         self._set(mark)
         self._marks.append(mark)
 
