@@ -18,22 +18,29 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from dbllm import Limits, Retry, Timeout
+from dbllm import DbllmError, Limits, Retry, Timeout
 
 from .display import Show, display
-from .errors import OutputError
+from .errors import InputMissingError, OutputError
 from .inputs import FORMATS, Source, file_format, import_pyarrow, spool
 from .job import BulkJob
 from .journal import Disk
 from .manifest import Settings, StopSignal
-from .outputs import Slow
 from .plan import Summary, make_plan
 from .report import Price, Report, money
+from .requests import most_tokens
 from .row_mapper import RETRY, RowMapper
 from .row_stream import check_numbers
 from .sending import Sending
 
 BYTES_A_TOKEN = 3.6  # of English text
+LOOKUP_SECONDS = 10.0  # the most that an estimate waits for what the workspace says of an endpoint
+_UNBOUND = {  # by the first word of a task
+    "agent": "an agent does not keep to max_tokens",
+    "responses": "an agent does not keep to max_tokens",
+    "app": "a driver app need not keep to max_tokens",
+    "custom": "a custom model need not keep to max_tokens",
+}
 
 Many = Iterable[Any] | AsyncIterable[Any]
 Input = str | os.PathLike[str] | Many
@@ -103,7 +110,8 @@ async def run(
         keep_bad_rows: rows that cannot be sent become error rows; otherwise nothing is sent if there is one.
         retry_errors: ask the error rows of earlier runs again; or only those of these classes.
         retry_ambiguous: ask again what may have been paid although no answer came, in this run and of earlier ones.
-        max_error_rate: stop when more than this share of the last 200 rows failed.
+        max_error_rate: stop when more than this share of the last 200 rows failed; 1 never stops, even if the endpoint
+            refuses every row.
         accept_changes: go on although the input or the settings are not those the job began with.
         overwrite: start anew, and forget an earlier job of this output.
         price: of a million input tokens and a million output tokens.
@@ -136,8 +144,7 @@ async def run(
         },
     )
     settings = Settings(
-        output=Path(output),
-        config=_job_config(mapper, endpoint),
+        output=_followed(Path(output)),
         journal=None if journal is None else Path(journal),
         page=None if report is None else Path(report),
         dedupe=dedupe,
@@ -176,17 +183,29 @@ async def run(
     return result
 
 
+def _followed(output: Path) -> Path:
+    """The file that a link stands for, so that the link stays, and two links to one file are one job."""
+    if not output.is_symlink():
+        return output
+    target = Path(os.path.realpath(output))
+    if target.is_symlink():
+        raise OutputError(f"the output {output} is a link that leads back to itself. Name another.")
+    return target
+
+
 def _check_folder(page: Path) -> None:
     if not page.absolute().parent.is_dir():
         raise OutputError(f"the folder {page.parent} of the report does not exist. Make it, or name another.")
     if os.path.isdir(page):  # False also for a name that cannot be
         raise OutputError(f"the report {page} is a folder. Name a file.")
+    if not os.access(page if os.path.exists(page) else page.absolute().parent, os.W_OK):
+        raise OutputError(f"the report {page} cannot be written there. Name another place.")
 
 
 async def _run_job(job: BulkJob) -> Report:
     await anyio.to_thread.run_sync(job.open)
     if job.is_over and job.manifest.report is not None:
-        return report_of(job.manifest.report)
+        return _report_of(job.manifest.report, job.settings.price)
     if job.manifest.state != "done":
         await job.mapper.start()  # an endpoint that does not exist is told before the input is read
     await anyio.to_thread.run_sync(job.prepare)
@@ -267,22 +286,6 @@ def _mapper(endpoint: Any, client: Any, options: dict[str, Any]) -> tuple[RowMap
     return RowMapper(endpoint, **options), True
 
 
-def _job_config(mapper: RowMapper, endpoint: Any) -> dict[str, Any]:
-    """What makes a job another job."""
-    model = mapper.response_model
-    if isinstance(endpoint, str):
-        named: Any = endpoint
-    else:
-        named = getattr(endpoint, "name", None) or mapper.endpoint or mapper.driver_app
-    return {
-        "endpoint": named,
-        "verb": mapper.verb,
-        "prompt": mapper.prompt,
-        "params": dict(mapper.params),
-        "response_model": None if model is None else f"{model.__module__}.{model.__qualname__}",
-    }
-
-
 def _set_source(settings: Settings, source: Any, input_format: str | None) -> None:
     """Where the rows come from."""
     if input_format is not None and input_format not in FORMATS.values():
@@ -290,6 +293,10 @@ def _set_source(settings: Settings, source: Any, input_format: str | None) -> No
     if isinstance(source, (str, os.PathLike)) and str(source) != "-":
         settings.name = str(source)
         settings.path = Path(source)
+        if settings.path.exists() and not (settings.path.is_file() or settings.path.is_dir()):
+            raise InputMissingError(
+                f"{settings.name} is a pipe or a device, which cannot be read twice. Pipe it in, with - for the input."
+            )
         settings.input_format = input_format or file_format(settings.name)
         return
     settings.input_format = "jsonl"
@@ -303,11 +310,11 @@ def _set_source(settings: Settings, source: Any, input_format: str | None) -> No
         settings.rows = source
 
 
-def report_of(content: Mapping[str, Any]) -> Report:
-    """A report that was kept as plain data."""
+def _report_of(content: Mapping[str, Any], price: Price | None) -> Report:
+    """The report of a finished job, which was kept as plain data; the price is that of today's call."""
     made = Report(**content)
     made.output = None if content.get("output") is None else Path(content["output"])
-    made.slowest = [Slow(**each) for each in content.get("slowest", ())]
+    made.cost = None if price is None else price.cost(made.input_tokens, made.output_tokens)
     return made
 
 
@@ -337,7 +344,8 @@ class Estimate:
         rows, distinct, bad: rows of the input; those that ask something of their own; those that cannot be sent.
         problems: (line, what is wrong) of the first bad rows.
         input_tokens: estimated by the bytes of what is asked, 3.6 a token.
-        output_tokens: at most so many, by max_tokens; None where a row has none.
+        output_tokens: at most so many, by max_tokens; None where a row has none, or where nobody keeps to it (agents,
+            driver apps, custom models).
         cost: at most so much, if a price was given and output_tokens is known.
     """
 
@@ -349,6 +357,8 @@ class Estimate:
     output_tokens: int | None = None
     cost: float | None = None
     input_cost: float | None = None
+    unbound: str = ""  # why max_tokens does not bound the output
+    proviso: str = ""  # what is not known of the endpoint
 
     def __str__(self) -> str:
         lines = [f"{self.rows:,} rows, {self.distinct:,} distinct, {self.bad:,} bad"]
@@ -357,9 +367,10 @@ class Estimate:
             lines.append(f"  … and {self.bad - len(self.problems):,} more")
         lines.append(f"about {self.input_tokens:,} input tokens (the bytes of what is asked / {BYTES_A_TOKEN})")
         if self.output_tokens is None:
-            lines.append("output tokens unknown: rows without max_tokens")
+            lines.append(f"output tokens unknown: {self.unbound or 'rows without max_tokens'}")
         else:
-            lines.append(f"at most {self.output_tokens:,} output tokens (the sum of max_tokens)")
+            how = "the sum of max_tokens" if self.output_tokens else "embeddings have none"
+            lines.append(f"at most {self.output_tokens:,} output tokens ({how}{self.proviso})")
         if self.cost is not None:
             lines.append(f"cost at most about {money(self.cost)}")
         elif self.input_cost is not None:
@@ -370,6 +381,10 @@ class Estimate:
 def estimate(
     source: Input,
     *,
+    endpoint: Any = None,
+    driver_app: int | str | None = None,
+    host: str | None = None,
+    profile: str | None = None,
     prompt: str | None = None,
     verb: str | None = None,
     params: Mapping[str, Any] | None = None,
@@ -378,19 +393,26 @@ def estimate(
     price: tuple[float, float] | None = None,
     progress: bool | Show | None = None,
 ) -> Estimate:
-    """What a job would do, without sending anything: rows, distinct rows, bad rows, tokens and cost.
+    """What a job would do, without sending a row: rows, distinct rows, bad rows, tokens and cost.
+
+    An endpoint that is named is looked up, since agents and custom models do not keep to `max_tokens`. Where that
+    fails, and where none is named, the estimate says so.
 
     Args:
-        source, prompt, verb, params, input_format, dedupe, price, progress: as for `run`.
+        source, endpoint, driver_app, host, profile, prompt, verb, params, input_format, dedupe, price, progress: as for
+            `run`.
 
     Raises:
         BulkError: the input cannot be read.
     """
-    settings = Settings(output=Path(), config={})
+    settings = Settings(output=Path())
     _set_source(settings, source, input_format)
     if settings.input_format == "parquet":
         import_pyarrow()
     mapper = RowMapper("none", verb=verb, prompt=prompt, params=params)
+    task = "app" if driver_app is not None else _task_of(endpoint, host, profile)
+    if verb is None and task in ("llm/v1/embeddings", "embeddings"):
+        mapper.verb = "embed"
     with tempfile.TemporaryDirectory(prefix="dbllm-") as folder:
         path = settings.path
         if path is None:
@@ -400,21 +422,40 @@ def estimate(
         rows.fingerprint()
         plan = make_plan(rows, mapper.request, Path(folder, "plan"), Disk(), dedupe=dedupe)
         plan.close()
-    most = mapper.params.get("max_tokens") or mapper.params.get("max_completion_tokens")
-    return _estimated(plan.summary, most, Price.of(price))
+    most = most_tokens(mapper.params)
+    return _estimated(plan.summary, most, Price.of(price), task)
 
 
-def _estimated(summary: Summary, most: Any, price: Price | None) -> Estimate:
+def _task_of(endpoint: Any, host: str | None, profile: str | None) -> str | None:
+    """The endpoint's task; None if none is named, or if it cannot be looked up."""
+    if endpoint is None:
+        return None
+    try:
+        if isinstance(endpoint, str):
+            return RowMapper(endpoint, host=host, profile=profile, timeout=LOOKUP_SECONDS).look_up()
+        return (endpoint if isinstance(endpoint, RowMapper) else RowMapper(handle=endpoint)).look_up()
+    except (DbllmError, TypeError):  # TypeError: a handle of an AsyncClient, which cannot be asked in plain code
+        return None
+
+
+def _estimated(summary: Summary, most: int | None, price: Price | None, task: str | None) -> Estimate:
     good = summary.rows - summary.bad
     share = summary.distinct / good if good else 0.0
     input_tokens = round(summary.input_bytes * share / BYTES_A_TOKEN)
     own, rows = summary.max_tokens
     output: int | None = None
-    if rows == good:
+    unbound = "agents and custom models do not keep to max_tokens" if summary.unbound else ""
+    unbound = _UNBOUND.get(str(task).split("/")[0], unbound)
+    if unbound:
+        most = None
+    elif summary.silent == good:
+        output = 0
+    elif rows == good - summary.silent:
         output = round(own * share)
-    elif isinstance(most, int):
-        output = round((own + (good - rows) * most) * share)
+    elif most is not None:
+        output = round((own + (good - rows - summary.silent) * most) * share)
     made = Estimate(summary.rows, summary.distinct, summary.bad, summary.problems, input_tokens, output)
+    made.unbound, made.proviso = unbound, "" if task else "; an agent may make more"
     if price is not None:
         made.input_cost = price.cost(input_tokens, 0)
         made.cost = None if output is None else price.cost(input_tokens, output)

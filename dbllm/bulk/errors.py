@@ -55,6 +55,15 @@ class Interrupted(BulkError):
     exit_code = 75
 
 
+class EveryRowRefused(BulkError):
+    """The endpoint refuses every row for one reason: the token, a permission, its name, the verb. Exit status 77.
+
+    Nothing was paid for the rows that were refused. They are no error rows: the same call asks them again.
+    """
+
+    exit_code = 77
+
+
 class TooManyErrors(BulkError):
     """The share of error rows passed `max_error_rate`. Exit status 76."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from .errors import BadInputError, InputMissingError
-from .journal import Disk, encode_json
+from .journal import Disk, encode_json, json_text
 from .results import RowInputError
 
 FORMATS = {
@@ -266,10 +266,9 @@ class _Readable(io.RawIOBase):
 
 
 def _json_lines(file: BinaryIO) -> Iterator[RawRow]:
-    """The lines that are not blank; a byte order mark is no part of the first."""
+    """The lines that are not blank; a byte order mark is no part of them."""
     for number, line in enumerate(file, 1):
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
+        line = line.removeprefix(b"\xef\xbb\xbf")  # files that were joined have one in the middle
         if line := line.strip(b" \t\r\n"):
             yield RawRow(number, line)
 
@@ -283,7 +282,7 @@ def columns_of(row: RawRow) -> dict[str, Any]:
     if isinstance(row.content, dict):
         return row.content
     try:
-        value = json.loads(row.content)
+        value = json.loads(row.content.decode())  # of bytes it would take UTF-16 and half surrogate pairs, too
     except UnicodeDecodeError as error:
         raise RowInputError(f"no UTF-8 ({error.reason} at byte {error.start + 1})") from None
     except json.JSONDecodeError as error:
@@ -319,7 +318,7 @@ def spool(rows: Iterable[Any] | BinaryIO, path: Path, disk: Disk, check: Callabl
         else:
             for number, row in enumerate(rows, 1):
                 check()
-                file.write(encode_json(_as_columns(number, row), default=str) + b"\n")
+                file.write(_encoded_row(number, row) + b"\n")
         file.flush()
         disk.sync(file.fileno())
         disk.replace(draft, path)
@@ -352,6 +351,13 @@ def removed_unless_replaced(draft: Path) -> Iterator[None]:
         raise
 
 
+def _encoded_row(number: int, row: Any) -> bytes:
+    try:
+        return encode_json(_as_columns(number, row), default=json_text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise TypeError(f"row {number} cannot be written as JSON: {error}.") from None
+
+
 def _as_columns(number: int, row: Any) -> Mapping[str, Any]:
     if isinstance(row, str):
         return {"prompt": row}
@@ -359,4 +365,4 @@ def _as_columns(number: int, row: Any) -> Mapping[str, Any]:
         return dict(row)
     if isinstance(row, (list, tuple)):
         return {"messages": list(row)}
-    raise TypeError(f"row {number} is of type {type(row).__name__}; pass str, a dict of columns or a list of messages.")
+    raise TypeError(f"it is of type {type(row).__name__}; pass str, a dict of columns or a list of messages")

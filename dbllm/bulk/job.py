@@ -8,15 +8,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
 from .display import Show, Status
 from .errors import BadInputError, DiskError, Interrupted, JournalError, OutputError
+from .findings import Findings, count_rows, quantile
 from .inputs import Source, file_format, import_pyarrow, spool
 from .journal import FAILED, NOT_DONE, Disk, Journal, encode_json, open_locked
-from .manifest import Manifest, Settings, StopSignal, describe_bad_rows, shortened
-from .outputs import Findings, Shape, joined, quantile, write_output
+from .manifest import Manifest, Settings, StopSignal, describe_bad_rows, describe_changes
+from .outputs import Shape, joined, write_output
+from .places import check_places
 from .plan import RowPlan, Summary, load_plan, make_plan
 from .report import Report, Sample, history_of
 from .row_mapper import RowMapper
@@ -41,7 +42,9 @@ class BulkJob:
         self.quarantined = 0
         self.sync_error: OSError | None = None
         self._resumed = 0
-        self._changed = False
+        self._changed = False  # the input
+        self._reset: list[str] = []  # the settings that were changed
+        self._was, self._asks = "", True  # what these were; whether there is a row to ask
 
     @property
     def journal(self) -> Journal:
@@ -85,30 +88,15 @@ class BulkJob:
             raise OutputError(f"the folder {output.parent} of the output does not exist. Make it, or name another.")
         if output.is_dir():
             raise OutputError(f"the output {output} is a folder. Name a file.")
+        if output.exists() and not output.is_file():
+            raise OutputError(f"the output {output} is a pipe or a device. Name a file.")
         if settings.path is not None:
             Source(settings.path, settings.name, settings.input_format).fingerprint()
             if (output.exists() and output.samefile(settings.path)) or output.absolute() == settings.path.absolute():
                 raise OutputError(f"the output {output} is the input itself. Name another file.")
-        self._check_places()
+        check_places(settings, self.paths)
         if "parquet" in (self.output_format, settings.input_format):
             import_pyarrow()
-
-    def _check_places(self) -> None:
-        """Each file that the job writes has a place of its own, so that none is written over another or the input."""
-        settings = self.settings
-        taken = {os.path.realpath(settings.output): "the output"}
-        if settings.path is not None:
-            taken[os.path.realpath(settings.path)] = "the input"
-        written = {f"the {name}": path for name, path in self.paths.items()}
-        drafts = {f"the draft of {path.name}": path.with_name(path.name + ".new") for path in self._drafted()}
-        for what, path in {**written, **drafts, **({"the report": settings.page} if settings.page else {})}.items():
-            if other := taken.get(os.path.realpath(path)):
-                raise OutputError(f"{path} would be {what}, and is {other} itself. Name another.")
-            taken[os.path.realpath(path)] = what
-
-    def _drafted(self) -> list[Path]:
-        """What is written under another name first."""
-        return [self.settings.output, *(path for name, path in self.paths.items() if name != "journal")]
 
     def _start_anew(self) -> None:
         assert self._handle is not None  # noqa: S101
@@ -125,12 +113,22 @@ class BulkJob:
                     f"{path} has no {self.paths['manifest'].name} beside it, which says what it is of. Put it back, or "
                     "move the journal away to start anew (what it holds is then paid again)."
                 )
-            if output.exists() and not self.settings.overwrite:
-                raise OutputError(f"{output} exists, and is of no known job. Name another, or pass --overwrite.")
+            self._check_foreign()
         elif not size and self.manifest.length and not (self.manifest.state == "done" and output.exists()):
             raise JournalError(
                 f"the journal {path} is gone, and had {self.manifest.length:,} bytes. Restore it, or pass --overwrite "
                 "to start anew (what it held is then paid again)."
+            )
+
+        if self.settings.journal is not None:
+            if self.manifest.output not in (None, str(output.absolute())):
+                self._check_foreign()
+            self.manifest.output = str(output.absolute())
+
+    def _check_foreign(self) -> None:
+        if self.settings.output.exists() and not self.settings.overwrite:
+            raise OutputError(
+                f"{self.settings.output} exists, and is of no known job. Name another, or pass --overwrite."
             )
 
     def _read_source(self) -> None:
@@ -155,13 +153,17 @@ class BulkJob:
 
     def _check_config(self) -> None:
         known, settings = self.manifest.config, self.settings
-        now = json.loads(encode_json(settings.config, default=repr))
-        if known and known != now and not settings.accept_changes:
-            name = next(name for name in now if known.get(name) != now[name])
+        about = {**self.mapper.identity(), "dedupe": settings.dedupe, "input_format": self.source.format}
+        now = json.loads(encode_json(about, default=repr))
+        self._reset = [name for name in now if name in known and known[name] != now[name]]
+        if self._reset and not settings.accept_changes:
+            finished = "is finished. It " if self.manifest.state == "done" else ""
             raise JournalError(
-                f"the job of {settings.output} began with {name}={shortened(known.get(name))}, and now it is "
-                f"{shortened(now[name])}. Name another output, or pass --accept-changes to go on with the rest so."
+                f"the job of {settings.output} {finished}began with {describe_changes(known, now, self._reset)}. Name "
+                "another output, pass --accept-changes to go on with the rest so, or --overwrite to ask all rows anew."
             )
+        self._changed |= "input_format" in self._reset  # other rows
+        self._was = describe_changes(known, now, self._reset)
         self.manifest.config = now
 
     # --- what there is to do ------------------------------------------------------------------------------------------
@@ -170,7 +172,7 @@ class BulkJob:
         """Read the input once, if that was not done before, and the journal."""
         assert self._handle is not None  # noqa: S101
         manifest, settings = self.manifest, self.settings
-        if manifest.plan and manifest.dedupe == settings.dedupe and not self._changed:
+        if manifest.plan and not self._changed and not {"prompt", "verb", "dedupe"} & set(self._reset):
             self._plan = load_plan(self.paths["plan"], Summary(**manifest.plan))
         if self._plan is None:
             self._read_input()
@@ -187,6 +189,7 @@ class BulkJob:
         if settings.retry_errors or settings.retry_ambiguous:
             self._forget_errors()
         self._resumed = len(journal.done) - journal.done.count(NOT_DONE)
+        self._asks = self.has_work
         self._before, self.history = manifest.seconds, history_of(manifest.history)
         self.status = Status(
             total=summary.distinct, done=self._resumed, before=self._resumed, cost=0.0 if settings.price else None
@@ -205,8 +208,18 @@ class BulkJob:
             tick=self._reading,
         )
         checksum = digest.hexdigest() if watch else self.source.checksum()
+        self.check_unchanged()
         self.source_now["checksum"] = checksum
-        self.manifest.plan, self.manifest.dedupe = asdict(self._plan.summary), self.settings.dedupe
+        self.manifest.plan = asdict(self._plan.summary)
+
+    def check_unchanged(self) -> None:
+        """Raise BadInputError if the input is no longer the file that was planned."""
+        now = self.source.fingerprint()
+        if any(self.source_now[name] != value for name, value in now.items()):
+            raise BadInputError(
+                f"{self.settings.name} was changed while the job ran. Bring it back as it was and run the same again, "
+                "which goes on; or pass --accept-changes: rows that ask the same in the same place stay done."
+            )
 
     def _check_stop(self) -> None:
         if self.stop.level:
@@ -221,7 +234,7 @@ class BulkJob:
         """Rows whose errors are to be tried again are not done."""
         wanted, settings, journal = self.settings.retry_errors, self.settings, self.journal
         last = {
-            row: place for row, place in journal.places() if row < len(journal.done) and journal.done[row] == FAILED
+            row: place for row, place, _ in journal.answers() if row < len(journal.done) and journal.done[row] == FAILED
         }
         for row, place in last.items():
             error = journal.read(place)["error"]
@@ -232,14 +245,20 @@ class BulkJob:
     @property
     def is_over(self) -> bool:
         """Whether the last run finished, nothing has changed since, and nothing is to be tried again."""
-        retry = self.settings.retry_errors or self.settings.retry_ambiguous
-        return self.manifest.state == "done" and self.settings.output.exists() and not retry and not self._changed
+        settings = self.settings
+        more = settings.retry_errors or settings.retry_ambiguous or settings.page or self._changed or self._reset
+        report = self.manifest.report or {}
+        same = str(report.get("output")) == str(settings.output) or settings.journal is None
+        return self.manifest.state == "done" and settings.output.exists() and same and not more
 
     @property
     def has_work(self) -> bool:
         """Whether a row is to be asked."""
-        done = self.journal.done
-        return any(leader == row and not done[row] for row, leader in enumerate(self.plan.leaders))
+        done, leaders = self.journal.done, self.plan.leaders
+        row = done.find(NOT_DONE)
+        while row >= 0 and leaders[row] != row:
+            row = done.find(NOT_DONE, row + 1)
+        return row >= 0
 
     def seconds(self) -> float:
         """How long the job has run, all runs together."""
@@ -281,18 +300,20 @@ class BulkJob:
 
         summary = self.plan.summary
         shape = Shape(is_batch=summary.is_batch, columns=summary.columns, job=self.manifest.job)
-        write_output(self.settings.output, self.output_format, all_rows, shape, self.disk)
-        report = self.partial_report("done")
-        report.output, report.answered, report.failed = self.settings.output, findings.answered, findings.failed
-        report.copied, report.errors, report.may_be_paid = findings.copied, dict(findings.errors), findings.may_be_paid
-        report.attempts, report.unclear = findings.attempts, findings.unclear
-        named = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
-        found = ((name, quantile(findings.latencies, share)) for name, share in named)
-        report.latency = {name: value for name, value in found if value is not None}
-        longest = quantile(findings.lengths, 0.99)
-        report.output_p99 = None if longest is None else round(longest)
-        report.slowest = sorted(findings.slowest, reverse=True)
+        self.check_unchanged()
+        write_output(self.settings.output, self.output_format, all_rows, shape, self.disk, self.check_unchanged)
+        report = self._report("done", findings)
+        report.output, report.slowest = self.settings.output, sorted(findings.slowest, reverse=True)
         report.notes += self._advice(report)
+        if self._reset and not self._asks:
+            report.notes.append(
+                f"every row was done before the change (the job began with {self._was}), so none was asked again; "
+                "--overwrite asks all anew"
+            )
+        if shape.replaced:
+            report.notes.append(
+                f"{shape.replaced:,} numbers were NaN or infinite, which JSON does not have: null stands for them"
+            )
         self.manifest.state, self.manifest.source = "done", self.source_now
         self.manifest.report = {**report.as_dict(), "slowest": [], "history": []}
         self.save(self.journal.marked(), must=True)
@@ -310,16 +331,15 @@ class BulkJob:
         return []
 
     def partial_report(self, state: str) -> Report:
-        """What can be said without the output's rows."""
+        """What the job came to up to here, in all its runs."""
+        return self._report(state, count_rows(self.plan, self.journal))
+
+    def _report(self, state: str, findings: Findings) -> Report:
         journal, summary, totals = self.journal, self.plan.summary, self.journal.totals
-        failed = journal.done.count(FAILED)
         report = Report(
             state=state,
             rows=summary.rows,
-            answered=len(journal.done) - journal.done.count(NOT_DONE) - failed,
-            failed=failed,
             bad_rows=summary.bad,
-            errors=dict(self.status.errors),
             paid_again=totals.paid_again,
             resumed=self._resumed,
             runs=totals.runs,
@@ -330,6 +350,14 @@ class BulkJob:
             seconds=self.seconds(),
             history=list(self.history),
         )
+        report.answered, report.failed = findings.answered, findings.failed
+        report.copied, report.errors, report.may_be_paid = findings.copied, dict(findings.errors), findings.may_be_paid
+        report.attempts, report.unclear = findings.attempts, findings.unclear
+        named = (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+        found = ((name, quantile(findings.latencies, share)) for name, share in named)
+        report.latency = {name: value for name, value in found if value is not None}
+        longest = quantile(findings.lengths, 0.99)
+        report.output_p99 = None if longest is None else round(longest)
         if self.settings.price is not None:
             report.cost = self.settings.price.cost(totals.prompt_tokens, totals.completion_tokens)
         if journal.lost:

@@ -29,6 +29,7 @@ _END_BYTES = len(_END % 0)
 _CHUNK = 1 << 20
 
 _ANSWER = re.compile(rb'\{"row":(\d+),"ok":([01]),')
+_ANSWERS = re.compile(rb'\n' + _ANSWER.pattern)  # in many lines at once
 _STARTED = re.compile(rb'\{"start":\[(\d+)\],')
 _COUNTED = re.compile(rb'\{"row":(\d+),"ok":([01]),"key":"([0-9a-f]{16})","tokens":\[(\d+),(\d+)\],')
 
@@ -110,6 +111,8 @@ def open_locked(path: Path, holder: Callable[[], str] = str) -> int:
         OutputError: another process has it; `holder` says which.
         OSError: it cannot be opened.
     """
+    if path.exists() and not path.is_file():
+        raise OutputError(f"the journal {path} is no file. Name one.")
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
     try:
         _lock(handle)
@@ -233,15 +236,16 @@ class Journal:
 
     def _read_trusted(self, mark: _Mark) -> None:
         """Read the part whose checksum the manifest knows: only what is done is of interest."""
-        done, find, at = self.done, _ANSWER.match, 0
-        rest = b""
+        done, at, rest = self.done, 0, b"\n"
         while at < mark.size and (piece := _read_at(self._handle, min(_CHUNK, mark.size - at), at)):
             at += len(piece)
-            lines = (rest + piece).split(b"\n")
-            rest = lines.pop()
-            for line in lines:
-                if line.startswith(b'{"row"') and (found := find(line)):
-                    done[int(found[1])] = ANSWERED if found[2] == b"1" else FAILED
+            end = piece.rfind(b"\n")
+            if end < 0:
+                rest += piece
+                continue
+            for row, ok in _ANSWERS.findall(rest + piece[:end]):
+                done[int(row)] = ANSWERED if ok == b"1" else FAILED
+            rest = piece[end:]
         self._set(mark)
         self._marks.append(mark)
 
@@ -326,7 +330,7 @@ class Journal:
         """Record a row's answer, or its failure, for good."""
         self._count(row, ok=ok, tokens=tokens)
         head = f'{{"row":{row},"ok":{int(ok)},"key":"{key:016x}","tokens":[{tokens[0]},{tokens[1]}],"is":'
-        self._add(head.encode() + encode_json(content))
+        self._add(head.encode() + encode_json(content, default=json_text))
 
     def stop(self, why: str, *, cut: int = 0) -> None:
         """Say that the process ends in peace; `cut` requests were ended before their answer came."""
@@ -382,12 +386,12 @@ class Journal:
 
     # --- the answers --------------------------------------------------------------------------------------------------
 
-    def places(self) -> Iterator[tuple[int, int]]:
-        """(row, place in the file) of each answer, in the file's order; a row's last one counts."""
+    def answers(self) -> Iterator[tuple[int, int, bytes]]:
+        """(row, place in the file, line) of each answer, in the file's order; a row's last one counts."""
         at = 0
-        for line in self._lines(0, self.size):
+        for line in self._lines(0, self.size - self.waiting):
             if found := _ANSWER.match(line):
-                yield int(found[1]), at
+                yield int(found[1]), at, line
             at += len(line)
 
     def read(self, place: int) -> dict[str, Any]:
@@ -400,10 +404,22 @@ class Journal:
         return content
 
 
-def encode_json(value: object, default: Callable[[Any], Any] | None = None) -> bytes:
+def encode_json(value: object, default: Callable[[Any], Any] | None = None, *, allow_nan: bool = True) -> bytes:
     """Compact JSON in UTF-8; half a surrogate pair, which UTF-8 lacks, is escaped."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=default)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=default, allow_nan=allow_nan)
     try:
         return text.encode()
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":"), default=default).encode()
+
+
+def json_text(value: Any) -> Any:
+    """What stands in JSON for a value that it has no form for: numpy's and pydantic's own plain data, else its text."""
+    if isinstance(value, (bytes, bytearray)):
+        return value.decode("utf-8", "replace")
+    for name in ("model_dump", "tolist"):
+        if callable(plain := getattr(value, name, None)):
+            return plain()
+    if type(value).__name__ in ("NAType", "NaTType"):  # pandas' nothing
+        return None
+    return str(value)

@@ -29,7 +29,6 @@ class Settings:
     """What a user asked of a job, beside its calls; `run` describes each."""
 
     output: Path
-    config: dict[str, Any]
     name: str = "the input"
     path: Path | None = None
     input_format: str = "jsonl"
@@ -57,8 +56,8 @@ class Manifest:
     config: dict[str, Any] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] | None = None
-    dedupe: bool = True
     accepted: bool = False
+    output: str | None = None
     mark: dict[str, Any] | None = None
     length: int = 0
     seconds: float = 0.0
@@ -85,6 +84,12 @@ class Manifest:
                 f"{path} is no manifest of a job that this version of dbllm knows. Restore it, or move it away "
                 "together with the .part beside it to start anew (what that holds is then paid again)."
             ) from None
+
+
+def describe_changes(known: dict[str, Any], now: dict[str, Any], names: list[str]) -> str:
+    """What the settings of these names were, and what they are now."""
+    said = [f"{name}={shortened(known[name])}, and now it is {shortened(now[name])}" for name in names]
+    return "; ".join(said)
 
 
 def shortened(value: Any) -> str:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import heapq
 import json
 import math
 import os
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .errors import DiskError
+from .errors import BulkError, DiskError
+from .findings import MISSING, Findings, places_of
 from .inputs import RawRow, Source, columns_of, import_pyarrow, open_zst
-from .journal import Disk, Journal, encode_json
+from .journal import Disk, Journal, encode_json, json_text
 from .plan import BAD, RowPlan
 from .requests import Template
 from .results import RowError, RowInputError, RowResult
@@ -27,94 +26,7 @@ COLUMNS = (
 )
 """What an output row has beside the columns of its input row. One that the input has too is called dbllm_… ."""
 
-STEPS = 50  # of a power of ten, in which latencies are counted
 _BUFFER = 1 << 20
-_MISSING = (1 << 64) - 1
-
-
-class Slow(NamedTuple):
-    """One of the slowest rows."""
-
-    latency: float
-    line: int
-    attempts: int
-    request_id: str
-    text: str
-
-
-@dataclass
-class Findings:
-    """What the output's rows add up to.
-
-    Attributes:
-        answered, failed: rows with an answer, and error rows.
-        copied: answered rows that were not sent, because an equal row was.
-        errors: error rows by class.
-        may_be_paid: error rows that may have been paid although no answer came.
-        input_tokens, output_tokens: the usage of the answers.
-        attempts: how often the rows were sent.
-        unclear: failed attempts that may have run and been paid, of all rows.
-        latencies: how many rows took as long: counts by STEPS * log10(seconds), rounded.
-        lengths: output tokens in the same steps.
-        slowest: the slowest rows, in no order.
-    """
-
-    answered: int = 0
-    failed: int = 0
-    copied: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    may_be_paid: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    attempts: int = 0
-    unclear: int = 0
-    latencies: Counter[int] = field(default_factory=Counter)
-    lengths: Counter[int] = field(default_factory=Counter)
-    slowest: list[Slow] = field(default_factory=list)
-
-    def add(self, result: RowResult, row: RawRow, *, copied: bool) -> None:
-        """Count a row."""
-        if result.error is None:
-            self.answered += 1
-        else:
-            self.failed += 1
-            self.errors[result.error.name] += 1
-            self.may_be_paid += result.error.may_be_paid
-        if copied:
-            self.copied += result.error is None
-            return
-        self.input_tokens += result.input_tokens or 0
-        self.output_tokens += result.output_tokens or 0
-        self.attempts += result.attempts
-        self.unclear += result.unclear
-        if result.output_tokens:
-            self.lengths[round(STEPS * math.log10(result.output_tokens))] += 1
-        if result.latency > 0:
-            self.latencies[round(STEPS * math.log10(result.latency))] += 1
-            slow = (result.latency, row.line, result.attempts, result.request_id or "")
-            if len(self.slowest) < 20:
-                heapq.heappush(self.slowest, Slow(*slow, _excerpt(row)))
-            elif result.latency > self.slowest[0].latency:
-                heapq.heapreplace(self.slowest, Slow(*slow, _excerpt(row)))
-
-
-def quantile(steps: Counter[int], share: float) -> float | None:
-    """What this share of the rows stayed below, to 3 percent; None without rows."""
-    left = share * sum(steps.values())
-    for step, count in sorted(steps.items()):
-        left -= count
-        if left <= 0:
-            return float(10 ** (step / STEPS))
-    return None
-
-
-def _excerpt(row: RawRow) -> str:
-    text = (
-        row.content.decode("utf-8", "replace")
-        if isinstance(row.content, bytes)
-        else json.dumps(row.content, ensure_ascii=False, default=str)
-    )
-    return text[:200]
 
 
 class OutputRow(NamedTuple):
@@ -129,19 +41,15 @@ def joined(
     source: Source, plan: RowPlan, journal: Journal, findings: Findings | None = None, template: Template | None = None
 ) -> Iterator[OutputRow]:
     """The rows of the input with their results, in order. A row that has none yet is left out."""
-    places = array("Q", [_MISSING]) * plan.summary.rows
-    for index, place in journal.places():
-        if index < plan.summary.rows:
-            places[index] = place
-    lines: dict[int, int] = {}  # of the rows that others copy
-    wanted = {leader for index, leader in enumerate(plan.leaders) if leader not in (index, BAD)}
+    places = places_of(plan, journal)
+    lines = array("I", [0]) * plan.summary.rows
     for number, row in enumerate(source.rows()):
-        leader = plan.leaders[number]
-        if number in wanted:
-            lines[number] = row.line
+        if number >= plan.summary.rows:
+            return  # the input grew meanwhile, which is noticed at the end
+        leader, lines[number] = plan.leaders[number], row.line
         if leader == BAD:
             result = bad_row(number, row, template)
-        elif journal.done[leader] and places[leader] != _MISSING:
+        elif journal.done[leader] and places[leader] != MISSING:
             result = RowResult.from_dict({"index": number, **journal.read(places[leader])})
         else:
             continue
@@ -151,7 +59,7 @@ def joined(
             result.latency, result.unclear = 0.0, 0
         if findings is not None:
             findings.add(result, row, copied=copied)
-        yield OutputRow(row, result, lines.get(leader) if copied else None)
+        yield OutputRow(row, result, lines[leader] if copied else None)
 
 
 def bad_row(number: int, row: RawRow, template: Template | None = None) -> RowResult:
@@ -185,6 +93,7 @@ class Shape:
 
     def __init__(self, *, is_batch: bool, columns: Sequence[str], job: str) -> None:
         self.is_batch, self._job = is_batch, job
+        self.replaced = 0  # numbers that JSON does not have
         self._names: dict[str, str] = {}
         for name in COLUMNS:
             free = name
@@ -200,15 +109,31 @@ class Shape:
     def line(self, out: OutputRow) -> bytes:
         """A row as a line of JSON. A plain row's own columns stay as they were written."""
         if self.is_batch:
-            return encode_json(self.batch(out), default=str) + b"\n"
-        added = encode_json(self.added(out), default=str)
+            return self._encoded(self.batch(out)) + b"\n"
+        added = self._encoded(self.added(out))
         content = out.row.content
         if isinstance(content, dict):
-            content = encode_json(content, default=_json_text)
-        elif _is_bad(out):
+            content = self._encoded(content)
+        elif _is_bad(out.row):
             content = encode_json({"line": content.decode("utf-8", "replace")})
+        elif b"NaN" in content or b"Infinity" in content:  # which may also be words of a text
+            before = self.replaced
+            columns = json.loads(content, parse_constant=self._null)
+            content = content if self.replaced == before else self._encoded(columns)
         head = content.rstrip()[:-1].rstrip()
         return head + (b"," if len(head) > 1 else b"") + added[1:] + b"\n"
+
+    def _encoded(self, value: dict[str, Any]) -> bytes:
+        """As JSON. What JSON has no number for becomes null, and is counted."""
+        try:
+            return encode_json(value, default=json_text, allow_nan=False)
+        except ValueError:
+            plain, number = without_nan(value)
+            self.replaced += number
+            return encode_json(plain, default=json_text)
+
+    def _null(self, _: str) -> None:
+        self.replaced += 1
 
     def record(self, out: OutputRow) -> dict[str, Any]:
         """A row as a dict, for Parquet."""
@@ -250,13 +175,26 @@ def vars_of(result: RowResult) -> dict[str, Any]:
     return {name: getattr(result, name) for name in RowResult.__slots__}
 
 
-def _is_bad(out: OutputRow) -> bool:
+def _is_bad(row: RawRow) -> bool:
     """Whether a line is no JSON object, so that nothing can be added to it."""
     try:
-        columns_of(out.row)
+        columns_of(row)
     except RowInputError:
         return True
     return False
+
+
+def without_nan(value: Any) -> tuple[Any, int]:
+    """The value with None for each number that is none or infinite, and how many there were."""
+    if isinstance(value, float):
+        return (value, 0) if math.isfinite(value) else (None, 1)
+    if isinstance(value, dict):
+        inner = {name: without_nan(each) for name, each in value.items()}
+        return {name: plain for name, (plain, _) in inner.items()}, sum(number for _, number in inner.values())
+    if isinstance(value, (list, tuple)):
+        items = [without_nan(each) for each in value]
+        return [plain for plain, _ in items], sum(number for _, number in items)
+    return value, 0
 
 
 def _batch_body(result: RowResult, url: str) -> dict[str, Any]:
@@ -286,18 +224,22 @@ def _batch_choice(choice: dict[str, Any], result: RowResult) -> dict[str, Any]:
     return {"index": 0, **choice, "finish_reason": result.finish_reason}
 
 
-def _json_text(value: Any) -> Any:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def write_output(path: Path, form: str, rows: Callable[[], Iterable[OutputRow]], shape: Shape, disk: Disk) -> None:
+def write_output(
+    path: Path,
+    form: str,
+    rows: Callable[[], Iterable[OutputRow]],
+    shape: Shape,
+    disk: Disk,
+    check: Callable[[], object] = lambda: None,
+) -> None:
     """Write the output under another name, and rename it when it is whole and on the disk.
 
     Args:
         rows: gives the rows; Parquet asks twice.
+        check: called before the rename; what it raises leaves no output.
 
     Raises:
         DiskError: the disk does not take it.
@@ -313,8 +255,12 @@ def write_output(path: Path, form: str, rows: Callable[[], Iterable[OutputRow]],
             disk.sync(handle)
         finally:
             os.close(handle)
+        check()
         disk.replace(draft, path)
         disk.sync_folder(path.parent)
+    except BulkError:
+        draft.unlink(missing_ok=True)
+        raise
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise DiskError(
@@ -427,7 +373,7 @@ def _column(pyarrow: Any, kind: Any, values: list[Any]) -> Any:
         texts = [
             value
             if value is None or isinstance(value, str)
-            else json.dumps(value, ensure_ascii=False, default=_json_text)
+            else json.dumps(without_nan(value)[0], ensure_ascii=False, default=json_text)
             for value in values
         ]
         return pyarrow.array(

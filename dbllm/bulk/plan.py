@@ -15,7 +15,7 @@ from zlib import crc32
 from .errors import BadInputError
 from .inputs import RawRow, Source, columns_of, removed_unless_replaced
 from .journal import Disk
-from .requests import RowRequest
+from .requests import RowRequest, most_tokens
 from .results import RowInputError
 
 BAD = 0xFFFF_FFFF
@@ -40,6 +40,8 @@ class Summary:
         is_batch: whether the rows have OpenAI's Batch shape.
         input_bytes: of what the distinct rows ask, as UTF-8.
         max_tokens: the sum of the rows' own max_tokens, and how many rows have one.
+        unbound: how many rows have a verb whose output no max_tokens bounds: an agent's, or a custom model's.
+        silent: how many rows have a verb that makes no output tokens (embed).
         checksum: of the rows' two numbers in the plan's file.
     """
 
@@ -51,6 +53,8 @@ class Summary:
     is_batch: bool = False
     input_bytes: int = 0
     max_tokens: tuple[int, int] = (0, 0)
+    unbound: int = 0
+    silent: int = 0
     checksum: int = 0
 
 
@@ -188,8 +192,10 @@ def _read_request(
         if isinstance(asked.content, dict) and isinstance(row.content, bytes)
         else (_size(asked.content))
     )
-    most = asked.params.get("max_tokens") or asked.params.get("max_completion_tokens")
-    if isinstance(most, int):
+    most = most_tokens(asked.params)
+    summary.unbound += asked.verb in ("respond", "predict")
+    summary.silent += asked.verb == "embed"
+    if most is not None and asked.verb in ("complete", "chat"):
         summary.max_tokens = (summary.max_tokens[0] + most, summary.max_tokens[1] + 1)
     return asked.fingerprint()
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .outputs import Slow
+from .findings import Slow
 
 
 class Price(NamedTuple):

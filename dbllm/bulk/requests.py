@@ -47,6 +47,12 @@ class RowRequest:
         return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
+def most_tokens(params: Mapping[str, Any]) -> int | None:
+    """The most output tokens that parameters allow; None if they do not say."""
+    named = (params.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
+    return next((value for value in named if isinstance(value, int) and not isinstance(value, bool)), None)
+
+
 class Template:
     """A prompt with columns in braces: "Summarise: {text}"; `{{` and `}}` are braces.
 

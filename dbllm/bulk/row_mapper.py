@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from copy import copy
+from hashlib import blake2b
 from typing import Any
 
 import anyio.to_thread
@@ -91,7 +93,7 @@ class RowMapper:
         self._settings = {"host": host, "profile": profile, "token": token}
         self._handle = handle
         self._clients: dict[Any, Any] = {}
-        self._verbs: tuple[str, ...] | None = () if self.verb is not None else None  # what the endpoint does
+        self._verbs: tuple[str, ...] | None = None  # what the endpoint does
 
     @property
     def prompt(self) -> str | None:
@@ -119,7 +121,8 @@ class RowMapper:
         began = time.monotonic()
         try:
             handle = self.async_handle()
-            await self.start()
+            if self.verb is None:
+                await self.start()
             request = self.request(row)
             reply = await self.send(handle, request, retry=self.retry, timeout=self.timeout)
         except Exception as error:  # noqa: BLE001 - a row's failure is a value
@@ -131,7 +134,7 @@ class RowMapper:
         began = time.monotonic()
         try:
             handle = self.plain_handle()
-            if self._verbs is None:
+            if self._verbs is None and self.verb is None:
                 self._verbs = run_without_loop(handle._core._lookup_verbs())
             request = self.request(row)
             reply = self.send(handle, request, retry=self.retry, timeout=self.timeout)
@@ -155,13 +158,64 @@ class RowMapper:
 
         Raises:
             ConfigError, APIError: the configuration is incomplete, or there is no such endpoint.
+            TypeError: a driver app has no such verb.
         """
         if self._verbs is None:
             handle = self.async_handle()
+            if self.verb not in (None, "complete") and not hasattr(handle, str(self.verb)):
+                raise TypeError(f"a driver app does not do {self.verb}(): use the verb complete.")
             if (core := getattr(handle, "_core", None)) is not None:  # of a sync client: it blocks
                 self._verbs = await anyio.to_thread.run_sync(lambda: run_without_loop(core._lookup_verbs()))
             else:
                 self._verbs = await handle._lookup_verbs()
+
+    def look_up(self) -> str | None:
+        """The endpoint's task, as Databricks calls it, or a word for what it speaks; None if nobody says. It blocks.
+
+        Raises:
+            ConfigError, APIError: the configuration is incomplete, or the endpoint cannot be looked up.
+            TypeError: the mapper was given a handle of an AsyncClient.
+        """
+        mine = self if self._handle is not None else copy(self)  # whose clients are closed below, not those of `self`
+        try:
+            core = sending_once(mine.plain_handle(), self.timeout)._core
+            if core._ref.kind or core._ref.is_service:
+                run_without_loop(core._lookup_verbs())
+                known = core._known.get(core.name)
+                return str(core._ref.kind or known.kind) if core._ref.kind or known else None
+            deadline = core._options.deadline(core._transport.backend.clock)
+            call = core._options.call(deadline, core._ref.described_at)
+            described = json.loads(run_without_loop(core._transport.call(call)).raw.body)
+            return str(described.get("task") or "custom")  # backends leave the task of custom models out
+        except (ValueError, AttributeError):
+            return None  # no description
+        finally:
+            for client in mine._clients.values():
+                client.close()
+
+    def identity(self) -> dict[str, Any]:
+        """What makes the answers other ones: whom the calls go to, and with what, as plain data.
+
+        Raises:
+            ConfigError: the configuration is incomplete.
+        """
+        core, model = _core_of(self.async_handle()), self.response_model
+        signature = core._signature
+        return {
+            "host": core._transport.host,
+            "endpoint": core.name,  # of a driver app its cluster and port
+            "verb": self.verb,
+            "prompt": self.prompt,
+            "params": dict(self.params),
+            "response_model": None
+            if model is None
+            else f"{model.__module__}.{model.__qualname__} {_schema_digest(model)}",
+            "handle": {
+                "params": dict(signature.params),
+                "transform_input": _name_of(signature.transform_input),
+                "transform_output": _name_of(signature.transform_output),
+            },
+        }
 
     def request(self, row: Any) -> RowRequest:
         """What a row asks for.
@@ -226,6 +280,23 @@ class RowMapper:
             attempts=reply.attempts,
             latency=seconds,
         )
+
+
+def _core_of(handle: Any) -> Any:
+    """The handle itself, or the one that a sync handle wraps."""
+    return getattr(handle, "_core", handle)
+
+
+def _schema_digest(model: type) -> str:
+    """A short name of the model's fields."""
+    from pydantic import TypeAdapter
+
+    schema = json.dumps(TypeAdapter(model).json_schema(), sort_keys=True)
+    return blake2b(schema.encode(), digest_size=6).hexdigest()
+
+
+def _name_of(function: Any) -> str | None:
+    return None if function is None else f"{function.__module__}.{getattr(function, '__qualname__', '?')}"
 
 
 def default_verb(row: Any, verbs: tuple[str, ...], template: Template | None) -> str:

@@ -40,6 +40,7 @@ class Rows:
         Raises:
             ConfigError, APIError: the configuration is incomplete, or there is no such endpoint; nothing was sent.
             TooManyErrors: the share of error rows passed `max_error_rate`.
+            EveryRowRefused: the endpoint refuses every row; those that it refused last have no result.
             Exception: what the input raised, after the results of the rows before.
         """
         scheduler = self._scheduler
@@ -119,7 +120,8 @@ def rows(
 ) -> Rows:
     """Call a model for each row, many at once; the results come in the order in which they are ready.
 
-    A row that fails is a result with an `error`. No failure of a row ends the others.
+    A row that fails is a result with an `error`. No failure of a row ends the others; only an endpoint that refuses
+    every row for one reason (a wrong token, a missing permission, another verb) does.
 
     Args:
         handle: an endpoint or driver app of a client, or a `RowMapper`, which has the next arguments itself.
@@ -128,7 +130,8 @@ def rows(
         concurrency: how many calls at once; None finds out how many serve best.
         limits: the rates to keep; see `Limits`.
         retry: the policy; default `RETRY`: 8 attempts.
-        max_error_rate: stop when more than this share of the last 200 rows failed.
+        max_error_rate: stop when more than this share of the last 200 rows failed; 1 never stops, even if every row is
+            refused.
         verb, prompt, params, response_model, timeout: as for `RowMapper`; `timeout` is one attempt's.
         on_send: called with a row's index before each attempt.
         on_result: called with each result as soon as it is there, which is before the iterator gives it.

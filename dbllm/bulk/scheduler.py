@@ -18,7 +18,6 @@ from itertools import count
 from typing import Any
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 
 from dbllm import APIError, Limits, Retry
@@ -26,9 +25,9 @@ from dbllm import APIError, Limits, Retry
 from .._transport.adaptive import AdaptiveConcurrency, FixedConcurrency
 from .._transport.limits import Cost, RateLimiter, Reservation
 from .errors import TooManyErrors
-from .failures import failed_result, is_overload, is_throttled, may_be_paid, next_attempt_after
+from .failures import Refusals, failed_result, is_overload, is_throttled, may_be_paid, next_attempt_after, single_error
 from .progress import FUSE_ROWS, Item, Progress, Tally
-from .requests import RowRequest
+from .requests import RowRequest, most_tokens
 from .results import RowResult
 from .row_mapper import RowMapper, key_of, sending_once
 
@@ -94,6 +93,7 @@ class Scheduler:
         self._began: float | None = None
         self._last_answer = 0.0
         self.tally = Tally()
+        self.refusals = Refusals(may_end=max_error_rate != 1)  # 1 means: whatever fails, go on
 
     # --- what a consumer does -----------------------------------------------------------------------------------------
 
@@ -176,8 +176,9 @@ class Scheduler:
                         self.concurrency.limit()
                     ):  # at once, not when each is needed: a task that the loop's
                         self._hire()  # end cancels before its first step would warn
+                self._deliver_all(self.refusals.rest(was_stopped=self._stopped))
         except BaseException as error:
-            self.failure = self.failure or _single_error(error)
+            self.failure = self.failure or single_error(error)
             if not isinstance(error, Exception):
                 raise
         finally:
@@ -300,10 +301,7 @@ class Scheduler:
     def _cost(self, request: RowRequest) -> Cost:
         if not self._counts_tokens:
             return _FREE
-        params = {**self.mapper.params, **request.params}
-        named = (params.get(name) for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"))
-        most = next((value for value in named if isinstance(value, int)), None)
-        content = request.content
+        content, most = request.content, most_tokens({**self.mapper.params, **request.params})
         return Cost(len(content.encode() if isinstance(content, str) else repr(content)), most)
 
     # --- sending ------------------------------------------------------------------------------------------------------
@@ -373,7 +371,7 @@ class Scheduler:
         if job.reservation is not None:
             self.limiter.settle(job.reservation, result.input_tokens, result.output_tokens)
         self.concurrency.ended(now, len(self._running), "ok", result.latency)
-        self._deliver(result)
+        self._deliver_all([*self.refusals.answered(), result])
 
     def _failed(self, job: _Job, error: Exception, began: float) -> None:
         now = self.clock()
@@ -390,10 +388,19 @@ class Scheduler:
         if pause is None and throttled and self.retry.attempts > 1 and now - self._last_answer < PATIENCE:
             pause = self.retry.max_backoff  # the endpoint does answer others: this row's turn comes
         if pause is None:
-            self._deliver(failed_result(job.errors, job.index, job.request.key, now - began, sent=len(job.errors)))
+            result = failed_result(job.errors, job.index, job.request.key, now - began, sent=len(job.errors))
+            self._deliver_all(self.refusals.failed(error, result))
         elif not self._stopped:
             heapq.heappush(self._parked, (now + pause, next(self._ticket), job))
             self._wake_at(now + pause)
+
+    def _deliver_all(self, results: list[RowResult]) -> None:
+        """Deliver rows that have failed, and end the job if the endpoint refuses all."""
+        for result in results:
+            self._deliver(result)
+        if self.refusals.ended is not None and self.failure is None:
+            self.failure = self.refusals.ended
+            self.stop()
 
     def _deliver(self, result: RowResult) -> None:
         self.tally.count(result)
@@ -416,10 +423,3 @@ class Scheduler:
 
 
 _FREE = Cost(0)
-
-
-def _single_error(error: BaseException) -> BaseException:
-    """The one error of a task group."""
-    while isinstance(getattr(error, "exceptions", None), tuple) and len(error.exceptions) == 1:  # type: ignore[attr-defined]
-        error = error.exceptions[0]  # type: ignore[attr-defined]
-    return error

@@ -13,6 +13,7 @@ from .display import REFRESH_SECONDS, Pace
 from .errors import BulkError, DiskError, Interrupted
 from .inputs import columns_of
 from .job import BulkJob
+from .journal import ANSWERED
 from .progress import Item
 from .report import Sample, thinned
 from .results import RowError, RowResult
@@ -88,6 +89,7 @@ class Sending:
             on_send=self._sent,
             on_result=self._record,
         )
+        stream._scheduler.refusals.is_proven = ANSWERED in self._journal.done  # by this run or an earlier one
         self._stream, failure = stream, None
         async with stream, anyio.create_task_group() as group:
             group.start_soon(self._watch, stream)
@@ -139,13 +141,17 @@ class Sending:
         piece: list[Item] = []
         size = 0
         for number, row in enumerate(self._job.source.rows()):
+            if number >= len(leaders):
+                break
             if leaders[number] != number or done[number]:
                 continue
             piece.append(Item(number, columns_of(row)))
             size += len(row.content)
             if len(piece) >= 64 or size > 1 << 18:
+                self._job.check_unchanged()  # before a row is paid that is not the one that was planned
                 yield piece
                 piece, size = [], 0
+        self._job.check_unchanged()
         if piece:
             yield piece
 

@@ -27,8 +27,9 @@ EXIT_STATUS = """Exit status:
 73 the output cannot be made there, or another process works on it;
 74 the disk takes nothing more;
 75 interrupted (Ctrl-C, SIGTERM);
-76 too many errors (--max-error-rate).
-After 74, 75, 76 and any crash the same command goes on where it was."""
+76 too many errors (--max-error-rate);
+77 the endpoint refuses every row (token, permission, name, verb), and nothing was paid for them.
+After 74 to 77 and any crash the same command goes on where it was."""
 
 
 class _BulkCommand(Command):
@@ -160,22 +161,28 @@ def bulk(
     try:
         costs = read_price(price)
         template = read_template(prompt)
+        about: dict[str, Any] = {
+            "endpoint": endpoint,
+            "driver_app": driver_app,
+            "host": host,
+            "profile": profile,
+            "prompt": template,
+            "verb": verb,
+            "params": dict(param or ()),
+            "dedupe": not no_dedupe,
+            "input_format": input_format,
+            "price": costs,
+        }
         if dry_run:
-            _dry_run(source, template, verb, dict(param or ()), input_format, costs, dedupe=not no_dedupe)
+            _dry_run(source, about)
             return
         if output is None:
             raise typer.BadParameter("it is missing: -o answers.jsonl.", param_hint="--output")
         if (endpoint is None) == (driver_app is None):
             raise typer.BadParameter("name one of --endpoint and --app.", param_hint="--endpoint")
         options = {
-            "endpoint": endpoint,
-            "driver_app": driver_app,
+            **about,
             "cluster_id": cluster,
-            "host": host,
-            "profile": profile,
-            "prompt": template,
-            "verb": verb,
-            "params": dict(param or ()),
             "concurrency": concurrency,
             "limits": _limits(rpm, rph, itpm, otpm),
             "retry": _retry(attempts),
@@ -184,12 +191,9 @@ def bulk(
             "retry_ambiguous": retry_ambiguous,
             "max_error_rate": max_error_rate,
             "keep_bad_rows": keep_bad_rows,
-            "dedupe": not no_dedupe,
             "accept_changes": accept_changes,
             "overwrite": overwrite,
-            "input_format": input_format,
             "journal": journal,
-            "price": costs,
             "report": report,
         }
         ended = _call_bulk(source, output, options, quiet=quiet)
@@ -224,21 +228,10 @@ def _call_bulk(source: str, output: Path, options: dict[str, Any], *, quiet: boo
     return run_sync(source, output, progress=not quiet, **options)
 
 
-def _dry_run(
-    source: str,
-    prompt: str | None,
-    verb: str | None,
-    params: dict[str, Any],
-    input_format: str | None,
-    price: tuple[float, float] | None,
-    *,
-    dedupe: bool,
-) -> None:
+def _dry_run(source: str, options: dict[str, Any]) -> None:
     from dbllm.bulk import estimate
 
-    found = estimate(
-        source, prompt=prompt, verb=verb, params=params, input_format=input_format, price=price, dedupe=dedupe
-    )
+    found = estimate(source, **options)
     console.write(str(found))
     if found.bad:
         raise typer.Exit(65)

@@ -8,7 +8,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 
 from dbllm.bulk import Report
-from dbllm.bulk.outputs import Slow
+from dbllm.bulk.findings import Slow
 from dbllm.bulk.report import Sample
 
 STORED = "</pre><img src=x onerror=\"document.title='broken into'\"><script>document.title='broken into'</script>"

@@ -15,7 +15,7 @@ from support.jobs import SIZE
 
 from dbllm.bulk import Report, Status
 from dbllm.bulk.display import REFRESH_SECONDS, Pace, display, status_line, status_lines
-from dbllm.bulk.outputs import Slow
+from dbllm.bulk.findings import Slow
 from dbllm.bulk.report import Sample, duration, money, seconds, short, thinned
 
 BUSY = Status(

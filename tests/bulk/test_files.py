@@ -321,6 +321,48 @@ def test_an_estimate_counts_rows_tokens_and_cost_and_sends_nothing(tmp_path: Pat
     assert bulk.estimate(["a"]).output_tokens is None
 
 
+def test_an_estimate_trusts_max_tokens_only_where_the_model_keeps_to_it(serve: Callable[..., Any]) -> None:
+    tasks = {"chat": "llm/v1/chat", "agent": "agent/v1/chat", "responses": "agent/v1/responses", "custom": "none"}
+    tasks |= {"vectors": "llm/v1/embeddings"}
+
+    def play(peer: Any) -> None:
+        for request in iter(peer.request, None):
+            name = request.line.split()[1].rsplit("/", 1)[-1]
+            if name not in tasks:
+                peer.answer({"error_code": "RESOURCE_DOES_NOT_EXIST"}, 404)
+            elif tasks[name] == "none":
+                peer.answer({"name": name})
+            else:
+                peer.answer({"name": name, "task": tasks[name]})
+
+    workspace = serve(play)
+    options: dict[str, Any] = {"params": {"max_tokens": 50}, "price": (1.0, 1.0)}
+    wrong = []
+    with Client(workspace.host, "t") as client:
+        table: list[tuple[dict[str, Any], int | None, str]] = [  # options, output tokens, what is said
+            ({"endpoint": client.endpoint("chat")}, 100, "(the sum of max_tokens)"),
+            ({"endpoint": client.endpoint("agent")}, None, "an agent does not keep to max_tokens"),
+            ({"endpoint": client.endpoint("responses")}, None, "an agent does not keep to max_tokens"),
+            ({"endpoint": client.endpoint("custom")}, None, "a custom model need not keep to"),
+            ({"endpoint": client.endpoint("vectors")}, 0, "embeddings have none"),
+            ({"endpoint": client.endpoint("missing")}, 100, "an agent may make more"),
+            ({"endpoint": "chat", "host": "http://127.0.0.1:9"}, 100, "an agent may make more"),
+            ({"driver_app": 3000}, None, "a driver app need not keep to max_tokens"),
+            ({}, 100, "an agent may make more"),
+            ({"verb": "respond"}, None, "do not keep to max_tokens"),
+            ({"verb": "predict"}, None, "do not keep to max_tokens"),
+            ({"verb": "embed"}, 0, "embeddings have none"),
+        ]
+        for more, tokens, said in table:
+            found = bulk.estimate([{"prompt": "a"}, {"prompt": "b"}], **options, **more)
+            if found.output_tokens != tokens or said not in str(found) or (found.cost is None) != (tokens is None):
+                wrong.append((more, found, str(found)))
+    assert not wrong, wrong
+    assert all(request.line.startswith("GET") for request in workspace.requests)
+    batch = [{"custom_id": "a", "url": "/v1/responses", "body": {"input": "a", "max_tokens": 5}}]
+    assert bulk.estimate(batch).output_tokens is None
+
+
 def test_the_standard_input_is_read_once_and_kept_for_the_next_call(tmp_path: Path, server: FaultServer) -> None:
     program = (
         "import sys; from dbllm import bulk; "

@@ -24,6 +24,7 @@ from dbllm.bulk.journal import Disk
 from dbllm.bulk.manifest import StopSignal
 from dbllm.testing import FaultServer, fault_server
 
+DEFAULTS = {"max_tokens": 8}  # of the endpoint that support/crashing.py calls
 PROGRAM = Path(__file__).parents[1] / "support" / "crashing.py"
 KILLS = sized(2, 20, 200)
 ROWS = sized(300, 5000, 100_000)
@@ -199,7 +200,7 @@ def test_a_job_that_is_killed_again_and_again_answers_each_row_once(tmp_path: Pa
                 )
             assert not output.exists()
             assert forks.run(tmp_path, concurrency=8) == 0
-        report = run_job(server, tmp_path / "in.jsonl", output)
+        report = run_job(server, tmp_path / "in.jsonl", output, defaults=DEFAULTS)
         again = [sent(server, f"Say row {place}") - 1 for place in range(ROWS)]
     rows = read_rows(output)
     assert [row["place"] for row in rows] == list(range(ROWS))
@@ -349,10 +350,10 @@ def test_a_row_that_was_in_flight_at_three_crashes_is_not_sent_again(tmp_path: P
                     lambda number=3 * crash: journal.exists() and journal.read_bytes().count(b'"start"') == number,
                 )
         server.change(latency=0.0)
-        report = run_job(server, source, output)
+        report = run_job(server, source, output, defaults=DEFAULTS)
         assert (report.failed, report.quarantined, report.crashes, report.paid_again) == (3, 3, 3, 9)
         assert {row["error"]["class"] for row in read_rows(output)} == {"PoisonRowError"}
-        assert run_job(server, source, output, retry_errors="PoisonRowError").answered == 3
+        assert run_job(server, source, output, retry_errors="PoisonRowError", defaults=DEFAULTS).answered == 3
 
 
 def test_a_second_process_is_turned_away_at_once(server: FaultServer, tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def without_volatile(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def run_job(server: FaultServer, source: Any, output: Path, **options: Any) -> bulk.Report:
-    """A job on the fault server, with the prompt "Say {text}"."""
+    """A job on the fault server, with the prompt "Say {text}"; `defaults` are the endpoint's own parameters."""
     with_prompt = {"prompt": "Say {text}", **options}
-    endpoint = AsyncClient(server.host, "token").endpoint("m", task="chat")  # so nothing is looked up
+    defaults = with_prompt.pop("defaults", None)
+    endpoint = AsyncClient(server.host, "token").endpoint("m", task="chat", params=defaults)  # so nothing is looked up
     return bulk.run_sync(source, output, endpoint=endpoint, **with_prompt)
