@@ -29,7 +29,7 @@ _END_BYTES = len(_END % 0)
 _CHUNK = 1 << 20
 
 _ANSWER = re.compile(rb'\{"row":(\d+),"ok":([01]),')
-_ANSWERS = re.compile(rb'\n' + _ANSWER.pattern)  # in many lines at once
+_ANSWERS = re.compile(rb"\n" + _ANSWER.pattern)  # in many lines at once
 _STARTED = re.compile(rb'\{"start":\[(\d+)\],')
 _COUNTED = re.compile(rb'\{"row":(\d+),"ok":([01]),"key":"([0-9a-f]{16})","tokens":\[(\d+),(\d+)\],')
 
