@@ -21,6 +21,7 @@ from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.prompt import PromptSignature
 from ._lazy import WholeImport
+from ._misnomers import CLIENT_NAMES, NamesOurs, OnlyAsync, explain_keywords
 from ._protocol.paths import app_path, quoted
 from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref, fallback_refs
 from ._protocol.tasks import parse_task
@@ -43,7 +44,7 @@ ClientT = TypeVar("ClientT", bound="AsyncClient")
 MAX_CONNECTIONS = 1000
 
 
-class AsyncClient:
+class AsyncClient(NamesOurs, OnlyAsync):
     """Calls the models of one Databricks workspace; for asyncio and trio.
 
     Creating a client sends nothing. It may serve several event loops, at once or one after another: each loop has its
@@ -88,7 +89,9 @@ class AsyncClient:
     """
 
     _backend: ClassVar[type[AsyncBackend] | type[SyncBackend]] = AsyncBackend
+    _names = CLIENT_NAMES | {"close": "await client.aclose()"}
 
+    @explain_keywords
     def __init__(
         self,
         host: str | None = None,
@@ -174,6 +177,7 @@ class AsyncClient:
         engine, closed = self._transport.backend.engine, self._transport.closed
         return f"{type(self).__name__}(host={config.host!r}, engine={engine!r}, closed={closed})"
 
+    @explain_keywords
     def with_options(
         self: ClientT,
         *,
@@ -189,6 +193,7 @@ class AsyncClient:
         other._owns_connections = False
         return other
 
+    @explain_keywords
     def endpoint(
         self,
         name: str,
@@ -243,6 +248,7 @@ class AsyncClient:
             handles[0]._fallback = Fallback(tuple(handles), self._cooling)
         return handles[0]
 
+    @explain_keywords
     def driver_app(
         self,
         port: int | str,
@@ -286,6 +292,7 @@ class AsyncClient:
         limiter = self._limiters.get((name, limits)) or self._limiters.setdefault((name, limits), CallLimiter(limits))
         return replace(options, limiter=limiter)
 
+    @explain_keywords
     def agent(self, name: str | None = None, *, url: str | None = None) -> AsyncAgent:
         """A handle for an agent on Databricks Apps. Making one sends nothing.
 

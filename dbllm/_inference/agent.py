@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from .._misnomers import ENDPOINT_NAMES, NamesOurs
 from .._protocol.agents import APPS, INVOCATIONS, RESPONSES, AgentWire, run_id_of
 from .._protocol.models import Response, ResponseEvent
 from .._protocol.paths import not_found_hint, quoted
@@ -41,12 +42,14 @@ class AgentPlace:
     wire: AgentWire | None = None
 
 
-class AsyncAgent:
+class AsyncAgent(NamesOurs):
     """An agent on Databricks Apps. Making a handle sends nothing.
 
     Its app has a host of its own, which gets the client's OAuth token and no other credential. Calls may be sent again
     after any failure where the app takes ids that the client makes, as those of Agent Bricks do.
     """
+
+    _names = ENDPOINT_NAMES
 
     def __init__(self, transport: Transport, options: Options, place: AgentPlace) -> None:
         self._transport, self._options, self._where = transport, options, place

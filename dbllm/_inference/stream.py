@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from .._backends.backend import run_without_loop
 from .._backends.sync_facade import SyncFacade
 from .._deadline import FOREVER
+from .._misnomers import STREAM_NAMES, NamesOurs, OnlyAsyncStream, OnlyPlainStream
 from .._protocol.error_responses import error_frame
 from .._protocol.models import ChatCompletionChunk, CompletionChunk, ResponseEvent, Usage
 from .._protocol.reply import CallInfo, HasCallInfo
@@ -39,13 +40,14 @@ class StreamWire(Protocol[C, R_co]):
     def whole(self, chunks: list[C], stream: OpenStream, /) -> R_co: ...
 
 
-class AsyncStream(HasCallInfo, Generic[C, R]):
+class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
     """A streamed answer.
 
     Use it in `async with`: leaving the block closes the connection, so that the model stops. `async for` gives the
     chunks; `final()` gives the whole answer, also after some or all chunks have been read.
     """
 
+    _names = STREAM_NAMES | {"close": "await stream.aclose()"}
     # Received events are kept as bytes, not as models: the garbage collector would walk thousands of living models
     # again and again. `text` and `final()` parse the bytes once more.
 
@@ -254,8 +256,10 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         return (self._opened or OpenStream()).interrupted(detail, code, self.text, self.usage)
 
 
-class Stream(SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
+class Stream(NamesOurs, OnlyPlainStream, SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
     """A streamed answer in plain code: `AsyncStream` with `with`, `for` and `final()`, without async."""
+
+    _names = STREAM_NAMES | {"aclose": "close()"}
 
     @property
     def text(self) -> str:
