@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from ._lazy import WholeImport
 
 F = TypeVar("F", bound=Callable[..., Any])
+K = TypeVar("K", bound=type)
 
-_TOKEN, _HOST, _RETRY = "token=", "host=, the workspace without a path", "retry=Retry(attempts=…)"  # noqa: S105
+_TOKEN, _HOST, _RETRY = "token=", "host=, the workspace without a path", "retry=Retry(attempts=…)"
 _ENDPOINT, _CALL = "client.endpoint(NAME)", "client.endpoint(NAME, params={…}), or the call"
 KEYWORDS = {
     **dict.fromkeys(("api_key", "access_token", "api_token", "bearer_token", "azure_ad_token", "password"), _TOKEN),
-    **dict.fromkeys(("base_url", "api_base", "url", "workspace_url", "workspace", "server_hostname", "hostname"), _HOST),
+    **dict.fromkeys(
+        ("base_url", "api_base", "url", "workspace_url", "workspace", "server_hostname", "hostname"), _HOST
+    ),
     **dict.fromkeys(("max_retries", "retries", "max_attempts", "num_retries"), _RETRY),
     **dict.fromkeys(("request_timeout", "http_timeout_seconds", "timeout_seconds"), "timeout= (seconds)"),
     **dict.fromkeys(("default_headers", "extra_headers"), "headers="),
@@ -22,7 +25,7 @@ KEYWORDS = {
     **dict.fromkeys(("temperature", "max_tokens", "top_p", "stop", "model_kwargs", "extra_params"), _CALL),
     **dict.fromkeys(("proxies", "https_proxy"), 'proxy="http://…"'),
     **dict.fromkeys(("verify_ssl", "ssl_verify", "ssl_context"), "verify="),
-    **dict.fromkeys(("organization", "project", "api_version"), "nothing: a workspace has none"),
+    **dict.fromkeys(("organization", "project", "api_version"), "a workspace has none, so leave it out"),
     **dict.fromkeys(("default_query", "extra_query"), "client.request(…, params=…)"),
     **dict.fromkeys(("max_concurrency", "pool_size"), "max_connections="),
     **dict.fromkeys(("config_profile", "databricks_profile"), "profile="),
@@ -53,7 +56,9 @@ CLIENT_NAMES = {
 
 ENDPOINT_NAMES = {
     **dict.fromkeys(("invoke", "ainvoke", "query", "create", "ask", "call", "run", "acomplete", "achat"), _INVOKE),
-    **dict.fromkeys(("stream", "astream", "stream_generate"), "stream_chat(…), stream_complete(…) or stream_respond(…)"),
+    **dict.fromkeys(
+        ("stream", "astream", "stream_generate"), "stream_chat(…), stream_complete(…) or stream_respond(…)"
+    ),
     **dict.fromkeys(("embeddings", "embed_query", "embed_documents", "aembed", "encode"), "embed(texts)"),
     **dict.fromkeys(("completions", "generate_text"), "complete(prompt)"),
     "responses": "respond(input)",
@@ -66,16 +71,18 @@ ENDPOINT_NAMES = {
 STREAM_NAMES = dict.fromkeys(
     ("choices", "message", "content", "response", "parsed", "get_final_completion", "get_final_response", "result"),
     "final(), which is the whole reply",
-) | dict.fromkeys(("text_stream", "deltas", "iter_text", "aiter_text", "output_text"), "chunk.text of each chunk, or text")
+) | dict.fromkeys(
+    ("text_stream", "deltas", "iter_text", "aiter_text", "output_text"), "chunk.text of each chunk, or text"
+)
 """Attributes of other libraries' streams: dbllm's."""
 
 MODULE_NAMES = {
-    **dict.fromkeys(("OpenAI", "WorkspaceClient", "Databricks_client"), "Client"),
-    **dict.fromkeys(("AsyncOpenAI",), "AsyncClient"),
+    **dict.fromkeys(("OpenAI", "WorkspaceClient"), "dbllm.Client"),
+    **dict.fromkeys(("AsyncOpenAI",), "dbllm.AsyncClient"),
     **{name: f"dbllm.langchain.{name}" for name in ("ChatDatabricks", "Databricks", "DatabricksEmbeddings")},
     "get_deploy_client": "dbllm.deployments.get_deploy_client",
-    **dict.fromkeys(("completion", "chat", "embedding", "complete", "embed"), "Client, and its endpoint(NAME)"),
-    "RetryPolicy": "Retry",
+    **dict.fromkeys(("completion", "chat", "embedding", "complete", "embed"), "dbllm.Client, and its endpoint(NAME)"),
+    "RetryPolicy": "dbllm.Retry",
     **dict.fromkeys(("Workspace", "LocalWorkspace"), "dbllm.local.Workspace"),
 }
 """What others export, or dbllm elsewhere."""
@@ -84,7 +91,7 @@ MODULE_NAMES = {
 def suggestion(name: str, instead: Mapping[str, str], known: Iterable[str]) -> str:
     """What to use in place of an unknown name; "" where nobody can tell."""
     if found := instead.get(name):
-        return found if found.startswith("nothing") else f"use {found}"
+        return found if found.startswith("a workspace") else f"use {found}"
     with WholeImport():
         from difflib import get_close_matches  # here: rarely wanted, and slow to import
 
@@ -96,6 +103,7 @@ def unknown_keyword(owner: str, name: str, known: Iterable[str]) -> TypeError:
     """The error for a keyword argument that `owner` does not have."""
     names = [each for each in known if each != "self"]
     hint = suggestion(name, {key: told for key, told in KEYWORDS.items() if told != f"{name}="}, names)
+    hint = hint.replace(_RETRY, "attempts=, the first attempt included") if owner == "Retry" else hint
     what = f"{owner} has no argument {name}=: {hint or 'it takes ' + ', '.join(f'{each}=' for each in names)}"
     return TypeError(what if what.endswith("?") else f"{what}.")
 
@@ -111,7 +119,7 @@ def explain_keywords(function: F) -> F:
         try:
             if options.keys() <= names and len(args) <= most:
                 return function(*args, **options)
-            owner, unknown = _called(explained), next(iter(options.keys() - names), None)
+            owner, unknown = _name_of(explained), next(iter(options.keys() - names), None)
         finally:
             del args, options  # so that no traceback with local variables shows a credential
         if unknown is not None:
@@ -124,7 +132,14 @@ def explain_keywords(function: F) -> F:
     return cast("F", explained)
 
 
-def _called(function: Callable[..., Any]) -> str:
+def explain_fields(kind: K) -> K:
+    """`explain_keywords` for the fields of a dataclass."""
+    made: Any = kind
+    made.__init__ = explain_keywords(made.__init__)
+    return kind
+
+
+def _name_of(function: Callable[..., Any]) -> str:
     """A function's name, as a message says it: a class stands for its `__init__`."""
     name = function.__qualname__.removesuffix(".__init__")
     return name if name[:1].isupper() and "." not in name else f"{name}()"
@@ -135,7 +150,8 @@ def missing_attribute(owner: str, name: str, instead: Mapping[str, str], known: 
     said = f"{owner} has no attribute {name!r}"
     if name.startswith("_"):  # asked for by other programs
         return AttributeError(said)
-    hint = suggestion(name, instead, [each for each in known if not each.startswith("_")])
+    public = [each for each in known if not each.startswith("_")]
+    hint = suggestion(name, instead, public) or (f"it has {', '.join(public)}" if public else "")
     return AttributeError(f"{said}: {hint}{'' if hint.endswith('?') else '.'}" if hint else f"{said}.")
 
 
@@ -208,4 +224,3 @@ class OnlyPlainStream(OnlyPlain):
 
 def _twin(value: object) -> str:
     return "Client's stream" if isinstance(value, OnlyAsyncStream) else type(value).__name__.removeprefix("Async")
-

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import socket
@@ -91,9 +90,18 @@ def reply(peer: Peer, content: object, status: int = 200, **headers: str) -> Non
 
 
 def other_server(peer: Peer) -> None:
-    """A server with OpenAI's API and no other."""
-    while peer.request():
-        peer.answer({"detail": "Not Found"}, 404)
+    """A server with OpenAI's API and no other; what is no HTTP, it refuses."""
+    if peer.sock.recv(1, socket.MSG_PEEK)[:1] in b"GP":
+        while peer.request():
+            peer.answer({"detail": "Not Found"}, 404)
+    else:
+        peer.sock.recv(65536)
+        peer.send(head(400))
+
+
+def silent(peer: Peer) -> None:
+    """A server that never says anything."""
+    peer.wait_gone()
 
 
 def over_tls(peer: Peer) -> None:
@@ -107,7 +115,12 @@ def over_tls(peer: Peer) -> None:
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[dict[str, str]]:
     """A workspace, two servers that are none, and a port where nobody listens."""
-    servers = {"workspace": Server((workspace,)), "plain": Server((other_server,)), "tls": Server((over_tls,))}
+    servers = {
+        "workspace": Server((workspace,)),
+        "plain": Server((other_server,)),
+        "tls": Server((over_tls,)),
+        "silent": Server((silent,)),
+    }
     with socket.socket() as taken:  # bound and not listening: connections are refused, and nobody else gets it
         taken.bind(("127.0.0.1", 0))
         yield {
@@ -125,6 +138,9 @@ def shown(text: str, hosts: Mapping[str, str], home: Path) -> str:
         text = text.replace(host.removeprefix("http://"), name)
     text = text.replace(str(home), "~")
     text = re.sub(r" at 0x[0-9a-f]+", " at 0x…", text)
+    text = re.sub(
+        r"\(((?!TypeError)\w*[eE]rror): .*?\)(?=\. [A-Z])", r"(\1: …)", text
+    )  # in Python's and OpenSSL's words
     return " ".join(text.split())
 
 

@@ -55,7 +55,8 @@ def test_a_sync_stream_is_read_with_for_and_closed_by_with(wire):
         with client.endpoint("ep").stream_chat("hi") as stream:
             assert isinstance(stream, dbllm.Stream)
             assert [chunk.text for chunk in stream] == ["Hel", "lo"]
-            assert list(stream) == []
+            with pytest.raises(RuntimeError, match="read to its end"):
+                list(stream)
         stream.close()
         assert stream.final().text == "Hello"
 

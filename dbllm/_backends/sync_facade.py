@@ -10,7 +10,6 @@ from types import FunctionType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 from .._misnomers import explain_keywords
-from .._misnomers import explain_keywords
 from .backend import run_without_loop
 
 P = ParamSpec("P")

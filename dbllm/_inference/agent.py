@@ -30,6 +30,10 @@ _REUSED = (
     "A run's id belongs to one request for ever, and this one is another: leave out id=, or take the run that has it "
     "with run(id)."
 )
+_NO_PLACE = (
+    "Nothing of this app takes {}: Agent Bricks and other apps with invocations have no place for it. Leave it out, or "
+    "check the app's name."
+)
 _REFUSED = "The app lets nobody in without an OAuth token of somebody who may use it (permission CAN_USE on the app)."
 
 
@@ -224,7 +228,8 @@ class AsyncAgent(NamesOurs):
             except APIStatusError as error:
                 if error.status in _NOT_THERE and known is None and wire is INVOCATIONS:
                     continue
-                error.hint = _hint(error) or error.hint
+                no_place = _NO_PLACE.format(", ".join(more)) if more and error.status in _NOT_THERE else ""
+                error.hint = no_place or _hint(error) or error.hint
                 raise
             self._where.wire = wire
             return run_id, wire, info

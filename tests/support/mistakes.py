@@ -11,6 +11,7 @@ import datetime
 import gc
 import os
 import pathlib
+import socket
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -68,8 +69,14 @@ class World:
         return self.here().endpoint(name, **options)
 
 
-async def at_once() -> str:
+async def fetch_token() -> str:
+    await asyncio.sleep(0)
     return TOKEN
+
+
+async def shout(prompt: str, **_: object) -> dict[str, str]:
+    await asyncio.sleep(0)
+    return {"prompt": prompt.upper()}
 
 
 def of_sync() -> str:
@@ -166,7 +173,8 @@ CREDENTIALS: dict[str, Row] = {
     "client_id= without client_secret=": lambda w: w.raw("https://w.example.com", client_id="a"),
     "auth_type= with a typing error": lambda w: w.raw("https://w.example.com", TOKEN, auth_type="aouth-m2m"),
     "a profile that is not there": _file(
-        "[DEFAULT]\nhost = https://w.example.com\n[prod]\nhost = https://p.example.com\n", lambda w: w.raw(profile="prd")
+        "[DEFAULT]\nhost = https://w.example.com\n[prod]\nhost = https://p.example.com\n",
+        lambda w: w.raw(profile="prd"),
     ),
     "a profile without a file": lambda w: w.raw(profile="prod"),
     "a profile without a host": _file(f"[prod]\ntoken = {TOKEN}\n", lambda w: w.raw(profile="prod")),
@@ -179,9 +187,7 @@ CREDENTIALS: dict[str, Row] = {
         f"[prod]\nhost = https://w.example.com\ntoken = {TOKEN}\ntoken = {TOKEN}\n", lambda w: w.raw(profile="prod")
     ),
     "a file of profiles in UTF-16": _file("[prod]\n".encode("utf-16"), lambda w: w.raw(profile="prod")),
-    "a comment behind a value": _file(
-        "[prod]\nhost = https://w.example.com # ours\n", lambda w: w.raw(profile="prod")
-    ),
+    "a comment behind a value": _file("[prod]\nhost = https://w.example.com # ours\n", lambda w: w.raw(profile="prod")),
 }
 
 
@@ -205,9 +211,7 @@ OPTIONS: dict[str, Row] = {
     "max_connections= is text": _client(max_connections="10"),
     "max_connections= is httpx's limits": _client(max_connections=httpx.Limits()),
     "transport= is of the other mode": lambda w: w.raw(
-        "https://w.example.com",
-        TOKEN,
-        transport=httpx.HTTPTransport() if w.is_async else httpx.AsyncHTTPTransport(),
+        "https://w.example.com", TOKEN, transport=httpx.HTTPTransport() if w.is_async else httpx.AsyncHTTPTransport()
     ),
     "transport= is a class": _client(transport=httpx.MockTransport),
     "http_client= is of the other mode": lambda w: w.raw(
@@ -224,8 +228,8 @@ OPTIONS: dict[str, Row] = {
     ),
     "engine= that is not known": _client(engine="requests"),
     "headers= is a list": _client(headers=[("a", "b")]),
-    "headers= with a number": _client(headers={"x-team": 5}),
-    "headers= with a line break": _client(headers={"x-team": "a\nb"}),
+    "headers= with a number": lambda w: w.here(headers={"x-team": 5}).endpoint("chat").chat("hi"),
+    "headers= with a line break": lambda w: w.here(headers={"x-team": "a\nb"}).endpoint("chat").chat("hi"),
     "tags= is a list": _client(tags=["a"]),
     "tags= with a number": _client(tags={"project": 5}),
     "verify= is a file that is not there": _client(verify="/no/such/ca.pem"),
@@ -233,7 +237,7 @@ OPTIONS: dict[str, Row] = {
     "cert= is a file that is not there": _client(cert="/no/such/cert.pem"),
     "proxy= is a dict, as requests takes it": _client(proxy={"https": "http://p:3128"}),
     "on_attempt= is no function": _client(on_attempt="log"),
-    "limits= is httpx's": _client(limits=httpx.Limits()),
+    "limits= is httpx's": lambda w: w.here(limits=httpx.Limits()).endpoint("chat"),
     "max_retries=": _client(max_retries=3),
     "api_key=": lambda w: w.raw(api_key=TOKEN),
     "base_url=": lambda w: w.raw(base_url="https://w.example.com/serving-endpoints", token=TOKEN),
@@ -280,7 +284,6 @@ NAMES: dict[str, Row] = {
     "dbllm.OpenAI": lambda w: getattr(dbllm, "OpenAI"),  # noqa: B009
     "dbllm.ChatDatabricks": lambda w: getattr(dbllm, "ChatDatabricks"),  # noqa: B009
     "dbllm.get_deploy_client": lambda w: getattr(dbllm, "get_deploy_client"),  # noqa: B009
-    "reply.content": lambda w: dbllm.ChatCompletion(choices=[]).content,  # type: ignore[attr-defined]
 }
 
 ENDPOINTS: dict[str, Row] = {
@@ -364,7 +367,6 @@ ARGUMENTS: dict[str, Row] = {
     "complete(stop=) of an agent": lambda w: w.here().agent(url=w.host).complete("hi", stop=["."]),
     "request() of a path without a slash": lambda w: w.here().request("GET", "api/2.0/clusters/list"),
     "request() of a URL": lambda w: w.here().request("GET", "https://w.example.com/api/2.0/clusters/list"),
-    "request(data=)": lambda w: w.here().request("POST", "/api/2.0/x", data={"a": 1}),
     "bytes in a body": lambda w: w.ep().chat([{"role": "user", "content": b"hi"}]),
     "a key beside a config": lambda w: w.here().model_providers.create(
         "main.ml.openai", {"openai_config": {"api_key": {"value": "sk-0123456789abcdef"}}}
@@ -437,6 +439,16 @@ STREAMS: dict[str, Row] = {
     "a stream that breaks": lambda w: read(w.ep("broken").stream_chat("hi")),
 }
 
+
+def _unknown_name(w: World) -> Any:
+    def look_up(*_: object, **__: object) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    w.patch.setattr(socket, "getaddrinfo", look_up)
+    client = w.client("https://no-such-name.example.com", TOKEN, retry=Retry(attempts=1))
+    return client.endpoint("x").chat("hi")
+
+
 ANSWERS: dict[str, Row] = {
     "the token is not valid": lambda w: w.ep("forbidden").chat("hi"),
     "there is no credential": lambda w: w.ep("unauthorized").chat("hi"),
@@ -449,19 +461,24 @@ ANSWERS: dict[str, Row] = {
     "nobody listens": lambda w: (
         w.client(w.hosts["nobody"], TOKEN, retry=Retry(attempts=1)).endpoint("x", task="chat").chat("hi")
     ),
-    "the host's name is not known": lambda w: (
-        w.client("https://no-such-name.invalid", TOKEN, retry=Retry(attempts=1)).endpoint("x").chat("hi")
-    ),
+    "the host's name is not known": _unknown_name,
     "https to a port that speaks http": lambda w: (
-        w.client(w.host.replace("http:", "https:"), TOKEN, retry=Retry(attempts=1)).endpoint("x").chat("hi")
+        w.client(w.hosts["plain"].replace("http:", "https:"), TOKEN, retry=Retry(attempts=1)).endpoint("x").chat("hi")
+    ),
+    "https to a port where nobody greets": lambda w: (
+        w.client(
+            w.hosts["silent"].replace("http:", "https:"),
+            TOKEN,
+            retry=Retry(attempts=1),
+            timeout=Timeout(total=9, connect=0.1),
+        )
+        .endpoint("x")
+        .chat("hi")
     ),
     "http to a port that speaks https": lambda w: (
         w.client(w.hosts["tls"], TOKEN, retry=Retry(attempts=1), timeout=5).endpoint("x").chat("hi")
     ),
-    "no answer in time": lambda w: w.ep("slow").chat("hi", timeout=0.05),
-    "no answer in time, with a limit for connecting too": lambda w: w.ep("slow").chat(
-        "hi", timeout=Timeout(total=0.05, connect=0.02)
-    ),
+    "no answer in time": lambda w: w.ep("slow").chat("hi", timeout=0.4),
     "an input that is too long": lambda w: w.ep("long").chat("hi"),
     "too many calls": lambda w: w.ep("limited").chat("hi"),
     "a model that failed": lambda w: w.ep("failing").chat("hi"),
@@ -505,14 +522,13 @@ def _never_awaited(w: World) -> None:
 
 def _token_called(w: World) -> None:
     with _heard():
-        w.raw("https://w.example.com", at_once())
-        gc.collect()
+        w.raw("https://w.example.com", fetch_token())
 
 
-def _without_loop(w: World) -> None:
+async def _without_loop(w: World) -> None:
     coroutine = w.raw(w.host, TOKEN).endpoint("chat").chat("hi")
     try:
-        coroutine.send(None)
+        await asyncio.to_thread(coroutine.send, None)
     finally:
         coroutine.close()
 
@@ -566,14 +582,14 @@ async def _awaited_reply(w: World) -> None:
 
 
 PLAIN: dict[str, Row] = {
-    "an async token function in Client": lambda w: _tried(w, at_once),
+    "an async token function in Client": lambda w: _tried(w, fetch_token),
     "async with Client()": _async_with,
     "async for over a plain stream": _async_for,
     "async with a plain stream": _async_with_stream,
     "await of a plain stream": _awaited_sync_stream,
     "await of a plain call": _awaited_reply,
     "aclose() of Client": _attribute("aclose"),
-    "an async transform in Client": lambda w: w.ep(transform_input=at_once).complete("hi"),
+    "an async transform in Client": lambda w: w.ep(transform_input=shout).complete("hi"),
 }
 
 
