@@ -141,6 +141,7 @@ def types(session: nox.Session) -> None:
     # The oldest Python has no new langchain-core, so those classes are checked with the Python that runs this.
     old = [str(path) for path in Path("dbllm").iterdir() if path.name != "langchain" and holds_code(path)]
     session.run("pyright", "--pythonversion", OLDEST_PYTHON, *sorted(old))
+    session.run("python", "tests/typing/hover.py")
 
 
 def holds_code(path: Path) -> bool:

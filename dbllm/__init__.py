@@ -95,7 +95,10 @@ def __getattr__(name: str) -> _typing.Any:
         return value
     if name == "__version__":
         return _own_version()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ._misnomers import MODULE_NAMES, missing_attribute
+
+    known = _MODULES if name[:1].isupper() else ()  # a name in lower case may be a module, which is imported next
+    raise missing_attribute("dbllm", name, MODULE_NAMES, known)
 
 
 def __dir__() -> list[str]:

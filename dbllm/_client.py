@@ -9,7 +9,6 @@ from copy import copy
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-from urllib.parse import urlencode
 
 from ._auth.auth import Token
 from ._auth.config import Config, resolve
@@ -21,7 +20,8 @@ from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.prompt import PromptSignature
 from ._lazy import WholeImport
-from ._protocol.paths import app_path, quoted
+from ._misnomers import CLIENT_NAMES, NamesOurs, OnlyAsync, explain_keywords
+from ._protocol.paths import app_name, app_path, query_string
 from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref, fallback_refs
 from ._protocol.tasks import parse_task
 from ._transport.options import Options
@@ -43,7 +43,7 @@ ClientT = TypeVar("ClientT", bound="AsyncClient")
 MAX_CONNECTIONS = 1000
 
 
-class AsyncClient:
+class AsyncClient(NamesOurs, OnlyAsync):
     """Calls the models of one Databricks workspace; for asyncio and trio.
 
     Creating a client sends nothing. It may serve several event loops, at once or one after another: each loop has its
@@ -88,7 +88,9 @@ class AsyncClient:
     """
 
     _backend: ClassVar[type[AsyncBackend] | type[SyncBackend]] = AsyncBackend
+    _names = CLIENT_NAMES | {"close": "await client.aclose()"}
 
+    @explain_keywords
     def __init__(
         self,
         host: str | None = None,
@@ -174,6 +176,7 @@ class AsyncClient:
         engine, closed = self._transport.backend.engine, self._transport.closed
         return f"{type(self).__name__}(host={config.host!r}, engine={engine!r}, closed={closed})"
 
+    @explain_keywords
     def with_options(
         self: ClientT,
         *,
@@ -189,6 +192,7 @@ class AsyncClient:
         other._owns_connections = False
         return other
 
+    @explain_keywords
     def endpoint(
         self,
         name: str,
@@ -243,6 +247,7 @@ class AsyncClient:
             handles[0]._fallback = Fallback(tuple(handles), self._cooling)
         return handles[0]
 
+    @explain_keywords
     def driver_app(
         self,
         port: int | str,
@@ -283,9 +288,9 @@ class AsyncClient:
         with WholeImport():
             from ._transport.limited import CallLimiter
 
-        limiter = self._limiters.get((name, limits)) or self._limiters.setdefault((name, limits), CallLimiter(limits))
-        return replace(options, limiter=limiter)
+        return replace(options, limiter=CallLimiter.among(self._limiters, name, limits))
 
+    @explain_keywords
     def agent(self, name: str | None = None, *, url: str | None = None) -> AsyncAgent:
         """A handle for an agent on Databricks Apps. Making one sends nothing.
 
@@ -302,7 +307,7 @@ class AsyncClient:
         if (name is None) == (url is None):
             raise ConfigError("an agent is named by its app: pass either its name or its url=.")
         origin = self._transport.add_app(url) if url is not None else None
-        key = origin or quoted(name, "an app")
+        key = origin or app_name(name)
         with WholeImport():
             from ._inference.agent import AgentPlace, AsyncAgent
 
@@ -374,7 +379,7 @@ class AsyncClient:
                 f"path must begin with one '/', got {path.split('?')[0]!r}; the host is the client's own, {self.host}."
             )
         options = self._options.merged_with(timeout, retry, headers)
-        whole = path + (("&" if "?" in path else "?") + query if (query := _query_string(params)) else "")
+        whole = path + (("&" if "?" in path else "?") + query if (query := query_string(params)) else "")
         deadline = options.deadline(self._transport.backend.clock)
         call = options.call(deadline, whole, json, method=method.upper())
         del path, params, json, headers, whole, query  # what may be secret, no traceback with locals shall show
@@ -412,9 +417,3 @@ def notebook_cluster() -> str | None:
     except ImportError:
         return None
     return getattr(context, "clusterId", None)
-
-
-def _query_string(params: Mapping[str, Any] | None) -> str:
-    shown = {True: "true", False: "false"}
-    pairs = ((name, value) for name, value in (params or {}).items() if value is not None)
-    return urlencode([(name, shown[value] if isinstance(value, bool) else value) for name, value in pairs], doseq=True)

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ._auth.auth import Token
 from ._auth.config import Config
-from ._auth.redaction import RedactedMapping
 from ._backends.blocking import SyncBackend
 from ._backends.sync_facade import SyncFacade, same_signature, sync_factory, sync_method, sync_method_into
 from ._client import AsyncClient
@@ -19,6 +17,7 @@ from ._inference.handle import ModelHandle
 from ._inference.run import AsyncRun
 from ._inference.stream import Stream
 from ._lazy import WholeImport
+from ._misnomers import CLIENT_NAMES, ENDPOINT_NAMES, NamesOurs, OnlyPlain, explain_keywords
 from ._transport.retry import Retry, Timeout
 
 if TYPE_CHECKING:
@@ -32,7 +31,9 @@ HandleT = TypeVar("HandleT", bound=ModelHandle)
 ClientT = TypeVar("ClientT", bound="Client")
 
 
-class _Handle(SyncFacade[HandleT]):
+class _Handle(NamesOurs, SyncFacade[HandleT]):
+    _names = ENDPOINT_NAMES
+
     @property
     def name(self) -> str:
         """The endpoint's name, or the app's cluster and port."""
@@ -61,7 +62,7 @@ class Endpoint(_Handle[AsyncEndpoint]):
     predict = sync_method(AsyncEndpoint.predict)
 
 
-class Run(SyncFacade[AsyncRun]):
+class Run(NamesOurs, SyncFacade[AsyncRun]):
     """A run of an agent in plain code; see `AsyncRun`."""
 
     @property
@@ -75,8 +76,10 @@ class Run(SyncFacade[AsyncRun]):
     cancel = sync_method(AsyncRun.cancel)
 
 
-class Agent(SyncFacade[AsyncAgent]):
+class Agent(NamesOurs, SyncFacade[AsyncAgent]):
     """An agent on Databricks Apps in plain code; see `AsyncAgent`."""
+
+    _names = ENDPOINT_NAMES
 
     @property
     def name(self) -> str:
@@ -96,18 +99,22 @@ class _BlockingClient(AsyncClient):
     _backend = SyncBackend
 
 
-class Client(SyncFacade[AsyncClient]):
+class Client(NamesOurs, OnlyPlain, SyncFacade[AsyncClient]):
     """Calls the models of one Databricks workspace from plain code: scripts, notebooks, threads.
 
     It has the names and arguments of `AsyncClient`, without await; `transport` and `http_client` are httpx's sync
     kinds. Threads may share it. It works inside a running event loop, which waits meanwhile, and in a forked child.
     """
 
+    _names = CLIENT_NAMES | {"aclose": "client.close()"}
+
     @same_signature(_BlockingClient, AsyncClient.__init__)
-    def __init__(self, host: str | None = None, token: Token | None = None, **options: Any) -> None:
-        arguments = RedactedMapping(options, {"host": host, "token": token})
-        del host, token, options  # so that no traceback with local variables shows them
-        super().__init__(_BlockingClient(**arguments))
+    def __init__(self, *args: Any, **options: Any) -> None:
+        try:
+            core = _BlockingClient(*args, **options)
+        finally:
+            del args, options  # so that no traceback with local variables shows them
+        super().__init__(core)
 
     @classmethod
     def local(cls: type[ClientT], port: int | None = None, **options: Any) -> ClientT:
@@ -162,6 +169,7 @@ class Client(SyncFacade[AsyncClient]):
         """What has been counted since the client was made, and its connections now; see `AsyncClient.stats`."""
         return self._core.stats()
 
+    @explain_keywords
     def with_options(
         self: ClientT,
         *,

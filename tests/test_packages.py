@@ -15,7 +15,7 @@ import dbllm
 
 ROOT = Path(dbllm.__file__).parent
 
-GROUND = {"errors", "_urls", "_deadline", "_lazy"}  # import nothing of dbllm; all may import them
+GROUND = {"errors", "_urls", "_deadline", "_lazy", "_misnomers"}  # import nothing of dbllm; all may import them
 MAY_IMPORT = {  # beside the ground; a package may also import from itself, without a cycle
     "_sync_client": {"_client", "_inference", "_management", "_backends", "_transport", "_auth", "_protocol"},
     "_client": {"_inference", "_management", "_auth", "_transport", "_backends", "_protocol", "_http.tls"},
@@ -27,6 +27,7 @@ MAY_IMPORT = {  # beside the ground; a package may also import from itself, with
     "_http": set(),
     "_protocol": set(),
     **{module: set() for module in GROUND},
+    "_misnomers": {"_lazy"},
     "errors": {"_lazy"},  # its classes are pickled by their public places, which it looks for late
 }
 TYPES_ONLY = {"_sync_client": {"_transport", "_auth", "_protocol"}}  # imported for annotations alone
@@ -69,6 +70,7 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "Limits: rates, tokens and adaptive concurrency": 440,
     "model services, Responses on models, agents on Apps, route-optimised endpoints, tags, fallbacks, httpx2": 1450,
     "whatever was sent and may be secret is taken out of errors, tracebacks and logs": 217,
+    "mistakes: other libraries' names, and what to do instead": 360,
     "interrupts leave no socket and no module in part; parsers take linear time; each choice ends by itself": 325,
     "replies, clients and lists show themselves; tables, series and arrays in and out; progress": 300,
 }

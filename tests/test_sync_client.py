@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pydoc
 from typing import Any
 
 import pytest
@@ -55,7 +56,8 @@ def test_a_sync_stream_is_read_with_for_and_closed_by_with(wire):
         with client.endpoint("ep").stream_chat("hi") as stream:
             assert isinstance(stream, dbllm.Stream)
             assert [chunk.text for chunk in stream] == ["Hel", "lo"]
-            assert list(stream) == []
+            with pytest.raises(RuntimeError, match="read to its end"):
+                list(stream)
         stream.close()
         assert stream.final().text == "Hello"
 
@@ -65,6 +67,20 @@ def test_sync_verbs_keep_their_names_and_docstrings():
         verb, core = getattr(dbllm.Endpoint, name), getattr(dbllm.AsyncEndpoint, name)
         assert (verb.__name__, verb.__doc__) == (name, core.__doc__)
         assert not inspect.iscoroutinefunction(verb)
+
+
+def test_help_shows_the_verbs_of_the_plain_classes_with_their_arguments():
+    shown = {
+        dbllm.Client: "endpoint(self, name: |fallback: |driver_app(self, port: |request(self, method: |agent(self, name: ",
+        dbllm.Endpoint: "chat(self, /, messages: |response_model: |embed(self, /, input: |predict(self, *, dataframe_re",
+        dbllm.Stream: "final(self)|close(self)|__next__(self)",
+        dbllm.Agent: "respond(self, /, input: |session_id: |run(self, id: ",
+    }
+    for kind, words in shown.items():
+        text = pydoc.plain(pydoc.render_doc(kind))
+        assert [word for word in words.split("|") if word not in text] == [], kind
+        own = [line for line in text.splitlines() if line.startswith(" |  ") and "(self" in line]
+        assert [line for line in own if "(*args" in line or "-> 'Async" in line or "AsyncStream[" in line] == []
 
 
 def test_handles_show_their_kind():

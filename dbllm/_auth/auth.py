@@ -16,6 +16,7 @@ Token = str | Callable[[], str | Awaitable[str]]
 """A token, or a function (sync or async) that returns the one to use now; it is called for every attempt."""
 _EXPIRED = re.compile(r"expir|invalid_token", re.IGNORECASE)
 _PERSONAL = ("dapi", "dkea")  # how Databricks' personal access tokens begin
+_VARIABLE = re.compile(r"[A-Z]+(_[A-Z]+)+")
 _PLACEHOLDER = re.compile(r"""["'`<>{}]|^\$|^%.*%$|^\[.*\]$""")
 
 
@@ -53,7 +54,7 @@ def bearer(token: object, place: str = "the token") -> RedactedMapping:
     Raises:
         ConfigError: it is no token; the message does not show it.
     """
-    token = wrap_secret("token", token)
+    token = wrap_secret("password", token)  # no function, as a "token" may be
     if not isinstance(token, Secret):
         raise ConfigError(f"{place} must be a str, got {type(token).__name__}.")
     if flaw := token.flaw if isinstance(token, Misplaced) else token_flaw(token):
@@ -64,15 +65,21 @@ def bearer(token: object, place: str = "the token") -> RedactedMapping:
 def token_flaw(token: Secret) -> str:
     """Why a text can be no token, nor an OAuth secret; "" where it can."""
     text = token.reveal
-    if not text() or not text().isascii() or not text().isprintable() or " " in text():
+    if not text():
+        return "is empty: leave it out (None) to have one found"
+    if text()[:7].lower() == "bearer ":
+        return "begins with 'Bearer ': give the token alone, for dbllm writes that itself"
+    if not text().isascii() or not text().isprintable() or " " in text():
         return (
-            "is empty or has a space, a line break or a character outside ASCII in it: it was probably pasted with "
-            "something around it"
+            "has a space, a line break or a character outside ASCII in it: it was probably pasted with something "
+            "around it; give the bare token, such as token.strip()"
         )
     if is_address(text()):
         return "is an address: host and token are exchanged"
     if _PLACEHOLDER.search(text()):
         return "has quotes, brackets or a placeholder such as ${NAME} or <token> in it: give the bare token"
+    if _VARIABLE.fullmatch(text()):
+        return "is the name of a variable: give its value, os.environ[…], or leave it out to have DATABRICKS_TOKEN read"
     return ""
 
 

@@ -106,6 +106,8 @@ def resolve(
     there = {name for name in ("token", "client_id", "client_secret") if given[name]}
     if there and there not in ({"token"}, {"client_id", "client_secret"}):
         raise ConfigError("pass either token=, or client_id= and client_secret= together.")
+    if flaw := explicit.unknown_auth_type():
+        raise ConfigError(flaw)
     if there and explicit.auth_type() not in (None, "pat" if "token" in there else "oauth-m2m"):
         shown = repr_or_mask(given["auth_type"])
         raise ConfigError(f"auth_type={shown} does not go with {' and '.join(sorted(there))}=: leave it out.")
@@ -143,11 +145,18 @@ class _Resolver:
         where = next((place for place in self._places() if place.text("host")), None)
         if where is None:
             raise ConfigError(
-                "no workspace host is configured: pass host=, set DATABRICKS_HOST, or add a profile to "
-                f"~/.databrickscfg.{self._other_profiles()} Without an account, `dbllm up` starts a workspace on this "
-                "machine."
+                f"{self._saved.name} has no host: write host = https://… into it, or pass host=."
+                if self._profile
+                else "no workspace host is configured: pass host=, set DATABRICKS_HOST, or add a profile to "
+                f"~/.databrickscfg.{sources.misnamed_variables(self._env)}{self._other_profiles()} Without an account, "
+                "`dbllm up` starts a workspace on this machine."
             )
         target = normal_host(where.text("host") or "")
+        if target.startswith("https://accounts."):
+            raise ConfigError(
+                f"{target} (from {where.called('host')}) is the account console, where no models are served: give the "
+                "workspace's own address, as its browser shows it."
+            )
         found = next(self._found(target), None) or self._cli_login(target)
         if found is None:
             raise ConfigError(self._nothing(target, where))
@@ -252,6 +261,7 @@ class _Resolver:
         foreign = "".join(f" {one}, and go nowhere else." for one in self._rejected)
         missing_halves = "".join(half for place in (self._around, self._saved) for half in place.missing_halves())
         asked = f" of the kind {self._auth_type} (from {self._auth_type_from})" if self._auth_type else ""
+        foreign += sources.misnamed_variables(self._env)
         return (
             f"no credentials{asked} are configured for {target} (from {where.called('host')}).{foreign}{missing_halves}"
             f"{'' if self._saved.values else self._other_profiles()} Pass token=, set DATABRICKS_TOKEN together with "

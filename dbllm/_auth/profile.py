@@ -56,7 +56,7 @@ def read_profile(path: Path, name: str | None) -> tuple[str, Mapping[str, str | 
         known = ", ".join(_names(parser)) or "none"
         asked = "" if name else f", which [{_SETTINGS}] calls default_profile"
         shown, chosen = repr_or_mask(chosen), ""  # it may have swallowed a token, which no traceback shall show
-        raise ConfigError(f"{path} has no profile {shown}{asked}; it has: {known}.")
+        raise ConfigError(f"{path} has no profile {shown}{asked}; it has: {known}. Name one that is there.")
     values = {key: wrap_secret(key, value) for key, value in parser.items(chosen) if value}
     for key, value in values.items():
         if key not in _FREE and _COMMENT.search(value.reveal() if isinstance(value, Secret) else value):
@@ -89,10 +89,13 @@ def _text(path: Path, name: str | None) -> Secret:
         return Secret(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         if name:
-            raise ConfigError(f"profile {repr_or_mask(name)} was asked for, and there is no file {path}.") from None
+            raise ConfigError(
+                f"profile {repr_or_mask(name)} was asked for, and there is no file {path}: `databricks auth login` "
+                "writes it, and DATABRICKS_CONFIG_FILE names another."
+            ) from None
         return Secret("")
     except UnicodeDecodeError as error:
-        reason = f"it is not UTF-8 (byte {error.start})"
+        reason = f"it is not UTF-8 (byte {error.start}): save it as UTF-8"
     except OSError as error:
         reason = f"{error.strerror or type(error).__name__}"
     raise ConfigError(f"{path} cannot be read: {reason}.")
@@ -107,14 +110,16 @@ def _parsed(text: Secret, path: Path) -> configparser.RawConfigParser:
     try:
         parser.read_string(text.reveal(), str(path))
     except configparser.DuplicateOptionError as error:
-        flaw = f"line {error.lineno}: {shown_name(error.option)!r} stands twice in [{shown_name(error.section)}]"
+        flaw = (
+            f"line {error.lineno}: {shown_name(error.option)!r} stands twice in [{shown_name(error.section)}]: keep one"
+        )
     except configparser.DuplicateSectionError as error:
-        flaw = f"line {error.lineno}: [{shown_name(error.section)}] stands twice"
+        flaw = f"line {error.lineno}: [{shown_name(error.section)}] stands twice: make one of them"
     except configparser.MissingSectionHeaderError as error:
-        flaw = f"line {error.lineno}: something stands before the first [profile]"
+        flaw = f"line {error.lineno}: something stands before the first [profile]: begin with a line such as [DEFAULT]"
     except configparser.ParsingError as error:  # the offending lines may hold a token: only their numbers
         lines = ", ".join(str(number) for number, _ in error.errors)
-        flaw = f"line {lines}: this is neither 'key = value' nor '[profile]'"
+        flaw = f"line {lines}: this is neither 'key = value' nor '[profile]': write it so, or take it out"
     if flaw:
         raise ConfigError(f"{path}, {flaw}.")
     return parser

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, NoReturn
@@ -104,10 +104,18 @@ def wrap_secret(attribute: str, value: Any) -> Any:
     elif attribute == "host" and hasattr(value, "scheme") and hasattr(value, "host"):  # a URL of pydantic, httpx, yarl
         value = str(value)
     if not isinstance(value, str):
-        return Misplaced("", f"must be a str, got {type(value).__name__}")
+        return Misplaced("", _wrong_type(attribute, value))
     if attribute in SECRETS:
         return Secret(value)
     return Misplaced(value, flaw) if (flaw := _flaw(attribute, value.strip())) else value
+
+
+def _wrong_type(attribute: str, value: object) -> str:
+    if attribute == "token" and isinstance(value, Coroutine):
+        value.close()  # it is never awaited, and needs no warning
+        return "is a coroutine: pass the async function itself, without calling it"
+    wanted = "a str or a function that returns one" if attribute == "token" else "a str"
+    return f"must be {wanted}, got {type(value).__name__}" + (f": {LOOKS_LIKE}" if attribute == "host" else "")
 
 
 def is_address(text: str) -> bool:

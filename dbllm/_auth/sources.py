@@ -33,6 +33,11 @@ VARIABLES = {
     "GOOGLE_CREDENTIALS": "google_credentials",
 }
 
+_MISNAMED = {  # what other tools and older examples read
+    **dict.fromkeys(("SERVER_HOSTNAME", "WORKSPACE_URL", "URL", "INSTANCE", "API_BASE", "BASE_URL"), "HOST"),
+    **dict.fromkeys(("ACCESS_TOKEN", "API_KEY", "API_TOKEN", "PAT", "PERSONAL_ACCESS_TOKEN"), "TOKEN"),
+}
+
 # Kind: the attributes it needs; in the order in which the official SDK tries them.
 KINDS: dict[str, tuple[str, ...]] = {
     "pat": ("token",),
@@ -144,6 +149,12 @@ def from_environment(env: Mapping[str, str]) -> CredentialSource:
     if "oidc_token_env" not in values and env.get(_OIDC_TOKEN):
         values["oidc_token_env"] = names["oidc_token_env"] = _OIDC_TOKEN
     return CredentialSource("the environment", values, names)
+
+
+def misnamed_variables(env: Mapping[str, str]) -> str:
+    """Sentences about variables that are set under a name that is not read."""
+    found = [name for name in _MISNAMED if env.get(f"DATABRICKS_{name}")]
+    return "".join(f" DATABRICKS_{name} is not read: set DATABRICKS_{_MISNAMED[name]}." for name in found)
 
 
 def from_profile(path: Path, name: str | None, home: Path | None) -> CredentialSource:

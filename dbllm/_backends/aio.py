@@ -75,7 +75,7 @@ class _EventLoopContext(Context):
 class AsyncBackend(Backend):
     """The backend of asyncio and trio: async HTTP and anyio. Each event loop has its own connections."""
 
-    name, method, closing = "AsyncClient", "handle_async_request", "aclose"
+    name, kind, method, closing = "AsyncClient", "async", "handle_async_request", "aclose"
 
     async def _context(self) -> _EventLoopContext:
         key = (os.getpid(), _current_loop())

@@ -43,8 +43,8 @@ def run_without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
         result: T = done.value
         return result
     error = RuntimeError(
-        f"{_waiting_in(coroutine)} waits for an event loop, and the sync Client has none: give Client plain functions "
-        "only, or use AsyncClient."
+        f"{_waiting_in(coroutine)} waits for an event loop, and Client has none: give Client plain functions only, or "
+        "use AsyncClient."
     )
     try:
         coroutine.throw(error)  # so that its finally blocks release what it holds
@@ -57,10 +57,16 @@ def run_without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def _waiting_in(coroutine: Any) -> str:
-    name = "a coroutine"
+    """The innermost function of the user's, who knows no other; else the innermost one."""
+    name, its_own = "a coroutine", False
+    others = (os.path.dirname(os.__file__), os.path.dirname(os.path.dirname(__file__)))
     while coroutine is not None:
         if (code := getattr(coroutine, "cr_code", None)) is not None:
-            name = f"{getattr(code, 'co_qualname', code.co_name)} ({os.path.basename(code.co_filename)})"
+            file = code.co_filename
+            is_users = not file.startswith(others) and "site-packages" not in file
+            if is_users or not its_own:
+                name = f"{getattr(code, 'co_qualname', code.co_name)} ({os.path.basename(file)})"
+            its_own = its_own or is_users
         coroutine = getattr(coroutine, "cr_await", None)
     return name
 
@@ -99,6 +105,7 @@ class Backend(ABC):
     """Everything the core waits with, in one mode. Tests replace its clocks."""
 
     name: str  # of the client, for messages
+    kind: str  # what httpx's classes of this mode are
     method: str  # a transport of this mode has this method
     closing: str  # a client of this mode has this method
 
@@ -112,10 +119,16 @@ class Backend(ABC):
         network: Network = DEFAULT_NETWORK,
     ) -> None:
         for given, argument, needed in ((transport, "transport", self.method), (client, "http_client", self.closing)):
+            if isinstance(given, type):
+                called = f"{given.__module__.partition('.')[0]}.{given.__name__}"
+                raise ConfigError(f"{argument}= is the class {called}: pass an object of it, {called}(…).")
             if given is not None and not callable(getattr(given, needed, None)):  # duck-typed: forks of httpx fit
-                raise ConfigError(f"{self.name}: {argument} must have a method {needed}(), got {type(given).__name__}.")
+                raise ConfigError(
+                    f"{self.name}: {argument} must have a method {needed}(), got {type(given).__name__}: pass one of "
+                    f"httpx's {self.kind} classes."
+                )
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise ConfigError(f"max_connections must be an integer, 1 or more, got {limit!r}.")
+            raise ConfigError(f"max_connections must be an integer, 1 or more, got {limit!r:.80}.")
         if transport is not None and client is not None:
             raise ConfigError("pass either transport= or http_client=, not both.")
         engine = checked_engine(engine or os.environ.get("DBLLM_ENGINE") or None)

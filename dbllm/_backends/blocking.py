@@ -40,7 +40,7 @@ class SyncBackend(Backend):
     Every socket operation ends at its deadline. A name look-up (DNS) cannot be ended: the operating system makes it.
     """
 
-    name, method, closing = "Client", "handle_request", "close"
+    name, kind, method, closing = "Client", "sync", "handle_request", "close"
 
     def _context(self) -> _ProcessContext:
         pid = os.getpid()  # a forked child never touches its parent's sockets

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Coroutine
 from functools import wraps
+from inspect import unwrap
 from types import FunctionType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
+from .._misnomers import explain_keywords
 from .backend import run_without_loop
 
 P = ParamSpec("P")
@@ -47,11 +49,12 @@ class SyncFacade(Generic[Core_co]):
 
 def _renamed(verb: Callable[..., Any], qualname: str = "", **returns: Any) -> Any:
     """A copy of a function with a name of its own, and with annotations that name the sync classes."""
-    copy = FunctionType(verb.__code__, verb.__globals__, verb.__name__, verb.__defaults__, verb.__closure__)
-    copy.__kwdefaults__, copy.__doc__ = verb.__kwdefaults__, verb.__doc__
-    copy.__annotations__ = {name: _ASYNC.sub("", str(kind)) for name, kind in verb.__annotations__.items()} | returns
-    copy.__qualname__ = qualname or verb.__qualname__
-    return copy
+    own: Any = unwrap(verb)
+    copy = FunctionType(own.__code__, own.__globals__, own.__name__, own.__defaults__, own.__closure__)
+    copy.__kwdefaults__, copy.__doc__ = own.__kwdefaults__, own.__doc__
+    copy.__annotations__ = {name: _ASYNC.sub("", str(kind)) for name, kind in own.__annotations__.items()} | returns
+    copy.__qualname__ = qualname or own.__qualname__
+    return copy if own is verb else explain_keywords(copy)
 
 
 def sync_method(
@@ -75,7 +78,7 @@ def sync_factory(
     verb: Callable[Concatenate[Core, P], Result], into: Callable[[Result], Out]
 ) -> Callable[Concatenate[_HasCore[Core], P], Out]:
     """A method of the core that returns an object, which `into` wraps for plain code."""
-    known = not isinstance(into, type) or into.__name__ in verb.__globals__
+    known = not isinstance(into, type) or into.__name__ in unwrap(verb).__globals__
     returns: dict[str, Any] = {} if known else {"return": into}
     verb = _renamed(verb, **returns)
 

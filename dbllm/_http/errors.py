@@ -15,8 +15,13 @@ _PROXY_LOGIN = (
 )
 _HUNG_UP = (
     "The server hung up without an answer: check the host, firewalls and proxies (over https, a server that wants a "
-    "client certificate, cert=, may do this, too)."
+    "client certificate, cert=, may do this, too; over http, one that speaks https)."
 )
+_SLOW_DIAL = (
+    "Check that the host is right and reachable from here (DNS, proxy, firewall), and that it speaks {scheme} on this "
+    "port; Timeout(connect=…) allows more time."
+)
+_SERVER, _NO_DIAL, _NO_ANSWER = "the workspace", "no connection in time", "the answer did not come in time"
 _RESET = re.compile(r"reset by peer|aborted|BrokenResourceError$|ReadError$")
 _QUOTED = re.compile(r"[:\s]*(?:bytearray\()?\bb['\"].*", re.DOTALL)  # bytes in h11's words
 
@@ -31,22 +36,36 @@ def connect_error(error: BaseException, late: bool, proxy_scheme: str = "") -> A
 def _connect_error(error: BaseException, late: bool, proxy_scheme: str) -> APIError:
     what = describe_error(error)
     if late:
-        return APITimeoutError("no connection in time", sent=False)
+        return APITimeoutError(_NO_DIAL, sent=False)
     if refused := re.match(r"ProxyError: (\d{3})?", what):
         if refused[1] == "407":  # a status, so that it is not tried again: accounts get locked that way
             return APIStatusError(f"the proxy did not connect ({what})", hint=_PROXY_LOGIN, status=407, sent=False)
         return APIConnectionError(f"the proxy did not connect ({what})", hint=_PROXY, sent=False)
     hint = tls_advice(what, proxy_scheme)
-    return APIConnectionError(f"no connection to the workspace ({what})", hint=hint, sent=False)
+    return APIConnectionError(f"no connection to {_SERVER} ({what})", hint=hint, sent=False)
 
 
 def broken_connection_error(error: BaseException, late: bool, raw: Raw | None, sent: bool) -> APIError:
     """A connection that existed failed; `raw` is what of an answer had arrived."""
     if late:
-        return APITimeoutError("the answer did not come in time", raw=raw)
+        return APITimeoutError(_NO_ANSWER, raw=raw)
     what = describe_error(error)  # with TLS 1.3, a server refuses a client's certificate only after the handshake
     hint = tls_advice(what) if "SSL" in what else _HUNG_UP if raw is None and _RESET.search(what) else ""
     return APIConnectionError(f"the connection broke ({what})", hint=hint, sent=sent, raw=raw)
+
+
+def name_server(error: APIError, server: str, connect: float | None, total: float | None) -> None:
+    """Write into the error of a connection which server it is about, and how many seconds it had."""
+    if error.detail == _NO_DIAL:
+        limits = [limit for limit in (connect, total) if limit is not None]
+        error.detail = f"no connection to {server} within {min(limits, default=0):g} s"
+        error.hint = _SLOW_DIAL.format(scheme=server.partition(":")[0])
+    elif error.detail == _NO_ANSWER:
+        error.detail = f"no answer from {server} within {total or 0:g} s"
+    elif isinstance(error, APIConnectionError):
+        error.detail = error.detail.replace(f"to {_SERVER} ", f"to {server} ").replace(
+            "the connection broke ", f"the connection to {server} broke ", 1
+        )
 
 
 def undecodable_error(error: Exception, raw: Raw) -> APIError:

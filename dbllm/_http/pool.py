@@ -191,6 +191,11 @@ class Exchange:
             raise
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the client was closed while it was under way."""
+        return self._pool.closed
+
     async def close_after(self, error: BaseException | None) -> None:
         """End it, for something that went wrong or for nothing."""
         if isinstance(error, GeneratorExit):  # nothing may be awaited any more

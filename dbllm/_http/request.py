@@ -56,9 +56,7 @@ class RequestHeaders(Mapping[str, str]):
         """
         if self._fields is None:
             if (unfit := next((name for name in self if not _is_sendable(name, self[name])), None)) is not None:
-                raise ConfigError(
-                    f"the header {unfit!r} cannot be sent: dbllm writes it itself, or HTTP has no form for it."
-                )
+                raise ConfigError(f"the header {unfit!r} cannot be sent: {_header_flaw(unfit, self[unfit])}.")
             self._fields = [(name.encode(), value.strip().encode("latin-1")) for name, value in self._items.items()]
             self._lines = header_lines(self._fields)
         return self._fields
@@ -119,6 +117,14 @@ def require_sendable(out: HttpRequest) -> None:
         raise ConfigError(f"{out.method[:50]!r} is no HTTP method.")
     request_target(out.url)
     out.headers.fields  # noqa: B018 - it raises
+
+
+def _header_flaw(name: str, value: object) -> str:
+    if name in ("content-length", "transfer-encoding"):
+        return "dbllm writes it itself, so leave it out"
+    if not isinstance(value, str):
+        return f"its value must be a str, got {type(value).__name__}"
+    return "its name, or its value, has a line break or another character for which HTTP has no form; take that out"
 
 
 def _is_sendable(name: str, value: str) -> bool:

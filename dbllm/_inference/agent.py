@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from .._misnomers import ENDPOINT_NAMES, NamesOurs
 from .._protocol.agents import APPS, INVOCATIONS, RESPONSES, AgentWire, run_id_of
 from .._protocol.models import Response, ResponseEvent
 from .._protocol.paths import not_found_hint, quoted
@@ -29,6 +30,10 @@ _REUSED = (
     "A run's id belongs to one request for ever, and this one is another: leave out id=, or take the run that has it "
     "with run(id)."
 )
+_NO_PLACE = (
+    "Nothing of this app takes {}: Agent Bricks and other apps with invocations have no place for it. Leave it out, or "
+    "check the app's name."
+)
 _REFUSED = "The app lets nobody in without an OAuth token of somebody who may use it (permission CAN_USE on the app)."
 
 
@@ -41,12 +46,14 @@ class AgentPlace:
     wire: AgentWire | None = None
 
 
-class AsyncAgent:
+class AsyncAgent(NamesOurs):
     """An agent on Databricks Apps. Making a handle sends nothing.
 
     Its app has a host of its own, which gets the client's OAuth token and no other credential. Calls may be sent again
     after any failure where the app takes ids that the client makes, as those of Agent Bricks do.
     """
+
+    _names = ENDPOINT_NAMES
 
     def __init__(self, transport: Transport, options: Options, place: AgentPlace) -> None:
         self._transport, self._options, self._where = transport, options, place
@@ -221,7 +228,8 @@ class AsyncAgent:
             except APIStatusError as error:
                 if error.status in _NOT_THERE and known is None and wire is INVOCATIONS:
                     continue
-                error.hint = _hint(error) or error.hint
+                no_place = _NO_PLACE.format(", ".join(more)) if more and error.status in _NOT_THERE else ""
+                error.hint = no_place or _hint(error) or error.hint
                 raise
             self._where.wire = wire
             return run_id, wire, info

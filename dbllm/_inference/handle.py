@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .._misnomers import ENDPOINT_NAMES, NamesOurs
 from .._protocol.models import Completion, CompletionChunk
 from .._protocol.reply import CallInfo
 from .._protocol.requests import request_body
@@ -31,9 +32,10 @@ Send = Callable[[Call], Awaitable[InfoT]]
 _ELSEWHERE = frozenset({400, 404, 405, 422, 501})  # refusals of a path that does not take this wire format
 
 
-class ModelHandle:
+class ModelHandle(NamesOurs):
     """A model that can be called: an endpoint or a driver app. It holds no connection; making one sends nothing."""
 
+    _names = ENDPOINT_NAMES
     _streaming: Mapping[str, Any] = {}  # further body fields of a streamed call
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,13 @@ class PromptSignature:
     transform_input: Callable[..., Any] | None = None
     transform_output: Callable[[Any], str] | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.params, Mapping):
+            raise TypeError(f"params must be a dict of the model's parameters, got {type(self.params).__name__}.")
+        for name in ("transform_input", "transform_output"):
+            if (given := getattr(self, name)) is not None and not callable(given):
+                raise TypeError(f"{name} must be a function, got {type(given).__name__}.")
+
     def request(self, prompt: object, stop: object, params: Mapping[str, Any], streaming: bool = False) -> Any:
         """The flat request, transformed.
 
@@ -34,7 +41,7 @@ class PromptSignature:
         if streaming and self.transform_output is not None:
             raise TypeError("transform_output needs the whole response, so it cannot be combined with a stream.")
         flat = prompt_request(prompt, stop, model_params(self.params, params))
-        changed = flat if self.transform_input is None else self.transform_input(**flat)
+        changed = flat if self.transform_input is None else _waited(self.transform_input(**flat), "transform_input")
         if not isinstance(changed, Mapping):
             raise TypeError(f"transform_input must return the request as a dict, got {type(changed).__name__}.")
         return changed
@@ -60,12 +67,20 @@ class PromptSignature:
         return completion
 
     def _text(self, content: Any, info: CallInfo) -> str:
-        text = (self.transform_output or answer_text)(content)
+        text = _waited((self.transform_output or answer_text)(content), "transform_output")
         if isinstance(text, str):
             return text
         if self.transform_output is None:
             raise unexpected(info, "the answer holds no text", "Say where the text is with transform_output=.")
         raise TypeError(f"transform_output must return the text as a str, got {type(text).__name__}.")
+
+
+def _waited(result: Any, name: str) -> Any:
+    """What a transform returned, which nobody waits for."""
+    if isinstance(result, Coroutine):
+        result.close()
+        raise TypeError(f"{name} must be a plain function, without async: dbllm does not wait for it.")
+    return result
 
 
 def _response_content(kind: Kind, info: CallInfo) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from .._backends.backend import run_without_loop
 from .._backends.sync_facade import SyncFacade
 from .._deadline import FOREVER
+from .._misnomers import STREAM_NAMES, NamesOurs, OnlyAsyncStream, OnlyPlainStream
 from .._protocol.error_responses import error_frame
 from .._protocol.models import ChatCompletionChunk, CompletionChunk, ResponseEvent, Usage
 from .._protocol.reply import CallInfo, HasCallInfo
@@ -19,7 +20,7 @@ from .._protocol.responses import bounded_json
 from .._transport.call import OpenStream
 from .._transport.options import hide_frames
 from .._transport.replies import decode_or_raise
-from ..errors import APIError, StreamInterruptedError
+from ..errors import APIError, APITimeoutError, StreamInterruptedError
 
 C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk | ResponseEvent)
 R = TypeVar("R")
@@ -39,13 +40,14 @@ class StreamWire(Protocol[C, R_co]):
     def whole(self, chunks: list[C], stream: OpenStream, /) -> R_co: ...
 
 
-class AsyncStream(HasCallInfo, Generic[C, R]):
+class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
     """A streamed answer.
 
     Use it in `async with`: leaving the block closes the connection, so that the model stops. `async for` gives the
     chunks; `final()` gives the whole answer, also after some or all chunks have been read.
     """
 
+    _names = STREAM_NAMES | {"close": "await stream.aclose()"}
     # Received events are kept as bytes, not as models: the garbage collector would walk thousands of living models
     # again and again. `text` and `final()` parse the bytes once more.
 
@@ -60,7 +62,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         self._again: StreamWire[C, R] | None = None  # what makes them: a chunk is read in the light of those before it
         self._done = False  # [DONE] or a whole answer has arrived
         self._choices: dict[int, bool] = {}  # those that have begun, and whether their finish_reason has arrived
-        self._ended = self._busy = False
+        self._ended = self._busy = self._read_up = False
 
     def __repr__(self) -> str:
         state = "ended" if self._done else "closed" if self._ended else "open" if self._opened else "not opened"
@@ -71,9 +73,10 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._close()
+        await self.aclose()
 
     def __aiter__(self) -> AsyncStream[C, R]:
+        self._require_chunks()
         return self
 
     async def __anext__(self) -> C:
@@ -99,7 +102,22 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
 
     async def aclose(self) -> None:
         """Close the connection; the model behind it stops. Closing twice is harmless."""
+        self._read_up = True
         await self._close()
+
+    def _require_chunks(self) -> None:
+        """Raises RuntimeError where a loop would find nothing: chunks come once, and within the stream's block."""
+        if not self._read_up:
+            return
+        if self._complete:
+            raise RuntimeError(
+                "this stream has been read to its end, and its chunks come once: text and final() have the whole "
+                "answer; for another one call the verb again."
+            )
+        raise RuntimeError(
+            "this stream was closed, or it broke, before its end: read its chunks inside its `with` block, once; text "
+            "has what came until then. For another answer call the verb again."
+        )
 
     @property
     def _chunks(self) -> list[C]:
@@ -164,6 +182,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
                 "this stream is being read twice at once: read it in one task, and pass the chunks on from there."
             )
         if self._ended:
+            self._read_up = True
             return None
         self._busy = True
         try:
@@ -174,6 +193,7 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
             raise
         finally:
             self._busy = False
+        self._read_up = chunk is None
         return chunk
 
     def _next_buffered(self) -> C | None:
@@ -222,9 +242,15 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         clock = self._clock
         try:
             more = await opened.read_event(clock() + self._patience)
+        except APITimeoutError as error:
+            stalled = self._broken(f"no event came for {self._patience:g} s")
+            stalled.hint = f"Timeout(read=…) allows more time between two events. {stalled.hint}"
+            raise stalled from error
         except APIError as error:
             raise self._broken(error.detail) from error
         if not more and not self._complete:
+            if opened.exchange.is_cut_off:
+                raise self._broken("the client was closed while this stream was read: close it afterwards")
             raise self._broken("the stream ended before the answer was complete")
         event = opened.events.popleft() if more else None
         if event is None or event.data.strip() == b"[DONE]":
@@ -254,8 +280,10 @@ class AsyncStream(HasCallInfo, Generic[C, R]):
         return (self._opened or OpenStream()).interrupted(detail, code, self.text, self.usage)
 
 
-class Stream(SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
+class Stream(NamesOurs, OnlyPlainStream, SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
     """A streamed answer in plain code: `AsyncStream` with `with`, `for` and `final()`, without async."""
+
+    _names = STREAM_NAMES | {"aclose": "close()"}
 
     @property
     def text(self) -> str:
@@ -294,6 +322,7 @@ class Stream(SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
         self.close()
 
     def __iter__(self) -> Stream[C, R]:
+        self._core._require_chunks()
         return self
 
     def __next__(self) -> C:
@@ -310,4 +339,4 @@ class Stream(SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
 
     def close(self) -> None:
         """Close the connection; the model behind it stops. Closing twice is harmless."""
-        run_without_loop(self._core._close())
+        run_without_loop(self._core.aclose())

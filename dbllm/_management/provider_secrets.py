@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
+
+from pydantic import BaseModel
 
 from ..errors import ConfigError
 
@@ -24,14 +27,20 @@ def check_secrets(*values: Any) -> None:
             )
 
 
-def _plain_secret(value: Any, place: str) -> str | None:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            where = f"{place}.{key}"
-            if isinstance(inner, (str, bytes)) and _SECRET_FIELD.search(str(key)):
-                return where
-            if key != "secret_reference" and (found := _plain_secret(inner, where)):
-                return found
+def _plain_secret(value: Any, place: str, is_secret: bool = False) -> str | None:
+    """The place of a text under a name of keys, however deep below it, that is no reference; or None."""
+    if is_secret and isinstance(value, (str, bytes)) and value:
+        return place
+    items: Any = ()
+    if isinstance(value, Mapping):
+        items = ((f".{key}", key, inner) for key, inner in value.items() if key != "secret_reference")
     elif isinstance(value, (list, tuple)):
-        return next((found for n, each in enumerate(value) if (found := _plain_secret(each, f"{place}[{n}]"))), None)
-    return None
+        items = ((f"[{number}]", "", inner) for number, inner in enumerate(value))
+    elif isinstance(value, BaseModel):
+        return _plain_secret(value.model_dump(), place, is_secret)
+    below = (_plain_secret(each, place + step, is_secret or _is_secret(key)) for step, key, each in items)
+    return next(filter(None, below), None)
+
+
+def _is_secret(key: object) -> bool:
+    return bool(_SECRET_FIELD.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(key)).lower()))

@@ -28,9 +28,9 @@ _NO_GATEWAY = (
 )
 _GATEWAY_PATHS = ("/ai-gateway/", "/unity-catalog/model-")
 _NO_WORKSPACE = (
-    "{url} was asked, and the answer is none of Databricks': check the host. If another kind of server runs there (an "
-    "OpenAI-compatible or MLflow one), put it behind a workspace, as a serving endpoint with an external model (on "
-    "this machine, `dbllm up` starts a workspace)."
+    "{url} was asked, and the answer is none of Databricks': this is no workspace, so check the host. If another kind "
+    "of server runs there (an OpenAI-compatible or MLflow one), put it behind a workspace: on this machine `dbllm up "
+    "--upstream openai=URL` for an external model, or `dbllm up --custom NAME=URL` for a scoring server."
 )
 
 

@@ -22,6 +22,8 @@ def encode(body: object) -> bytes:
     """
     try:
         return _ENCODER.encode(body).encode()
+    except _Unfit as unfit:
+        flaw, place = str(unfit), _place_of(unfit.value, body, "")
     except UnicodeEncodeError as error:
         raise ValueError(f"the request holds text that is not Unicode: {error.reason}.") from None
     except ValueError:
@@ -29,6 +31,7 @@ def encode(body: object) -> bytes:
         raise ValueError(f"{place}: JSON has no form for a number that is not finite.") from None
     except RecursionError:
         raise ValueError("the request is nested too deep, or in itself.") from None
+    raise TypeError(f"{place}: {flaw}" if place else flaw)
 
 
 def _jsonable(value: Any) -> Any:
@@ -48,7 +51,29 @@ def _jsonable(value: Any) -> Any:
                 return None if name == "isoformat" and plain == "NaT" else plain  # pandas' missing time
             if kind == "f":  # longdouble, which is wider than a number of Python
                 return float(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r:.80}")
+    advice = "; a tool is a dict with its name and JSON schema" if callable(value) else ""
+    raise _Unfit(value, advice)
+
+
+class _Unfit(TypeError):
+    """A value for which JSON has no form."""
+
+    def __init__(self, value: object, advice: str = "") -> None:
+        super().__init__(f"{type(value).__name__} has no form in JSON{advice}: {value!r:.80}")
+        self.value = value
+
+
+def _place_of(wanted: object, value: object, place: str) -> str:
+    """Where in a body a value is; "" where it came about on the way."""
+    if value is wanted:
+        return place
+    if isinstance(value, Mapping):
+        inner = ((f"{place}.{key}".lstrip("."), item) for key, item in value.items())
+        return next((found for step, item in inner if (found := _place_of(wanted, item, step))), "")
+    if isinstance(value, (list, tuple)):
+        items = enumerate(value)
+        return next((found for n, item in items if (found := _place_of(wanted, item, f"{place}[{n}]"))), "")
+    return ""
 
 
 _TIMES = ("M", "m", "V")  # numpy's kinds: moments, durations, and records, which may hold either
@@ -63,7 +88,7 @@ def _plain_time(value: Any, kind: str) -> Any:
         return None
     if kind != "M":
         advice = "; divide it by numpy.timedelta64(1, 's') for seconds" if kind == "m" else ""
-        raise TypeError(f"{type(value).__name__} has no form in JSON{advice}: {value!r:.80}")
+        raise _Unfit(value, advice)
     micros = value.astype("M8[us]")
     moment = micros.tolist() if isinstance(value.tolist(), int) and micros == value else value.tolist()
     return text if isinstance(moment, int) else moment.isoformat()  # int: nanoseconds, or a year beyond 9999

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from .._lazy import WholeImport
 from .._urls import is_loopback, parse_host
@@ -94,6 +95,41 @@ def _shown(names: Sequence[str]) -> str:
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
+_NOT_IN_NAMES = re.compile(r"[\s/:?#]")
+
+
+def _name_flaw(name: str) -> str:
+    """Why a text is no endpoint's name, and what was probably meant; "" where it may be a model service's."""
+    shown = name.split("?")[0]  # a query may hold what is secret
+    if name != name.strip() and name.strip(" .") == name.strip():
+        return f"the name {shown!r} has a space at its beginning or end: write {name.strip()!r}."
+    if ".databricksapps.com" in name:
+        return f"{shown!r} is the address of an app: use client.agent(url=…) for it."
+    if name.startswith("apps/"):
+        return f"{shown!r} is an app of Databricks Apps, not a serving endpoint: use client.agent({shown[5:]!r})."
+    if "/" not in name and ":" not in name and (is_service_name(name) or not name.strip()):
+        return ""
+    if "/" not in name and ":" not in name:
+        return (
+            f"{shown!r} has a space or a sign in it, as no endpoint's name has: client.endpoints.list() has the names."
+        )
+    meant = re.search(r"serving-endpoints/([\w.-]+)", name) or re.search(r"([\w.-]+)/*$", shown)
+    return f"{shown!r} is a URL or a path: an endpoint is called by its name alone" + (
+        f", {meant[1]!r}." if meant else "."
+    )
+
+
+def app_name(name: object) -> str:
+    """The name of an app of Databricks Apps, as one segment of a path.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(name, str) and "/" in name:
+        raise ConfigError(f"{name.split('?')[0]!r} is no app's name: give an address as url=, or the name alone.")
+    return quoted(name, "an app")
+
+
 def endpoint_name(name: str) -> str:
     """The name of a serving endpoint or model service, without the `model-services/` of the REST interface.
 
@@ -102,7 +138,9 @@ def endpoint_name(name: str) -> str:
     """
     if isinstance(name, str):
         name = name.removeprefix(SERVICE)
-    if isinstance(name, str) and name.strip(" .") and "." in name and "/" not in name:
+        if _NOT_IN_NAMES.search(name) and (flaw := _name_flaw(name)):
+            raise ConfigError(flaw)
+    if isinstance(name, str) and name.strip(" .") and "." in name:
         parts = name.split(".")
         if len(parts) == 2:
             raise ConfigError(f"{name!r} has one dot: {_TWO_FORMS}.")
@@ -124,10 +162,12 @@ def quoted(name: object, what: str = "an endpoint") -> str:
     """
     try:
         if isinstance(name, str) and name.strip().strip("."):
+            if name != name.strip():
+                raise ConfigError(f"{what}'s name has no space at its beginning or end: write {name.strip()!r}.")
             return quote(name, safe="")
     except UnicodeEncodeError:
         pass
-    raise ConfigError(f"{what} needs a name, not {name!r}.")
+    raise ConfigError(f"{what} needs a name, a str that is not empty, got {name!r:.80}.")
 
 
 def invocations_path(name: str, served_model: str | None = None) -> str:
@@ -170,3 +210,10 @@ def app_path(port: int | str, cluster_id: str, org: str = "0") -> str:
     if isinstance(port, bool) or not (digits.isascii() and digits.isdigit() and 3000 <= int(digits[:6]) <= 8000):
         raise ConfigError(f"port {digits[:20]!r}: a driver proxy app listens on a port from 3000 to 8000.")
     return f"/driver-proxy-api/o/{quoted(org)}/{quoted(cluster_id, 'a cluster')}/{int(digits)}"
+
+
+def query_string(params: Mapping[str, Any] | None) -> str:
+    """A query: None is left out, booleans are true and false, a list is a field for each item."""
+    shown = {True: "true", False: "false"}
+    pairs = ((name, value) for name, value in (params or {}).items() if value is not None)
+    return urlencode([(name, shown[value] if isinstance(value, bool) else value) for name, value in pairs], doseq=True)

@@ -37,7 +37,7 @@ def normalize_stop(stop: object) -> dict[str, list[str]]:
     """
     stops = [stop] if isinstance(stop, str) else [] if stop is None else stop
     if not isinstance(stops, (list, tuple)) or not all(isinstance(item, str) for item in stops):
-        raise TypeError(f"stop is a str or a list of str, not {stop!r}.")
+        raise TypeError(f"stop must be a str or a list of str, got {stop!r:.80}.")
     return {"stop": list(stops)} if stops else {}
 
 
@@ -86,9 +86,9 @@ def chat_messages(messages: object, verb: Verb = "chat", told_by: tuple[str, ...
     if isinstance(messages, (Message, OutputItem, Mapping)):
         messages = [messages]
     if not isinstance(messages, Sequence) or isinstance(messages, (bytes, bytearray)):
-        raise TypeError(f"{verb}() takes a str, a message or a list of messages, not {type(messages).__name__}.")
+        raise TypeError(f"{verb}() takes a str, a message or a list of messages, got {type(messages).__name__}.")
     if not messages:
-        raise ValueError(f"{verb}() needs at least one message.")
+        raise ValueError(f"{verb}() needs at least one message, got an empty {type(messages).__name__}.")
     return [_wire_message(item, place, told_by) for place, item in enumerate(messages)]
 
 
@@ -103,11 +103,24 @@ def _wire_message(item: object, place: int, told_by: tuple[str, ...]) -> object:
         texts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in content]
         return {**item, "content": texts}
     if told or isinstance(item, OutputItem):
+        if isinstance(item, Mapping) and (meant := _ROLES.get(str(item.get("role", "")))):
+            raise ValueError(f"messages[{place}] has the role {item['role']!r}: chat endpoints call it {meant!r}.")
         return item
+    lacks = f" without a {' or a '.join(told_by)}" if isinstance(item, Mapping) else ""
     raise TypeError(
-        f"messages[{place}] is a Message or a dict with 'role' and 'content', not {type(item).__name__}"
-        + (f" without a {' or a '.join(told_by)}." if isinstance(item, Mapping) else ".")
+        f"messages[{place}] must be a Message or a dict with 'role' and 'content', got {type(item).__name__}{lacks}: "
+        + (
+            "LangChain's messages go to dbllm.langchain.ChatDatabricks."
+            if hasattr(item, "content") and hasattr(item, "type")
+            else 'write {"role": "user", "content": "…"}.'
+        )
     )
+
+
+# The roles of other libraries, and of capitals. (Any other role goes to the endpoint, which may know it.)
+_ROLES = {"human": "user", "ai": "assistant", "bot": "assistant", "model": "assistant", "gpt": "assistant"}
+_ROLES |= {name.title(): name for name in ("user", "assistant", "system", "tool")}
+_ROLES |= {name.upper(): name for name in ("user", "assistant", "system", "tool")}
 
 
 def response_body(items: object, custom_inputs: object, *params: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,6 +196,7 @@ _ELSEWHERE = {
     "max_retries": "retry=Retry(attempts=…)",
     "retries": "retry=Retry(attempts=…)",
     "request_timeout": "timeout",
+    **dict.fromkeys(("api_key", "api_base", "base_url"), "the client's token= and host="),
     "extra_headers": "headers",
     "extra_query": "client.request(..., params=…)",
     "stream": "the verbs stream_chat and stream_complete",

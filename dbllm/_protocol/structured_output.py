@@ -28,7 +28,10 @@ def response_format(model: Any) -> dict[str, Any]:
     if model is None:
         return {}
     if not isinstance(model, type):
-        raise TypeError(f"response_model takes a pydantic model, a dataclass or a TypedDict, not {model!r:.80}.")
+        raise TypeError(
+            f"response_model must be a pydantic model, a dataclass or a TypedDict (the class), got {model!r:.80}; a "
+            'JSON schema goes as response_format={"type": "json_schema", "json_schema": …}.'
+        )
     return {"response_format": _adapter_and_format(model)[1]}
 
 

@@ -35,6 +35,17 @@ def outcome_of(error: APIError, method: str = "POST") -> Outcome:
 class CallLimiter:
     """The limits of one endpoint, for all calls of a client. An attempt that waits to be repeated holds nothing."""
 
+    @classmethod
+    def among(cls, known: dict[tuple[str, Limits], CallLimiter], name: str, limits: Limits) -> CallLimiter:
+        """The one of this name and these limits.
+
+        Raises:
+            TypeError: they are no `Limits`.
+        """
+        if not isinstance(limits, Limits):
+            raise TypeError(f"limits must be a dbllm.Limits, such as Limits(concurrency=8), got {limits!r:.80}.")
+        return known.get((name, limits)) or known.setdefault((name, limits), cls(limits))
+
     def __init__(self, limits: Limits) -> None:
         self._limits, self._rates = limits, RateLimiter(limits)
         wanted = limits.concurrency

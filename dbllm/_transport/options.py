@@ -48,7 +48,12 @@ class Options:
         if headers is not None and isinstance(headers := hide_headers(headers), Misplaced):
             raise TypeError(headers.flaw)
         if retry is not None and not isinstance(retry, Retry):
-            raise TypeError(f"retry must be a Retry, got {retry!r}; for a single attempt pass Retry(attempts=1).")
+            raise TypeError(
+                f"retry must be a Retry, got {retry!r:.80}: pass Retry(attempts=…), which counts the first attempt; 1 "
+                "never tries again."
+            )
+        if extra_body is not None and not isinstance(extra_body, Mapping):
+            raise TypeError(f"extra_body must be a dict of further fields, got {type(extra_body).__name__}.")
         if timeout is None and retry is None and not headers and not extra_body and tags is None:
             return self
         merged = RedactedMapping(self.headers, headers) if headers else self.headers

@@ -38,6 +38,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from .._lazy import WholeImport
+from .._misnomers import explain_fields
 from ..errors import APIConnectionError, APIError, APIStatusError, APITimeoutError, PublicPickle, StreamInterruptedError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def _is_seconds(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value  # no NaN
 
 
+@explain_fields
 @dataclass(frozen=True, slots=True)
 class Retry(PublicPickle):
     """How often, and after which waits, a call is tried again.
@@ -107,6 +109,7 @@ class Retry(PublicPickle):
                 raise ValueError(f"Retry: {name} must be 0 seconds or more, got {value!r}.")
 
 
+@explain_fields
 @dataclass(frozen=True, slots=True)
 class Timeout(PublicPickle):
     """How long a call may take, in seconds; None means no limit.
@@ -132,8 +135,16 @@ class Timeout(PublicPickle):
 
     @classmethod
     def of(cls, value: float | Timeout) -> Timeout:
-        """A `Timeout` from what users may pass: a number is the total."""
-        return value if isinstance(value, Timeout) else cls(total=value)
+        """A `Timeout` from what users may pass: a number is the total.
+
+        Raises:
+            ValueError: it is something else, or 0 or less.
+        """
+        if isinstance(value, Timeout):
+            return value
+        if not isinstance(value, (int, float)):
+            raise ValueError(f"timeout must be seconds, a number, or a dbllm.Timeout, got {value!r:.80}.")
+        return cls(total=value)
 
 
 def classify(error: BaseException, method: str) -> FailureClass:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .._auth.auth import Auth, OAuthOnly, is_expired_response
 from .._auth.redaction import Redaction, hide_frames
 from .._backends.backend import Backend
+from .._http.errors import name_server
 from .._http.request import HttpRequest, RequestHeaders
 from .._lazy import WholeImport, own_version
 from .._protocol.error_responses import status_error
@@ -33,6 +34,9 @@ _NOTHING: Mapping[str, str] = {}
 Send = Callable[[Call], Awaitable[InfoT]]
 """Sends a call once."""
 
+Sent = Mapping[str, str] | None
+"""Headers of the auth's; None where others are not to be asked for."""
+
 OnAttempt = Callable[[Attempt], Awaitable[object] | object]
 """A user's function, sync or async, that is called after each attempt."""
 
@@ -41,6 +45,8 @@ class Transport:
     """Sends calls to a workspace, and to other origins that have credentials of their own."""
 
     def __init__(self, host: str, auth: Auth, backend: Backend, on_attempt: OnAttempt | None = None) -> None:
+        if on_attempt is not None and not callable(on_attempt):
+            raise ConfigError(f"on_attempt must be a function of one Attempt, got {type(on_attempt).__name__}.")
         self.host, self.backend, self.on_attempt = host, backend, on_attempt
         self._auths = {host: auth}
         self._records = HealthRecords()
@@ -163,7 +169,7 @@ class Transport:
             raw = await pool.send(request)
             return CallInfo(self._raise_for_status(raw, call, request), redaction=request.redaction)
         except BaseException as error:
-            if not self._may_renew(error, request, auth, None if renewed else sent):
+            if not self._may_renew(call, error, request, auth, None if renewed else sent):
                 raise
         return await self._send_once(call, True)
 
@@ -188,15 +194,14 @@ class Transport:
                 raise
             return stream
         except BaseException as error:
-            if not self._may_renew(error, request, auth, None if renewed else sent):
+            if not self._may_renew(call, error, request, auth, None if renewed else sent):
                 raise
         return await self._open_once(call, True)
 
-    def _may_renew(
-        self, error: BaseException, request: HttpRequest | None, auth: Auth, sent: Mapping[str, str] | None
-    ) -> bool:
+    def _may_renew(self, call: Call, error: BaseException, request: HttpRequest | None, auth: Auth, sent: Sent) -> bool:
         """Take what is secret out of an attempt's error: whether what was sent had expired, and others may be had."""
         if request is not None and isinstance(error, APIError):
+            name_server(error, call.origin or self.host, call.timeout.connect, call.timeout.total)
             request.redaction.error(error)
         hide_frames(error)
         if sent is None or not isinstance(error, APIStatusError) or error.raw is None:

@@ -71,13 +71,33 @@ def note(text: str) -> None:
         typer.echo(text, err=True)
 
 
+# What the SDK says in Python's words, and how a terminal says it.
+_WORDS = [
+    (re.compile(pattern), words)
+    for pattern, words in (
+        (r"\bthe argument (--[\w-]+)", r"\1"),
+        (r"^Timeout: total (must)", r"--timeout \1"),
+        (r"^timeout (must be seconds), a number, or a dbllm\.Timeout", r"--timeout \1"),
+        (r"Pass token=, set DATABRICKS_TOKEN", "Set DATABRICKS_TOKEN"),
+        (r"Set DATABRICKS_TOKEN, pass token=, or", "Set DATABRICKS_TOKEN, or"),
+        (r"use client\.agent\((.*?)\)( for it)?", r"agents are called from Python, as client.agent(\1)"),
+        (r"client\.endpoints\.list\(\)( has them)?", r"`dbllm endpoints list`\1"),
+        (r"call client\.endpoint\('(.*?)'\)", r"name the endpoint, \1"),
+        (r"client\.endpoint\('(.*?)'\)", r"the endpoint \1"),
+        (r"\b(chat|complete|embed|predict)\(\)", r"`dbllm \1`"),
+    )
+]
+
+
 def in_terminal_words(text: str) -> str:
     """What the SDK says, with a command's options and commands in place of Python's arguments and methods."""
     for option in ("host", "profile", "timeout", "stop", "cluster_id"):
         named = f"--{option.replace('_', '-')}"
         text = re.sub(rf"(?<![\w?&]){option}=(?=[\w'\"])", f"{named} ", text)
         text = re.sub(rf"(?<![\w?&]){option}=", named, text)
-    return re.sub(r"\b(chat|complete|embed|predict)\(\)", r"`dbllm \1`", text)
+    for pattern, words in _WORDS:
+        text = pattern.sub(words, text)
+    return text
 
 
 def print_error(error: object) -> None:

@@ -293,7 +293,25 @@ def bounded(config: Config, limit: int) -> Any:
     return {**(config or {}), "max_concurrency": limit if said is None else said}
 
 
+# Fields of other classes of LangChain's: these classes'.
+_FIELDS = {
+    **dict.fromkeys(("openai_api_key", "databricks_token", "access_token", "anthropic_api_key"), ("api_token",)),
+    **dict.fromkeys(("base_url", "openai_api_base", "databricks_host", "api_base", "workspace_url"), ("host",)),
+    **dict.fromkeys(
+        ("model_name", "model", "endpoint", "endpoint_name", "deployment_name"), ("endpoint_name", "model")
+    ),
+    **dict.fromkeys(("model_id", "azure_deployment", "deployment", "name_of_model"), ("endpoint_name", "model")),
+    **dict.fromkeys(("request_timeout", "timeout_s"), ("timeout",)),
+    **dict.fromkeys(("retries", "num_retries"), ("max_retries",)),
+    **dict.fromkeys(("model_kwargs", "params"), ("extra_params", "query_params")),
+    "databricks_profile": ("config_profile",),
+    "http_client": ("client",),
+}
+
+
 def _instead(name: str, known: set[str]) -> str:
+    if meant := next((field for field in _FIELDS.get(name, ()) if field in known), None):
+        return f" Use {meant}."
     from difflib import get_close_matches
 
     near = get_close_matches(name, sorted(known), 1, 0.75)

@@ -45,7 +45,7 @@ BAD += [f"{CANARY}\0", f"{CANARY}\u200b", f"{CANARY}\x85"]
 
 @pytest.mark.parametrize("token", BAD)
 def test_a_token_that_cannot_be_one_is_refused_and_not_shown(token: str) -> None:
-    with pytest.raises(ConfigError, match="token is empty or has a space") as caught:
+    with pytest.raises(ConfigError, match=r"token is empty|has a space|begins with") as caught:
         bearer(token)
     assert CANARY not in "".join(traceback.format_exception(caught.value)).replace(repr(token), "")
     assert CANARY not in str(caught.value)

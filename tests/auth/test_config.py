@@ -211,7 +211,7 @@ RULES: list[tuple[tuple[Any, Any, Any], tuple[Any, Any, Any], tuple[str, str] | 
     # missing
     ((None, None, "no-token"), (E, "t-env", None), "no credentials are configured for https://no-token.com"),
     ((None, None, "no-token"), (None, "t-env", None), "no credentials are configured"),
-    ((None, None, "no-host"), (E, "t-env", None), "no workspace host is configured"),
+    ((None, None, "no-host"), (E, "t-env", None), r"\[no-host\] of .* has no host: write host = "),
     ((None, None, "gone"), (E, "t-env", None), "has no profile 'gone'; it has: DEFAULT, p, no-host, no-token"),
     (NOTHING, (None, None, "gone"), "has no profile 'gone'"),
     (("", None, None), (E, "t-env", None), "host= is empty"),

@@ -372,7 +372,7 @@ async def test_an_address_that_is_no_apps_is_told_in_terms_of_apps(asking):
         "http://my-agent.aws.databricksapps.com": "use https://my-agent.aws.databricksapps.com: it looks like",
         "https://evil.example/x": "has a path or a query; give only the part before it: it looks like",
         "https://user:pw@my-agent.aws.databricksapps.com": "give the address alone|before an @",
-        "ftp://my-agent.aws.databricksapps.com": "is no address of an app: it looks like",
+        "ftp://my-agent.aws.databricksapps.com": "is no address of an app, for it begins with ftp://.*: it looks like",
     }
     async with asking() as client:
         for url, words in said.items():

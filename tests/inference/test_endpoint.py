@@ -392,8 +392,8 @@ async def test_half_a_surrogate_pair_is_refused_before_it_is_sent(make):
 async def test_a_name_is_one_segment_of_the_path(make, wire):
     called = wire.post(url__regex=".*/invocations").respond(json=chat_answer())
     async with make() as client:
-        await client.endpoint("a/b ?#", served_model="s/1").chat("x")
-    assert called.calls[0].request.url.raw_path == b"/serving-endpoints/a%2Fb%20%3F%23/served-models/s%2F1/invocations"
+        await client.endpoint("a%b&+", served_model="s/1").chat("x")
+    assert called.calls[0].request.url.raw_path == b"/serving-endpoints/a%25b%26%2B/served-models/s%2F1/invocations"
 
 
 # --- chat, embed, predict ---------------------------------------------------------------------------------------------

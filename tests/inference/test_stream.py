@@ -320,7 +320,8 @@ async def test_an_end_before_done_is_never_a_success(make, wire, cut):
         assert (caught.value.partial_text, caught.value.usage.completion_tokens) == ("Hel", 1)
         with pytest.raises(dbllm.StreamInterruptedError):
             await stream.final()
-        assert await texts(stream) == []
+        with pytest.raises(RuntimeError, match="before its end"):
+            await texts(stream)
 
 
 @pytest.mark.parametrize("end", ["fin", "rst", "garbage"])

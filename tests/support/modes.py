@@ -73,12 +73,14 @@ class Plain:
         self.plain.__exit__(*error)
 
     def __aiter__(self) -> Plain:
+        iter(self.plain)
         return self
 
     async def __anext__(self) -> Any:
-        for chunk in self.plain:
-            return chunk
-        raise StopAsyncIteration
+        chunk = next(self.plain, None)
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk
 
 
 async def together(mode: str, thunks: list[Callable[[], Awaitable[Any]]]) -> list[Any]:
