@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,8 +31,9 @@ from .._protocol.paths import (
     service_names,
 )
 from .._protocol.reply import CallInfo
-from .._protocol.requests import chat_body, embedding_input, model_params, prediction_body, response_body
+from .._protocol.requests import chat_body, model_params, prediction_body, response_body
 from .._protocol.structured_output import parsed, response_format
+from .._protocol.tables import read_texts
 from .._protocol.tasks import Verb, wrong_verb_hint
 from .._transport.options import EXPLAIN_SECONDS, Options, hide_headers
 from .._transport.pages import PAGE_SIZE, read_pages
@@ -42,6 +43,7 @@ from ..errors import APIError, APIStatusError, BadRequestError, NotFoundError
 from .batching import Batch, merge_replies, positive, split
 from .chunks import ChatWire, ResponsesWire, response_of
 from .handle import ModelHandle
+from .progress import OnProgress, ProgressReport, progress_function
 from .stream import AsyncStream, Stream  # noqa: F401 - Stream: the sync verbs' annotations name it
 
 _ONE_MODEL = "It is route-optimised, and its own URL names no served model: leave out served_model=."
@@ -161,11 +163,12 @@ class AsyncEndpoint(ModelHandle):
     async def embed(
         self,
         /,
-        input: str | Sequence[str],  # noqa: A002 - the field's name on the wire
+        input: str | Iterable[str],  # noqa: A002 - the field's name on the wire
         *,
         batch_size: int = 100,
         batch_bytes: int = 3_500_000,
         concurrency: int = 8,
+        progress: OnProgress | bool | None = None,
         timeout: float | Timeout | None = None,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
@@ -179,11 +182,15 @@ class AsyncEndpoint(ModelHandle):
         others are cancelled.
 
         Args:
-            input: a text or several; `.vectors` has one vector for each, in this order.
+            input: a text or several: a list, a tuple, a generator, a column of pandas or polars, an array of numpy …;
+                `.vectors` has one vector for each, in this order. A set has none.
             batch_size: the most texts in one request.
             batch_bytes: the most bytes of text in one request; Databricks refuses bodies of over 4 MB. A longer text is
                 sent alone.
             concurrency: the most requests at once.
+            progress: a function, sync or async, that is called after each request with how many texts have their
+                vectors and how many there are: (done, total). An exception that it raises is logged, and the call goes
+                on. True shows a line on a terminal and in a notebook.
             timeout: seconds for all requests together, or a `Timeout`.
             retry, headers, extra_body, tags, **params: as for `complete`.
 
@@ -196,24 +203,29 @@ class AsyncEndpoint(ModelHandle):
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         deadline = options.deadline(self._transport.backend.clock)
 
-        async def ask(handle: ModelHandle, batch: Batch) -> Embeddings:
+        batches, limit = split(read_texts(input), batch_size, batch_bytes), positive("concurrency", concurrency)
+        show = progress_function(progress)
+
+        async def ask(handle: ModelHandle, report: ProgressReport, batch: Batch) -> Embeddings:
             body, send = {"input": batch.texts, **wire}, self._transport.call
             try:
-                return batch.reply(await handle._send("embed", "embeddings", body, options, deadline, send))
+                reply = batch.reply(await handle._send("embed", "embeddings", body, options, deadline, send))
             except APIError as error:
                 error.hint = batch.hint(error.hint)
                 raise
-
-        batches, limit = split(embedding_input(input), batch_size, batch_bytes), positive("concurrency", concurrency)
+            await report.add(len(batch.texts))
+            return reply
 
         async def ask_all(handle: ModelHandle) -> Embeddings:  # the vectors of one model, whichever it is
-            calls = [partial(ask, handle, batch) for batch in batches]
+            report = ProgressReport(show, batches[0].of, self._transport.backend.call_user_function)
+            calls = [partial(ask, handle, report, batch) for batch in batches]
             return merge_replies(await self._transport.backend.run_bounded(calls, limit))
 
         return await self._first_answer(options, ask_all)
 
     async def predict(
         self,
+        data: Any = None,
         *,
         dataframe_records: Sequence[Mapping[str, Any]] | None = None,
         dataframe_split: Mapping[str, Any] | None = None,
@@ -229,6 +241,8 @@ class AsyncEndpoint(ModelHandle):
         """Call a custom model in one of the four forms of MLflow's scoring protocol.
 
         Args:
+            data: a table of pandas or polars (it is sent as `dataframe_split`), an array of numpy (`inputs`), or a list
+                of dicts (`dataframe_records`). Missing values are null; times are ISO 8601 text.
             dataframe_records: rows as dicts.
             dataframe_split: `{"columns": […], "data": [[…], …]}`, optionally with "index".
             inputs: a tensor, or columns as a dict of lists.
@@ -237,13 +251,14 @@ class AsyncEndpoint(ModelHandle):
             timeout, retry, headers, extra_body, tags: as for `complete`.
 
         Raises:
-            TypeError: none or several of the four forms were passed.
+            TypeError, ValueError: nothing or several of these were passed, or JSON has no form for a value; the message
+                names its column and row.
             APIError: the call failed.
         """
         headers = hide_headers(headers)
         forms = {"dataframe_records": dataframe_records, "dataframe_split": dataframe_split}
         forms |= {"inputs": inputs, "instances": instances}
-        body = prediction_body(forms, {**self._signature.params, **(params or {})})
+        body = prediction_body(data, forms, {**self._signature.params, **(params or {})})
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         return reply_of(Predictions, await self._invoke("predict", body, options))
 

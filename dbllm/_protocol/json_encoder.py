@@ -13,8 +13,8 @@ from pydantic import BaseModel
 def encode(body: object) -> bytes:
     """JSON text of a body, UTF-8.
 
-    Pydantic models, numpy and pandas values and dates inside it become plain JSON: a date or time is ISO 8601 text, a
-    missing one (NaT) is null.
+    Pydantic models, numpy and pandas values, Decimals and dates inside it become plain JSON: a date or time is ISO 8601
+    text, a missing one (NaT) is null.
 
     Raises:
         ValueError: a NaN or an infinity (JSON has none) or half a surrogate pair; the message says where.
@@ -26,21 +26,29 @@ def encode(body: object) -> bytes:
         flaw, place = str(unfit), _place_of(unfit.value, body, "")
     except UnicodeEncodeError as error:
         raise ValueError(f"the request holds text that is not Unicode: {error.reason}.") from None
-    except ValueError:
-        place = _not_finite(body, "") or "a number"
-        raise ValueError(f"{place}: JSON has no form for a number that is not finite.") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(_first_flaw(body, "") or str(error)) from None
     except RecursionError:
         raise ValueError("the request is nested too deep, or in itself.") from None
     raise TypeError(f"{place}: {flaw}" if place else flaw)
 
 
-def _jsonable(value: Any) -> Any:
+def plain_step(value: Any) -> Any:
+    """Something as a value that is nearer to plain JSON; what is in it may need a step of its own.
+
+    Raises:
+        TypeError: JSON has no form for it.
+    """
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, (set, frozenset)):
         return list(value)
+    if type(value).__name__ == "NAType":  # pandas' missing value
+        return None
+    if type(value).__name__ == "Decimal":
+        return _plain_decimal(value)
     kind = getattr(getattr(value, "dtype", None), "kind", "")
     if kind in _TIMES and not isinstance(value, type):
         return _plain_time(value, kind)
@@ -76,11 +84,21 @@ def _place_of(wanted: object, value: object, place: str) -> str:
     return ""
 
 
+def _plain_decimal(value: Any) -> float | None:
+    """The number that JSON's readers make of it, if that is the same one."""
+    if value.is_nan():
+        return None
+    number = float(value)
+    if type(value)(repr(number)) != value:
+        raise TypeError(f"{value!r:.80} has more digits than a JSON number keeps: pass it as float() or as str().")
+    return number
+
+
 _TIMES = ("M", "m", "V")  # numpy's kinds: moments, durations, and records, which may hold either
 
 
 def _plain_time(value: Any, kind: str) -> Any:
-    """As `_jsonable`; numpy's own `tolist` gives counts of nanoseconds for some of these."""
+    """As `plain_step`; numpy's own `tolist` gives counts of nanoseconds for some of these."""
     if getattr(value, "ndim", 0) or (kind == "V" and value.dtype.names):
         return list(value)
     text = str(value)
@@ -96,19 +114,24 @@ def _plain_time(value: Any, kind: str) -> Any:
 
 # Circular references end in RecursionError, so the encoder's own (slower) circular check is off.
 _ENCODER = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=_jsonable
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=plain_step
 )
 
 
-def _not_finite(value: object, place: str) -> str:
+def _first_flaw(value: object, place: str) -> str:
+    """The first value that JSON has no form for: where it is, and why."""
     if isinstance(value, float):
-        return "" if math.isfinite(value) else f"{place or 'the value'} = {value}"
+        why = "JSON has no form for a number that is not finite."
+        return "" if math.isfinite(value) else f"{place or 'the value'} = {value}: {why}"
     items: list[tuple[str, object]] = []
     if isinstance(value, Mapping):
-        keys = ((f"a key of {place or 'the request'}", key) for key in value)
+        keys = ((f"a key of {place or 'the request'}", key) for key in value if isinstance(key, float))
         items = [*keys, *((f"{place}.{key}".lstrip("."), item) for key, item in value.items())]
     elif isinstance(value, (list, tuple)):
         items = [(f"{place}[{number}]", item) for number, item in enumerate(value)]
     elif value is not None and not isinstance(value, (str, int)):
-        items = [(place, _jsonable(value))]
-    return next((found for name, item in items if (found := _not_finite(item, name))), "")
+        try:
+            items = [(place, plain_step(value))]
+        except TypeError as error:
+            return f"{place}: {error}" if place else str(error)
+    return next((found for name, item in items if (found := _first_flaw(item, name))), "")

@@ -10,6 +10,7 @@ from typing import Any
 from .._lazy import WholeImport
 from ..errors import ConfigError
 from .models import Message, OutputItem
+from .tables import named_form, scoring_form
 from .tasks import ENVELOPE_KEYS, Kind, Verb
 
 
@@ -144,30 +145,20 @@ def chat_body(messages: object, stop: object, *params: Mapping[str, Any]) -> dic
     return {"messages": chat_messages(messages), **normalize_stop(stop), **model_params(*params)}
 
 
-def embedding_input(texts: object) -> list[str]:
-    """The texts to embed as a list; one str stands for a list of it.
-
-    Raises:
-        TypeError: something else.
-        ValueError: no text at all.
-    """
-    items = [texts] if isinstance(texts, str) else texts
-    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
-        raise TypeError(f"embed() takes a str or a list of str, not {type(texts).__name__} with other items in it.")
-    if not items:
-        raise ValueError("embed() needs at least one text.")
-    return list(items)
-
-
-def prediction_body(forms: Mapping[str, Any], params: Mapping[str, Any] | None) -> dict[str, Any]:
+def prediction_body(data: object, forms: Mapping[str, Any], params: Mapping[str, Any] | None) -> dict[str, Any]:
     """The body of a custom model's call: exactly one input form, and `params` beside it (MLflow scoring protocol).
 
     Raises:
         TypeError: none or several forms were given.
+        TypeError, ValueError: the data cannot be sent; see `scoring_form`.
     """
-    given = {name: value for name, value in forms.items() if value is not None}
-    if len(given) != 1:
-        raise TypeError(f"predict() takes exactly one of {', '.join(forms)}; got {' and '.join(given) or 'none'}.")
+    given = {name: named_form(name, value) for name, value in forms.items() if value is not None}
+    if len(given) + (data is not None) != 1:
+        named = [*(["data"] if data is not None else []), *given]
+        raise TypeError(
+            f"predict() takes data, or exactly one of {', '.join(forms)}; got {' and '.join(named) or 'none'}."
+        )
+    given = given or scoring_form(data)
     sent = {name: value for name, value in (params or {}).items() if value is not None}  # whatever their names
     return {**given, **({"params": sent} if sent else {})}
 

@@ -7,8 +7,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -176,6 +176,23 @@ def rich_console() -> Console:
 
     color = None if is_plain(sys.stdout) else "auto"
     return Console(color_system=color, highlight=False)  # type: ignore[arg-type]
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on the standard error, for as long as the block lasts, where that is a terminal; else None."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    color = None if is_plain(sys.stderr) else "auto"
+    console = Console(stderr=True, color_system=color, highlight=False)  # type: ignore[arg-type]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done, _total: bar.update(task, completed=done)
 
 
 def format_time(milliseconds: float | None) -> str:

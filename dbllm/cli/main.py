@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 import os
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -200,16 +202,28 @@ def up(
             ai_gateway=ai_gateway,
             on_answer=_print_request if sys.stderr.isatty() and not quiet else None,  # nobody may read a pipe
         ),
-    ).run(_announce_workspace)
+    ).run(_announce_workspace, _announce_drain)
 
 
 def _announce_workspace(workspace: Workspace) -> None:
+    names = f"# endpoints: {', '.join(workspace.endpoint_names)}"
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(names)
     console.announce(
         *(f"export {name}={shlex.quote(value)}" for name, value in workspace.env.items()),
+        *textwrap.wrap(names, width, subsequent_indent="#   ", break_long_words=False, break_on_hyphens=False),
+        '# try: eval "$(dbllm env)"; dbllm chat smollm2-chat "Name a colour."',
         f"# upstream: {workspace.upstream_url} takes the key {workspace.upstream_key}",
         *([f"# page: {workspace.page_url}"] if workspace.page_url else []),
         f"# ready: {workspace.host} answers (Ctrl-C stops it)",
     )
+
+
+def _announce_drain(workspace: Workspace) -> None:
+    if workspace.drain < 1 or not (names := workspace.open_requests):
+        return
+    what = "1 open answer" if len(names) == 1 else f"{len(names)} open answers"
+    listed = ", ".join(dict.fromkeys(names))
+    console.note(f"Waiting up to {workspace.drain:g} s for {what} ({listed}); Ctrl-C again ends at once.")
 
 
 def _print_request(entry: Entry) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,8 +20,14 @@ from dbllm.cli.options import Pair, client_command, pairs_option, read_pair
 if TYPE_CHECKING:
     from dbllm import Client, DriverApp, Endpoint
 
-OURS = frozenset({"prompt", "messages", "input", "stop", "stream", "timeout", "retry", "headers", "extra_body", "tags"})
+OURS = frozenset(
+    {"prompt", "messages", "input", "stop", "stream", "timeout", "retry", "headers", "extra_body", "tags", "progress"}
+)
 """Names that mean something to the SDK, so they cannot be parameters of the model."""
+
+
+ONE_REQUEST = 100
+"""Texts that the SDK embeds with one request: a bar has nothing to show until it is answered."""
 
 
 def read_param(text: str) -> Pair:
@@ -168,10 +175,12 @@ def embed(
 ) -> None:
     """Turn texts into vectors.
 
-    Prints one JSON list a line, in the order of the texts.
+    Prints one JSON list a line, in the order of the texts. On a terminal a bar shows how far many texts are.
     """
     texts = texts or [line.removesuffix("\r") for line in console.read_stdin().split("\n")]
-    for vector in client.endpoint(name).embed(texts, **dict(param or ())).vectors:
+    with console.progress_bar("embedding", len(texts)) if len(texts) > ONE_REQUEST else nullcontext() as progress:
+        reply = client.endpoint(name).embed(texts, progress=progress, **dict(param or ()))
+    for vector in reply.vectors:
         console.write_json(vector, indent=None)
 
 

@@ -23,6 +23,8 @@ from dbllm.local.http.client import is_loopback
 from dbllm.local.http.origins import Origins
 from dbllm.local.http.server import GRACE, Service, WebServer, listen
 from dbllm.local.invocation.custom_models import Customs
+from dbllm.local.management.catalog import ready_endpoints
+from dbllm.local.management.endpoint_config import ENDPOINT_NAME
 from dbllm.local.model.embeddings import Vectors
 from dbllm.local.model.llama import Engine, Job
 from dbllm.local.model.weights import default_model
@@ -92,6 +94,8 @@ class Workspace(Service):
         self._identity: Identity | None = None
         self._host: str | None = None
         self._page: Page | None = None
+        self._log: RequestLog | None = None
+        self._endpoint_names: list[str] = []
 
     def __repr__(self) -> str:
         return f"<Workspace {self._host or 'not running'}>"
@@ -127,6 +131,21 @@ class Workspace(Service):
     def page_url(self) -> str | None:
         """The link that opens the workspace's page in a browser; None if it listens on more than loopback."""
         return None if self._page is None else self._page.url(self.host)
+
+    @property
+    def endpoint_names(self) -> list[str]:
+        """The serving endpoints that it starts with."""
+        return self._endpoint_names
+
+    @property
+    def open_requests(self) -> list[str]:
+        """What is being answered right now: endpoints or, of other requests, paths."""
+        return self._log.open if self._log is not None else []
+
+    @property
+    def drain(self) -> float:
+        """Seconds that open answers get to end by themselves when the workspace stops."""
+        return self._drain
 
     @property
     def upstream_url(self) -> str:
@@ -171,8 +190,10 @@ class Workspace(Service):
             options=self._options,
             origins=Origins(*(url(one.getsockname()) for one in more)),
         )
+        ready = (*ready_endpoints(engine.name), *filter(ENDPOINT_NAME.fullmatch, self._options.customs))
+        self._endpoint_names = [*dict.fromkeys((*ready, *store.load("endpoint")))]
         secret = (self.token, self.upstream_key)
-        log = RequestLog(app, secret, self._options.on_answer)
+        log = self._log = RequestLog(app, secret, self._options.on_answer)
         self._page = Page(log, self.env) if is_loopback(self._host) else None
         return WebServer(self._page or log, sock, engine.interrupt, drain=self._drain, more=more)
 

@@ -23,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside 
 from place import PRINCIPAL, SECRET, UPSTREAM_KEY, Up
 from table import Outcomes
 
+from dbllm.local.model.weights import default_model
+
 OUTCOMES = pytest.StashKey[Outcomes]()
 MODEL = '''
 def shout(prompt, stop=None, temperature=0.5):
@@ -86,6 +88,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     (folder / "shouting.py").write_text(MODEL)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DATABRICKS_")}
     environment |= {"DBLLM_UPSTREAM_KEY": UPSTREAM_KEY, "DATABRICKS_CLIENT_SECRET": SECRET}
+    environment |= {"DBLLM_CACHE_DIR": str(default_model().parent), "HOME": str(folder), "USERPROFILE": str(folder)}
     environment["PYTHONPATH"] = os.pathsep.join([str(folder), *filter(None, [environment.get("PYTHONPATH")])])
     command = [sys.executable, "-W", "error", "-m", "dbllm", "up", "--port", "0", "--state", str(folder / "state")]
     command += ["--custom", "shout=shouting:shout", "--upstream", "openai=local", "--client-id", PRINCIPAL]

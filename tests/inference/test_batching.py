@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import itertools
 import json
 import struct
@@ -239,3 +240,94 @@ async def test_base64_is_asked_for_as_any_parameter(make, wire):
     async with make() as client:
         reply = await client.endpoint("ep").embed(NUMBERS, batch_size=10, encoding_format="base64")
     assert (reply.as_numpy()[:, 0] == numpy.arange(25)).all()
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_function_is_told_after_each_request_how_many_texts_are_done(make, wire):
+    route(wire).mock(side_effect=answer_for)
+    told: list[tuple[int, int]] = []
+    async with make() as client:
+        endpoint = client.endpoint("ep")
+        await endpoint.embed(NUMBERS, batch_size=10, progress=lambda done, total: told.append((done, total)))
+        assert sorted(told) == told  # never backwards
+        assert (len(told), told[-1]) == (3, (25, 25))
+        assert {done for done, _ in told} <= {5, 10, 15, 20, 25}
+        del told[:]
+        await endpoint.embed("1", progress=lambda done, total: told.append((done, total)))
+        assert told == [(1, 1)]
+        await endpoint.embed(["1"], progress=False)
+
+
+async def test_the_function_may_be_async(make, wire, mode):
+    route(wire).mock(side_effect=answer_for)
+    told = []
+
+    async def tell(done: int, total: int) -> None:
+        if mode != "sync":
+            await anyio.lowlevel.checkpoint()
+        told.append((done, total))
+
+    async with make() as client:
+        await client.endpoint("ep").embed(NUMBERS, batch_size=20, progress=tell)
+    assert sorted(told)[-1] == (25, 25)
+    assert len(told) == 2
+
+
+async def test_what_it_raises_is_logged_and_the_texts_are_embedded(make, wire, caplog):
+    route(wire).mock(side_effect=answer_for)
+
+    def broken(done: int, total: int) -> None:
+        raise LookupError("no bar")
+
+    async with make() as client:
+        reply = await client.endpoint("ep").embed(NUMBERS, batch_size=20, progress=broken)
+    assert len(reply.vectors) == 25
+    assert [record.message for record in caplog.records] == ["progress raised an exception"] * 2
+    assert "no bar" in caplog.text
+
+
+async def test_progress_begins_anew_where_the_fallback_takes_over(make, wire):
+    def first(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(503) if "20" in texts_of(request) else answer_for(request)
+
+    route(wire).mock(side_effect=first)
+    wire.post("/serving-endpoints/other/invocations").mock(side_effect=answer_for)
+    told: list[int] = []
+    async with make(retry=ONCE) as client:
+        endpoint = client.endpoint("ep", fallback=["other"])
+        reply = await endpoint.embed(
+            NUMBERS, batch_size=20, concurrency=1, progress=lambda done, total: told.append(done)
+        )
+    assert (reply.answered_by, told) == ("other", [20, 20, 25])
+
+
+async def test_progress_that_cannot_be_called_is_refused_before_anything_is_sent(make, wire):
+    async with make() as client:
+        for wrong in (1, "bar", []):
+            with pytest.raises(TypeError, match=r"progress takes a function of \(done, total\), or True, not"):
+                await client.endpoint("ep").embed(NUMBERS, progress=wrong)
+    assert not wire.calls
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+async def test_true_shows_a_line_on_a_terminal_and_in_a_notebook_and_nothing_elsewhere(make, wire, monkeypatch):
+    route(wire).mock(side_effect=answer_for)
+    shown = []
+    async with make() as client:
+        for place in ("terminal", "notebook", "pipe", "no stderr"):
+            out, err = io.StringIO(), Screen() if place == "terminal" else io.StringIO()
+            with monkeypatch.context() as patch:
+                if place == "notebook":
+                    patch.setitem(sys.modules, "ipykernel", sys)
+                patch.setattr(sys, "stdout", out)
+                patch.setattr(sys, "stderr", None if place == "no stderr" else err)
+                await client.endpoint("ep").embed(NUMBERS, batch_size=20, concurrency=1, progress=True)
+            shown.append((out.getvalue(), err.getvalue()))
+    line = "\r20 of 25 texts (80%)\r25 of 25 texts (100%)\n"
+    assert shown == [("", line), (line, ""), ("", ""), ("", "")]

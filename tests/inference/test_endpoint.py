@@ -516,6 +516,26 @@ async def test_predict_takes_exactly_one_form(make, forms):
             await client.endpoint("ep").predict(**forms)
 
 
+async def test_predict_takes_a_table_and_gives_one_back(make, wire):
+    pandas = pytest.importorskip("pandas", reason="this is a test with pandas")
+    frame = pandas.DataFrame({"prompt": ["a", "b"], "at": pandas.to_datetime(["2026-01-02", None])})
+    called = route(wire).respond(json={"predictions": [{"score": 0.5}, {"score": 1.5}]})
+    async with make() as client:
+        reply = await client.endpoint("ep", params={"seed": 1}).predict(frame, params={"top_k": 3})
+    split = {"columns": ["prompt", "at"], "data": [["a", "2026-01-02T00:00:00"], ["b", None]]}
+    assert sent(called) == {"dataframe_split": split, "params": {"seed": 1, "top_k": 3}}
+    assert reply.as_pandas()["score"].tolist() == [0.5, 1.5]
+
+
+async def test_embed_takes_a_column_or_an_iterator(make, wire):
+    pandas = pytest.importorskip("pandas", reason="this is a test with pandas")
+    called = route(wire).respond(json=vectors_answer([1.0], [2.0]))
+    async with make() as client:
+        for texts in (pandas.Series(["a", "b"], index=[5, 3]), (text for text in "ab")):
+            assert (await client.endpoint("ep").embed(texts)).vectors == [[1.0], [2.0]]
+    assert [json.loads(call.request.content)["input"] for call in called.calls] == [["a", "b"]] * 2
+
+
 # --- explanations -----------------------------------------------------------------------------------------------------
 
 

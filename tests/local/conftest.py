@@ -29,6 +29,18 @@ def model() -> Path:
 
 
 @pytest.fixture(scope="session")
+def noting_home(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where workspaces leave word of themselves; the model stays in the cache of the one that is the user's."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def _no_word_in_the_users_home(monkeypatch: pytest.MonkeyPatch, noting_home: Path) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(noting_home))
+
+
+@pytest.fixture(scope="session")
 def engine(model: Path) -> Iterator[Engine]:
     made = Engine(model)
     yield made

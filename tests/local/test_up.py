@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -94,7 +95,8 @@ def test_it_ends_cleanly_within_two_seconds_with_a_stream_open(model: Path, numb
         body = {"prompt": "Once upon a time", "use_raw_prompt": True, "max_tokens": 3000, "stream": True}
         headers = {"authorization": "Bearer t"}
         with httpx.stream("POST", path, json=body, headers=headers, trust_env=False, timeout=30) as answer:
-            next(answer.iter_lines())
+            events = answer.iter_lines()  # kept: without it, httpx would hang up
+            next(events)
             status, errors = end(process, number)
     assert (status, errors) == (0, "")
 
@@ -245,3 +247,82 @@ def test_a_client_finds_it_without_any_variable_and_each_shell_has_its_form(mode
         assert "@" in printed(sys.executable, "-W", "error", "-c", program)
         assert end(process)[0] == 0
     assert not note.exists()
+
+
+def test_it_prints_its_endpoints_and_a_line_to_try_that_runs(model: Path, tmp_path: Path, noting_home: Path) -> None:
+    (tmp_path / "own.py").write_text("def answer(prompt, stop=None):\n    return prompt\n")
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    with running("up", "--port", "0", "--model", str(model), "--custom", "mine=own:answer", **path) as (_, lines):
+        port = exports(lines)["DATABRICKS_HOST"].rsplit(":", 1)[1]
+        assert (noting_home / ".dbllm" / "workspaces" / f"{port}.json").exists()  # and not the user's own home
+        (names,) = (line for line in lines if line.startswith("# endpoints: "))
+        assert names.removeprefix("# endpoints: ").split(", ") == [
+            *("smollm2-chat", "smollm2-completions", "databricks-bge-large-en", "smollm2-agent"),
+            *("smollm2-chat-agent", "dolly", "mine"),
+        ]
+        (line,) = (line.removeprefix("# try: ") for line in lines if line.startswith("# try: "))
+        command = shlex.join(COMMAND)
+        script = f'dbllm() {{ {command} "$@"; }}\n{line} --max-tokens 3'
+        done = subprocess.run(
+            ["bash", "-ec", script], env=clean_environment(), capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip()
+
+
+def streaming(lines: list[str]) -> Any:
+    """A long answer of the workspace, open in a block."""
+    path = f"{exports(lines)['DATABRICKS_HOST']}/serving-endpoints/smollm2-completions/invocations"
+    body = {"prompt": "Once upon a time", "use_raw_prompt": True, "max_tokens": 3000, "stream": True}
+    headers = {"authorization": "Bearer t"}
+    return httpx.stream("POST", path, json=body, headers=headers, trust_env=False, timeout=60)
+
+
+def test_draining_says_what_it_waits_for_and_a_second_ctrl_c_ends_at_once(model: Path) -> None:
+    arguments = ("up", "--port", "0", "--model", str(model), "--token", "t", "--drain", "600")
+    with running(*arguments) as (process, lines), streaming(lines) as answer:
+        events = answer.iter_lines()
+        next(events)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert said == "Waiting up to 600 s for 1 open answer (smollm2-completions); Ctrl-C again ends at once.\n"
+        assert [next(events) for _ in range(3)]  # it goes on meanwhile
+        assert end(process) == (130, "")
+
+
+def test_draining_ends_with_the_last_answer(model: Path) -> None:
+    with running("up", "--port", "0", "--model", str(model), "--token", "t", "--drain", "600") as (process, lines):
+        with streaming(lines) as answer:
+            events = answer.iter_lines()
+            next(events)
+            process.send_signal(signal.SIGTERM)
+            assert process.stderr is not None
+            assert "1 open answer" in process.stderr.readline()
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (0, "")
+
+
+def test_a_second_ctrl_c_ends_at_once_whatever_a_custom_model_does(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(
+        "import time\n\ndef answer(prompt, stop=None):\n    print('asked', flush=True)\n    time.sleep(600)\n"
+    )
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    arguments = ("up", "--port", "0", "--model", str(model), "--token", "t", "--drain", "600")
+    with running(*arguments, "--custom", "endless=endless:answer", **path) as (process, lines):
+        program = (
+            "import httpx, sys\nhttpx.post(sys.argv[1], json={'dataframe_records': [{'prompt': 'x'}]}, timeout=600, "
+            "headers={'authorization': 'Bearer t'}, trust_env=False)"
+        )
+        url = f"{exports(lines)['DATABRICKS_HOST']}/serving-endpoints/endless/invocations"
+        caller = subprocess.Popen([sys.executable, "-c", program, url], stderr=subprocess.DEVNULL)
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline() == "asked\n"
+            process.send_signal(signal.SIGINT)
+            assert "(endless)" in process.stderr.readline()
+            assert end(process)[0] == 130
+            caller.wait(60)
+        finally:
+            caller.kill()
+            caller.wait()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import math
+import os
 import signal
 import socket
 import threading
@@ -31,6 +32,9 @@ MAX_LINE = 1 << 16
 
 CUT = 1
 """Seconds after which those that did not end then are cut."""
+
+INTERRUPTED = 130
+"""The exit status of a process that Ctrl-C has ended, as shells have it."""
 
 
 def listen(host: str, port: int, *, hint: str) -> socket.socket:
@@ -82,10 +86,22 @@ class Service(ABC):
             self._running.close()
         self._running = None
 
-    def run(self: S, ready: Callable[[S], None] = lambda _service: None) -> None:
-        """Serve in the foreground until Ctrl-C or SIGTERM; `ready` is called once requests are answered."""
+    def run(
+        self: S,
+        ready: Callable[[S], None] = lambda _service: None,
+        draining: Callable[[S], None] = lambda _service: None,
+    ) -> None:
+        """Serve in the foreground until Ctrl-C or SIGTERM.
+
+        Args:
+            ready: is called once requests are answered.
+            draining: is called after the signal, if answers are open that get time to end.
+
+        Raises:
+            KeyboardInterrupt: a second signal cut the open answers.
+        """
         with contextlib.ExitStack() as stack:
-            self._prepared(stack).run(lambda: ready(self))
+            self._prepared(stack).run(lambda: ready(self), lambda: draining(self))
 
     def _prepared(self, stack: contextlib.ExitStack) -> WebServer:
         if self._running is not None:
@@ -170,7 +186,8 @@ class WebServer:
     """uvicorn around an app and a bound socket, or several.
 
     Told to stop it takes no new connections, and open answers have `drain` seconds to end by themselves. Then
-    `before_exit` is called, once, which is to end them, and a second later what is left is cut.
+    `before_exit` is called, once, which is to end them, and a second later what is left is cut. A second signal cuts
+    them at once; should something hold the process even then, it leaves a second later.
     """
 
     def __init__(
@@ -216,11 +233,18 @@ class WebServer:
             self._thread.join()
             self._thread = None
 
-    def run(self, ready: Callable[[], None]) -> None:
-        """Serve in this (the main) thread until SIGINT or SIGTERM; `ready` is called when requests are answered."""
-        self._server.ready = ready
-        with _on_signals(self._exit):
+    def run(self, ready: Callable[[], None], draining: Callable[[], None] = lambda: None) -> None:
+        """Serve in this (the main) thread until SIGINT or SIGTERM; see `Service.run`."""
+        self._server.ready, self._server.draining = ready, draining
+        with _on_signals(self._on_signal):
             self._run()
+            if self._server.was_cut:
+                raise KeyboardInterrupt
+
+    def _on_signal(self) -> None:
+        if self._server.should_exit:
+            self._server.cut()
+        self._exit()
 
     def _exit(self) -> None:
         self._server.should_exit = True
@@ -243,12 +267,16 @@ class _UvicornServer(uvicorn.Server):
         self._drain = drain
         self.settled = threading.Event()
         self.ready: Callable[[], None] = lambda: None
+        self.draining: Callable[[], None] = lambda: None
+        self.was_cut = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
             self.ready()
@@ -256,10 +284,32 @@ class _UvicornServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         later = asyncio.get_running_loop().call_later(self._drain, self._interrupt)
+        if self._drain and self.server_state.tasks:
+            self.draining()
         try:
             await super().shutdown(sockets)
         finally:
             later.cancel()
+
+    def cut(self) -> None:
+        """End open answers at once; a signal handler may call this."""
+        if self.was_cut:
+            return
+        self.was_cut = True
+        leave = threading.Timer(CUT, os._exit, (INTERRUPTED,))
+        leave.daemon = True
+        leave.start()
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._cut_answers)
+
+    def _cut_answers(self) -> None:
+        self._interrupt()
+        for task in tuple(self.server_state.tasks):
+            task.cancel()
+        for connection in tuple(self.server_state.connections):
+            if (transport := getattr(connection, "transport", None)) is not None:
+                transport.abort()
 
 
 @contextlib.contextmanager

@@ -123,6 +123,11 @@ class RequestLog:
             entry.seconds = time.perf_counter() - began
             self._finish(entry, tail)
 
+    @property
+    def open(self) -> list[str]:
+        """What is being answered: endpoints or, of other requests, paths."""
+        return [entry.endpoint or entry.path for entry in self._entries if not entry.seconds]
+
     def since(self, version: int) -> list[Entry]:
         """The entries that changed after this version, the oldest first."""
         return [entry for entry in self._entries if entry.version > version]
