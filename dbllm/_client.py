@@ -24,9 +24,12 @@ from ._misnomers import CLIENT_NAMES, NamesOurs, OnlyAsync, explain_keywords
 from ._protocol.paths import app_name, app_path, query_string
 from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref, fallback_refs
 from ._protocol.tasks import parse_task
+from ._transport.call import Attempt
+from ._transport.hooks import Hook, Hooks, Observers
+from ._transport.logs import show_logs
 from ._transport.options import Options
 from ._transport.retry import Retry, Timeout
-from ._transport.transport import OnAttempt, Transport
+from ._transport.transport import Transport
 from .errors import ConfigError
 
 if TYPE_CHECKING:  # what most programs do not use is loaded when it is
@@ -75,8 +78,9 @@ class AsyncClient(NamesOurs, OnlyAsync):
         cert: a client certificate: a file, (certificate, key) or (certificate, key, password).
         proxy: a proxy's URL; default: what HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say.
         trust_env: False ignores proxies and CA bundles from the environment.
-        on_attempt: a function, sync or async, that is called with an `Attempt` after each attempt of each call. An
-            exception that it raises is logged, and the call goes on.
+        on_attempt: a function, sync or (in `AsyncClient`) async, that is called with an `Attempt` after each attempt of
+            each call. An exception that it raises is logged, and the call goes on.
+        hooks: further functions to call, and middleware: see `Hooks`.
         limits: what each endpoint and driver app may be sent by this client; further calls wait, and their timeout
             covers the wait. A stream holds its place until its first event.
 
@@ -112,9 +116,12 @@ class AsyncClient(NamesOurs, OnlyAsync):
         cert: Cert | None = None,
         proxy: ProxyLike | None = None,
         trust_env: bool = True,
-        on_attempt: OnAttempt | None = None,
+        on_attempt: Hook[Attempt] | None = None,
+        hooks: Hooks | None = None,
         limits: Limits | None = None,
     ) -> None:
+        if level := os.environ.get("DBLLM_LOG"):
+            show_logs(level)
         # From here on, no traceback with local variables shows a credential, nor one in the wrong place.
         host, token, profile, client_id, client_secret, auth_type = hide_arguments(
             host=host,
@@ -131,7 +138,9 @@ class AsyncClient(NamesOurs, OnlyAsync):
         )
         backend = self._backend(config.host, max_connections, transport, http_client, engine, config.network(network))
         self._config = config
-        self._transport = Transport(config.host, config.auth, backend, on_attempt)
+        observers = Observers(hooks, on_attempt, backend)
+        config.auth.refreshed = observers.refreshed
+        self._transport = Transport(config.host, config.auth, backend, observers)
         self._options = Options().merged_with(timeout, retry, headers, tags=tags)
         self._limits = limits
         self._limiters: dict[tuple[str, Limits], CallLimiter] = {}

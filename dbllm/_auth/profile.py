@@ -16,7 +16,7 @@ from .redaction import SECRETS, Secret, repr_or_mask, wrap_secret
 if TYPE_CHECKING:
     import configparser
 
-log = logging.getLogger("dbllm._auth.auth")
+log = logging.getLogger("dbllm.auth")
 
 _SETTINGS = "__settings__"  # a section of the file that is no profile
 _COMMENT = re.compile(r"\s[#;]|^[#;]")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from .._backends.backend import Backend
 from ..errors import DbllmError
 from .auth import Auth
+
+log = logging.getLogger("dbllm.auth")
 
 TOKEN_SECONDS = 20.0  # what one token request may take at most, within its call's deadline
 RETRY_REFRESH_AFTER = 10.0  # seconds from a failed refresh to the next one, while the old token is still valid
@@ -56,15 +59,25 @@ class RefreshingAuth(Auth):
                 return current.headers
             if not ours:  # it has just expired
                 return await self.headers(backend, deadline)
+            began = backend.clock()
             try:
-                fresh = await self._fetch(backend, min(deadline, backend.clock() + TOKEN_SECONDS))
-            except DbllmError:
+                fresh = await self._fetch(backend, min(deadline, began + TOKEN_SECONDS))
+            except DbllmError as error:
+                await self._tell(backend.clock() - began, None, error)
                 if lease is None or backend.clock() >= lease.ends or self._lease is None:
                     raise
                 self._paused_until = backend.clock() + min(RETRY_REFRESH_AFTER, (lease.ends - backend.clock()) / 4)
+                left = lease.ends - backend.clock()
+                log.warning("the token could not be renewed, and the old one serves for %.0f s: %s", left, error)
                 return lease.headers
             self._lease = fresh
+            log.debug("a token was fetched; it is valid for %.0f s", fresh.life)
+            await self._tell(backend.clock() - began, fresh.life)
             return fresh.headers
+
+    async def _tell(self, *what: object) -> None:
+        if self.refreshed is not None:
+            await self.refreshed(*what)
 
     def on_rejected(self, sent: Mapping[str, str], now: float) -> bool:
         lease = self._lease

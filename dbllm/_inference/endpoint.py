@@ -89,7 +89,11 @@ class AsyncEndpoint(ModelHandle):
         headers = hide_headers(headers)
         body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
-        return parsed(response_model, reply_of(ChatCompletion, await self._invoke("chat", body, options)))
+
+        def read(info: CallInfo) -> ChatCompletion[ParsedT]:
+            return parsed(response_model, reply_of(ChatCompletion, info))
+
+        return await self._invoke("chat", body, options, read)
 
     def stream_chat(
         self,
@@ -139,7 +143,7 @@ class AsyncEndpoint(ModelHandle):
         headers = hide_headers(headers)
         body = response_body(input, custom_inputs, self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
-        return response_of(await self._invoke("respond", body, options))
+        return await self._invoke("respond", body, options, response_of)
 
     def stream_respond(
         self,
@@ -221,7 +225,8 @@ class AsyncEndpoint(ModelHandle):
             calls = [partial(ask, handle, report, batch) for batch in batches]
             return merge_replies(await self._transport.backend.run_bounded(calls, limit))
 
-        return await self._first_answer(options, ask_all)
+        given = {"input": input, **wire}
+        return await self._watched("embed", given, options, ask_all, lambda reply: reply)
 
     async def predict(
         self,
@@ -260,7 +265,7 @@ class AsyncEndpoint(ModelHandle):
         forms |= {"inputs": inputs, "instances": instances}
         body = prediction_body(data, forms, {**self._signature.params, **(params or {})})
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
-        return reply_of(Predictions, await self._invoke("predict", body, options))
+        return await self._invoke("predict", body, options, partial(reply_of, Predictions))
 
     async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         options = self._options.merged_with(EXPLAIN_SECONDS, Retry(attempts=1))

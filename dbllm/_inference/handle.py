@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._misnomers import ENDPOINT_NAMES, NamesOurs
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .fallback import Fallback
 
 T = TypeVar("T")
+AnswerT = TypeVar("AnswerT")
 InfoT = TypeVar("InfoT", bound=CallInfo)
 Send = Callable[[Call], Awaitable[InfoT]]
 
@@ -91,7 +93,7 @@ class ModelHandle(NamesOurs):
         headers = hide_headers(headers)
         flat = self._signature.request(prompt, stop, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
-        return self._signature.text(*await self._complete(flat, options, self._transport.call))
+        return await self._complete(flat, options, self._transport.call, lambda answer: self._signature.text(*answer))
 
     async def generate(
         self,
@@ -113,7 +115,8 @@ class ModelHandle(NamesOurs):
         headers = hide_headers(headers)
         flat = self._signature.request(prompt, stop, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
-        return self._signature.completion(*await self._complete(flat, options, self._transport.call))
+        read = self._signature.completion
+        return await self._complete(flat, options, self._transport.call, lambda answer: read(*answer))
 
     def stream_complete(
         self,
@@ -135,7 +138,7 @@ class ModelHandle(NamesOurs):
         streaming = options.merged_with(extra_body=self._streaming)
 
         async def start() -> OpenStream:
-            return (await self._complete(flat, streaming, self._transport.open, EVENTS))[1]
+            return await self._complete(flat, streaming, self._transport.open, lambda answer: answer[1], EVENTS)
 
         return AsyncStream(self._transport.backend.clock, start, TextWire(), options.timeout.read)
 
@@ -149,36 +152,56 @@ class ModelHandle(NamesOurs):
         async def start() -> OpenStream:
             ends = options.deadline(clock)
             kind, send = KIND_OF[verb], self._transport.open
-            return await self._first_answer(
-                options, lambda handle: handle._send(verb, kind, body, options, ends, send, EVENTS)
-            )
+
+            def ask(handle: ModelHandle) -> Coroutine[Any, Any, OpenStream]:
+                return handle._send(verb, kind, body, options, ends, send, EVENTS)
+
+            return await self._watched(verb, body, options, ask, lambda opened: opened, stream=True)
 
         return AsyncStream(clock, start, wire, options.timeout.read)
 
     def _invoke(
-        self, verb: Verb, body: Mapping[str, Any], options: Options, *, deadline: float | None = None
-    ) -> Coroutine[Any, Any, CallInfo]:
-        """Send a complete body, and return the response."""
-        ends = options.deadline(self._transport.backend.clock) if deadline is None else deadline
+        self, verb: Verb, body: Mapping[str, Any], options: Options, read: Callable[[CallInfo], T]
+    ) -> Coroutine[Any, Any, T]:
+        """Send a complete body, and read the response."""
+        ends = options.deadline(self._transport.backend.clock)
         kind, send = KIND_OF[verb], self._transport.call
-        if self._fallback is None:  # as `_first_answer`, in one step less
-            return self._send(verb, kind, body, options, ends, send)
-        return self._first_answer(options, lambda handle: handle._send(verb, kind, body, options, ends, send))
+        return self._watched(
+            verb, body, options, lambda handle: handle._send(verb, kind, body, options, ends, send), read
+        )
 
     def _complete(
-        self, flat: Mapping[str, Any], options: Options, send: Send[InfoT], accept: str = JSON
-    ) -> Coroutine[Any, Any, tuple[Kind, InfoT]]:
-        """Send a prompt in the form that the endpoint's kind takes; returns the kind and the response."""
-        ends = options.deadline(self._transport.backend.clock)
-        return self._first_answer(options, lambda handle: handle._send_prompt(flat, options, ends, send, accept))
-
-    def _first_answer(
-        self, options: Options, call: Callable[[ModelHandle], Coroutine[Any, Any, T]]
+        self,
+        flat: Mapping[str, Any],
+        options: Options,
+        send: Send[InfoT],
+        read: Callable[[tuple[Kind, InfoT]], T],
+        accept: str = JSON,
     ) -> Coroutine[Any, Any, T]:
-        """The result of this endpoint or, where it does not answer, of the first of its fallback that does."""
-        if self._fallback is None:
-            return call(self)
-        return self._fallback.first_answer(call, options.retry, self._transport.backend.clock)
+        """Send a prompt in the form that the endpoint's kind takes; `read` gets the kind and the response."""
+        ends = options.deadline(self._transport.backend.clock)
+
+        def ask(handle: ModelHandle) -> Coroutine[Any, Any, tuple[Kind, InfoT]]:
+            return handle._send_prompt(flat, options, ends, send, accept)
+
+        return self._watched("complete", flat, options, ask, read, stream=accept == EVENTS)
+
+    def _watched(
+        self,
+        verb: Verb,
+        body: Mapping[str, Any],
+        options: Options,
+        ask: Callable[[ModelHandle], Coroutine[Any, Any, AnswerT]],
+        read: Callable[[AnswerT], T],
+        stream: bool = False,
+    ) -> Coroutine[Any, Any, T]:
+        """One call, of which hooks are told: of this endpoint or, where it does not answer, of its fallback."""
+        work = partial(ask, self)
+        if self._fallback is not None:
+            clock = self._transport.backend.clock
+            work = partial(self._fallback.first_answer, ask, options.retry, clock)
+        about = verb, self.name, self._transport.host, stream, body
+        return self._transport.observers.watch(about, work, read)
 
     async def _send_prompt(
         self, flat: Mapping[str, Any], options: Options, ends: float, send: Send[InfoT], accept: str

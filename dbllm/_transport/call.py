@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._http.pool import Exchange
 from .._protocol.error_responses import error_frame
@@ -16,6 +16,7 @@ from .health import EndpointHealth
 from .retry import FailedAttempts, Retry, Timeout
 
 if TYPE_CHECKING:
+    from .hooks import ObservedStream
     from .limited import CallLimiter
 
 JSON = "application/json"
@@ -46,6 +47,8 @@ class Call:
     hedge: bool = False  # this is the second request of an attempt that is slow
     hedging: bool = False  # a second request is under way
     idempotent: bool = False  # a POST with an id that the server knows: sent again, it does nothing new
+    waited: float = 0.0  # seconds that the current attempt waited for the client's limits
+    limit: int | None = None  # how many calls at once these allowed then
 
     @property
     def retried_as(self) -> str:
@@ -56,6 +59,29 @@ class Call:
     def logged(self) -> str:
         """The path for logs: without the query, which may hold a secret."""
         return self.path.split("?", 1)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class RequestInfo(PublicPickle):
+    """A call that begins, as the hook `on_request` gets it: of a verb, or any other request to the workspace.
+
+    A call has one, whatever it takes: look-ups, attempts, several batches, further endpoints.
+
+    Attributes:
+        operation: "complete" (and generate), "chat", "respond", "embed", "predict"; or "request".
+        name: the endpoint's, app's or agent's name; of a request, its method and path (without the query).
+        host: where it is sent, as scheme://name[:port].
+        stream: whether the answer is streamed.
+        body: what the verb sends, without `extra_body`: it holds the user's texts. None for a request.
+        notes: for the hooks' own use: `on_response` gets the same dict.
+    """
+
+    operation: str
+    name: str
+    host: str
+    stream: bool = False
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    notes: dict[Any, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +98,9 @@ class Attempt(PublicPickle):
         wait: seconds until the next attempt; None if none follows, or if another request of this attempt may still be
             answered.
         hedge: whether this was the second request of an attempt that was slow; a request that lost is not told of.
+        waited: seconds that it waited before for the client's `Limits`.
+        limit: how many calls at once these allowed then; None if they do not say.
+        request: the call that it is part of.
     """
 
     method: str
@@ -83,6 +112,9 @@ class Attempt(PublicPickle):
     error: APIError | None = None
     wait: float | None = None
     hedge: bool = False
+    waited: float = 0.0
+    limit: int | None = None
+    request: RequestInfo | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(slots=True)
@@ -93,6 +125,7 @@ class OpenStream(CallInfo):
     decoder: Decoder = field(default_factory=Decoder, repr=False)
     events: deque[Event] = field(default_factory=deque, repr=False)
     last: bytes = field(default=b"", repr=False)  # the last bytes that came
+    observed: ObservedStream | None = field(default=None, repr=False)  # where there are hooks
 
     async def read_whole(self, deadline: float) -> Raw | None:
         """The response, where it is no event stream; None where it is one: its beginning has been read then."""

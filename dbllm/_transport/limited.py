@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -17,6 +18,8 @@ from .retry import classify
 
 if TYPE_CHECKING:
     from .call import Call
+
+log = logging.getLogger("dbllm.limits")
 
 InfoT = TypeVar("InfoT", bound=CallInfo)
 Attempt = Callable[["Call"], Awaitable[InfoT]]
@@ -61,6 +64,7 @@ class CallLimiter:
         Raises:
             APITimeoutError: they do not before the call's deadline; nothing was sent.
         """
+        call.waited = -backend.clock()
         if self._concurrency is None:
             return await self._send_reserved(backend, attempt, call)
         concurrency, place = self._concurrency, _Place()
@@ -69,7 +73,7 @@ class CallLimiter:
         left = call.deadline - backend.clock()
         if not await places.acquire(place, None if left == float("inf") else max(0.0, left)):
             raise _limits_error("all places of Limits(concurrency=…) are taken")
-        began, outcome = backend.clock(), "other"
+        began, outcome, call.limit = backend.clock(), "other", concurrency.limit()
         try:
             concurrency.started(began)
             info = await self._send_reserved(backend, attempt, call)
@@ -81,11 +85,14 @@ class CallLimiter:
         finally:
             now = backend.clock()
             concurrency.ended(now, places.in_use - 1, outcome, now - began)  # type: ignore[arg-type]
-            places.resize(concurrency.limit())
+            if (limit := concurrency.limit()) != call.limit:
+                log.debug("%s: %s calls at once instead of %s", call.logged, limit, call.limit)
+            places.resize(limit)
             places.release(place)
 
     async def _send_reserved(self, backend: Backend, attempt: Attempt[InfoT], call: Call) -> InfoT:
         reservation = await self._reserve(backend, call)
+        call.waited += backend.clock()
         try:
             info = await attempt(call)
         except APIError as error:

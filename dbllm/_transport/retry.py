@@ -31,6 +31,7 @@ call there are 90 again.
 
 from __future__ import annotations
 
+import logging
 import random
 import zlib
 from collections.abc import Awaitable, Callable
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
     from .health import EndpointHealth
+
+log = logging.getLogger("dbllm.retry")
 
 T = TypeVar("T")
 FailureClass = Literal["never sent", "throttled", "transient", "ambiguous", "final"]
@@ -222,6 +225,7 @@ class FailedAttempts:
         clock: seconds.
         health: the endpoint's counts, budget and breaker.
         began: when the call began.
+        what: what is called, for the log.
     """
 
     def __init__(
@@ -232,11 +236,12 @@ class FailedAttempts:
         clock: Callable[[], float],
         health: EndpointHealth,
         began: float,
+        what: str = "a call",
     ) -> None:
         self.errors: list[APIError] = []
         self.pause: float | None = None
         self._method, self._retry, self._deadline, self._clock = method, retry, deadline, clock
-        self._health, self._began = health, began
+        self._health, self._began, self._what = health, began, what
 
     def pause_after(self, error: APIError) -> float | None:
         """Count a failure: seconds until the next attempt, or None if this was the last. It may be asked again."""
@@ -260,7 +265,17 @@ class FailedAttempts:
             error.gave_up, pause = "most recent calls to this endpoint fail", None
             health.deny()
         self.pause = pause
+        if pause is not None:
+            self._log(error, pause, kind)
         return pause
+
+    def _log(self, error: APIError, pause: float, kind: FailureClass) -> None:
+        # What a server says of its error may repeat the prompt, and stays out.
+        own = isinstance(error, (APIConnectionError, APITimeoutError))
+        reason = f"{type(error).__name__}: {error.detail if own else error.error_code or error.status or kind}"[:200]
+        done = len(self.errors), self._retry.attempts
+        more = {"reason": reason, "attempt": done[0], "attempts": done[1], "wait": pause, "status": error.status}
+        log.warning("%s: attempt %d of %d failed (%s), next in %.2f s", self._what, *done, reason, pause, extra=more)
 
 
 async def retry_call(

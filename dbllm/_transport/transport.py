@@ -19,8 +19,9 @@ from .._protocol.error_responses import status_error
 from .._protocol.paths import app_origin
 from .._protocol.reply import CallInfo
 from ..errors import APIError, APIStatusError, ConfigError, Raw
-from .call import JSON, Attempt, Call, OpenStream
+from .call import JSON, Call, OpenStream
 from .health import HealthRecords
+from .hooks import Observers
 from .retry import FailedAttempts, classify, failure_cost, retry_call
 
 if TYPE_CHECKING:
@@ -37,17 +38,12 @@ Send = Callable[[Call], Awaitable[InfoT]]
 Sent = Mapping[str, str] | None
 """Headers of the auth's; None where others are not to be asked for."""
 
-OnAttempt = Callable[[Attempt], Awaitable[object] | object]
-"""A user's function, sync or async, that is called after each attempt."""
-
 
 class Transport:
     """Sends calls to a workspace, and to other origins that have credentials of their own."""
 
-    def __init__(self, host: str, auth: Auth, backend: Backend, on_attempt: OnAttempt | None = None) -> None:
-        if on_attempt is not None and not callable(on_attempt):
-            raise ConfigError(f"on_attempt must be a function of one Attempt, got {type(on_attempt).__name__}.")
-        self.host, self.backend, self.on_attempt = host, backend, on_attempt
+    def __init__(self, host: str, auth: Auth, backend: Backend, observers: Observers) -> None:
+        self.host, self.backend, self.observers = host, backend, observers
         self._auths = {host: auth}
         self._records = HealthRecords()
         self.closed = False
@@ -86,6 +82,7 @@ class Transport:
             oauth.require_trusted_url(origin, self.host)
             fetch = oauth.data_plane(self.host, OAuthOnly(self._auths[self.host]), details)
             self._auths[key] = refresh.RefreshingAuth(fetch, f"token {key}")
+            self._auths[key].refreshed = self.observers.refreshed
 
     async def require_oauth(self, deadline: float) -> None:
         """ConfigError if the workspace's credential is of a kind that apps do not take."""
@@ -98,22 +95,30 @@ class Transport:
             APIError: the last attempt's failure.
             ConfigError: the token function did not return a token.
         """
-        return self._carry(call, self._send_once)
+        return self._begin(call, self._send_once)
 
     def open(self, call: Call) -> Coroutine[Any, Any, OpenStream]:
         """Open a stream and read up to its first event; until then retries and errors are those of `call`."""
-        return self._carry(call, self._open_once)
+        return self._begin(call, self._open_once, True)
 
     async def aclose(self) -> None:
         """Close the connections; later calls fail."""
         self.closed = True
         await self.backend.aclose()
 
+    def _begin(self, call: Call, send: Send[InfoT], stream: bool = False) -> Coroutine[Any, Any, InfoT]:
+        if not self.observers.active() or self.observers.request is not None:
+            return self._carry(call, send)
+        about = "request", f"{call.method} {call.logged}", call.origin or self.host, stream
+        return self.observers.watch(about, lambda: self._carry(call, send), lambda info: info)
+
     async def _carry(self, call: Call, send: Send[InfoT]) -> InfoT:
         began = call.began = self.backend.clock()
         health = call.health = self._records.of(call.origin, call.path, call.model)
         health.begin_call(began)
-        attempt = send if self.on_attempt is None else partial(self._send_observed, send=send)
+        attempt = send
+        if self.observers.active():
+            attempt = partial(self.observers.attempt, pause=self._pause_after, send=send)
         if call.retry.hedge is not None and call.may_hedge:
             attempt = partial(self._send_hedged, attempt=attempt)
         if call.limiter is not None:
@@ -142,7 +147,7 @@ class Transport:
         health.attempt_succeeded()
         if call.retry.breaker:
             health.watch(began, self.backend.clock(), False)
-        if log.isEnabledFor(logging.INFO):
+        if log.isEnabledFor(logging.DEBUG) or (info.attempts > 1 and log.isEnabledFor(logging.INFO)):
             self._log(call, str(info.raw.status), began, info.attempts)
         return info
 
@@ -157,8 +162,12 @@ class Transport:
         if call.failed is None:
             clock, health = self.backend.clock, call.health
             assert health is not None  # the call has begun  # noqa: S101
-            call.failed = FailedAttempts(call.retried_as, call.retry, call.deadline, clock, health, call.began)
+            what = f"{call.method} {call.logged}"
+            call.failed = FailedAttempts(call.retried_as, call.retry, call.deadline, clock, health, call.began, what)
         return call.failed
+
+    def _pause_after(self, call: Call, error: APIError) -> float | None:
+        return None if call.hedging else self._failed(call).pause_after(error)
 
     async def _send_once(self, call: Call, renewed: bool = False) -> CallInfo:
         """One attempt; if its credentials have expired, it is sent once more with new ones."""
@@ -222,18 +231,6 @@ class Transport:
         raw = request.redaction.raw(raw)  # before its text is cut anywhere
         raise status_error(raw, wall=self.backend.wall_clock(), url=(call.origin or self.host) + call.logged)
 
-    async def _send_observed(self, call: Call, *, send: Send[InfoT]) -> InfoT:
-        """One attempt, followed by a call of the hook `on_attempt`."""
-        began = self.backend.clock()
-        try:
-            info = await send(call)
-        except APIError as error:
-            wait = None if call.hedging else self._failed(call).pause_after(error)
-            await self._tell(call, began, error.raw, error, wait)
-            raise
-        await self._tell(call, began, info.raw)
-        return info
-
     async def _send_hedged(self, call: Call, *, attempt: Send[InfoT]) -> InfoT:
         """One attempt; where it is slow, the same request once more beside it. The first answer counts."""
         began, health = self.backend.clock(), call.health
@@ -270,18 +267,6 @@ class Transport:
                     health.attempt_failed(kind, failure_cost(kind, lost), self.backend.clock())
         health.times.append(self.backend.clock() - began)
         return info
-
-    async def _tell(
-        self, call: Call, began: float, raw: Raw | None, error: APIError | None = None, wait: float | None = None
-    ) -> None:
-        seconds, request_id = self.backend.clock() - began, raw.request_id if raw else None
-        status = (raw.status or None) if raw else None
-        attempt = Attempt(call.method, call.logged, call.attempt, seconds, status, request_id, error, wait, call.hedge)
-        hook = self.on_attempt
-        try:
-            await self.backend.call_user_function(lambda: hook(attempt) if hook else None)
-        except Exception:
-            log.warning("on_attempt raised an exception", exc_info=True)
 
     def _log(self, call: Call, outcome: str, began: float, attempts: int) -> None:
         seconds = self.backend.clock() - began

@@ -388,7 +388,8 @@ def test_an_ambiguous_post_goes_again_only_when_allowed() -> None:
 
 
 CALL = """
-import sys, httpx, dbllm
+import logging, sys, httpx, dbllm
+logging.getLogger("dbllm").addHandler(logging.NullHandler())
 status = {status}
 def answer(request):
     return httpx.Response(status.pop(0), json={{"choices": [{{"message": {{"content": "hi"}}}}]}})

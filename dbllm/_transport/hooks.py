@@ -1,0 +1,338 @@
+"""Hooks: a user's functions that are called as calls begin, fail, stream and end; middleware around attempts."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from .._auth.redaction import hide_headers
+from .._backends.backend import Backend, run_without_loop
+from .._protocol.models import CallInfo, Usage
+from ..errors import APIError, ConfigError, PublicPickle, Raw
+from .call import Attempt, Call, RequestInfo
+
+log = logging.getLogger("dbllm.hooks")
+
+T = TypeVar("T")
+ReadT = TypeVar("ReadT")
+ValueT = TypeVar("ValueT")
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseInfo(PublicPickle):
+    """How a call ended, as the hook `on_response` gets it: once for each call, whatever happens to it.
+
+    Attributes:
+        request: what `on_request` got.
+        outcome: "ok"; "error": the call raised; "cancelled": it was ended from outside; "abandoned": a stream was
+            closed, or dropped, before its end.
+        seconds: from the beginning to the end; of a stream, to its last piece.
+        reply: what the verb returns; of a stream, the stream; of a request, the answer. None if there is none.
+        error: what the call raised.
+        raw: the last response, as far as it came; it has `status` and `request_id`.
+        attempts: how often it was sent.
+        usage, finish_reason: as the reply says; None where it does not.
+        first_event: of a stream, the seconds until its first event.
+        events: of a stream, how many pieces were read.
+    """
+
+    request: RequestInfo
+    outcome: Literal["ok", "error", "cancelled", "abandoned"]
+    seconds: float
+    reply: Any = field(default=None, repr=False)
+    error: BaseException | None = None
+    raw: Raw | None = field(default=None, repr=False)
+    attempts: int = 0
+    usage: Usage | None = None
+    finish_reason: str | None = None
+    first_event: float | None = None
+    events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent(PublicPickle):
+    """One piece of a stream, as the hook `on_stream_event` gets it.
+
+    Attributes:
+        request: what `on_request` got.
+        number: 1 for the first piece.
+        seconds: since the call began.
+        chunk: the piece, as the stream gives it.
+    """
+
+    request: RequestInfo
+    number: int
+    seconds: float
+    chunk: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRefresh(PublicPickle):
+    """A token that was fetched, as the hook `on_token_refresh` gets it. It does not have the token.
+
+    Attributes:
+        seconds: how long it took.
+        lifetime: for how many seconds the new token is valid; None if there is none.
+        error: why there is none.
+    """
+
+    seconds: float
+    lifetime: float | None = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRequest:
+    """What a middleware sees of an attempt. Credentials are added after it.
+
+    Attributes:
+        method, path: what is called; the path has no query.
+        number: 1 for the first attempt.
+        headers: the call's own; `send(dataclasses.replace(request, headers={**request.headers, …}))` sends others.
+        request: what `on_request` got; None for what a hook sends.
+    """
+
+    method: str
+    path: str
+    number: int
+    headers: Mapping[str, str]
+    request: RequestInfo | None = None
+
+
+Hook = Callable[[ValueT], Awaitable[object] | object]
+Middleware = Callable[[AttemptRequest, Callable[..., Any]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Functions that a client calls. Those of `AsyncClient` may be async, those of `Client` may not.
+
+    What a hook raises is logged (the first time as a WARNING, then at DEBUG), and the call goes on. What a hook itself
+    sends is not told to hooks. Where nothing can be awaited (the call was cancelled, a stream was dropped) an async
+    hook runs up to its first await.
+
+    `middleware(request, send)` runs around each attempt and is part of it: it must call `send` once (in `AsyncClient`:
+    await what that gives) and return the answer, which has `raw` (status, headers; the body, but of no stream) and
+    `request_id`. `send` raises the failure of the attempt, an `APIError`. What the middleware raises is the attempt's
+    failure: an `APIError` may be tried again like any other, everything else ends the call. Waiting for a connection,
+    and sending again with a token that has been renewed, happen within `send`; pauses between attempts do not.
+
+    Attributes:
+        on_request: called with a `RequestInfo` when a call begins.
+        on_response: called with a `ResponseInfo` when it has ended, however it did.
+        on_attempt: called with an `Attempt` after each attempt.
+        on_retry: called with the `Attempt` that failed, before the wait for the next one. (Of an attempt that was
+            hedged it is not told.)
+        on_stream_event: called with a `StreamEvent` for each piece of a stream.
+        on_token_refresh: called with a `TokenRefresh` when a token was fetched, or could not be.
+        middleware: runs around each attempt.
+    """
+
+    on_request: Hook[RequestInfo] | None = None
+    on_response: Hook[ResponseInfo] | None = None
+    on_attempt: Hook[Attempt] | None = None
+    on_retry: Hook[Attempt] | None = None
+    on_stream_event: Hook[StreamEvent] | None = None
+    on_token_refresh: Hook[TokenRefresh] | None = None
+    middleware: Middleware | None = None
+
+
+process_hooks: list[Hooks] = []  # of all clients of this process
+
+# The call that is under way here, and whose it is; nobody's while a hook runs.
+_current: ContextVar[tuple[Observers | None, RequestInfo | None] | None] = ContextVar("dbllm_call", default=None)
+_IN_HOOK: tuple[None, None] = (None, None)
+
+
+@contextmanager
+def _here(value: tuple[Observers | None, RequestInfo | None]) -> Iterator[None]:
+    mark = _current.set(value)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the coroutine is closed from elsewhere: the context that it ran in is gone
+            _current.reset(mark)
+
+
+class Observers:
+    """The hooks of a client and of its process. No failure of theirs reaches a call."""
+
+    def __init__(self, hooks: Hooks | None, on_attempt: Hook[Attempt] | None, backend: Backend) -> None:
+        self._backend, self._is_sync = backend, backend.closing == "close"
+        if hooks is not None and not isinstance(hooks, Hooks):
+            raise ConfigError(f"hooks must be a Hooks, as in Hooks(on_retry=print), got {type(hooks).__name__}.")
+        given = (hooks, Hooks(on_attempt=on_attempt) if on_attempt else None)
+        self._own = tuple(each for each in given if each is not None)
+        self._failed: set[str] = set()
+        for name, hook in ((item.name, getattr(own, item.name)) for own in self._own for item in fields(own)):
+            if hook is not None and not callable(hook):
+                raise ConfigError(f"{name} must be a function, got {type(hook).__name__}.")
+            if self._is_sync and any(map(inspect.iscoroutinefunction, (hook, getattr(hook, "__call__", None)))):  # noqa: B004
+                raise ConfigError(f"Client has no event loop for {name}, an async function: use AsyncClient.")
+
+    def active(self) -> Sequence[Hooks]:
+        """The hooks to call here: none while one of them runs."""
+        if not self._own and not process_hooks:
+            return ()
+        return () if _current.get() is _IN_HOOK else (*process_hooks, *self._own)
+
+    @property
+    def request(self) -> RequestInfo | None:
+        """The call that is under way here."""
+        current = _current.get()
+        return current[1] if current is not None and current[0] is self else None
+
+    async def watch(
+        self, about: tuple[Any, ...], work: Callable[[], Awaitable[T]], read: Callable[[T], ReadT]
+    ) -> ReadT:
+        """Do a call's work and read its answer. Hooks are told of its beginning and, if it opens no stream, its end.
+
+        `about` are the fields of its `RequestInfo`. What is part of another call, is not told.
+        """
+        if not self.active() or self.request is not None:
+            return read(await work())
+        began, request = self._backend.clock(), RequestInfo(*about)
+        try:
+            await self.tell("on_request", request)
+            with self.within(request):
+                answer = await work()
+            reply = read(answer)
+        except BaseException as error:
+            response = self.response(request, began, None, error, error)
+            await self.tell("on_response", response, wait=isinstance(error, Exception))
+            raise
+        info: Any = answer[-1] if isinstance(answer, tuple) else getattr(answer, "_call", answer)
+        if request.stream:
+            info.observed = ObservedStream(self, request, began, self._backend.clock)
+        else:
+            await self.tell("on_response", self.response(request, began, reply, info))
+        return reply
+
+    def within(self, request: RequestInfo) -> AbstractContextManager[None]:
+        """Whatever is sent in this block is part of the call."""
+        return _here((self, request))
+
+    def response(
+        self,
+        request: RequestInfo,
+        began: float,
+        reply: object,
+        info: Any,
+        error: BaseException | None = None,
+        **of: Any,
+    ) -> ResponseInfo:
+        """How a call ended; `of` are further fields, of a stream."""
+        outcome = "ok" if error is None else "error" if isinstance(error, Exception) else "cancelled"
+        said = {name: getattr(reply, name, None) for name in ("usage", "finish_reason")} if not of else {}
+        fields = {"outcome": outcome, "raw": getattr(info, "raw", None), "attempts": getattr(info, "attempts", 0)}
+        seconds = self._backend.clock() - began
+        return ResponseInfo(
+            **{"request": request, "seconds": seconds, "reply": reply, "error": error, **fields, **said, **of}
+        )
+
+    async def attempt(
+        self, call: Call, *, pause: Callable[[Call, APIError], float | None], send: Callable[[Call], Any]
+    ) -> Any:
+        """One attempt within all middleware, of which hooks are told. `pause` says how long its failure's is."""
+        began, request = self._backend.clock(), self.request
+        for hooks in reversed(self.active()):
+            if hooks.middleware is not None:
+                send = partial(self._send_through, hooks.middleware, send)
+        error: APIError | None = None
+        wait = info = None
+        try:
+            info = await send(call)
+        except APIError as failure:
+            error, wait = failure, pause(call, failure)
+            raise
+        finally:
+            if (source := info or error) is not None:
+                raw: Raw | None = source.raw
+                status, request_id = (raw.status or None, raw.request_id) if raw else (None, None)
+                said = (call.method, call.logged, call.attempt, self._backend.clock() - began, status, request_id)
+                attempt = Attempt(*said, error, wait, call.hedge, call.waited, call.limit, request)
+                await self.tell("on_attempt", attempt)
+                if wait is not None:
+                    await self.tell("on_retry", attempt)
+        return info
+
+    async def _send_through(self, middleware: Middleware, send: Callable[[Call], Any], call: Call) -> Any:
+        own = AttemptRequest(call.method, call.logged, call.attempt, call.headers, self.request)
+
+        def proceed(request: AttemptRequest = own) -> Any:
+            same = request.headers is own.headers
+            sending = send(call if same else replace(call, headers=hide_headers(request.headers)))
+            return run_without_loop(sending) if self._is_sync else sending
+
+        answer = middleware(own, proceed)
+        answer = await answer if inspect.isawaitable(answer) else answer
+        if not isinstance(answer, CallInfo):
+            raise TypeError(f"a middleware must return what send() gave, got {type(answer).__name__}.")
+        return answer
+
+    async def refreshed(self, *what: Any) -> None:
+        """A token was fetched, or could not be: the fields of a `TokenRefresh`."""
+        await self.tell("on_token_refresh", TokenRefresh(*what))
+
+    async def tell(self, name: str, value: object, *, wait: bool = True) -> None:
+        """Call the hooks of this name. Without `wait`, those that are async run to their first await."""
+        for hook in [hook for hooks in self.active() if (hook := getattr(hooks, name)) is not None]:
+            with _here(_IN_HOOK):
+                try:
+                    if inspect.isawaitable(result := hook(value)):
+                        await (result if wait and not self._is_sync else _at_once(result, name))
+                except Exception:
+                    level = logging.DEBUG if name in self._failed else logging.WARNING
+                    self._failed.add(name)
+                    log.log(level, "%s raised an exception; the call goes on", name, exc_info=True)
+
+
+async def _at_once(result: Any, name: str) -> None:
+    """Run an async hook to its first await."""
+    try:
+        result.send(None)
+    except StopIteration:
+        return
+    finally:
+        result.close()
+    raise RuntimeError(f"{name} is async, and was ended at its first await, where there was no time or loop to wait")
+
+
+class ObservedStream:
+    """What hooks are told of an open stream."""
+
+    def __init__(self, observers: Observers, request: RequestInfo, began: float, clock: Callable[[], float]) -> None:
+        self._observers, self._request, self._began, self._clock = observers, request, began, clock
+        self._said: dict[str, Any] = {"first_event": clock() - began, "events": 0, "usage": None, "finish_reason": None}
+        self.wants_events = any(hooks.on_stream_event for hooks in observers.active())
+
+    def within(self) -> AbstractContextManager[None]:
+        """Whatever is sent in this block is part of the call."""
+        return self._observers.within(self._request)
+
+    def note(self, chunk: Any) -> None:
+        """A piece was read."""
+        said = self._said
+        said["events"] += 1
+        said["usage"], said["finish_reason"] = (
+            chunk.usage or said["usage"],
+            chunk.finish_reason or said["finish_reason"],
+        )
+
+    async def tell(self, chunk: Any) -> None:
+        """Hooks are told of a piece."""
+        event = StreamEvent(self._request, self._said["events"], self._clock() - self._began, chunk)
+        await self._observers.tell("on_stream_event", event)
+
+    async def end(self, stream: Any, whole: bool, error: BaseException | None = None, *, dropped: bool = False) -> None:
+        """It has ended, or was closed or dropped."""
+        said = self._said if whole or error is not None else {**self._said, "outcome": "abandoned"}
+        info = error if isinstance(error, APIError) else stream._call
+        response = self._observers.response(self._request, self._began, stream, info, error, **said)
+        await self._observers.tell("on_response", response, wait=not dropped and isinstance(error, Exception | None))
