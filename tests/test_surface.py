@@ -213,6 +213,9 @@ def exported_values() -> list[Any]:
     """One value of each exported class that may be pickled."""
     made: list[Any] = [dbllm.Retry(attempts=2), dbllm.Timeout(total=5), dbllm.Raw(200, {"a": "b"}, b"c")]
     made.append(dbllm.Attempt("GET", "/x", 1, 0.5, 200, "id", dbllm.RateLimitError("slow", retry_after=2)))
+    request = dbllm.RequestInfo("chat", "e", "https://h", body={"messages": []})
+    made += [dbllm.StreamEvent(request, 1, 0.5), dbllm.TokenRefresh(0.1, 3600.0)]
+    made += [request, dbllm.ResponseInfo(request, "error", 0.5, error=dbllm.RateLimitError("slow"))]
     counts = dbllm.EndpointStats(calls=2, failures={"throttled": 1})
     made += [counts, dbllm.Stats(calls=2, waits=1, endpoints={"/x": counts})]
     for name in dbllm.__all__:
@@ -253,7 +256,8 @@ def test_each_exported_class_pickles_into_a_fresh_interpreter_and_back_by_its_pu
     )
     for value, again in zip(values, pickle.loads(back.read_bytes()), strict=True):
         assert type(again) is type(value)
-        if not isinstance(value, (dbllm.DbllmError, dbllm.Attempt)):
+        by_identity = (dbllm.DbllmError, dbllm.Attempt, dbllm.RequestInfo, dbllm.ResponseInfo, dbllm.StreamEvent)
+        if not isinstance(value, by_identity):
             assert again == value
         for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
             data = pickle.dumps(value, protocol)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from .endpoint import Items
 from .run import AsyncRun, RunEvents, run_response
 from .stream import AsyncStream, Stream  # noqa: F401 - Stream: the sync verbs' annotations name it
 
+T = TypeVar("T")
 InfoT = TypeVar("InfoT", bound=CallInfo)
 
 _NOT_THERE = frozenset({404, 405})
@@ -93,9 +94,13 @@ class AsyncAgent(NamesOurs):
             APIError: the call failed, or the agent did.
         """
         options = self._options.merged_with(timeout, retry, headers, extra_body)
-        more = _more(custom_inputs, params)
-        _, _, info = await self._start(_input_items(input), session_id, more, options, self._transport.call)
-        return run_response(info)
+        items, more = _input_items(input), _more(custom_inputs, params)
+        return await self._watched(
+            "respond",
+            items,
+            lambda: self._start(items, session_id, more, options, self._transport.call),
+            lambda started: run_response(started[2]),
+        )
 
     def stream_respond(
         self,
@@ -118,8 +123,14 @@ class AsyncAgent(NamesOurs):
         options = self._options.merged_with(timeout, retry, headers, extra_body)
 
         async def start(stream: RunEvents) -> OpenStream:
-            flags = {"stream": True}
-            run, wire, info = await self._start(items, session_id, more, options, self._transport.open, EVENTS, flags)
+            flags, opens = {"stream": True}, self._transport.open
+            run, wire, info = await self._watched(
+                "respond",
+                items,
+                lambda: self._start(items, session_id, more, options, opens, EVENTS, flags),
+                lambda started: started,
+                stream=True,
+            )
             if wire.makes_id:
                 stream.follow(self._run(run, wire, options))
             return info
@@ -179,9 +190,12 @@ class AsyncAgent(NamesOurs):
         """
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         more, run_id = _more(custom_inputs, params), run_id_of(id)
-        flags = {"background": True}
-        run, wire, info = await self._start(
-            _input_items(input), session_id, more, options, self._transport.call, flags=flags, run_id=run_id
+        items, flags, send = _input_items(input), {"background": True}, self._transport.call
+        run, wire, info = await self._watched(
+            "start",
+            items,
+            lambda: self._start(items, session_id, more, options, send, flags=flags, run_id=run_id),
+            lambda started: started,
         )
         started = self._run(run, wire, options)
         started._note(info)
@@ -200,6 +214,18 @@ class AsyncAgent(NamesOurs):
         """What the agent speaks; with an argument, remember it."""
         self._where.wire = wire or self._where.wire
         return self._where.wire
+
+    def _watched(
+        self,
+        verb: str,
+        items: Sequence[Any],
+        work: Callable[[], Awaitable[tuple[str, AgentWire, InfoT]]],
+        read: Callable[[tuple[str, AgentWire, InfoT]], T],
+        stream: bool = False,
+    ) -> Coroutine[Any, Any, T]:
+        """One call, of which hooks are told."""
+        about = verb, self.name, self._where.origin or self._transport.host, stream, {"input": items}
+        return self._transport.observers.watch(about, work, read)
 
     async def _start(
         self,

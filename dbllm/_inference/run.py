@@ -70,6 +70,10 @@ class AsyncRun(NamesOurs):
             APIResponseError: the agent failed.
             APIError: the app does not answer.
         """
+        about = "result", self._id, self._transport.host
+        return await self._transport.observers.watch(about, lambda: self._wait(timeout), lambda response: response)
+
+    async def _wait(self, timeout: float | None) -> Response:
         backend, pause = self._transport.backend, FIRST_PAUSE
         limit = Timeout(total=timeout).total
         ends = FOREVER if limit is None else backend.clock() + limit
@@ -100,7 +104,8 @@ class AsyncRun(NamesOurs):
 
         async def start(stream: RunEvents) -> OpenStream:
             stream.follow(self)
-            return await stream.first(self)
+            about = "events", self._id, self._transport.host, True
+            return await self._transport.observers.watch(about, lambda: stream.first(self), lambda opened: opened)
 
         return RunEvents(self._transport.backend, start, self._options.timeout.read, after)
 

@@ -6,6 +6,7 @@ and no cancel scope is open while the caller holds a chunk.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -22,6 +23,8 @@ from .._transport.hooks import ObservedStream
 from .._transport.options import hide_frames
 from .._transport.replies import decode_or_raise
 from ..errors import APIError, APITimeoutError, StreamInterruptedError
+
+log = logging.getLogger("dbllm.stream")
 
 C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk | ResponseEvent)
 R = TypeVar("R")
@@ -177,6 +180,8 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
         return self._opened
 
     async def _close(self, error: BaseException | None = None) -> None:
+        if self._opened is not None and not self._ended:
+            self._log(self._opened.endpoint, error)
         self._ended = True
         try:
             if self._opened is not None and self._opened.exchange is not None:
@@ -185,6 +190,13 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
             if (observed := self._observed) is not None:
                 self._observed = None
                 await observed.end(self, self._complete, error)
+
+    def _log(self, endpoint: str, error: BaseException | None) -> None:
+        level = logging.DEBUG if error is None else logging.INFO
+        if log.isEnabledFor(level):
+            how = type(error).__name__ if error else "whole" if self._complete else "closed early"
+            more = {"endpoint": endpoint, "events": len(self._received), "outcome": how}
+            log.log(level, "stream of %s: %s, pieces: %d", endpoint, how, more["events"], extra=more)
 
     async def _next(self) -> C | None:
         """The next chunk; None at the end."""

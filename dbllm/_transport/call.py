@@ -68,8 +68,10 @@ class RequestInfo(PublicPickle):
     A call has one, whatever it takes: look-ups, attempts, several batches, further endpoints.
 
     Attributes:
-        operation: "complete" (and generate), "chat", "respond", "embed", "predict"; or "request".
-        name: the endpoint's, app's or agent's name; of a request, its method and path (without the query).
+        operation: "complete" (and generate), "chat", "respond", "embed", "predict"; of an agent's run "start", "events"
+            or "result"; "request" for everything else.
+        name: the endpoint's, app's or agent's name, or the run's id; of a request, its method and path (without the
+            query).
         host: where it is sent, as scheme://name[:port].
         stream: whether the answer is streamed.
         body: what the verb sends, without `extra_body`: it holds the user's texts. None for a request.

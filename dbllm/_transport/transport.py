@@ -147,7 +147,7 @@ class Transport:
         health.attempt_succeeded()
         if call.retry.breaker:
             health.watch(began, self.backend.clock(), False)
-        if log.isEnabledFor(logging.DEBUG) or (info.attempts > 1 and log.isEnabledFor(logging.INFO)):
+        if log.isEnabledFor(logging.INFO if info.attempts > 1 else logging.DEBUG):
             self._log(call, str(info.raw.status), began, info.attempts)
         return info
 
@@ -269,8 +269,11 @@ class Transport:
         return info
 
     def _log(self, call: Call, outcome: str, began: float, attempts: int) -> None:
+        level = logging.DEBUG if attempts == 1 and outcome[:1] == "2" else logging.INFO
         seconds = self.backend.clock() - began
-        log.info("%s %s: %s in %.3f s, attempts: %d", call.method, call.logged, outcome, seconds, attempts)
+        more = {"outcome": outcome, "seconds": seconds, "attempts": attempts}
+        told = "%s %s: %s in %.3f s, attempts: %d"
+        log.log(level, told, call.method, call.logged, outcome, seconds, attempts, extra=more)
 
     def _request(self, call: Call, sent: Mapping[str, str]) -> HttpRequest:
         timeout, base = call.timeout, call.origin or self.host

@@ -89,7 +89,7 @@ def show_calls() -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("dbllm")
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)  # a call that was answered at once is told of at this level
 
 
 def client_command(
