@@ -139,7 +139,7 @@ class AsyncClient(NamesOurs, OnlyAsync):
         backend = self._backend(config.host, max_connections, transport, http_client, engine, config.network(network))
         self._config = config
         observers = Observers(hooks, on_attempt, backend)
-        config.auth.refreshed = observers.refreshed
+        backend.refreshed = observers.refreshed
         self._transport = Transport(config.host, config.auth, backend, observers)
         self._options = Options().merged_with(timeout, retry, headers, tags=tags)
         self._limits = limits

@@ -40,6 +40,7 @@ EXTRAS = {  # they use public names of dbllm, and what is said here
     "testing": {"local"},  # its module `workspaces` and the fixture of that name; elsewhere only what needs no extra
     "serve": {"local"},
     "bulk": set(),
+    "otel": set(),
 }
 LENT = {
     "local.running": {"_auth.local_workspace"},  # who writes the note of a running workspace, and who reads it
@@ -48,6 +49,7 @@ LENT = {
     "bulk.scheduler": {"_transport.limits", "_transport.adaptive"},
     "bulk.row_mapper": {"_backends.backend"},  # a handle of a Client, looked up in a thread
     "local.gateway.gateway": {"_protocol.sse"},  # a provider's stream is read by the decoder of the core
+    "otel": {"_transport.hooks"},  # the hooks of all clients of a process
     "langchain.tools": {"_protocol.structured_output"},  # what is strict, is strict in the same way
 }
 ENTRIES = {"__init__", "__main__"}  # may import anything, when it is needed
@@ -166,7 +168,7 @@ def test_the_imports_have_no_cycle() -> None:
 
 def test_a_private_package_says_in_one_docstring_what_it_is_for() -> None:
     for name, path in MODULES.items():
-        exporting = ("__init__", "langchain", "local", "testing", "bulk")
+        exporting = ("__init__", "langchain", "local", "testing", "bulk", "otel")
         if path.name == "__init__.py" and name not in exporting:
             (only,) = TREES[name].body
             assert isinstance(only, ast.Expr), name

@@ -23,9 +23,6 @@ _PLACEHOLDER = re.compile(r"""["'`<>{}]|^\$|^%.*%$|^\[.*\]$""")
 class Auth(Protocol):
     """One kind of auth."""
 
-    refreshed: Callable[..., Awaitable[None]] | None = None
-    """Called with the fields of a `TokenRefresh` when a token was fetched, or could not be."""
-
     async def headers(self, backend: Backend, deadline: float) -> Mapping[str, str]:
         """The headers to send now, names in lower case; `deadline` is on the backend's clock."""
         ...

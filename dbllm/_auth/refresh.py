@@ -63,7 +63,7 @@ class RefreshingAuth(Auth):
             try:
                 fresh = await self._fetch(backend, min(deadline, began + TOKEN_SECONDS))
             except DbllmError as error:
-                await self._tell(backend.clock() - began, None, error)
+                await _tell(backend, backend.clock() - began, None, error)
                 if lease is None or backend.clock() >= lease.ends or self._lease is None:
                     raise
                 self._paused_until = backend.clock() + min(RETRY_REFRESH_AFTER, (lease.ends - backend.clock()) / 4)
@@ -72,12 +72,8 @@ class RefreshingAuth(Auth):
                 return lease.headers
             self._lease = fresh
             log.debug("a token was fetched; it is valid for %.0f s", fresh.life)
-            await self._tell(backend.clock() - began, fresh.life)
+            await _tell(backend, backend.clock() - began, fresh.life)
             return fresh.headers
-
-    async def _tell(self, *what: object) -> None:
-        if self.refreshed is not None:
-            await self.refreshed(*what)
 
     def on_rejected(self, sent: Mapping[str, str], now: float) -> bool:
         lease = self._lease
@@ -85,3 +81,8 @@ class RefreshingAuth(Auth):
         if lease is not None and (lease.headers is sent or now > lease.ends - 0.8 * lease.life):
             self._lease = None
         return True
+
+
+async def _tell(backend: Backend, *what: object) -> None:
+    if (refreshed := getattr(backend, "refreshed", None)) is not None:
+        await refreshed(*what)

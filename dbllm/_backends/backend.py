@@ -108,6 +108,7 @@ class Backend(ABC):
     kind: str  # what httpx's classes of this mode are
     method: str  # a transport of this mode has this method
     closing: str  # a client of this mode has this method
+    refreshed: Callable[..., Awaitable[None]] | None = None  # is called with the fields of a `TokenRefresh`
 
     def __init__(
         self,

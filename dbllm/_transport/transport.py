@@ -82,7 +82,6 @@ class Transport:
             oauth.require_trusted_url(origin, self.host)
             fetch = oauth.data_plane(self.host, OAuthOnly(self._auths[self.host]), details)
             self._auths[key] = refresh.RefreshingAuth(fetch, f"token {key}")
-            self._auths[key].refreshed = self.observers.refreshed
 
     async def require_oauth(self, deadline: float) -> None:
         """ConfigError if the workspace's credential is of a kind that apps do not take."""

@@ -220,7 +220,6 @@ ENDS: dict[str, tuple[Callable[[Any], Any], tuple[Any, ...], str]] = {
     "closed early": (one_then_close, HELLO, "abandoned"),
     "closed when it is complete": (all_but_done, HELLO, "ok"),
     "opened and closed": (opened_alone, HELLO, "abandoned"),
-    "dropped": (one_then_forget, HELLO, "abandoned"),
     "cut": (whole, HELLO[:1], "error"),
     "with an error in it": (whole, (HELLO[0], {"error": {"message": "no"}}), "error"),
     "with an error first": (whole, ({"error": {"message": "no"}},), "error"),
@@ -245,6 +244,18 @@ async def test_a_stream_ends_once_however_it_ends(make, wire, told, listens):
             if (said, len(told.of("request"))) != ([outcome], 1):
                 wrong[name] = said
     assert wrong == {}
+
+
+async def test_a_stream_that_is_dropped_ends_once_too(make, serve, told):
+    def streams(peer: Peer) -> None:
+        while peer.request():
+            body = sse(*HELLO).content
+            peer.send(head(length=len(body), content_type="text/event-stream") + body)
+
+    async with make(serve(streams).host, hooks=told.hooks()) as client:
+        await one_then_forget(client.endpoint("ep").stream_chat("hi"))
+        gc.collect()
+        assert [response.outcome for response in told.of("response")] == ["abandoned"]
 
 
 async def test_a_stream_that_was_never_opened_is_no_call(make, wire, told):
@@ -290,9 +301,7 @@ async def test_a_token_that_is_fetched_or_cannot_be_is_told(make, wire, clock, t
     async with make(hooks=told.hooks()) as client:
         clock.on(client)
         core = getattr(getattr(client, "plain", client), "_core", client)
-        auth = RefreshingAuth(fetch)
-        auth.refreshed = core._transport.observers.refreshed
-        core._transport._auths[client.host] = auth
+        core._transport._auths[client.host] = RefreshingAuth(fetch)
         for _ in range(3):
             await client.request("GET", "/x")
             clock.time += 85

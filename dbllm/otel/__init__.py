@@ -1,0 +1,68 @@
+"""OpenTelemetry: a span for each call, and metrics, by the conventions for generative AI. It needs the extra `otel`.
+
+`instrument()` turns it on, for all clients of the process.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from dbllm._transport.hooks import process_hooks
+from dbllm.otel.names import CONTENT_VARIABLE, CONVENTIONS
+
+try:
+    from dbllm.otel.telemetry import Telemetry
+except ImportError as missing:
+    if (missing.name or "").partition(".")[0] != "opentelemetry":
+        raise
+    raise ImportError("dbllm.otel needs the extra otel: pip install 'dbllm[otel]'") from missing
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+__all__ = ["CONVENTIONS", "instrument", "uninstrument"]
+
+_active: list[Telemetry] = []
+
+
+def instrument(
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+    content: bool | None = None,
+    content_limit: int = 8000,
+    propagate: bool = False,
+) -> None:
+    """Make a span of each call, and metrics, for all clients of this process, whether made before or after.
+
+    A span covers a whole call: look-ups, attempts, pauses, and a stream to its end. Its name is the operation and the
+    endpoint ("chat my-endpoint"); attempts are its events. Called again, this replaces what was turned on before.
+
+    Args:
+        tracer_provider, meter_provider: where to; default: OpenTelemetry's global ones, also if they are set later.
+        content: put prompts and answers into the spans; default: False, unless the variable
+            OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT is true, span_only or span_and_event.
+        content_limit: the most characters of messages in one attribute.
+        propagate: send the trace's context (`traceparent`) with each attempt, so that what runs behind the endpoint
+            can go on with it.
+
+    Raises:
+        ImportError: the extra `otel` is not installed.
+    """
+    if content is None:
+        content = os.environ.get(CONTENT_VARIABLE, "").strip().lower() in ("true", "span_only", "span_and_event")
+    telemetry = Telemetry(tracer_provider, meter_provider, content, max(0, content_limit), propagate)
+    uninstrument()
+    telemetry.start()
+    _active.append(telemetry)
+    process_hooks.insert(0, telemetry.hooks)
+
+
+def uninstrument() -> None:
+    """Turn it off. A call that is under way ends its span."""
+    while _active:
+        telemetry = _active.pop()
+        telemetry.stop()
+        process_hooks.remove(telemetry.hooks)

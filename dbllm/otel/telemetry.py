@@ -1,0 +1,321 @@
+"""Spans and metrics of calls, made of what hooks are told."""
+
+from __future__ import annotations
+
+import _thread
+import gc
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+from urllib.parse import urlsplit
+
+from opentelemetry import context, metrics, propagate, trace
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+
+from dbllm import Attempt, AttemptRequest, Completion, Hooks, Raw, RequestInfo, ResponseInfo, TokenRefresh
+from dbllm.otel import names
+from dbllm.otel.content import input_messages, output_messages
+
+_SUPPRESSED = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
+
+
+class _Observed:
+    """A call: its span, and what all its metrics say of it. Without a span, another instrumentation counts it."""
+
+    __slots__ = ("attributes", "outer", "span", "within")
+
+    def __init__(self, span: Span | None, attributes: dict[str, Any], outer: Any = None) -> None:
+        self.span, self.attributes, self.outer = span, attributes, outer
+        self.within = trace.set_span_in_context(span) if span is not None else None
+
+
+class Telemetry:
+    """Makes a span of each call, and counts. Its methods are hooks."""
+
+    def __init__(
+        self, tracer_provider: Any, meter_provider: Any, content: bool, content_limit: int, propagates: bool
+    ) -> None:
+        version = _version()
+        self._tracer = trace.get_tracer("dbllm", version, tracer_provider)
+        meter = metrics.get_meter("dbllm", version, meter_provider)
+        self._content_limit = content_limit if content else 0
+        self._propagates = propagates
+
+        def histogram(name: str, unit: str, what: str) -> Any:
+            buckets = names.SECONDS_BUCKETS if unit == "s" else names.TOKENS_BUCKETS
+            return meter.create_histogram(name, unit, what, explicit_bucket_boundaries_advisory=buckets)
+
+        self._duration = histogram(names.DURATION, "s", "Duration of a call to a model or an agent.")
+        self._embeddings_duration = histogram(names.EMBEDDINGS_DURATION, "s", "Duration of a call for embeddings.")
+        self._request_duration = histogram(names.REQUEST_DURATION, "s", "Duration of another request.")
+        self._first_chunk = histogram(names.TIME_TO_FIRST_CHUNK, "s", "Time to the first event of a stream.")
+        self._wait = histogram(names.LIMITS_WAIT, "s", "Time that an attempt waited for the client's Limits.")
+        self._embeddings_tokens = histogram(
+            names.EMBEDDINGS_TOKENS, "{token}", "Input tokens of a call for embeddings."
+        )
+        self._tokens = {
+            field: meter.create_counter(name, "{token}", f"Tokens: {field}.") for field, name in names.TOKENS.items()
+        }
+        self._retries = meter.create_counter(names.RETRIES, "{retry}", "Attempts after the first of a call.")
+        self._changes = meter.create_counter(names.LIMITS_CHANGES, "{change}", "Changes of an adaptive limit.")
+        self._concurrency = meter.create_gauge(names.LIMITS_CONCURRENCY, "{call}", "Calls at once that are allowed.")
+        self._limits: dict[tuple[str, str], int] = {}
+        self._collecting = False
+        self.hooks = Hooks(
+            on_request=self._begin,
+            on_response=self._end,
+            on_attempt=self._attempt,
+            on_retry=self._retry,
+            on_token_refresh=self._token_refresh,
+            middleware=self._around,
+        )
+
+    def start(self) -> None:
+        """Begin to watch the garbage collector; see `_end`."""
+        gc.callbacks.append(self._note_collection)
+
+    def stop(self) -> None:
+        """Watch it no more."""
+        gc.callbacks.remove(self._note_collection)
+
+    def _note_collection(self, phase: str, info: object) -> None:
+        self._collecting = phase == "start"
+
+    def _begin(self, request: RequestInfo) -> None:
+        if context.get_value(_SUPPRESSED):
+            return
+        address, port = _address(request.host)
+        if request.operation == "request":
+            method, path = request.name.split(" ", 1)
+            attributes: dict[str, Any] = {names.METHOD: method, names.ADDRESS: address, names.PORT: port}
+            span = self._tracer.start_span(method, kind=SpanKind.CLIENT, attributes={**attributes, names.PATH: path})
+            request.notes[self] = _Observed(span, attributes)
+            return
+        operation = names.OPERATIONS.get(request.operation, request.operation)
+        attributes = {
+            names.OPERATION: operation,
+            names.PROVIDER_NAME: names.PROVIDER,
+            names.MODEL: request.name,
+            names.ADDRESS: address,
+            names.PORT: port,
+        }
+        key = names.EMBEDDING_CONTEXT if request.operation == "embed" else names.INFERENCE_CONTEXT
+        said = {**attributes, **_parameters(request.body or {})}
+        if request.stream:
+            said[names.STREAM] = True
+        if operation == "invoke_agent":
+            said[names.AGENT] = request.name
+        if (outer := context.get_value(key)) is not None:
+            request.notes[self] = _Observed(None, said, outer)
+            return
+        span = self._tracer.start_span(f"{operation} {request.name}", kind=SpanKind.CLIENT, attributes=said)
+        if (limit := self._content_limit) and span.is_recording() and (text := input_messages(request.body, limit)):
+            span.set_attribute(names.INPUT, text)
+        request.notes[self] = _Observed(span, attributes)
+
+    def _end(self, response: ResponseInfo) -> None:
+        observed = response.request.notes.pop(self, None)
+        if observed is None:
+            return
+        if self._collecting and response.outcome == "abandoned":
+            # The collector may have come in the middle of an exporter's or a metric's own lock, in this thread.
+            _thread.start_new_thread(self._finish, (observed, response))
+        else:
+            self._finish(observed, response)
+
+    def _finish(self, observed: _Observed, response: ResponseInfo) -> None:
+        reply = response.reply
+        if isinstance(reply, str):  # `complete` gives the text alone
+            response = replace(response, **_behind(response.raw))
+        said = _said_of(response)
+        if observed.outer is not None:
+            _publish({**observed.attributes, **said}, observed.outer)
+            return
+        span, attributes = observed.span, observed.attributes
+        assert span is not None  # noqa: S101
+        try:
+            if span.is_recording():
+                limit = self._content_limit
+                if limit and (text := output_messages(reply, response.finish_reason, limit)):
+                    said[names.OUTPUT] = text
+                span.set_attributes(said)
+                if response.outcome == "error":
+                    span.set_status(Status(StatusCode.ERROR, said[names.ERROR]))
+            self._count(response, attributes, said, observed)
+        finally:
+            span.end()
+
+    def _count(
+        self, response: ResponseInfo, attributes: dict[str, Any], said: dict[str, Any], observed: _Observed
+    ) -> None:
+        for name in (names.RESPONSE_MODEL, names.ERROR):
+            if name in said:
+                attributes[name] = said[name]
+        within, operation = observed.within, response.request.operation
+        if operation == "request":
+            self._request_duration.record(response.seconds, attributes, within)
+            return
+        usage = response.usage
+        if operation == "embed":
+            self._embeddings_duration.record(response.seconds, attributes, within)
+            if usage is not None and usage.prompt_tokens is not None:
+                self._embeddings_tokens.record(usage.prompt_tokens, attributes, within)
+            return
+        self._duration.record(response.seconds, attributes, within)
+        if response.first_event is not None:
+            self._first_chunk.record(response.first_event, attributes, within)
+        if usage is not None:
+            for field, counter in self._tokens.items():
+                if count := getattr(usage, field):
+                    counter.add(count, attributes, within)
+
+    def _attempt(self, attempt: Attempt) -> None:
+        observed = attempt.request.notes.get(self) if attempt.request is not None else None
+        if attempt.limit is not None and attempt.request is not None:
+            self._note_limit(attempt.request, attempt.limit)
+        if observed is None or observed.span is None:
+            return
+        if attempt.waited > 0:
+            self._wait.record(attempt.waited, observed.attributes, observed.within)
+        if observed.span.is_recording():
+            observed.span.add_event(names.ATTEMPT, _event(attempt))
+
+    def _note_limit(self, request: RequestInfo, limit: int) -> None:
+        place = request.host, request.name
+        if (before := self._limits.get(place)) != limit:
+            if len(self._limits) >= 1000:
+                self._limits.clear()
+            self._limits[place] = limit
+            attributes = {names.MODEL: request.name, names.ADDRESS: _address(request.host)[0]}
+            self._concurrency.set(limit, attributes)
+            if before is not None:
+                self._changes.add(1, attributes)
+
+    def _retry(self, attempt: Attempt) -> None:
+        observed = attempt.request.notes.get(self) if attempt.request is not None else None
+        if observed is not None and observed.span is not None:
+            self._retries.add(1, {**observed.attributes, names.ERROR: _error_type(attempt.error)}, observed.within)
+
+    def _token_refresh(self, refresh: TokenRefresh) -> None:
+        span = trace.get_current_span()
+        if span.is_recording():
+            said = {"seconds": refresh.seconds}
+            span.add_event(
+                names.TOKEN_REFRESH,
+                said if refresh.error is None else {**said, names.ERROR: _error_type(refresh.error)},
+            )
+
+    def _around(self, request: AttemptRequest, send: Any) -> Any:
+        """An attempt within its span: whatever makes spans below (httpx's instrumentation) makes children of it."""
+        observed = request.request.notes.get(self) if request.request is not None else None
+        if observed is None or observed.within is None:
+            return send(request)
+        if self._propagates:
+            headers = dict(request.headers)
+            propagate.inject(headers, observed.within)
+            request = AttemptRequest(request.method, request.path, request.number, headers, request.request)
+        token = context.attach(observed.within)
+        try:
+            answer = send(request)
+        finally:
+            context.detach(token)
+        return _within(observed.within, answer) if inspect.isawaitable(answer) else answer
+
+
+async def _within(where: Any, sending: Any) -> Any:
+    token = context.attach(where)
+    try:
+        return await sending
+    finally:
+        context.detach(token)
+
+
+def _version() -> str:
+    try:
+        return metadata.version("dbllm")
+    except metadata.PackageNotFoundError:  # a source tree that was never installed
+        return ""
+
+
+@lru_cache(maxsize=1000)
+def _address(host: str) -> tuple[str, int]:
+    parts = urlsplit(host)
+    return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
+
+
+def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for name in body.keys() & names.REQUEST.keys():
+        if isinstance(value := body[name], (int, float, str)):
+            said[names.REQUEST[name]] = value
+    if isinstance(stop := body.get("stop"), (list, tuple)) and all(isinstance(each, str) for each in stop):
+        said[names.STOP] = tuple(stop)
+    if isinstance(dimensions := body.get("dimensions"), int):
+        said[names.DIMENSIONS] = dimensions
+    return said
+
+
+def _said_of(response: ResponseInfo) -> dict[str, Any]:
+    """What is known of a call at its end."""
+    said: dict[str, Any] = {names.OUTCOME: response.outcome, names.ATTEMPTS: response.attempts}
+    if response.error is not None and response.outcome == "error":
+        said[names.ERROR] = _error_type(response.error)
+    if (raw := response.raw) is not None:
+        said |= {names.STATUS: raw.status, names.REQUEST_ID: raw.request_id}
+    if response.request.operation == "request":
+        return {name: value for name, value in said.items() if value is not None}
+    reply, usage = response.reply, response.usage
+    if response.first_event is not None:
+        said |= {names.FIRST_CHUNK: response.first_event, names.EVENTS: response.events}
+    head: Any = getattr(reply, "last_received", reply)  # of a stream, the JSON of its last event
+    for field, name in (("model", names.RESPONSE_MODEL), ("id", names.RESPONSE_ID)):
+        value = head.get(field) if isinstance(head, Mapping) else getattr(head, field, None)
+        said[name] = value if isinstance(value, str) else None
+    if response.finish_reason:
+        said[names.FINISH_REASONS] = (response.finish_reason,)
+    if usage is not None:
+        said |= {name: getattr(usage, field) for field, name in names.USAGE.items()}
+    said[names.ANSWERED_BY] = getattr(reply, "answered_by", None) or None
+    said[names.SERVED_MODEL] = getattr(reply, "served_model", None)
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _behind(raw: Raw | None) -> dict[str, Any]:
+    """What the answer behind a text says of itself, as the fields of a `ResponseInfo`."""
+    try:
+        completion = Completion.model_validate_json(raw.body if raw is not None else b"")
+    except ValueError:  # it is no chat, no completion
+        return {}
+    return {"reply": completion, "usage": completion.usage, "finish_reason": completion.finish_reason}
+
+
+def _event(attempt: Attempt) -> dict[str, Any]:
+    said: dict[str, Any] = {"number": attempt.number, "seconds": attempt.seconds, names.METHOD: attempt.method}
+    said[names.PATH] = attempt.path
+    if attempt.status is not None:
+        said[names.STATUS] = attempt.status
+    if attempt.request_id is not None:
+        said[names.REQUEST_ID] = attempt.request_id
+    if attempt.error is not None:
+        said[names.ERROR] = _error_type(attempt.error)
+    if attempt.wait is not None:
+        said["wait"] = attempt.wait
+    if attempt.hedge:
+        said["hedge"] = True
+    return said
+
+
+def _error_type(error: BaseException | None) -> str:
+    """A failure by what is the same for many: never by its message, which may repeat what was sent."""
+    return type(error).__name__
+
+
+def _publish(said: Mapping[str, Any], outer: Any) -> None:
+    """Let the instrumentation that counts this call know what only we know."""
+    for name, value in said.items():
+        field = name.removeprefix("gen_ai.").replace(".", "_")
+        if hasattr(outer, field):
+            setattr(outer, field, list(value) if isinstance(value, tuple) else value)
