@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeVar
 
 from .._auth.redaction import hide_headers
 from .._backends.backend import Backend, run_without_loop
-from .._protocol.models import CallInfo, Usage
+from .._protocol.models import Usage
+from .._protocol.reply import CallInfo
 from ..errors import APIError, ConfigError, PublicPickle, Raw
 from .call import Attempt, Call, RequestInfo
 
