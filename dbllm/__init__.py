@@ -4,6 +4,7 @@ Each name below is imported when it is first used, so that `dbllm --help` starts
 """
 
 import importlib as _importlib
+import sys as _sys
 import typing as _typing
 
 from ._lazy import WholeImport as _WholeImport
@@ -100,10 +101,14 @@ def __getattr__(name: str) -> _typing.Any:
         return value
     if name == "__version__":
         return _own_version()
-    from ._misnomers import MODULE_NAMES, missing_attribute
+    from ._misnomers import MODULE_NAMES, SUBMODULES, missing_attribute
 
     known = _MODULES if name[:1].isupper() else ()  # a name in lower case may be a module, which is imported next
-    raise missing_attribute("dbllm", name, MODULE_NAMES, known)
+    flaw = missing_attribute("dbllm", name, MODULE_NAMES, known)
+    is_from_import = _sys._getframe(1).f_code.co_name == "_handle_fromlist"
+    if is_from_import and name not in SUBMODULES and not name.startswith("_"):  # of an AttributeError it keeps no word
+        raise ImportError(str(flaw), name=__name__)
+    raise flaw
 
 
 def __dir__() -> list[str]:

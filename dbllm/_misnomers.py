@@ -76,6 +76,17 @@ STREAM_NAMES = dict.fromkeys(
 )
 """Attributes of other libraries' streams: dbllm's."""
 
+REPLY_NAMES = {
+    **dict.fromkeys(("content", "output_text", "completion", "response", "result", "answer", "get_text"), "text"),
+    **dict.fromkeys(("headers", "http_response", "status_code"), "raw, with status, headers and body"),
+    **dict.fromkeys(("to_dict", "dict_", "get"), "model_dump()"),
+    **dict.fromkeys(("embeddings", "embedding"), "vectors"),
+    **dict.fromkeys(("tool_calls", "role"), "message, which has it"),
+    "_request_id": "request_id",
+}
+"""Attributes of other libraries' replies: dbllm's."""
+
+SUBMODULES = frozenset({"bulk", "dbutils", "deployments", "errors", "langchain", "local", "serve", "spark", "testing"})
 MODULE_NAMES = {
     **dict.fromkeys(("OpenAI", "WorkspaceClient"), "dbllm.Client"),
     **dict.fromkeys(("AsyncOpenAI",), "dbllm.AsyncClient"),
@@ -84,6 +95,7 @@ MODULE_NAMES = {
     **dict.fromkeys(("completion", "chat", "embedding", "complete", "embed"), "dbllm.Client, and its endpoint(NAME)"),
     "RetryPolicy": "dbllm.Retry",
     **dict.fromkeys(("Workspace", "LocalWorkspace"), "dbllm.local.Workspace"),
+    **{name: f"`import dbllm.{name}` first" for name in SUBMODULES},
 }
 """What others export, or dbllm elsewhere."""
 
@@ -95,8 +107,9 @@ def suggestion(name: str, instead: Mapping[str, str], known: Iterable[str]) -> s
     with WholeImport():
         from difflib import get_close_matches  # here: rarely wanted, and slow to import
 
-    near = get_close_matches(name.lower(), sorted(known), 1, 0.75)
-    return f"did you mean {near[0]}?" if near else ""
+    spelled = {each.lower(): each for each in sorted(known)}
+    near = get_close_matches(name.lower(), spelled, 1, 0.75)
+    return f"did you mean {spelled[near[0]]}?" if near else ""
 
 
 def unknown_keyword(owner: str, name: str, known: Iterable[str]) -> TypeError:
@@ -151,7 +164,7 @@ def missing_attribute(owner: str, name: str, instead: Mapping[str, str], known: 
     if name.startswith("_"):  # asked for by other programs
         return AttributeError(said)
     public = [each for each in known if not each.startswith("_")]
-    hint = suggestion(name, instead, public) or (f"it has {', '.join(public)}" if public else "")
+    hint = suggestion(name, instead, public) or (f"it has {', '.join(public)}" if 0 < len(public) < 20 else "")
     return AttributeError(f"{said}: {hint}{'' if hint.endswith('?') else '.'}" if hint else f"{said}.")
 
 

@@ -71,8 +71,8 @@ def test_sync_verbs_keep_their_names_and_docstrings():
 
 def test_help_shows_the_verbs_of_the_plain_classes_with_their_arguments():
     shown = {
-        dbllm.Client: "endpoint(self, name: |fallback: |driver_app(self, port: |request(self, method: |agent(self, name: ",
-        dbllm.Endpoint: "chat(self, /, messages: |response_model: |embed(self, /, input: |predict(self, *, dataframe_re",
+        dbllm.Client: "endpoint(self, name: |fallback: |driver_app(self, port: |request(self, method: ",
+        dbllm.Endpoint: "chat(self, /, messages: |response_model: |embed(self, /, input: |predict(self, ",
         dbllm.Stream: "final(self)|close(self)|__next__(self)",
         dbllm.Agent: "respond(self, /, input: |session_id: |run(self, id: ",
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from .._misnomers import REPLY_NAMES, missing_attribute
 from ..errors import APIError, APIResponseError, PublicPickle, Raw
 from .content import served_model_in
 from .display import Shown, attributes, brief
@@ -104,6 +106,20 @@ class HasCallInfo:
 
 class Reply(WireModel, HasCallInfo):
     """An answer and the call that brought it."""
+
+    if not TYPE_CHECKING:  # a type checker finds the mistakes by itself
+
+        def __getattr__(self, name: str) -> Any:
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                kind, meant = type(self), REPLY_NAMES.get(name, "")
+            known = [*kind.model_fields, *(one for one in ("text", "message", "vectors", "raw") if hasattr(kind, one))]
+            instead = {name: meant} if re.match(r"\w*", meant)[0] in (*known, "model_dump", "request_id") else {}
+            raise missing_attribute(kind.__name__, name, instead, known)
+
+        def __getitem__(self, key: object) -> Any:
+            raise TypeError(f"{type(self).__name__} has attributes and no keys: write reply.{key}, not reply[{key!r}].")
 
     def _repr_html_(self) -> str | None:
         """How a notebook shows it; None: by its repr."""

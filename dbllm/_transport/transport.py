@@ -218,7 +218,7 @@ class Transport:
 
     def _auth(self, call: Call) -> Auth:
         if self.closed:
-            raise RuntimeError("this client is closed; make a new one.")
+            raise RuntimeError("this client is closed, as it is at the end of its block; make a new one.")
         auth = self._auths.get(call.origin or self.host) or self._auths.get(f"{call.origin}{call.logged}")
         if auth is None:
             raise ConfigError(f"this client has no credentials for {call.origin}, and sends it those of no other host.")

@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from support.modes import Plain
+from support.samples import chat_answer, vectors_answer
 
 import dbllm
 from dbllm import Retry, Timeout
@@ -101,10 +102,25 @@ async def read(stream: Any) -> None:
 
 Row = Callable[[World], Any]
 
+
+def _env(row: Row, **variables: str) -> Row:
+    def with_variables(w: World) -> Any:
+        w.env(**variables)
+        return row(w)
+
+    return with_variables
+
+
+def _elsewhere(row: Row) -> Row:
+    """Where another workspace is configured in the environment, to which the token must not go."""
+    return _env(row, DATABRICKS_HOST=ELSEWHERE, DATABRICKS_TOKEN="dapi-of-the-environment")
+
+
 HOSTS: dict[str, Row] = {
-    "host= is a pathlib.Path": lambda w: w.raw(pathlib.Path("https://w.example.com"), TOKEN),
-    "host= is a number": lambda w: w.raw(5, TOKEN),
-    "host= is bytes": lambda w: w.raw(b"https://w.example.com", TOKEN),
+    "host= is a pathlib.Path": _elsewhere(lambda w: w.raw(pathlib.Path("https://w.example.com"), TOKEN)),
+    "host= is a number": _elsewhere(lambda w: w.raw(5, TOKEN)),
+    "host= is bytes": _elsewhere(lambda w: w.raw(b"https://w.example.com", TOKEN)),
+    "host= is a list": _elsewhere(lambda w: w.raw(["https://w.example.com"], TOKEN)),
     "host= is empty": lambda w: w.raw("", TOKEN),
     "host and token are exchanged": lambda w: w.raw(TOKEN, "https://w.cloud.databricks.com"),
     "host= has the path of the REST API": lambda w: w.raw("https://w.example.com:8443/api/2.0", TOKEN),
@@ -123,14 +139,6 @@ HOSTS: dict[str, Row] = {
     "host= is the account console": lambda w: w.raw("https://accounts.cloud.databricks.com", TOKEN),
     "host= has two lines": lambda w: w.raw("https://w.example.com\nDATABRICKS_TOKEN=x", TOKEN),
 }
-
-
-def _env(row: Row, **variables: str) -> Row:
-    def with_variables(w: World) -> Any:
-        w.env(**variables)
-        return row(w)
-
-    return with_variables
 
 
 def _file(text: str | bytes, row: Row) -> Row:
@@ -283,6 +291,12 @@ NAMES: dict[str, Row] = {
     "endpoint.delete": _attribute("delete", "endpoint"),
     "dbllm.OpenAI": lambda w: getattr(dbllm, "OpenAI"),  # noqa: B009
     "dbllm.ChatDatabricks": lambda w: getattr(dbllm, "ChatDatabricks"),  # noqa: B009
+    "from dbllm import OpenAI": lambda w: __import__("dbllm", fromlist=["OpenAI"]),
+    "from dbllm import Clent": lambda w: __import__("dbllm", fromlist=["Clent"]),
+    "reply.content": lambda w: dbllm.ChatCompletion.model_validate(chat_answer()).content,  # type: ignore[attr-defined]
+    "reply.tool_calls": lambda w: getattr(dbllm.ChatCompletion.model_validate(chat_answer()), "tool_calls"),  # noqa: B009
+    "reply['choices']": lambda w: dbllm.ChatCompletion.model_validate(chat_answer())["choices"],  # type: ignore[index]
+    "embeddings.embeddings": lambda w: getattr(dbllm.Embeddings.model_validate(vectors_answer([1.0])), "embeddings"),  # noqa: B009
     "dbllm.get_deploy_client": lambda w: getattr(dbllm, "get_deploy_client"),  # noqa: B009
 }
 
