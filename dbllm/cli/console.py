@@ -6,7 +6,9 @@ import codecs
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 # A server's words must not move the cursor, retitle the window or hide text: only line ends and tabs pass.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+LEAST_WIDTH = 12
+"""Letters that a table's column beside the names has; on a narrower terminal it is a list."""
 
 
 def prepare_streams() -> None:
@@ -65,10 +71,23 @@ def printable(text: object) -> str:
     return _CONTROL.sub("", str(text))
 
 
-def note(text: str) -> None:
+def wrapped(text: str, stream: TextIO, indent: str = "") -> str:
+    """Text as a terminal shows it, with no word and no name cut at the end of a line; for other programs as it is."""
+    if not stream.isatty():
+        return text
+    width = max(20, shutil.get_terminal_size().columns)
+    folded = (
+        textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        for line in text.split("\n")
+    )
+    return "\n".join("\n".join(lines) for lines in folded)
+
+
+def note(text: str, color: str = "") -> None:
     """Write a line to the standard error."""
+    text = wrapped(text, sys.stderr)
     with suppress(OSError):  # nobody can be told
-        typer.echo(text, err=True)
+        typer.echo(colored(text, color, sys.stderr) if color else text, err=True)
 
 
 # What the SDK says in Python's words, and how a terminal says it.
@@ -84,6 +103,7 @@ _WORDS = [
         (r"client\.endpoints\.list\(\)( has them)?", r"`dbllm endpoints list`\1"),
         (r"call client\.endpoint\('(.*?)'\)", r"name the endpoint, \1"),
         (r"client\.endpoint\('(.*?)'\)", r"the endpoint \1"),
+        (r" The text received so far is in error\.partial_text; call again", " Call again"),
         (r"\b(chat|complete|embed|predict)\(\)", r"`dbllm \1`"),
     )
 ]
@@ -107,7 +127,7 @@ def print_error(error: object) -> None:
     elif isinstance(error, OSError):
         reason = error.strerror or type(error).__name__
         error = f"the standard output cannot be written: {reason}. Redirect it to a file, or to {os.devnull}."
-    note(colored(f"dbllm: {printable(' '.join(str(error).split()))}", typer.colors.RED, sys.stderr))
+    note(f"dbllm: {printable(' '.join(str(error).split()))}", typer.colors.RED)
 
 
 def join_surrogates(text: str, *, lone: str = "surrogatepass") -> str:
@@ -160,11 +180,20 @@ def show(value: object, titles: Sequence[str], rows: Sequence[Sequence[object]],
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(titles))
     console = rich_console()
-    longest = min(max([0, *(len(row[0]) for row in cells)]), console.width)
+    longest = max([0, *(len(row[0]) for row in cells)])
+    if longest + LEAST_WIDTH * (len(titles) - 1) > console.width:  # the name on a line of its own, and the rest below
+        for row in cells:
+            rest = "  ".join(filter(None, row[1:]))
+            write(
+                "\n".join(
+                    [row[0], *textwrap.wrap(rest, console.width - 2, initial_indent="  ", subsequent_indent="  ")]
+                )
+            )
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(titles))
     for place, title in enumerate(titles):  # the first column is a name, and one that is cut or folded is no name
-        table.add_column(title, overflow="fold", min_width=longest if place == 0 else None)
+        table.add_column(title, overflow="fold", no_wrap=place == 0)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))  # no markup: a name may hold brackets
     console.print(table)

@@ -65,11 +65,13 @@ def doctor(
 
 def _show(finding: Finding) -> None:
     color = typer.colors.GREEN if finding.ok else typer.colors.RED
-    mark = console.colored("ok  " if finding.ok else "FAIL", color, sys.stdout)
+    mark = "ok  " if finding.ok else "FAIL"
     said = " ".join(console.printable(finding.said).split())
-    typer.echo(f"{mark} {finding.check:<14} {finding.seconds * 1000:6.0f} ms  {said}")
+    line = f"{mark} {finding.check:<14} {finding.seconds * 1000:6.0f} ms  {said}"
+    shown = console.wrapped(line, sys.stdout, " " * 5).removeprefix(mark)
+    typer.echo(console.colored(mark, color, sys.stdout) + shown)
     if finding.advice:
-        typer.echo(f"{'':31}-> {console.printable(finding.advice)}")
+        typer.echo(console.wrapped(f"{'':31}-> {console.printable(finding.advice)}", sys.stdout, " " * 5))
 
 
 def examine(host: str | None, profile: str | None, endpoint: str | None) -> Iterator[Finding]:

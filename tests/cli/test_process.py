@@ -82,7 +82,7 @@ def test_an_endpoint_that_cannot_chat_is_refused_at_the_start(environ: dict[str,
     ):
         terminal = Terminal(["chat", name], environ)
         assert terminal.end() == 1
-        assert said in terminal.seen.replace(b"\r\n", b""), terminal.seen
+        assert said in terminal.seen.replace(b"\r\n", b" "), terminal.seen  # no name is cut
         assert b"> " not in terminal.seen
 
 
@@ -105,13 +105,32 @@ def test_a_workspace_shows_each_request_on_a_terminal_unless_it_is_to_be_quiet(
     assert (b"POST" in terminal.seen) is not bool(options)
 
 
-@pytest.mark.parametrize("width", [60, 80, 200])
-def test_a_table_keeps_names_whole_on_every_terminal(environ: dict[str, str], width: int) -> None:
-    terminal = Terminal(["endpoints", "list"], {**environ, "COLUMNS": str(width), "NO_COLOR": "1"})
-    assert terminal.end() == 0
-    lines = terminal.seen.decode().splitlines()
-    assert any(line.startswith("databricks-bge-large-en") for line in lines)
-    assert max(map(len, lines)) <= width
+def test_a_table_keeps_names_whole_and_loses_no_letter_on_every_terminal(environ: dict[str, str]) -> None:
+    letters = set()
+    for width in (30, 60, 80, 200):
+        terminal = Terminal(["endpoints", "list"], {**environ, "COLUMNS": str(width), "NO_COLOR": "1"})
+        assert terminal.end() == 0
+        lines = terminal.seen.decode().splitlines()
+        assert any(line.startswith("databricks-bge-large-en") for line in lines), width
+        assert max(map(len, lines)) <= width
+        letters.add("".join(sorted("".join(lines[1:] if width > 30 else lines).replace(" ", ""))))
+    assert len(letters) == 1  # at 30 columns there is no title
+
+
+def test_no_name_is_cut_in_what_a_terminal_shows_at_sixty_columns(environ: dict[str, str]) -> None:
+    name = "databricks-bge-large-en"
+    for command, status in (
+        (["chat", name], 1),
+        (["complete", name, "hi"], 1),
+        (["doctor"], 0),
+        (["predict", name], 1),
+    ):
+        terminal = Terminal(command, {**environ, "COLUMNS": "60", "NO_COLOR": "1"})
+        terminal.type(b"{}\n\x04")  # for predict, which reads what is typed
+        assert terminal.end() == status, terminal.seen
+        lines = terminal.seen.decode().splitlines()
+        assert max(map(len, lines)) <= 60, lines
+        assert sum(name in line for line in lines), lines
 
 
 def test_verbose_shows_each_call(environ: dict[str, str]) -> None:
@@ -206,6 +225,16 @@ def test_a_reader_that_goes_away_is_no_reason_to_complain(environ: dict[str, str
     command.wait(PATIENCE)
     assert len(json.loads(first)) == 256
     assert said == b""
+
+
+def test_a_bar_shows_how_far_many_texts_are_on_a_terminal_alone(environ: dict[str, str]) -> None:
+    command = ["embed", "databricks-bge-large-en", *map(str, range(250)), "--param", "batch_size=50"]
+    terminal = Terminal(command, environ)
+    assert terminal.end() == 0
+    assert b"embedding" in terminal.seen
+    assert b"50/250" in terminal.seen
+    piped = subprocess.run([*DBLLM, *command], env=environ, capture_output=True, check=True)
+    assert (len(piped.stdout.splitlines()), piped.stderr) == (250, b"")
 
 
 def test_without_its_packages_it_says_what_to_install(tmp_path: Path, environ: dict[str, str]) -> None:

@@ -125,8 +125,7 @@ def test_a_terminal_shows_a_long_name_whole(nasty: dict[str, str], serve: Callab
 
     terminal = Terminal(["endpoints", "list"], {**nasty, "DATABRICKS_HOST": serve(listing).host, "NO_COLOR": "1"})
     terminal.end()
-    column = [line.split(" ")[0] for line in terminal.seen.decode().splitlines()[1:]]
-    assert "".join(column) == name
+    assert name in terminal.seen.decode().replace("\r\n", "")
 
 
 def run(command: str, environ: dict[str, str], redirect: str = "</dev/null", **more: str) -> Any:
