@@ -69,6 +69,7 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "Limits: rates, tokens and adaptive concurrency": 440,
     "model services, Responses on models, agents on Apps, route-optimised endpoints, tags, fallbacks, httpx2": 1450,
     "whatever was sent and may be secret is taken out of errors, tracebacks and logs": 217,
+    "a chat or a response without any event is no answer, though it ends with [DONE]": 6,
     "interrupts leave no socket and no module in part; parsers take linear time; each choice ends by itself": 325,
     "replies, clients and lists show themselves; tables, series and arrays in and out; progress": 300,
 }

@@ -282,7 +282,9 @@ def _with_fault(made: WireAnswer, answer: ScriptedAnswer, kind: WireKind) -> Wir
     if fault == "bad_json":
         if not made.streams:
             return replace(made, body=made.body[: len(made.body) // 2])
-        broken = (0.0, made.frames[half][1].rstrip()[:-8] + b"\n\n")
+        frame = made.frames[half][1].rstrip()
+        data = frame.index(b"data: ") + len(b"data: ")
+        broken = (0.0, frame[: (data + len(frame)) // 2] + b"\n\n")
         return replace(made, frames=(*made.frames[:half], broken, *made.frames[half + 1 :]))
     if fault == "stream_ends_early":
         return replace(made, frames=made.frames[:half], body=made.body[: len(made.body) // 2])
