@@ -4,7 +4,8 @@
       {"request": {"method", "path", "body"}, "response": {"status", "headers", "seconds", "body"}}]}
 
 A body that is no JSON is `text`, or `base64`. A stream has `events` in the place of the body, one a line: the second in
-which it came, its `data` (JSON or text), its `event` and its `id`; `ends` is "cut" where the connection broke.
+which it came, its `data` (JSON or text), its `event` and its `id`; `ends` is "cut" where the connection broke. What all
+data have in common stands once, in `each`; `said` is the text of all, for who reads the file.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ from dbllm.testing.recorded_secrets import HIDDEN
 
 FORMAT = 1
 _FRAME_END = re.compile(rb"\r?\n\r?\n")
-_KEPT_HEADERS = frozenset(
-    {"content-type", "x-request-id", "retry-after", "retry-after-ms", "served-model-name", "x-databricks-org-id"}
-)
+_KEPT_HEADERS = frozenset({"content-type", "x-request-id", "retry-after", "retry-after-ms", "served-model-name"})
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character: JSON can have it, UTF-8 cannot
 _SENT = ("recorded", "sent")
 
@@ -203,10 +202,51 @@ def kept_headers(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
 def to_text(recording: Recording) -> str:
     """A recording as the text of its file."""
     content: dict[str, Any] = {"format": FORMAT}
-    if recording.cluster_id:
+    if recording.cluster_id and any(recording.cluster_id in one.request["path"] for one in recording.interactions):
         content["cluster_id"] = recording.cluster_id
-    content["interactions"] = [{"request": one.request, "response": one.response} for one in recording.interactions]
+    content["interactions"] = [
+        {"request": one.request, "response": _with_common_once(one.response)} for one in recording.interactions
+    ]
     return _indented(content, 0) + "\n"
+
+
+def _with_common_once(response: dict[str, Any]) -> dict[str, Any]:
+    """A stream's response with the fields that all data share in one place, and its text."""
+    events = response.get("events", [])
+    data = [event["data"] for event in events if isinstance(event.get("data"), dict)]
+    if len(data) < 2:
+        return response
+    first = data[0]
+    common = {name: first[name] for name in first if all(name in one and one[name] == first[name] for one in data)}
+    short = [
+        {**event, "data": {name: value for name, value in event["data"].items() if name not in common}}
+        if isinstance(event.get("data"), dict)
+        else event
+        for event in events
+    ]
+    rest = {name: value for name, value in response.items() if name not in ("events", "ends")}
+    more = {name: value for name, value in (("said", "".join(map(_said_in, data))), ("each", common)) if value}
+    return {**rest, **more, "events": short, **({"ends": response["ends"]} if "ends" in response else {})}
+
+
+def _with_common_in_each(response: dict[str, Any]) -> dict[str, Any]:
+    common = response.get("each", {})
+    events = [
+        {**event, "data": {**common, **event["data"]}} if isinstance(event.get("data"), dict) else event
+        for event in response.get("events", [])
+    ]
+    kept = {name: value for name, value in response.items() if name not in ("said", "each")}
+    return {**kept, "events": events} if "events" in response else kept
+
+
+def _said_in(data: dict[str, Any]) -> str:
+    """The text in an event's data."""
+    match data:
+        case {"choices": [{"delta": {"content": str(text)}}, *_]} | {"choices": [{"text": str(text)}, *_]}:
+            return text
+        case {"type": "response.output_text.delta", "delta": str(text)}:
+            return text
+    return ""
 
 
 def _indented(value: Any, depth: int, name: str = "") -> str:
@@ -242,7 +282,9 @@ def from_text(text: str, name: str) -> Recording:
             raise ValueError(
                 f"{name} has format {content['format']!r}, and this version of dbllm reads {FORMAT}: {hint}."
             )
-        found = [Interaction(dict(one["request"]), dict(one["response"])) for one in content["interactions"]]
+        found = [
+            Interaction(dict(one["request"]), _with_common_in_each(one["response"])) for one in content["interactions"]
+        ]
         for one in found:
             _ = one.request["method"], one.request["path"], int(one.response["status"])
     except (LookupError, TypeError, AttributeError, json.JSONDecodeError) as error:

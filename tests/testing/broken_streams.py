@@ -152,13 +152,19 @@ def peers() -> dict[str, str]:
     return found
 
 
+def _with_table(page: str, made: str) -> str:
+    begin, end = MARKS
+    before, _, rest = page.partition(f"{begin}\n")
+    return f"{before}{begin}\n{made}\n{end}{rest.partition(end)[2]}"
+
+
 def main() -> int:
     """Compare, or write."""
     if "--write" in sys.argv and importlib.util.find_spec("openai") is not None:
         FILE.write_text(json.dumps(measure_openai(), indent=1) + "\n", "utf-8")
     made, page = table(measure(), peers()), README.read_text("utf-8")
     if "--write" in sys.argv:
-        README.write_text(page.replace(f"{MARKS[0]}\n{inside(page)}", f"{MARKS[0]}\n{made}"), "utf-8")
+        README.write_text(_with_table(page, made), "utf-8")
         return 0
     print(made)
     return 0 if inside(page) == made else 1
