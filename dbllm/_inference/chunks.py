@@ -19,6 +19,7 @@ class TextWire:
     """Streamed text of any kind of endpoint; the whole is the text."""
 
     choices = 1
+    may_be_empty = True
 
     def __init__(self) -> None:
         self._first: int | None = None  # the number of the one choice there is, as the server counts
@@ -40,6 +41,8 @@ class TextWire:
 
 class ChatWire(Generic[ParsedT]):
     """A streamed chat; the whole is a `ChatCompletion`, read as the `response_model` if one was passed."""
+
+    may_be_empty = False
 
     def __init__(self, response_model: type[ParsedT] | None, choices: int = 1) -> None:
         self._response_model, self.choices = response_model, choices
@@ -77,6 +80,7 @@ class ResponsesWire:
     """An agent's streamed response; the whole is a `Response`."""
 
     choices = 1
+    may_be_empty = False
 
     def __init__(self) -> None:
         self._places = ItemPlaces()

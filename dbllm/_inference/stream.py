@@ -38,6 +38,7 @@ class StreamWire(Protocol[C, R_co]):
     """The wire format of a stream: bytes to chunks, and chunks to the whole reply."""
 
     choices: int  # answers that were asked for
+    may_be_empty: bool  # [DONE] alone is an answer
 
     def again(self) -> StreamWire[C, R_co]: ...
     def chunk(self, data: bytes, stream: OpenStream, /) -> C: ...
@@ -291,6 +292,8 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
             raise self._broken("the stream ended before the answer was complete")
         event = opened.events.popleft() if more else None
         if event is None or event.data.strip() == b"[DONE]":
+            if not self._received and not self._wire.may_be_empty:
+                raise self._broken("the stream ended before its first event")
             self._done = True
             try:  # read the end of the body that follows [DONE], so that the connection can serve the next call
                 until = clock() + _AFTER_DONE

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dbllm.testing.fault_plans import ALL_FAULTS, FAULT_KINDS, SAFE_FAULTS, FaultKind, FaultName
     from dbllm.testing.journal import ModelCall, ModelCalls
     from dbllm.testing.leak_census import Census, leaks, take_census
+    from dbllm.testing.recorder import Recorder, recording
     from dbllm.testing.resilience import ResilienceReport, ResilienceRow, assert_resilient
     from dbllm.testing.resilience_faults import RESILIENCE_FAULTS
     from dbllm.testing.scripted_answers import STREAM_FAULTS
@@ -52,6 +53,7 @@ __all__ = [
     "FaultServer",
     "ModelCall",
     "ModelCalls",
+    "Recorder",
     "ResilienceReport",
     "ResilienceRow",
     "Scripted",
@@ -65,6 +67,7 @@ __all__ = [
     "fault_server",
     "faults",
     "leaks",
+    "recording",
     "scripted_workspace",
     "take_census",
     "workspace",
@@ -75,6 +78,7 @@ _NAMES = {  # where each name is; the pytest plugin imports this package, and a 
     "fault_plans": "ALL_FAULTS FAULT_KINDS SAFE_FAULTS FaultKind FaultName",
     "journal": "ModelCall ModelCalls",
     "leak_census": "Census leaks take_census",
+    "recorder": "Recorder recording",
     "resilience": "ResilienceReport ResilienceRow assert_resilient",
     "resilience_faults": "RESILIENCE_FAULTS",
     "scripted_answers": "STREAM_FAULTS",

@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixtures `scripted` and `workspace`. What they need is imported when a test asks for one.
+"""The pytest plugin: the fixtures `scripted`, `recorded` and `workspace`, imported when a test asks for one.
 
 Scope: `scripted` is made anew for each test, at a port of its own, so that tests which run at once in several
 processes (pytest-xdist) do not meet; for tasks at once within a test there is `scripted.scope()`. `workspace` lives as
@@ -7,6 +7,8 @@ long as the session, once in each process.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from dbllm.local import Workspace
+    from dbllm.testing.recorder import Recorder
     from dbllm.testing.scripted_server import Scripted
 
 _JOURNALS = pytest.StashKey[list[Any]]()
@@ -25,13 +28,50 @@ def scripted(request: pytest.FixtureRequest) -> Iterator[Scripted]:
 
     A call that no answer was written for makes the test fail.
     """
-    from dbllm.testing.scripted_server import Scripted, workspace_environment
+    from dbllm.testing.loopback_workspace import workspace_environment
+    from dbllm.testing.scripted_server import Scripted
 
     made = Scripted()
     made.start()
     request.node.stash.setdefault(_JOURNALS, []).append(made)
     try:
         with workspace_environment(made.env):
+            yield made
+    finally:
+        made.close()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the fixture `recorded` does."""
+    group = parser.getgroup("dbllm")
+    group.addoption(
+        "--dbllm-record",
+        choices=("once", "replay", "none"),
+        help="recordings: `once` replays the file, or records it where there is none; `replay` never records (default "
+        "where CI is set, else `once`); `none` does neither and calls the workspace",
+    )
+
+
+@pytest.fixture
+def recorded(request: pytest.FixtureRequest) -> Iterator[Recorder]:
+    """Records what this test sends to the workspace of the environment, or replays it from a file that lies beside it.
+
+    The file is `recordings/<test file>/<test>.json`. A request that is not in it makes the test fail.
+    """
+    from dbllm.testing.loopback_workspace import workspace_environment
+    from dbllm.testing.recorder import Recorder
+
+    mode: Any = request.config.getoption("--dbllm-record", None) or ("replay" if os.environ.get("CI") else "once")
+    name = re.sub(r"[^\w.-]+", "-", request.node.name).strip("-")
+    path = request.path.parent / "recordings" / request.path.stem / f"{name}.json"
+    try:
+        made = Recorder(path, mode)
+    except ValueError as error:
+        pytest.fail(str(error), pytrace=False)
+    made.start()
+    request.node.stash.setdefault(_JOURNALS, []).append(made)
+    try:
+        with workspace_environment(*made.environment):
             yield made
     finally:
         made.close()

@@ -25,8 +25,9 @@ import anyio.lowlevel
 
 from dbllm import AsyncClient, Client, DbllmError
 from dbllm.testing.journal import ModelCall
+from dbllm.testing.loopback_workspace import workspace_environment
 from dbllm.testing.resilience_faults import CATALOGUE, TOO_EARLY, ResilienceFault
-from dbllm.testing.scripted_server import Scripted, workspace_environment
+from dbllm.testing.scripted_server import Scripted
 from dbllm.testing.server import ServerSettings
 
 Outcome = Literal["value", "accepted", "typed error", "wrong value", "crash", "hang", "not met"]

@@ -12,58 +12,34 @@ with scripted_workspace() as scripted, Client() as client:
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from dbllm.testing.connection import LoopbackConnection, framed, head
 from dbllm.testing.fault_plans import FAULT_STATUSES, FaultName, FaultPlan, plan_request
-from dbllm.testing.loopback import LoopbackThread
+from dbllm.testing.loopback_workspace import LoopbackWorkspace, workspace_environment
 from dbllm.testing.model_answers import Asked
 from dbllm.testing.resilience_faults import Hit
 from dbllm.testing.scripted_models import ScriptedModels
-from dbllm.testing.server import ServerSettings
 from dbllm.testing.upstream import ServerAnswer, one_piece
 from dbllm.testing.wire_answers import WireAnswer
 
-_BACKLOG = 1024
 
-
-class Scripted(ScriptedModels):
+class Scripted(ScriptedModels, LoopbackWorkspace):
     """The workspace on loopback; `scripted_workspace` and the fixture `scripted` make one.
 
     Attributes:
-        host: its address, for any client.
-        token: opens it, as any other does.
+        host, token: for clients that do not find it by the environment.
         settings: seconds of faults, as `fault_server` has them.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.host, self.token = "", f"scripted-{secrets.token_hex(8)}"
-        self.settings = ServerSettings()
-        self.connections: set[LoopbackConnection] = set()
-        self.accepted = 0
-        self.flaws: list[str] = []
-        self._thread = LoopbackThread(self._serve, "scripted workspace")
-        self._apps: dict[str, str] = {}
-        self._servers: list[asyncio.AbstractServer] = []
+        ScriptedModels.__init__(self)
+        LoopbackWorkspace.__init__(self)
 
-    @property
-    def openai_base_url(self) -> str:
-        """The `base_url` for OpenAI's clients; the model's name is the endpoint's."""
-        return f"{self.host}/serving-endpoints"
-
-    @property
-    def env(self) -> dict[str, str]:
-        """The variables by which clients find it."""
-        return {
-            "DATABRICKS_HOST": self.host,
-            "DATABRICKS_TOKEN": self.token,
-            "DATABRICKS_CLUSTER_ID": "0000-000000-scripted",
-        }
+    def connection(self, app: str) -> LoopbackConnection:
+        """Serves one connection."""
+        return _ScriptedConnection(self, app)
 
     @contextmanager
     def scope(self) -> Iterator[Scripted]:
@@ -80,40 +56,6 @@ class Scripted(ScriptedModels):
             inner.close()
             self._script.problems += inner._script.problems
 
-    def start(self) -> None:
-        """Listen."""
-        self.host = f"http://127.0.0.1:{self._thread.start()}"
-
-    def close(self) -> None:
-        """End the server and all its connections."""
-        self._thread.close()
-
-    async def _serve(self, stop: asyncio.Event, listening: Callable[[int], None]) -> None:
-        listening(await self.listen(""))
-        try:
-            await stop.wait()
-        finally:
-            for server in self._servers:
-                server.close()
-            for connection in tuple(self.connections):
-                connection.close(reset=True)
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-
-    async def listen(self, app: str) -> int:
-        """Listen at a further port, for the workspace or for an app."""
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(partial(_ScriptedConnection, self, app), "127.0.0.1", 0, backlog=_BACKLOG)
-        self._servers.append(server)
-        port: int = server.sockets[0].getsockname()[1]
-        return port
-
-    async def app_url(self, name: str) -> str:
-        """The address of an agent's app: each has a port of its own."""
-        if name not in self._apps:
-            self._apps[name] = f"http://127.0.0.1:{await self.listen(name)}"
-        return self._apps[name]
-
     def respond(self, asked: Asked, app: str, app_url: str = "") -> WireAnswer:
         """The answer to a request; `app_url` is the address of the app that it asks for."""
         self._script.pause = self.settings.pause
@@ -122,12 +64,6 @@ class Scripted(ScriptedModels):
     def interfere(self, hit: Hit | None, now: Callable[[], float]) -> Callable[[], int]:
         """Let faults of `assert_resilient` hit calls; see `Script.interfere`."""
         return self._script.interfere(hit, now)
-
-    # What a connection of the fault server asks of its server.
-
-    def plan(self, _nonce: str) -> FaultPlan:
-        """Faults belong to answers here, so none is planned before a request has been read."""
-        return FaultPlan(None, 0.0)
 
     def draw(self, fault: FaultName) -> FaultPlan:
         """Where a fault hits."""
@@ -210,19 +146,6 @@ class _ScriptedConnection(LoopbackConnection):
 
 def _headers(made: WireAnswer) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), str(value).encode()) for name, value in made.headers.items()]
-
-
-@contextmanager
-def workspace_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables, and remove all others that begin with DATABRICKS_, until the end of the block."""
-    before = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("DATABRICKS_")}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            os.environ.pop(name, None)
-        os.environ.update(before)
 
 
 @contextmanager

@@ -23,12 +23,14 @@ class ServerAnswer:
         headers: as they came, without those that belong to one connection.
         streams: the body's pieces are to be passed on as they come.
         pieces: of the body.
+        reached: a server answered; else the answer is ours, and says why.
     """
 
     status: int
     headers: list[tuple[bytes, bytes]]
     streams: bool
     pieces: AsyncIterator[bytes]
+    reached: bool = True
 
 
 async def forward(base: str, asked: Asked) -> ServerAnswer:
@@ -38,7 +40,7 @@ async def forward(base: str, asked: Asked) -> ServerAnswer:
         port = url.port or (443 if url.scheme == "https" else 80)
         reader, writer = await asyncio.open_connection(url.hostname, port, ssl=url.scheme == "https" or None)
     except OSError as error:
-        return ServerAnswer(502, [(b"content-type", b"text/plain")], False, one_piece(f"no upstream: {error}".encode()))
+        return _unreached(f"no upstream: {error}")
     connection = h11.Connection(h11.CLIENT)
     headers = [(name, value) for name, value in asked.headers.items() if name not in _OF_ONE_CONNECTION]
     headers += [("host", url.netloc.rpartition("@")[2]), ("connection", "close")]
@@ -54,13 +56,17 @@ async def forward(base: str, asked: Asked) -> ServerAnswer:
             raise EOFError("it ended without an answer")
     except (OSError, EOFError, h11.ProtocolError) as error:
         writer.close()
-        return ServerAnswer(502, [(b"content-type", b"text/plain")], False, one_piece(f"upstream: {error}".encode()))
+        return _unreached(f"upstream: {error}")
     except BaseException:
         writer.close()
         raise
     kept = [(name, value) for name, value in event.headers if name.decode() not in _OF_ONE_CONNECTION]
     kind = dict(kept).get(b"content-type", JSON)
     return ServerAnswer(event.status_code, kept, kind.startswith(EVENTS), _pieces(connection, reader, writer))
+
+
+def _unreached(why: str) -> ServerAnswer:
+    return ServerAnswer(502, [(b"content-type", b"text/plain")], False, one_piece(why.encode()), reached=False)
 
 
 async def _next_event(connection: h11.Connection, reader: asyncio.StreamReader) -> object:

@@ -46,7 +46,7 @@ class WireAnswer:
 
     @property
     def streams(self) -> bool:
-        return self.headers.get("content-type", "").startswith("text/event-stream")
+        return bool(self.frames)
 
 
 class UnfitError(ValueError):
@@ -276,12 +276,16 @@ def _with_fault(made: WireAnswer, answer: ScriptedAnswer, kind: WireKind) -> Wir
         if kind in ("responses", "agent"):
             error = {"type": "error", "code": "INTERNAL_ERROR", "message": message, "sequence_number": half}
         whole = {"error_code": "INTERNAL_ERROR", "message": message}
-        return replace(made, frames=(*made.frames[:half], (0.0, _data_frame(error).encode())), body=_dumped(whole))
+        if not made.streams:
+            return replace(made, body=_dumped(whole))
+        return replace(made, frames=(*made.frames[:half], (0.0, _data_frame(error).encode())))
     if fault == "bad_json":
-        broken = (0.0, made.frames[half][1].rstrip()[:-8] + b"\n\n") if made.frames else (0.0, b"")
-        return replace(
-            made, frames=(*made.frames[:half], broken, *made.frames[half + 1 :]), body=made.body[: len(made.body) // 2]
-        )
+        if not made.streams:
+            return replace(made, body=made.body[: len(made.body) // 2])
+        frame = made.frames[half][1].rstrip()
+        data = frame.index(b"data: ") + len(b"data: ")
+        broken = (0.0, frame[: (data + len(frame)) // 2] + b"\n\n")
+        return replace(made, frames=(*made.frames[:half], broken, *made.frames[half + 1 :]))
     if fault == "stream_ends_early":
         return replace(made, frames=made.frames[:half], body=made.body[: len(made.body) // 2])
     return made

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dbllm import Client
 from dbllm.local.extras import load
-from dbllm.testing.scripted_server import workspace_environment
+from dbllm.testing.loopback_workspace import workspace_environment
 
 if TYPE_CHECKING:
     from dbllm.local.invocation.faults import Fault

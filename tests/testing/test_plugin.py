@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import dbllm
+from dbllm.testing.recordings import Interaction, Recording, to_text
 
 ROOT = str(Path(dbllm.__file__).parents[1])
 
@@ -18,7 +19,8 @@ def run(folder: Path, tests: str, *options: str) -> str:
     """The report of a run that has no plugin but ours, and those of `options`."""
     (folder / "test_it.py").write_text(tests)
     command = [sys.executable, "-m", "pytest", "-rA", "-W", "error", "--rootdir", str(folder), "-p", "no:cacheprovider"]
-    environment = {**os.environ, "PYTHONPATH": ROOT, "HOME": str(folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "DATABRICKS_HOST")}
+    environment |= {"PYTHONPATH": ROOT, "HOME": str(folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     environment["COLUMNS"] = "300"
     command += ["-p", "dbllm.testing.plugin", *options]
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False).stdout
@@ -51,6 +53,15 @@ def test_passes(scripted):
     scripted.reply("one")
     assert answer("hi") == "one"
 
+def test_replays(recorded):
+    assert answer("hi") == "from the file"
+
+def test_sends_another(recorded):
+    assert answer("hello") == "sorry"
+
+def test_has_no_file(recorded):
+    raise AssertionError
+
 def test_with_a_model(monkeypatch, request):
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     request.getfixturevalue("workspace")
@@ -59,7 +70,17 @@ def test_with_a_model(monkeypatch, request):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return run(tmp_path_factory.mktemp("run"), TESTS)
+    folder = tmp_path_factory.mktemp("run")
+    request = {"method": "POST", "path": "/serving-endpoints/m/invocations"}
+    message = {"role": "assistant", "content": "from the file"}
+    said = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    answer = {"status": 200, "headers": {"content-type": "application/json"}, "seconds": 0.1, "body": said}
+    recordings = folder / "recordings" / "test_it"
+    recordings.mkdir(parents=True)
+    one = Interaction({**request, "body": {"messages": [{"role": "user", "content": "hi"}]}}, answer)
+    for name in ("test_replays", "test_sends_another"):
+        (recordings / f"{name}.json").write_text(to_text(Recording([one])))
+    return run(folder, TESTS)
 
 
 def test_a_call_beyond_the_script_fails_its_test_also_where_the_code_swallows_the_error(report: str) -> None:
@@ -75,12 +96,19 @@ def test_the_journal_stands_in_the_report_of_a_test_that_fails(report: str) -> N
     assert "1 call:\n  1. chat to 'm': 'hi' → 200" in report
 
 
+def test_a_recording_lies_beside_its_test_and_a_request_that_is_not_in_it_fails_the_test(report: str) -> None:
+    assert "PASSED test_it.py::test_replays" in report
+    assert "FAILED test_it.py::test_sends_another - Failed: The recording" in report
+    assert "body.messages[0].content: recorded 'hi', sent 'hello'" in report
+    assert "ERROR test_it.py::test_has_no_file - Failed: there is nothing to record: set DATABRICKS_HOST" in report
+
+
 def test_a_run_that_uses_no_fixture_loads_nothing(report: str) -> None:
     assert "PASSED test_it.py::test_nothing_is_loaded" in report
 
 
 def test_the_workspace_is_skipped_with_a_sentence_without_its_extra(report: str) -> None:
-    assert "2 failed, 2 passed, 1 skipped" in report
+    assert "3 failed, 3 passed, 1 skipped, 1 error" in report
     assert "pip install 'dbllm[local]'" in report
 
 
