@@ -24,9 +24,7 @@ from ._misnomers import CLIENT_NAMES, NamesOurs, OnlyAsync, explain_keywords
 from ._protocol.paths import app_name, app_path, query_string
 from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref, fallback_refs
 from ._protocol.tasks import parse_task
-from ._transport.call import Attempt
-from ._transport.hooks import Hook, Hooks, Observers
-from ._transport.logs import show_logs
+from ._transport.hooks import Hooks, Observers, OnAttempt
 from ._transport.options import Options
 from ._transport.retry import Retry, Timeout
 from ._transport.transport import Transport
@@ -116,12 +114,10 @@ class AsyncClient(NamesOurs, OnlyAsync):
         cert: Cert | None = None,
         proxy: ProxyLike | None = None,
         trust_env: bool = True,
-        on_attempt: Hook[Attempt] | None = None,
+        on_attempt: OnAttempt | None = None,
         hooks: Hooks | None = None,
         limits: Limits | None = None,
     ) -> None:
-        if level := os.environ.get("DBLLM_LOG"):
-            show_logs(level)
         # From here on, no traceback with local variables shows a credential, nor one in the wrong place.
         host, token, profile, client_id, client_secret, auth_type = hide_arguments(
             host=host,
@@ -137,17 +133,13 @@ class AsyncClient(NamesOurs, OnlyAsync):
             host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
         )
         backend = self._backend(config.host, max_connections, transport, http_client, engine, config.network(network))
-        self._config = config
-        observers = Observers(hooks, on_attempt, backend)
-        backend.refreshed = observers.refreshed
-        self._transport = Transport(config.host, config.auth, backend, observers)
+        self._transport = Transport(config.host, config.auth, backend, Observers(hooks, on_attempt, backend))
         self._options = Options().merged_with(timeout, retry, headers, tags=tags)
-        self._limits = limits
         self._limiters: dict[tuple[str, Limits], CallLimiter] = {}
         self._known: dict[str, Learned] = {}  # what has been learned of each endpoint
         self._cooling: dict[str, float] = {}  # until when an endpoint is passed over, where there is another
         self._agents: dict[str, AgentPlace] = {}  # and of each agent
-        self._owns_connections = True
+        self._config, self._limits, self._owns_connections = config, limits, True
 
     @classmethod
     def local(cls: type[ClientT], port: int | None = None, **options: Any) -> ClientT:

@@ -42,7 +42,7 @@ from .._transport.retry import Retry, Timeout
 from ..errors import APIError, APIStatusError, BadRequestError, NotFoundError
 from .batching import Batch, merge_replies, positive, split
 from .chunks import ChatWire, ResponsesWire, response_of
-from .handle import ModelHandle
+from .handle import ModelHandle, same
 from .progress import OnProgress, ProgressReport, progress_function
 from .stream import AsyncStream, Stream  # noqa: F401 - Stream: the sync verbs' annotations name it
 
@@ -213,20 +213,20 @@ class AsyncEndpoint(ModelHandle):
         async def ask(handle: ModelHandle, report: ProgressReport, batch: Batch) -> Embeddings:
             body, send = {"input": batch.texts, **wire}, self._transport.call
             try:
-                reply = batch.reply(await handle._send("embed", "embeddings", body, options, deadline, send))
+                reply = await handle._send("embed", "embeddings", body, options, deadline, send, batch.reply)
             except APIError as error:
                 error.hint = batch.hint(error.hint)
                 raise
             await report.add(len(batch.texts))
             return reply
 
-        async def ask_all(handle: ModelHandle) -> Embeddings:  # the vectors of one model, whichever it is
+        async def ask_all(handle: ModelHandle, *_: Any) -> Embeddings:  # the vectors of one model, whichever it is
             report = ProgressReport(show, batches[0].of, self._transport.backend.call_user_function)
             calls = [partial(ask, handle, report, batch) for batch in batches]
             return merge_replies(await self._transport.backend.run_bounded(calls, limit))
 
         given = {"input": input, **wire}
-        return await self._watched("embed", given, options, ask_all, lambda reply: reply)
+        return await self._watched("embed", given, options, ask_all, same)
 
     async def predict(
         self,

@@ -27,11 +27,17 @@ if TYPE_CHECKING:
     from .fallback import Fallback
 
 T = TypeVar("T")
-AnswerT = TypeVar("AnswerT")
 InfoT = TypeVar("InfoT", bound=CallInfo)
 Send = Callable[[Call], Awaitable[InfoT]]
+Ask = Callable[..., Coroutine[Any, Any, Any]]
+Read = Callable[[Any], T]
 
 _ELSEWHERE = frozenset({400, 404, 405, 422, 501})  # refusals of a path that does not take this wire format
+
+
+def same(answer: T) -> T:
+    """What reads an answer that is read elsewhere."""
+    return answer
 
 
 class ModelHandle(NamesOurs):
@@ -115,8 +121,8 @@ class ModelHandle(NamesOurs):
         headers = hide_headers(headers)
         flat = self._signature.request(prompt, stop, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
-        read = self._signature.completion
-        return await self._complete(flat, options, self._transport.call, lambda answer: read(*answer))
+        send, read = self._transport.call, self._signature.completion
+        return await self._complete(flat, options, send, lambda answer: read(*answer))
 
     def stream_complete(
         self,
@@ -153,10 +159,10 @@ class ModelHandle(NamesOurs):
             ends = options.deadline(clock)
             kind, send = KIND_OF[verb], self._transport.open
 
-            def ask(handle: ModelHandle) -> Coroutine[Any, Any, OpenStream]:
-                return handle._send(verb, kind, body, options, ends, send, EVENTS)
+            def ask(handle: ModelHandle, read: Any = same) -> Coroutine[Any, Any, OpenStream]:
+                return handle._send(verb, kind, body, options, ends, send, read, EVENTS)
 
-            return await self._watched(verb, body, options, ask, lambda opened: opened, stream=True)
+            return await self._watched(verb, body, options, ask, same, stream=True)
 
         return AsyncStream(clock, start, wire, options.timeout.read)
 
@@ -166,64 +172,59 @@ class ModelHandle(NamesOurs):
         """Send a complete body, and read the response."""
         ends = options.deadline(self._transport.backend.clock)
         kind, send = KIND_OF[verb], self._transport.call
-        return self._watched(
-            verb, body, options, lambda handle: handle._send(verb, kind, body, options, ends, send), read
-        )
+
+        def ask(handle: ModelHandle, read: Any = same) -> Coroutine[Any, Any, Any]:
+            return handle._send(verb, kind, body, options, ends, send, read)
+
+        return self._watched(verb, body, options, ask, read)
 
     def _complete(
-        self,
-        flat: Mapping[str, Any],
-        options: Options,
-        send: Send[InfoT],
-        read: Callable[[tuple[Kind, InfoT]], T],
-        accept: str = JSON,
+        self, flat: Mapping[str, Any], options: Options, send: Send[InfoT], read: Read[T], accept: str = JSON
     ) -> Coroutine[Any, Any, T]:
         """Send a prompt in the form that the endpoint's kind takes; `read` gets the kind and the response."""
         ends = options.deadline(self._transport.backend.clock)
 
-        def ask(handle: ModelHandle) -> Coroutine[Any, Any, tuple[Kind, InfoT]]:
-            return handle._send_prompt(flat, options, ends, send, accept)
+        def ask(handle: ModelHandle, read: Any = same) -> Coroutine[Any, Any, Any]:
+            return handle._send_prompt(flat, options, ends, send, read, accept)
 
         return self._watched("complete", flat, options, ask, read, stream=accept == EVENTS)
 
     def _watched(
-        self,
-        verb: Verb,
-        body: Mapping[str, Any],
-        options: Options,
-        ask: Callable[[ModelHandle], Coroutine[Any, Any, AnswerT]],
-        read: Callable[[AnswerT], T],
-        stream: bool = False,
+        self, verb: Verb, body: Mapping[str, Any], options: Options, ask: Ask, read: Read[T], stream: bool = False
     ) -> Coroutine[Any, Any, T]:
-        """One call, of which hooks are told: of this endpoint or, where it does not answer, of its fallback."""
+        """One call, of which hooks are told: `ask(handle)` this endpoint, or its fallback, and `read` the answer."""
+        observers = self._transport.observers
+        if self._fallback is None and not observers.active():
+            return ask(self, read)  # in one step less
         work = partial(ask, self)
         if self._fallback is not None:
             clock = self._transport.backend.clock
             work = partial(self._fallback.first_answer, ask, options.retry, clock)
-        about = verb, self.name, self._transport.host, stream, body
-        return self._transport.observers.watch(about, work, read)
+        return observers.watch((verb, self.name, self._transport.host, stream, body), work, read)
 
     async def _send_prompt(
-        self, flat: Mapping[str, Any], options: Options, ends: float, send: Send[InfoT], accept: str
-    ) -> tuple[Kind, InfoT]:
+        self, flat: Mapping[str, Any], options: Options, ends: float, send: Send[InfoT], read: Read[T], accept: str
+    ) -> T:
         rejected: list[BadRequestError] = []
         try:
             known = await self._lookup_kind(options, ends)
             for kind in candidate_kinds(known, flat, self._ref.guesses):
                 try:
                     body = request_body(kind, flat, self.name)
-                    info = await self._send("complete", kind, body, options, ends, send, accept)
+                    info = await self._send("complete", kind, body, options, ends, send, same, accept)
                 except BadRequestError as error:
                     rejected.append(error)
                 else:
                     if known is None:
                         accepted = self._known.get(self.name) or Learned(None, ())
                         self._known[self.name] = replace(accepted, kind=kind)
-                    return kind, info
-            raise all_rejected(rejected)
+                    break
+            else:
+                raise all_rejected(rejected)
         except APIStatusError as error:
             await self._explain("complete", error, ends)
             raise
+        return read((kind, info))
 
     async def _send(
         self,
@@ -233,8 +234,9 @@ class ModelHandle(NamesOurs):
         options: Options,
         deadline: float,
         send: Send[InfoT],
+        read: Callable[[InfoT], T],
         accept: str = JSON,
-    ) -> InfoT:
+    ) -> T:
         """Send a body where its kind is taken. If it is refused there, the endpoint's description may name another."""
         failed: dict[Route, APIStatusError] = {}
         while untried := self._untried(kind, failed):
@@ -256,7 +258,7 @@ class ModelHandle(NamesOurs):
                 if failed or len(untried) > 1:
                     self._remember(kind, route)
                 info.endpoint = self._ref.name
-                return info
+                return read(info)
         raise self._refused_everywhere(verb, failed)
 
     def _untried(self, kind: Kind, failed: Mapping[Route, object]) -> Sequence[Route]:

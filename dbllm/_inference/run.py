@@ -231,7 +231,9 @@ class RunEvents(AsyncStream[ResponseEvent, Response]):
                 await self._backend.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
             try:
-                opened = self._opened = await run._events(self._after)
+                again = await run._events(self._after)
+                again.observed, opened.observed = opened.observed, None
+                opened = self._opened = again
             except StreamInterruptedError:  # there is no further event yet
                 self._is_broken = False
                 opened.events.clear()

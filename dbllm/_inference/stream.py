@@ -6,7 +6,6 @@ and no cancel scope is open while the caller holds a chunk.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,12 +18,9 @@ from .._protocol.models import ChatCompletionChunk, CompletionChunk, ResponseEve
 from .._protocol.reply import CallInfo, HasCallInfo
 from .._protocol.responses import bounded_json
 from .._transport.call import OpenStream
-from .._transport.hooks import ObservedStream
 from .._transport.options import hide_frames
 from .._transport.replies import decode_or_raise
 from ..errors import APIError, APITimeoutError, StreamInterruptedError
-
-log = logging.getLogger("dbllm.stream")
 
 C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk | ResponseEvent)
 R = TypeVar("R")
@@ -68,7 +64,6 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
         self._done = False  # [DONE] or a whole answer has arrived
         self._choices: dict[int, bool] = {}  # those that have begun, and whether their finish_reason has arrived
         self._ended = self._busy = self._read_up = False
-        self._observed: ObservedStream | None = None  # until hooks have been told of its end
 
     def __repr__(self) -> str:
         state = "ended" if self._done else "closed" if self._ended else "open" if self._opened else "not opened"
@@ -168,8 +163,7 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
         if opened is not None and opened.exchange is not None and not self._ended:
             self._ended = True
             opened.exchange.close_soon()
-        if (observed := getattr(self, "_observed", None)) is not None:
-            self._observed = None
+        if opened is not None and (observed := opened.take_observed()) is not None:
             run_without_loop(observed.end(self, self._complete, dropped=True))
 
     async def _open(self) -> OpenStream:
@@ -177,27 +171,12 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
             if self._ended:
                 raise RuntimeError("this stream is closed; call the verb again for a new one.")
             self._opened = await self._start()
-            self._observed = self._opened.observed
         return self._opened
 
     async def _close(self, error: BaseException | None = None) -> None:
-        if self._opened is not None and not self._ended:
-            self._log(self._opened.endpoint, error)
         self._ended = True
-        try:
-            if self._opened is not None and self._opened.exchange is not None:
-                await self._opened.exchange.close_after(error)
-        finally:
-            if (observed := self._observed) is not None:
-                self._observed = None
-                await observed.end(self, self._complete, error)
-
-    def _log(self, endpoint: str, error: BaseException | None) -> None:
-        level = logging.DEBUG if error is None else logging.INFO
-        if log.isEnabledFor(level):
-            how = type(error).__name__ if error else "whole" if self._complete else "closed early"
-            more = {"endpoint": endpoint, "events": len(self._received), "outcome": how}
-            log.log(level, "stream of %s: %s, pieces: %d", endpoint, how, more["events"], extra=more)
+        if self._opened is not None:
+            await self._opened.close(self, self._complete, error)
 
     async def _next(self) -> C | None:
         """The next chunk; None at the end."""
@@ -210,8 +189,10 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
             return None
         self._busy = True
         try:
-            opened, observed = await self._open(), self._observed
-            chunk = await (self._next_told(observed, opened) if observed is not None else self._next_event(opened))
+            opened = await self._open()
+            chunk = await (
+                self._next_event(opened) if (to := opened.observed) is None else to.told(self._next_event(opened))
+            )
         except BaseException as error:
             hide_frames(error)  # their local variables hold the event, which may repeat what is secret
             await self._close(error)
@@ -221,21 +202,12 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
         self._read_up = chunk is None
         return chunk
 
-    async def _next_told(self, observed: ObservedStream, opened: OpenStream) -> C | None:
-        with observed.within():
-            chunk = await self._next_event(opened)
-        if chunk is not None and observed.wants_events:
-            await observed.tell(chunk)
-        if self._ended:  # a whole answer is one piece
-            await self._close()
-        return chunk
-
     def _next_buffered(self) -> C | None:
         """The next chunk, if it has arrived already and needs no further step; else None."""
         opened = self._opened
         if opened is None or opened.exchange is None or not opened.events or self._busy or self._ended:
             return None
-        if self._observed is not None and self._observed.wants_events:
+        if opened.observed is not None and opened.observed.wants_events:
             return None
         event = opened.events[0]
         if event.data[:1] == b"[" or error_frame(event):  # [DONE], most likely; no chunk is a list
@@ -250,8 +222,8 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
     def _read(self, data: bytes, opened: OpenStream) -> C:
         chunk = self._wire.chunk(data, opened)
         self._received.append(data)
-        if self._observed is not None:
-            self._observed.note(chunk)
+        if opened.observed is not None:
+            opened.observed.note(chunk)
         if isinstance(chunk, ResponseEvent):
             self._choices[0] = self._choices.get(0, False) or bool(chunk.finish_reason)
         else:

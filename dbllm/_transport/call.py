@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from .retry import FailedAttempts, Retry, Timeout
 if TYPE_CHECKING:
     from .hooks import ObservedStream
     from .limited import CallLimiter
+
+log = logging.getLogger("dbllm.stream")
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -128,6 +131,7 @@ class OpenStream(CallInfo):
     events: deque[Event] = field(default_factory=deque, repr=False)
     last: bytes = field(default=b"", repr=False)  # the last bytes that came
     observed: ObservedStream | None = field(default=None, repr=False)  # where there are hooks
+    closed: bool = False
 
     async def read_whole(self, deadline: float) -> Raw | None:
         """The response, where it is no event stream; None where it is one: its beginning has been read then."""
@@ -173,6 +177,26 @@ class OpenStream(CallInfo):
                     self.events.append(event)
         except ValueError as error:
             raise self.unexpected(str(error)) from None
+
+    def take_observed(self) -> ObservedStream | None:
+        """What tells hooks of its end, once."""
+        observed, self.observed = self.observed, None
+        return observed
+
+    async def close(self, stream: Any, complete: bool, error: BaseException | None) -> None:
+        """Close the connection, for an error or for none; hooks and the log are told of the end of `stream`."""
+        observed, exchange = self.take_observed(), self.exchange
+        level = logging.DEBUG if error is None else logging.INFO
+        if exchange is not None and not self.closed and log.isEnabledFor(level):
+            how = type(error).__name__ if error else "whole" if complete else "closed early"
+            log.log(level, "stream of %s: %s", self.endpoint, how, extra={"endpoint": self.endpoint, "outcome": how})
+        self.closed = True
+        try:
+            if exchange is not None:
+                await exchange.close_after(error)
+        finally:
+            if observed is not None:
+                await observed.end(stream, complete, error)
 
     def unexpected(self, detail: str, hint: str = "") -> APIResponseError:
         """As for every response; a stream has the last bytes that came."""

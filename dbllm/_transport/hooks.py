@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ from .._protocol.models import Usage
 from .._protocol.reply import CallInfo
 from ..errors import APIError, ConfigError, PublicPickle, Raw
 from .call import Attempt, Call, RequestInfo
+from .logs import show_logs
 
 log = logging.getLogger("dbllm.hooks")
 
@@ -107,6 +109,7 @@ class AttemptRequest:
 
 
 Hook = Callable[[ValueT], Awaitable[object] | object]
+OnAttempt = Hook[Attempt]
 Middleware = Callable[[AttemptRequest, Callable[..., Any]], Any]
 
 
@@ -144,6 +147,9 @@ class Hooks:
     middleware: Middleware | None = None
 
 
+_GETS = {item.name: f"one {str(item.type).partition('[')[2].partition(']')[0]}" for item in fields(Hooks)}
+_GETS["middleware"] = "an AttemptRequest and send"
+
 process_hooks: list[Hooks] = []  # of all clients of this process
 
 # The call that is under way here, and whose it is; nobody's while a hook runs.
@@ -164,16 +170,18 @@ def _here(value: tuple[Observers | None, RequestInfo | None]) -> Iterator[None]:
 class Observers:
     """The hooks of a client and of its process. No failure of theirs reaches a call."""
 
-    def __init__(self, hooks: Hooks | None, on_attempt: Hook[Attempt] | None, backend: Backend) -> None:
-        self._backend, self._is_sync = backend, backend.closing == "close"
+    def __init__(self, hooks: Hooks | None, on_attempt: OnAttempt | None, backend: Backend) -> None:
+        if level := os.environ.get("DBLLM_LOG"):
+            show_logs(level)
+        self._backend, self._is_sync, backend.refreshed = backend, backend.closing == "close", self.refreshed
         if hooks is not None and not isinstance(hooks, Hooks):
             raise ConfigError(f"hooks must be a Hooks, as in Hooks(on_retry=print), got {type(hooks).__name__}.")
-        given = (hooks, Hooks(on_attempt=on_attempt) if on_attempt else None)
+        given = (hooks, Hooks(on_attempt=on_attempt) if on_attempt is not None else None)
         self._own = tuple(each for each in given if each is not None)
         self._failed: set[str] = set()
         for name, hook in ((item.name, getattr(own, item.name)) for own in self._own for item in fields(own)):
             if hook is not None and not callable(hook):
-                raise ConfigError(f"{name} must be a function, got {type(hook).__name__}.")
+                raise ConfigError(f"{name} must be a function of {_GETS[name]}, got {type(hook).__name__}.")
             if self._is_sync and any(map(inspect.iscoroutinefunction, (hook, getattr(hook, "__call__", None)))):  # noqa: B004
                 raise ConfigError(f"Client has no event loop for {name}, an async function: use AsyncClient.")
 
@@ -313,10 +321,6 @@ class ObservedStream:
         self._said: dict[str, Any] = {"first_event": clock() - began, "events": 0, "usage": None, "finish_reason": None}
         self.wants_events = any(hooks.on_stream_event for hooks in observers.active())
 
-    def within(self) -> AbstractContextManager[None]:
-        """Whatever is sent in this block is part of the call."""
-        return self._observers.within(self._request)
-
     def note(self, chunk: Any) -> None:
         """A piece was read."""
         said = self._said
@@ -326,10 +330,14 @@ class ObservedStream:
             chunk.finish_reason or said["finish_reason"],
         )
 
-    async def tell(self, chunk: Any) -> None:
-        """Hooks are told of a piece."""
-        event = StreamEvent(self._request, self._said["events"], self._clock() - self._began, chunk)
-        await self._observers.tell("on_stream_event", event)
+    async def told(self, reading: Awaitable[T]) -> T:
+        """The next piece; what is sent to get it is part of the call, and hooks are told of it."""
+        with self._observers.within(self._request):
+            chunk = await reading
+        if chunk is not None and self.wants_events:
+            event = StreamEvent(self._request, self._said["events"], self._clock() - self._began, chunk)
+            await self._observers.tell("on_stream_event", event)
+        return chunk
 
     async def end(self, stream: Any, whole: bool, error: BaseException | None = None, *, dropped: bool = False) -> None:
         """It has ended, or was closed or dropped."""

@@ -8,14 +8,13 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from importlib import metadata
 from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from dbllm import Attempt, AttemptRequest, Completion, Hooks, Raw, RequestInfo, ResponseInfo, TokenRefresh
+from dbllm import Attempt, AttemptRequest, Completion, Hooks, Raw, RequestInfo, ResponseInfo, TokenRefresh, __version__
 from dbllm.otel import names
 from dbllm.otel.content import input_messages, output_messages
 
@@ -38,9 +37,8 @@ class Telemetry:
     def __init__(
         self, tracer_provider: Any, meter_provider: Any, content: bool, content_limit: int, propagates: bool
     ) -> None:
-        version = _version()
-        self._tracer = trace.get_tracer("dbllm", version, tracer_provider)
-        meter = metrics.get_meter("dbllm", version, meter_provider)
+        self._tracer = trace.get_tracer("dbllm", __version__, tracer_provider)
+        meter = metrics.get_meter("dbllm", __version__, meter_provider)
         self._content_limit = content_limit if content else 0
         self._propagates = propagates
 
@@ -231,13 +229,6 @@ async def _within(where: Any, sending: Any) -> Any:
         return await sending
     finally:
         context.detach(token)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("dbllm")
-    except metadata.PackageNotFoundError:  # a source tree that was never installed
-        return ""
 
 
 @lru_cache(maxsize=1000)
