@@ -1,15 +1,18 @@
 """Sort a file of messages by topic, one call a row; stopped or killed, it goes on where it was.
 
-dbllm up                                  # in another terminal; it prints the variables that clients need
+dbllm up                                  # in another terminal
+eval "$(dbllm env)"
 python bulk.py
 """
 
 from __future__ import annotations
 
 import csv
+import logging
+import sys
 from pathlib import Path
 
-from dbllm import Limits, bulk
+from dbllm import DbllmError, Limits, bulk
 
 MESSAGES = [
     "My parcel has not arrived.",
@@ -34,4 +37,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")  # retries are warnings
+    try:
+        main()
+    except DbllmError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

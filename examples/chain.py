@@ -1,16 +1,21 @@
 """A LangChain chain that streams: prompt, model, parser.
 
-dbllm up                                  # in another terminal; it prints the variables that clients need
+dbllm up                                  # in another terminal
+eval "$(dbllm env)"
 python chain.py
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import sys
 
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import Runnable
 
+from dbllm import DbllmError
 from dbllm.langchain import ChatDatabricks
 
 PROMPT = ChatPromptTemplate.from_messages(
@@ -18,10 +23,12 @@ PROMPT = ChatPromptTemplate.from_messages(
 )
 
 
-async def main() -> None:
-    model = ChatDatabricks(model="smollm2-chat", max_tokens=60)
-    chain = PROMPT | model | StrOutputParser()
+def make_chain(model: ChatDatabricks) -> Runnable[dict[str, str], str]:
+    return PROMPT | model | StrOutputParser()
 
+
+async def tell(model: ChatDatabricks) -> None:
+    chain = make_chain(model)
     async for piece in chain.astream({"thing": "rivers"}):
         print(piece, end="", flush=True)
     print()
@@ -35,8 +42,21 @@ async def main() -> None:
     chunks = [chunk async for chunk in model.astream("hello")]
     print(*(chunk.text for chunk in chunks), sep="|")
     print(chunks[-1].usage_metadata)
-    await model.aclose()
+
+
+async def main() -> None:
+    model = ChatDatabricks(model="smollm2-chat", max_tokens=60, timeout=120)
+    try:
+        await tell(model)
+    finally:
+        await model.aclose()  # its connections
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")  # retries are warnings
+    try:
+        asyncio.run(main())
+    except DbllmError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

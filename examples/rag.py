@@ -1,12 +1,15 @@
 """Retrieval-augmented generation: find the passages that fit a question, and answer with them.
 
-dbllm up                                  # in another terminal; it prints the variables that clients need
+dbllm up                                  # in another terminal
+eval "$(dbllm env)"
 python rag.py
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import sys
 
 from langchain_core.documents import Document
 from langchain_core.output_parsers import StrOutputParser
@@ -14,6 +17,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnablePassthrough
 from langchain_core.vectorstores import InMemoryVectorStore
 
+from dbllm import DbllmError
 from dbllm.langchain import ChatDatabricks, DatabricksEmbeddings
 
 PASSAGES = [
@@ -29,13 +33,11 @@ def joined(documents: list[Document]) -> str:
     return "\n".join(document.page_content for document in documents)
 
 
-async def main() -> None:
-    embeddings = DatabricksEmbeddings(endpoint="databricks-bge-large-en")
+async def ask(model: ChatDatabricks, embeddings: DatabricksEmbeddings) -> None:
     store = InMemoryVectorStore(embeddings)
     await store.aadd_texts(PASSAGES)
     retriever = store.as_retriever(search_kwargs={"k": 1})
 
-    model = ChatDatabricks(model="smollm2-chat", temperature=0, max_tokens=60)
     chain = {"context": retriever | joined, "question": RunnablePassthrough()} | PROMPT | model | StrOutputParser()
 
     for question in ("When was the lighthouse built?", "Where does the ferry leave?"):
@@ -45,5 +47,21 @@ async def main() -> None:
         print("answer:  ", await chain.ainvoke(question))
 
 
+async def main() -> None:
+    embeddings = DatabricksEmbeddings(endpoint="databricks-bge-large-en", timeout=120)
+    model = ChatDatabricks(model="smollm2-chat", temperature=0, max_tokens=60, timeout=120)
+    try:
+        await ask(model, embeddings)
+    finally:
+        await model.aclose()
+        await embeddings.aclose()
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")  # retries are warnings
+    try:
+        asyncio.run(main())
+    except DbllmError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,11 +1,14 @@
 """A script that does not await: the same names, without an event loop.
 
-dbllm up                                  # in another terminal; it prints the variables that clients need
+dbllm up                                  # in another terminal
+eval "$(dbllm env)"
 python script.py
 """
 
 from __future__ import annotations
 
+import logging
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from dbllm import Client, DbllmError
@@ -36,4 +39,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")  # retries are warnings
+    try:
+        main()
+    except DbllmError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
