@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dbllm.testing.resilience_faults import RESILIENCE_FAULTS
     from dbllm.testing.scripted_answers import STREAM_FAULTS
     from dbllm.testing.scripted_models import ScriptedModels
+    from dbllm.testing.scripted_router import ScriptedRouter, respx_router
     from dbllm.testing.scripted_server import Scripted, scripted_workspace
     from dbllm.testing.server import FaultServer, ServerReport, fault_server
     from dbllm.testing.virtual_clock import VirtualClock
@@ -58,6 +59,7 @@ __all__ = [
     "ResilienceRow",
     "Scripted",
     "ScriptedModels",
+    "ScriptedRouter",
     "ServerReport",
     "SweepReport",
     "VirtualClock",
@@ -68,6 +70,7 @@ __all__ = [
     "faults",
     "leaks",
     "recording",
+    "respx_router",
     "scripted_workspace",
     "take_census",
     "workspace",
@@ -83,6 +86,7 @@ _NAMES = {  # where each name is; the pytest plugin imports this package, and a 
     "resilience_faults": "RESILIENCE_FAULTS",
     "scripted_answers": "STREAM_FAULTS",
     "scripted_models": "ScriptedModels",
+    "scripted_router": "ScriptedRouter respx_router",
     "scripted_server": "Scripted scripted_workspace",
     "server": "FaultServer ServerReport fault_server",
     "virtual_clock": "VirtualClock",
