@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
 from ._lazy import WholeImport
 
 F = TypeVar("F", bound=Callable[..., Any])
 K = TypeVar("K", bound=type)
+S = TypeVar("S", bound="NamesOurs")
 
 _TOKEN, _HOST, _RETRY = "token=", "host=, the workspace without a path", "retry=Retry(attempts=…)"
 _ENDPOINT, _CALL = "client.endpoint(NAME)", "client.endpoint(NAME, params={…}), or the call"
@@ -169,7 +170,7 @@ def missing_attribute(owner: str, name: str, instead: Mapping[str, str], known: 
 
 
 class NamesOurs:
-    """Answers an attribute that it does not have with dbllm's name for what was probably meant."""
+    """Answers an attribute that it does not have, and what cannot be done with it, with what was probably meant."""
 
     _names: ClassVar[Mapping[str, str]] = {}
 
@@ -177,6 +178,17 @@ class NamesOurs:
 
         def __getattr__(self, name: str) -> Any:
             raise missing_attribute(type(self).__name__, name, self._names, dir(type(self)))
+
+    def __copy__(self: S) -> S:
+        other = type(self).__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} holds connections and credentials, so it is not pickled: make the client where it "
+            "is used, from the environment or a profile."
+        )
 
 
 _ASYNC = "{0} is asynchronous: write `async {1}` in an async function, or use {2} in plain code."

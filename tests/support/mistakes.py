@@ -11,6 +11,7 @@ import datetime
 import gc
 import os
 import pathlib
+import pickle
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -447,6 +448,8 @@ STREAMS: dict[str, Row] = {
     "a stream is read after its block": _read_after_close,
     "final() after the block of a stream that was not read": _final_after_close,
     "a stream is entered twice": _entered_twice,
+    "a client is pickled": lambda w: pickle.dumps(w.raw(w.host, TOKEN)),
+    "an endpoint is pickled": lambda w: pickle.dumps(w.raw(w.host, TOKEN).endpoint("chat")),
     "a stream with transform_output=": lambda w: w.ep(transform_output=str).stream_complete("hi"),
     "reply of a stream": lambda w: w.ep().stream_chat("hi").choices,
     "a stream that stalls": lambda w: read(w.ep("endless").stream_chat("hi", timeout=Timeout(total=5, read=0.05))),
