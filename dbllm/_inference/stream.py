@@ -108,17 +108,11 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
 
     def _require_chunks(self) -> None:
         """Raises RuntimeError where a loop would find nothing: chunks come once, and within the stream's block."""
-        if not self._read_up:
-            return
-        if self._complete:
-            raise RuntimeError(
-                "this stream has been read to its end, and its chunks come once: text and final() have the whole "
-                "answer; for another one call the verb again."
-            )
-        raise RuntimeError(
-            "this stream was closed, or it broke, before its end: read its chunks inside its `with` block, once; text "
-            "has what came until then. For another answer call the verb again."
-        )
+        if self._read_up:
+            why = "was closed, or it broke, before its end: read its chunks inside its block, once; text has what came"
+            if self._complete:
+                why = "has been read to its end, and its chunks come once: text and final() have the whole answer"
+            raise RuntimeError(f"this stream {why}. For another answer call the verb again.")
 
     @property
     def _chunks(self) -> list[C]:

@@ -212,8 +212,8 @@ class RowMapper:
             else f"{model.__module__}.{model.__qualname__} {_schema_digest(model)}",
             "handle": {
                 "params": dict(signature.params),
-                "transform_input": _name_of(signature.transform_input),
-                "transform_output": _name_of(signature.transform_output),
+                "transform_input": _qualified_name(signature.transform_input),
+                "transform_output": _qualified_name(signature.transform_output),
             },
         }
 
@@ -295,7 +295,7 @@ def _schema_digest(model: type) -> str:
     return blake2b(schema.encode(), digest_size=6).hexdigest()
 
 
-def _name_of(function: Any) -> str | None:
+def _qualified_name(function: Any) -> str | None:
     return None if function is None else f"{function.__module__}.{getattr(function, '__qualname__', '?')}"
 
 
