@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic
+from typing import Generic, Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -13,6 +13,21 @@ from .._protocol.streams import ChatPlaces, ItemPlaces, assemble_chat, assemble_
 from .._protocol.structured_output import parsed
 from .._transport.call import OpenStream
 from .._transport.replies import decode_or_raise, reply_of, unexpected
+
+C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk | ResponseEvent)
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class StreamWire(Protocol[C, R_co]):
+    """The wire format of a stream: bytes to chunks, and chunks to the whole reply."""
+
+    choices: int  # answers that were asked for
+    may_be_empty: bool  # [DONE] alone is an answer
+
+    def again(self) -> StreamWire[C, R_co]: ...
+    def chunk(self, data: bytes, stream: OpenStream, /) -> C: ...
+    def whole(self, chunks: list[C], stream: OpenStream, /) -> R_co: ...
 
 
 class TextWire:

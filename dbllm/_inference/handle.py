@@ -19,9 +19,9 @@ from .._transport.replies import read_json
 from .._transport.retry import Retry, Timeout
 from .._transport.transport import Transport
 from ..errors import APIStatusError, BadRequestError, ConfigError, PermissionDeniedError
-from .chunks import TextWire
+from .chunks import C, R, StreamWire, TextWire
 from .prompt import PromptSignature
-from .stream import AsyncStream, C, R, Stream, StreamWire  # noqa: F401 - Stream: the sync verbs' annotations name it
+from .stream import AsyncStream, Stream  # noqa: F401 - Stream: the sync verbs' annotations name it
 
 if TYPE_CHECKING:
     from .fallback import Fallback

@@ -232,7 +232,7 @@ class RunEvents(AsyncStream[ResponseEvent, Response]):
                 pause = min(2 * pause, LONGEST_PAUSE)
             try:
                 again = await run._events(self._after)
-                again.observed, opened.observed = opened.observed, None
+                again.observed, again.listened = opened.take_observed(), opened.listened
                 opened = self._opened = again
             except StreamInterruptedError:  # there is no further event yet
                 self._is_broken = False

@@ -7,38 +7,25 @@ and no cancel scope is open while the caller holds a chunk.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 from .._backends.backend import run_without_loop
 from .._backends.sync_facade import SyncFacade
 from .._deadline import FOREVER
 from .._misnomers import STREAM_NAMES, NamesOurs, OnlyAsyncStream, OnlyPlainStream
 from .._protocol.error_responses import error_frame
-from .._protocol.models import ChatCompletionChunk, CompletionChunk, ResponseEvent, Usage
+from .._protocol.models import ResponseEvent, Usage
 from .._protocol.reply import CallInfo, HasCallInfo
 from .._protocol.responses import bounded_json
 from .._transport.call import OpenStream
 from .._transport.options import hide_frames
 from .._transport.replies import decode_or_raise
 from ..errors import APIError, APITimeoutError, StreamInterruptedError
+from .chunks import C, R, StreamWire
 
-C = TypeVar("C", bound=ChatCompletionChunk | CompletionChunk | ResponseEvent)
-R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 Start = Callable[[], Awaitable[OpenStream]]
 
 _AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is usually there already
-
-
-class StreamWire(Protocol[C, R_co]):
-    """The wire format of a stream: bytes to chunks, and chunks to the whole reply."""
-
-    choices: int  # answers that were asked for
-    may_be_empty: bool  # [DONE] alone is an answer
-
-    def again(self) -> StreamWire[C, R_co]: ...
-    def chunk(self, data: bytes, stream: OpenStream, /) -> C: ...
-    def whole(self, chunks: list[C], stream: OpenStream, /) -> R_co: ...
 
 
 class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
@@ -183,10 +170,8 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
             return None
         self._busy = True
         try:
-            opened = await self._open()
-            chunk = await (
-                self._next_event(opened) if (to := opened.observed) is None else to.told(self._next_event(opened))
-            )
+            reading = self._next_event(opened := await self._open())
+            chunk = await (reading if opened.observed is None else opened.observed.told(reading))
         except BaseException as error:
             hide_frames(error)  # their local variables hold the event, which may repeat what is secret
             await self._close(error)
@@ -199,9 +184,14 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
     def _next_buffered(self) -> C | None:
         """The next chunk, if it has arrived already and needs no further step; else None."""
         opened = self._opened
-        if opened is None or opened.exchange is None or not opened.events or self._busy or self._ended:
-            return None
-        if opened.observed is not None and opened.observed.wants_events:
+        if (
+            opened is None
+            or opened.exchange is None
+            or not opened.events
+            or self._busy
+            or self._ended
+            or opened.listened
+        ):
             return None
         event = opened.events[0]
         if event.data[:1] == b"[" or error_frame(event):  # [DONE], most likely; no chunk is a list

@@ -131,6 +131,7 @@ class OpenStream(CallInfo):
     events: deque[Event] = field(default_factory=deque, repr=False)
     last: bytes = field(default=b"", repr=False)  # the last bytes that came
     observed: ObservedStream | None = field(default=None, repr=False)  # where there are hooks
+    listened: bool = False  # a hook is told of each event
     closed: bool = False
 
     async def read_whole(self, deadline: float) -> Raw | None:

@@ -219,6 +219,7 @@ class Observers:
         info: Any = answer[-1] if isinstance(answer, tuple) else getattr(answer, "_call", answer)
         if request.stream:
             info.observed = ObservedStream(self, request, began, self._backend.clock)
+            info.listened = any(hooks.on_stream_event for hooks in self.active())
         else:
             await self.tell("on_response", self.response(request, began, reply, info))
         return reply
@@ -319,7 +320,6 @@ class ObservedStream:
     def __init__(self, observers: Observers, request: RequestInfo, began: float, clock: Callable[[], float]) -> None:
         self._observers, self._request, self._began, self._clock = observers, request, began, clock
         self._said: dict[str, Any] = {"first_event": clock() - began, "events": 0, "usage": None, "finish_reason": None}
-        self.wants_events = any(hooks.on_stream_event for hooks in observers.active())
 
     def note(self, chunk: Any) -> None:
         """A piece was read."""
@@ -334,7 +334,7 @@ class ObservedStream:
         """The next piece; what is sent to get it is part of the call, and hooks are told of it."""
         with self._observers.within(self._request):
             chunk = await reading
-        if chunk is not None and self.wants_events:
+        if chunk is not None:
             event = StreamEvent(self._request, self._said["events"], self._clock() - self._began, chunk)
             await self._observers.tell("on_stream_event", event)
         return chunk
