@@ -329,7 +329,7 @@ def lock(session: nox.Session) -> None:
     resolve(session, LOCKS / "clients-no-deps.txt", *groups("databricks-langchain"), "--no-deps")
     resolve(session, LOCKS / "clients-more.txt", *local, *groups("test", "clients-more"))
     resolve(session, LOCKS / "clients-new.txt", *local, *groups("test", "clients-new"))
-    resolve(session, LOCKS / "docs.txt", *local, "--extra=langchain", *groups("docs"))
+    resolve(session, LOCKS / "docs.txt", *local, *extras("langchain", "otel", "testing"), *groups("docs"))
     resolve(session, LOCKS / "notebook.txt", *local, "--extra=langchain", *groups("test", "notebook"))
     node = ("--package-lock-only", "--ignore-scripts", "--omit-lockfile-registry-resolved", "--no-audit", "--no-fund")
     session.run("npm", "update", *node, f"--prefix={MORE_CLIENTS}/node", external=True, silent=True)
@@ -346,6 +346,11 @@ def lock(session: nox.Session) -> None:
 def groups(*names: str) -> list[str]:
     """The options of uv that name dependency groups."""
     return [f"--group={name}" for name in names]
+
+
+def extras(*names: str) -> list[str]:
+    """The options of uv that name extras."""
+    return [f"--extra={name}" for name in names]
 
 
 def at_its_oldest(requirement: str) -> str:
