@@ -62,6 +62,7 @@ NOTEBOOK = "tests/notebook"  # and these, which start a kernel
 OWN_SESSION = (CLIENTS, BROWSER, NOTEBOOK, *LANGCHAIN)
 NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/management", "tests/local", *OWN_SESSION)
 
+RELEASE = "tests/release/release.py"
 SLOW = "tests/backends"  # each test is a program of its own
 
 # Two processes, and a file's tests in one of them: a file's fixtures are made once.
@@ -190,6 +191,7 @@ def bare(session: nox.Session) -> None:
     # The wheel is built of the sdist, so that has all that it needs.
     session.run("uv", "build", "--quiet", "--clear", "--out-dir", str(built), *fixed_build())
     (wheel,) = built.glob("*.whl")
+    session.run("python", RELEASE, "--check", str(built))
     install(session, "bare", package=False)
     session.install("--no-deps", "--reinstall-package", "dbllm", str(wheel))
     session.run("uv", "pip", "check")
@@ -390,3 +392,9 @@ def docs(session: nox.Session) -> None:
     """The reference of all public names, from their docstrings: site/index.html, or `-- FOLDER`."""
     install(session, "docs")
     session.run("python", "-W", "error", "tests/docs/reference.py", *(session.posargs or ["site"]))
+
+
+@nox.session(venv_backend="none")
+def release(session: nox.Session) -> None:
+    """A release: `-- 0.2.0` checks, builds, commits and tags it; `-- 0.2.0 --dry-run` keeps nothing of that."""
+    session.run(sys.executable, RELEASE, *session.posargs, external=True, env={"UV": nox.virtualenv.UV})
