@@ -62,6 +62,7 @@ NOTEBOOK = "tests/notebook"  # and these, which start a kernel
 OWN_SESSION = (CLIENTS, BROWSER, NOTEBOOK, *LANGCHAIN)
 NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/management", "tests/local", *OWN_SESSION)
 
+RELEASE = "tests/release/release.py"
 SLOW = "tests/backends"  # each test is a program of its own
 
 # Two processes, and a file's tests in one of them: a file's fixtures are made once.
@@ -190,6 +191,7 @@ def bare(session: nox.Session) -> None:
     # The wheel is built of the sdist, so that has all that it needs.
     session.run("uv", "build", "--quiet", "--clear", "--out-dir", str(built), *fixed_build())
     (wheel,) = built.glob("*.whl")
+    session.run("python", RELEASE, "--check", str(built))
     install(session, "bare", package=False)
     session.install("--no-deps", "--reinstall-package", "dbllm", str(wheel))
     session.run("uv", "pip", "check")
@@ -329,7 +331,7 @@ def lock(session: nox.Session) -> None:
     resolve(session, LOCKS / "clients-no-deps.txt", *groups("databricks-langchain"), "--no-deps")
     resolve(session, LOCKS / "clients-more.txt", *local, *groups("test", "clients-more"))
     resolve(session, LOCKS / "clients-new.txt", *local, *groups("test", "clients-new"))
-    resolve(session, LOCKS / "docs.txt", *local, "--extra=langchain", *groups("docs"))
+    resolve(session, LOCKS / "docs.txt", *local, *extras("langchain", "otel", "testing"), *groups("docs"))
     resolve(session, LOCKS / "notebook.txt", *local, "--extra=langchain", *groups("test", "notebook"))
     node = ("--package-lock-only", "--ignore-scripts", "--omit-lockfile-registry-resolved", "--no-audit", "--no-fund")
     session.run("npm", "update", *node, f"--prefix={MORE_CLIENTS}/node", external=True, silent=True)
@@ -346,6 +348,11 @@ def lock(session: nox.Session) -> None:
 def groups(*names: str) -> list[str]:
     """The options of uv that name dependency groups."""
     return [f"--group={name}" for name in names]
+
+
+def extras(*names: str) -> list[str]:
+    """The options of uv that name extras."""
+    return [f"--extra={name}" for name in names]
 
 
 def at_its_oldest(requirement: str) -> str:
@@ -385,3 +392,9 @@ def docs(session: nox.Session) -> None:
     """The reference of all public names, from their docstrings: site/index.html, or `-- FOLDER`."""
     install(session, "docs")
     session.run("python", "-W", "error", "tests/docs/reference.py", *(session.posargs or ["site"]))
+
+
+@nox.session(venv_backend="none")
+def release(session: nox.Session) -> None:
+    """A release: `-- 0.2.0` checks, builds, commits and tags it; `-- 0.2.0 --dry-run` keeps nothing of that."""
+    session.run(sys.executable, RELEASE, *session.posargs, external=True, env={"UV": nox.virtualenv.UV})

@@ -1,6 +1,6 @@
-"""A test of a LangChain chain in ten lines: no model, some milliseconds.
+"""A test of a LangChain chain in ten lines: no model, some milliseconds. The last test asks a real, small one.
 
-pip install 'dbllm[langchain,testing]'
+pip install 'dbllm[langchain,testing,local]'
 pytest test_a_chain.py
 """
 
@@ -11,7 +11,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable
 
 from dbllm.langchain import ChatDatabricks
-from dbllm.testing import Scripted
+from dbllm.testing import Scripted, Workspace
 
 
 def make_chain() -> Runnable[dict[str, str], str]:
@@ -31,3 +31,7 @@ def test_the_chain_streams_after_the_model_was_busy(scripted: Scripted) -> None:
     scripted.reply("Lakes are still.")
     assert list(make_chain().stream({"thing": "lakes"}))[:3] == ["Lakes ", "are ", "still."]
     assert [call.status for call in scripted.calls] == [429, 200]
+
+
+def test_a_small_model_talks_about_the_thing(workspace: Workspace) -> None:
+    assert "river" in make_chain().invoke({"thing": "rivers"}).lower()

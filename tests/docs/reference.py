@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import importlib
 import inspect
+import os
 import re
 import sys
 from pathlib import Path
@@ -28,9 +29,11 @@ MODULES = {  # and the guide that its page begins with
     "dbllm.deployments": None,
     "dbllm.langchain": None,
     "dbllm.local": "dbllm/local/GUIDE.md",
+    "dbllm.otel": None,
     "dbllm.serve": None,
     "dbllm.testing": "dbllm/testing/GUIDE.md",
 }
+HAVE_NONE = {"cli", "errors"}  # the command, and what is on the page of dbllm
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 
 
@@ -46,14 +49,22 @@ def main(folder: Path) -> int:
             module.__doc__ = f"{inspect.getdoc(module)}\n\n{adapted((ROOT / guide).read_text('utf-8'))}"
     pdoc.render.env.filters["to_markdown"] = escaped_stars
     pdoc.render.configure(docformat="google", show_source=False, footer_text=f"dbllm {version[1] if version else ''}")
+    os.chdir(Path(__file__).parent)  # beside a folder of that name pdoc asks which dbllm is meant
+    folder.mkdir(parents=True, exist_ok=True)
     pdoc.pdoc(*MODULES, output_directory=folder)
     for page in folder.rglob("*.html"):
         page.write_text(without_links_to_others_members(page.read_text("utf-8")), "utf-8")
-    wrong = [*undocumented(modules), *missing(modules, folder), *dead_links(folder)]
+    here = {path.stem for path in (ROOT / "dbllm").iterdir() if path.stem[0] != "_" and holds_code(path)}
+    wrong = [f"dbllm.{name} has no page" for name in here - HAVE_NONE if f"dbllm.{name}" not in MODULES]
+    wrong += [*undocumented(modules), *missing(modules, folder), *dead_links(folder)]
     for line in wrong:
         print(line, file=sys.stderr)
     print(f"{folder / 'index.html'}: {len(list(folder.rglob('*.html')))} pages")
     return len(wrong)
+
+
+def holds_code(path: Path) -> bool:
+    return path.suffix == ".py" or (path / "__init__.py").exists()
 
 
 def resolve_names(module: ModuleType) -> None:

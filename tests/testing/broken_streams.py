@@ -1,6 +1,6 @@
-"""What dbllm raises on each kind of broken stream, and what openai's client does; the README's table is made from it.
+"""What dbllm raises on each kind of broken stream, and what openai's client does; the guide's table is made from it.
 
-python tests/testing/broken_streams.py            says whether the README's table is what is found now
+python tests/testing/broken_streams.py            says whether the guide's table is what is found now
 python tests/testing/broken_streams.py --write    writes it; openai's column anew, where openai is installed
 """
 
@@ -19,7 +19,7 @@ from dbllm import APIError, AsyncClient, Client, Retry, Timeout
 from dbllm.testing import Scripted, scripted_workspace
 
 FILE = Path(__file__).with_name("broken_streams.json")
-README = Path(__file__).parents[2] / "README.md"
+GUIDE = Path(__file__).parents[2] / "dbllm" / "testing" / "GUIDE.md"
 MARKS = "<!-- broken_streams: begin -->", "<!-- broken_streams: end -->"
 TEXT = "one two three four five"
 SILENT = "**nothing raised**"
@@ -162,9 +162,9 @@ def main() -> int:
     """Compare, or write."""
     if "--write" in sys.argv and importlib.util.find_spec("openai") is not None:
         FILE.write_text(json.dumps(measure_openai(), indent=1) + "\n", "utf-8")
-    made, page = table(measure(), peers()), README.read_text("utf-8")
+    made, page = table(measure(), peers()), GUIDE.read_text("utf-8")
     if "--write" in sys.argv:
-        README.write_text(_with_table(page, made), "utf-8")
+        GUIDE.write_text(_with_table(page, made), "utf-8")
         return 0
     print(made)
     return 0 if inside(page) == made else 1
