@@ -133,6 +133,11 @@ def assert_resilient(
     if usual.error is not None or usual.hangs:
         what = "hangs" if usual.hangs else f"raises {usual.error!r}"
         raise AssertionError(f"without any fault the function {what}") from usual.error
+    if not usual.calls:
+        raise AssertionError(
+            "the function did not call the scripted workspace: its client was made before, or names a host. Make the "
+            "client in the function, or let the function take the workspace as its argument."
+        )
     rows = tuple(_judge(CATALOGUE[name], run(CATALOGUE[name]), usual.value, accept, typed) for name in names)
     report = ResilienceReport(rows)
     if not report.ok:
@@ -167,6 +172,8 @@ class _Runner:
             and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         ]
         self._takes_workspace = bool(required)
+        # One that is async is cancelled in its loop.
+        self._blocks = not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function))
 
     def __call__(self, fault: ResilienceFault | None) -> _TestedRun:
         made, scripted = _TestedRun(), Scripted()
@@ -179,8 +186,8 @@ class _Runner:
                 hits = scripted.interfere(fault.hit if fault is not None else None, clock)
                 began = clock()
                 thread.start()
-                thread.join(self._seconds)
-                made.hangs, made.seconds = thread.is_alive(), clock() - began
+                thread.join(self._seconds + (0 if self._blocks else _GRACE))
+                made.hangs, made.seconds = made.hangs or thread.is_alive(), clock() - began
         finally:
             scripted.close()
             thread.join(_GRACE)
@@ -192,16 +199,19 @@ class _Runner:
         try:
             value = self._function(*arguments)
             if inspect.isawaitable(value) or inspect.isasyncgen(value):
-                value = anyio.run(_awaited, value, backend=self._backend)
+                value = anyio.run(_awaited, value, self._seconds, made, backend=self._backend)
             made.value = list(value) if inspect.isgenerator(value) else value
         except BaseException as error:  # noqa: BLE001 - it is what the report is about
             made.error = error
 
 
-async def _awaited(value: Any) -> Any:
-    if inspect.isasyncgen(value):
-        return [piece async for piece in value]
-    return await value
+async def _awaited(value: Any, seconds: float, made: _TestedRun) -> Any:
+    with anyio.move_on_after(seconds):
+        if inspect.isasyncgen(value):
+            return [piece async for piece in value]
+        return await value
+    made.hangs = True
+    return None
 
 
 def _judge(

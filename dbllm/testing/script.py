@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
+from dbllm.local.errors import no_such_api
 from dbllm.testing.fault_plans import FAULT_STATUSES, FaultName, Mix, check_mix, plan_request
 from dbllm.testing.journal import ModelCall, ModelCalls, visible_headers
 from dbllm.testing.model_answers import Asked, answer_to, json_body, nonce_of
@@ -23,6 +24,8 @@ NOT_SCRIPTED = 418
 
 _TASKS = {"vectors": "llm/v1/embeddings", "predictions": ""}
 _SERVICES = "/api/2.1/unity-catalog/model-services"
+_CALLS_OF_MODELS = ("/serving-endpoints/", "/ai-gateway/")
+_KNOWN = ("/api/2.0/serving-endpoints", "/api/2.0/preview/scim/v2/Me", "/oidc/", "/.well-known/")
 _TYPES = ("chat/completions", "embeddings", "responses")
 
 
@@ -114,7 +117,7 @@ class Script:
             self._seen.append(call)
             answer = self._next_answer(call)
             if kind == "other" and answer is None:
-                made = self._managed(asked, app_url)
+                made = self._managed(call, asked, app_url)
             elif answer is None:
                 made = self._not_scripted(call)
             else:
@@ -180,7 +183,7 @@ class Script:
         content: object = {"error_code": "NOT_SCRIPTED", "message": sentence}
         return _rest_answer({"detail": sentence} if call.kind == "agent" else content, NOT_SCRIPTED)
 
-    def _managed(self, asked: Asked, app_url: str) -> WireAnswer:
+    def _managed(self, call: ModelCall, asked: Asked, app_url: str) -> WireAnswer:
         """The rest of a workspace: every endpoint, service and app exists, and is ready."""
         path = asked.path.partition("?")[0].rstrip("/")
         name = path.rpartition("/")[2]
@@ -192,6 +195,13 @@ class Script:
         if asked.method == "GET" and path.startswith(f"{_SERVICES}/"):
             types = [f"mlflow/v1/{kind}" for kind in _TYPES]
             return _rest_answer({"name": f"model-services/{name}", "supported_api_types": types})
+        if asked.method == "POST" and path.startswith(_CALLS_OF_MODELS):
+            hint = f"scripted.json(..., endpoint={path!r}) answers it."
+            return self._refused(call, f"Models are not scripted in the wire format of POST {path}: {hint}")
+        if asked.method == "GET" and not path.startswith(_KNOWN):
+            problem = no_such_api("GET", path)
+            hint = f"; the test can answer it: scripted.json(..., endpoint={path!r})."
+            return _rest_answer({**problem.body(), "message": problem.message + hint}, problem.status)
         made = answer_to(asked, {}, None)
         content = json.loads(made.pieces[0])
         if content.get("task") and (task := self._task(name)) != content["task"]:

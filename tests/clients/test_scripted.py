@@ -22,6 +22,12 @@ def test_openais_client_reads_answers_streams_tools_and_responses(scripted: Scri
         pieces = client.chat.completions.create(model="m", messages=messages, stream=True)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in pieces) == "whole"
         assert client.responses.create(model="m", input="hi").output_text == "whole"
+        scripted.reply("in two", times=2)
+        events = list(client.responses.create(model="m", input="hi", stream=True))
+        assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == "in two"
+        assert events[-1].response.output_text == "in two"
+        with client.responses.stream(model="m", input="hi") as stream:
+            assert stream.get_final_response().output_text == "in two"
         scripted.tool_call("weather", {"city": "Oslo"})
         calls = client.chat.completions.create(model="m", messages=messages).choices[0].message.tool_calls
         assert calls[0].function.arguments == '{"city": "Oslo"}'

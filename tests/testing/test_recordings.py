@@ -209,6 +209,23 @@ def test_a_workspace_that_is_not_reached_is_not_recorded(tmp_path: Path, monkeyp
     assert not (tmp_path / "one.json").exists()
 
 
+def test_credentials_that_are_fetched_are_not_recorded(
+    upstream: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATABRICKS_TOKEN")
+    monkeypatch.setenv("DATABRICKS_CLIENT_ID", "a-service-principal")
+    monkeypatch.setenv("DATABRICKS_CLIENT_SECRET", "the-secret-of-the-principal")
+    upstream.reply("you are fault-server-token")  # the token that it was given, repeated by the model
+    with recording(tmp_path / "one.json"), Client() as client:
+        client.endpoint("m").chat("hi")
+    text = (tmp_path / "one.json").read_text("utf-8")
+    assert "/oidc/" not in text
+    assert "fault-server-token" not in text
+    assert "the-secret-of-the-principal" not in text
+    with recording(tmp_path / "one.json", "replay"), Client() as client:
+        assert client.endpoint("m").chat("hi").text == f"you are {HIDDEN}"
+
+
 def test_tasks_at_once_get_their_own_answers_in_a_replay(upstream: Scripted, tmp_path: Path) -> None:
     for number in range(8):
         upstream.reply(f"answer {number}", when=f"question {number}", times=2)

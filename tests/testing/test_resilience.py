@@ -189,8 +189,23 @@ def test_a_function_that_fails_without_faults_and_a_fault_that_is_none_get_a_sen
 
     assert "without any fault the function raises RateLimitError" in fails(broken)
     assert "without any fault the function hangs" in fails(lambda: time.sleep(0.5), seconds=0.1)
+    assert "the function did not call the scripted workspace: its client was made before" in fails(lambda: 42)
     with pytest.raises(ValueError, match="there is no fault '418'; there are 429, "):
         assert_resilient(careful, faults=["418"])
+
+
+def test_an_async_function_that_hangs_is_cancelled() -> None:
+    ended: list[str] = []
+
+    async def hangs() -> str:
+        try:
+            async with AsyncClient() as client:
+                return (await client.endpoint("m").chat("hi")).text
+        finally:
+            ended.append("ended")
+
+    assert "hang" in fails(hangs, faults=["stream stall"], seconds=1.5)
+    assert ended == ["ended"] * 2
 
 
 def test_clients_wait_as_ever_after_it() -> None:

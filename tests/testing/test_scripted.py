@@ -262,6 +262,20 @@ def test_clients_of_others_are_answered_as_well(scripted: Scripted) -> None:
     assert "secret-of-mine" not in repr([call.headers for call in scripted.requests])
 
 
+def test_what_is_not_scripted_says_how_to_script_it(scripted: Scripted) -> None:
+    scripted.json({"jobs": [1]}, endpoint="/api/2.1/jobs/list")
+    with Client() as client:
+        assert client.request("GET", "/api/2.1/jobs/list") == {"jobs": [1]}
+        with pytest.raises(APIStatusError, match=r"scripted.json\(..., endpoint='/api/2.1/jobs/list'\)") as caught:
+            client.request("GET", "/api/2.1/jobs/list")
+        assert (caught.value.status, scripted.problem()) == (404, "")
+        with pytest.raises(APIStatusError, match="not scripted in the wire format of POST") as caught:
+            client.request("POST", "/serving-endpoints/anthropic/v1/messages", json={"messages": []})
+        assert caught.value.status == 418
+    assert "/serving-endpoints/anthropic/v1/messages" in scripted.problem()
+    scripted._script.problems.clear()
+
+
 def test_scopes_keep_tasks_that_run_at_once_apart(scripted: Scripted) -> None:
     async def task(name: str) -> list[str]:
         with scripted.scope() as own:
