@@ -24,6 +24,8 @@ MINUTE = 60.0
 REFUSALS = 3  # in a row, and nothing else is running: then it is not the number at once
 CUTS = 15  # of a learned rate in a row: then it is not the rate
 SHORT = 2.0  # seconds: how long a block lasts at most where a rate is filled all the time
+CERTAIN = 3.0  # standard deviations by which losses must be more before the cap than after it
+MEMORY = 0.7  # of what earlier windows saw of losses: small ones add up
 RATE_GROWTH = (2.0, 1.005)  # of a learned rate in a second without a loss, before the first loss and after it
 
 
@@ -66,7 +68,9 @@ class AdaptiveConcurrency(FixedConcurrency):
         self._refusals = self._cuts = 0  # in a row
         self._opens_at: float | None = None  # when the counting of this window begins
         self._ok = self._peak = 0
-        self._early = self._late = 0.0  # losses until the cap had its effect, and after
+        self._ended, self._losses = [0, 0], [0, 0]  # calls and losses until the cap had its effect, and after
+        self._ended_before, self._losses_before = [0.0, 0.0], [0.0, 0.0]  # in earlier windows with a cap
+        self._rooms: list[int] = []  # how many had room at each loss before
         self._goodput = 0.0  # answers in a second at the limit that stands
         self._standing: int | None = None  # the limit to go back to, during a probe
         self._successes = len(GROWTH) - 1  # probes that succeeded in a row; the first are the longest
@@ -100,6 +104,7 @@ class AdaptiveConcurrency(FixedConcurrency):
     def ended(self, now: float, running: int, outcome: Outcome, seconds: float) -> None:
         """A call ended after `seconds`; `running` others are left."""
         self._peak = max(self._peak, running + 1)
+        self._ended[self._is_capped(now)] += 1
         if outcome == "lost":
             self._lost(now, running)
         else:  # a request that failed for another reason was taken, too
@@ -112,8 +117,17 @@ class AdaptiveConcurrency(FixedConcurrency):
         opens = now if self._opens_at is None else self._opens_at
         if now >= opens:
             self._ok += outcome == "ok"
-            if now - opens >= max(1.0, self._latency) and self._ok + self._late >= min(self._limit, self._peak) + 8:
+            enough = self._ok + self._losses[1] >= min(self._limit, self._peak) + 8
+            if enough and now - opens >= max(1.0, self._latency) and self._can_be_judged():
                 self._close_window(now, self._ok / (now - opens))
+
+    def _is_capped(self, now: float) -> bool:
+        """Whether the calls that end now began under the cap."""
+        return self._cap is not None and now - self._capped_at > max(self._latency, 0.02)
+
+    def _can_be_judged(self) -> bool:
+        """Whether as many calls have ended under the cap as before it, or there is none."""
+        return self._cap is None or self._ended[1] >= self._ended[0]
 
     def _lost(self, now: float, running: int) -> None:
         self._refusals += 1
@@ -130,13 +144,13 @@ class AdaptiveConcurrency(FixedConcurrency):
             return
         if self._cap is None:
             self._cap, self._capped_at = max(1, running), now
-        if now - self._capped_at <= max(self._latency, 0.02):
+        late = self._is_capped(now)
+        self._losses[late] += 1
+        if not late:
             self._cap = max(1, min(self._cap, running))
-            self._early += 1
-        else:
-            self._late += 1
-            if self._late > 4 and self._late > 0.3 * (self._ok + self._late):  # it has become still less
-                self._capped_at = now
+            self._rooms.append(running)
+        elif self._losses[1] > 4 and self._losses[1] > 0.3 * self._ended[1]:  # it has become still less
+            self._capped_at = now
 
     # --- a quota ------------------------------------------------------------------------------------------------------
 
@@ -150,7 +164,7 @@ class AdaptiveConcurrency(FixedConcurrency):
     def _unblock(self, now: float) -> None:
         """The first answer after everything was turned away."""
         self._pause, self._limit = 0.0, self._unlost  # the number at once was not what was wrong
-        self._early = self._late = 0.0
+        self._forget_losses()
         # A quota of a minute blocks for long. What opens again soon is filled all the time, and its rate is not known.
         self._growth = RATE_GROWTH[0 if now - self._blocked_at < SHORT else 1]
         self._rate = max(self._recent_rate(now), 0.1)
@@ -183,18 +197,36 @@ class AdaptiveConcurrency(FixedConcurrency):
     def _open_window(self, opens_at: float) -> None:
         self._opens_at, self._cap = opens_at, None
         self._ok = self._peak = 0
-        self._early *= 0.5  # small losses add up over windows
-        self._late *= 0.5
+        self._ended, self._losses = [0, 0], [0, 0]
+        self._rooms.clear()
+
+    def _forget_losses(self) -> None:
+        self._ended_before, self._losses_before = [0.0, 0.0], [0.0, 0.0]
+
+    def _overload(self) -> int | None:
+        """How many at once have room, if the losses ended with the cap; None if there are none, or they are noise.
+
+        Noise takes the same share of the calls before the cap and after it.
+        """
+        if self._cap is None:
+            return None
+        ended = [MEMORY * old + new for old, new in zip(self._ended_before, self._ended)]  # noqa: B905
+        losses = [MEMORY * old + new for old, new in zip(self._losses_before, self._losses)]  # noqa: B905
+        self._ended_before, self._losses_before = ended, losses
+        share = ended[0] / (ended[0] + ended[1])
+        number = losses[0] + losses[1]
+        deviation = (number * share * (1 - share)) ** 0.5
+        if losses[0] - number * share <= CERTAIN * deviation:
+            return None
+        noise = self._ended[0] * losses[1] / ended[1]  # so many of the losses were none of the load's
+        return max(1, sorted(self._rooms)[min(int(noise), len(self._rooms) - 1)])
 
     def _close_window(self, now: float, goodput: float) -> None:
         """Decide the next window's limit by what came of this one."""
         self._adapt_rate(now, goodput)
-        early, late = self._early, self._late
-        overloaded = self._cap is not None and early > late + 2 * (early + late) ** 0.5 + 1
-        if overloaded:
-            assert self._cap is not None  # noqa: S101
-            self._limit, self._standing = self._cap, None
-            self._early = self._late = 0.0
+        if (room := self._overload()) is not None:
+            self._limit, self._standing = room, None
+            self._forget_losses()
             self._goodput = goodput
             self._wait_with_probe(now)
         elif self._standing is not None:
