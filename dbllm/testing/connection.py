@@ -38,6 +38,7 @@ class ConnectionState(Protocol):
 
     def plan(self, nonce: str) -> FaultPlan:
         """What happens to the next request of a nonce."""
+        ...
 
 
 class LoopbackConnection(asyncio.Protocol):

@@ -88,7 +88,7 @@ class LoopbackWorkspace(ABC):
             self._apps[name] = f"http://127.0.0.1:{await self._listen(name)}"
         return self._apps[name]
 
-    def plan(self, _nonce: str) -> FaultPlan:
+    def plan(self, nonce: str) -> FaultPlan:
         """Faults belong to answers here, so none is planned before a request has been read."""
         return FaultPlan(None, 0.0)
 

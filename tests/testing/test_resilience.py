@@ -71,13 +71,13 @@ def test_a_stream_in_an_event_loop_survives_and_waits_are_skipped(backend: Any) 
 
 def naive() -> Any:
     body = {"messages": [{"role": "user", "content": "x"}]}
-    with httpx.Client(base_url=os.environ["DATABRICKS_HOST"], trust_env=False) as client:
+    with httpx.Client(base_url=os.environ["DATABRICKS_HOST"], trust_env=False, verify=False) as client:
         answer = client.post("/serving-endpoints/m/invocations", json=body, timeout=None)
     return answer.json()["choices"][0]["message"]["content"]
 
 
 def test_crashes_hangs_and_wrong_values_are_told_apart() -> None:
-    said = fails(naive, faults=["429", "bad json", "stream stall", "refusal", "slow first token"], seconds=2)
+    said = fails(naive, faults=["429", "bad json", "stream stall", "refusal", "slow first token"], seconds=3)
     assert said.startswith("the function does not survive 4 of 5 faults:")
     rows = [line.split() for line in said.splitlines()[2:]]
     assert [row[0] for row in rows] == ["FAIL"] * 4 + ["ok"]
@@ -119,7 +119,7 @@ def test_an_apology_is_accepted_where_the_user_says_so() -> None:
 
 def ask_again(times: int, pause: float = 0.0) -> Callable[[Scripted], str]:
     def function(scripted: Scripted) -> str:
-        with httpx.Client(base_url=scripted.openai_base_url, trust_env=False) as client:
+        with httpx.Client(base_url=scripted.openai_base_url, trust_env=False, verify=False) as client:
             for _ in range(times):
                 answer = client.post("/chat/completions", json={"model": "m", "messages": []})
                 if answer.status_code == 200:
@@ -204,7 +204,7 @@ def test_an_async_function_that_hangs_is_cancelled() -> None:
         finally:
             ended.append("ended")
 
-    assert "hang" in fails(hangs, faults=["stream stall"], seconds=1.5)
+    assert "hang" in fails(hangs, faults=["stream stall"], seconds=3)
     assert ended == ["ended"] * 2
 
 

@@ -339,3 +339,16 @@ def test_a_scripted_answer_has_the_fields_of_the_local_workspaces_own() -> None:
             answer = ScriptedAnswer(text="" if tool else '{"a": 1}', tool_calls=calls)
             made = json.loads(wire_answer(kind, body, "", answer).body)  # type: ignore[arg-type]
             assert shape(made) == shape(local_responses.whole(head, tally))
+
+
+@pytest.mark.speed
+def test_a_scripted_workspace_costs_a_test_less_than_fifty_milliseconds() -> None:
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        with scripted_workspace() as scripted, Client() as client:
+            scripted.reply("hi")
+            client.endpoint("m").chat("hi")
+        times.append(time.perf_counter() - began)
+    print(f"a scripted workspace, a client and a call take {1000 * min(times):.1f} ms")
+    assert min(times) < 0.05
