@@ -7,6 +7,7 @@ long as the session, once in each process.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Generator, Iterator
@@ -52,6 +53,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def recording_name(nodeid: str) -> str:
+    """The name of a test's file: its classes, its name and its parameters; with a number where that is not exact."""
+    name = ".".join(nodeid.split("::")[1:]).replace("[", "-").replace("]", "")
+    plain = re.sub(r"[^\w.-]+", "-", name)[:100]
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 @pytest.fixture
 def recorded(request: pytest.FixtureRequest) -> Iterator[Recorder]:
     """Records what this test sends to the workspace of the environment, or replays it from a file that lies beside it.
@@ -62,8 +70,7 @@ def recorded(request: pytest.FixtureRequest) -> Iterator[Recorder]:
     from dbllm.testing.recorder import Recorder
 
     mode: Any = request.config.getoption("--dbllm-record", None) or ("replay" if os.environ.get("CI") else "once")
-    name = re.sub(r"[^\w.-]+", "-", request.node.name).strip("-")
-    path = request.path.parent / "recordings" / request.path.stem / f"{name}.json"
+    path = request.path.parent / "recordings" / request.path.stem / f"{recording_name(request.node.nodeid)}.json"
     try:
         made = Recorder(path, mode)
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import dbllm
+from dbllm.testing.plugin import recording_name
 from dbllm.testing.recordings import Interaction, Recording, to_text
 
 ROOT = str(Path(dbllm.__file__).parents[1])
@@ -110,6 +112,21 @@ def test_a_run_that_uses_no_fixture_loads_nothing(report: str) -> None:
 def test_the_workspace_is_skipped_with_a_sentence_without_its_extra(report: str) -> None:
     assert "3 failed, 3 passed, 1 skipped, 1 error" in report
     assert "pip install 'dbllm[local]'" in report
+
+
+def test_each_test_has_a_file_of_its_own() -> None:
+    nodes = [
+        "t.py::test_a",
+        "t.py::A::test_a",
+        "t.py::B::test_a",
+        "t.py::test_a[x-1]",
+        "t.py::test_a[a/b]",
+        "t.py::test_a[a b]",
+    ]
+    names = [recording_name(node) for node in [*nodes, f"t.py::test_a[{'x' * 300}]", f"t.py::test_a[{'x' * 301}]"]]
+    assert names[:4] == ["test_a", "A.test_a", "B.test_a", "test_a-x-1"]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[\w.-]{1,120}", name) for name in names)
 
 
 PARALLEL = """
