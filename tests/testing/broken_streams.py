@@ -1,7 +1,7 @@
-"""What dbllm raises on each kind of broken stream, and what openai's client does; the guide's table is made from it.
+"""What dbllm raises on each kind of broken stream, and what openai's client does; the README's table is made from it.
 
-python tests/testing/broken_streams.py            says whether the guide's table is what is found now
-python tests/testing/broken_streams.py --write    writes it; openai's column anew, where openai is installed
+python tests/testing/broken_streams.py            says whether the tables of README and guide are what is found now
+python tests/testing/broken_streams.py --write    writes them; openai's column anew, where openai is installed
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dbllm import APIError, AsyncClient, Client, Retry, Timeout
 from dbllm.testing import Scripted, scripted_workspace
 
 FILE = Path(__file__).with_name("broken_streams.json")
-GUIDE = Path(__file__).parents[2] / "dbllm" / "testing" / "GUIDE.md"
+ROOT = Path(__file__).parents[2]
 MARKS = "<!-- broken_streams: begin -->", "<!-- broken_streams: end -->"
 TEXT = "one two three four five"
 SILENT = "**nothing raised**"
@@ -140,6 +140,17 @@ def table(found: dict[str, dict[str, str]], openai: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+def short_table(found: dict[str, dict[str, str]], openai: dict[str, str]) -> str:
+    """The table with one column for all that dbllm raises."""
+    lines = [f"| what comes | dbllm | openai {openai['version']} |", "|---|---|---|"]
+    for row, cells in found.items():
+        lines.append(f"| {row} | {' / '.join(dict.fromkeys(cells.values()))} | {openai[row]} |")
+    return "\n".join(lines)
+
+
+PAGES = {ROOT / "README.md": short_table, ROOT / "dbllm" / "testing" / "GUIDE.md": table}
+
+
 def inside(page: str) -> str:
     """What stands between the marks of a page."""
     begin, end = MARKS
@@ -162,12 +173,15 @@ def main() -> int:
     """Compare, or write."""
     if "--write" in sys.argv and importlib.util.find_spec("openai") is not None:
         FILE.write_text(json.dumps(measure_openai(), indent=1) + "\n", "utf-8")
-    made, page = table(measure(), peers()), GUIDE.read_text("utf-8")
-    if "--write" in sys.argv:
-        GUIDE.write_text(_with_table(page, made), "utf-8")
-        return 0
-    print(made)
-    return 0 if inside(page) == made else 1
+    found, stale = measure(), 0
+    for path, make in PAGES.items():
+        made, page = make(found, peers()), path.read_text("utf-8")
+        if "--write" in sys.argv:
+            path.write_text(_with_table(page, made), "utf-8")
+        elif inside(page) != made:
+            stale += 1
+            print(f"{path.name} should say:\n{made}")
+    return min(stale, 1)
 
 
 if __name__ == "__main__":
