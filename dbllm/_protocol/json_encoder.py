@@ -22,15 +22,13 @@ def encode(body: object) -> bytes:
     """
     try:
         return _ENCODER.encode(body).encode()
-    except _Unfit as unfit:
-        flaw, place = str(unfit), _place_of(unfit.value, body, "")
     except UnicodeEncodeError as error:
         raise ValueError(f"the request holds text that is not Unicode: {error.reason}.") from None
     except (TypeError, ValueError) as error:
-        raise type(error)(_first_flaw(body, "") or str(error)) from None
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(_first_flaw(body, "") or str(error)) from None
     except RecursionError:
         raise ValueError("the request is nested too deep, or in itself.") from None
-    raise TypeError(f"{place}: {flaw}" if place else flaw)
 
 
 def plain_step(value: Any) -> Any:
@@ -60,28 +58,7 @@ def plain_step(value: Any) -> Any:
             if kind == "f":  # longdouble, which is wider than a number of Python
                 return float(value)
     advice = "; a tool is a dict with its name and JSON schema" if callable(value) else ""
-    raise _Unfit(value, advice)
-
-
-class _Unfit(TypeError):
-    """A value for which JSON has no form."""
-
-    def __init__(self, value: object, advice: str = "") -> None:
-        super().__init__(f"{type(value).__name__} has no form in JSON{advice}: {value!r:.80}")
-        self.value = value
-
-
-def _place_of(wanted: object, value: object, place: str) -> str:
-    """Where in a body a value is; "" where it came about on the way."""
-    if value is wanted:
-        return place
-    if isinstance(value, Mapping):
-        inner = ((f"{place}.{key}".lstrip("."), item) for key, item in value.items())
-        return next((found for step, item in inner if (found := _place_of(wanted, item, step))), "")
-    if isinstance(value, (list, tuple)):
-        items = enumerate(value)
-        return next((found for n, item in items if (found := _place_of(wanted, item, f"{place}[{n}]"))), "")
-    return ""
+    raise TypeError(f"{type(value).__name__} has no form in JSON{advice}: {value!r:.80}")
 
 
 def _plain_decimal(value: Any) -> float | None:
@@ -106,7 +83,7 @@ def _plain_time(value: Any, kind: str) -> Any:
         return None
     if kind != "M":
         advice = "; divide it by numpy.timedelta64(1, 's') for seconds" if kind == "m" else ""
-        raise _Unfit(value, advice)
+        raise TypeError(f"{type(value).__name__} has no form in JSON{advice}: {value!r:.80}")
     micros = value.astype("M8[us]")
     moment = micros.tolist() if isinstance(value.tolist(), int) and micros == value else value.tolist()
     return text if isinstance(moment, int) else moment.isoformat()  # int: nanoseconds, or a year beyond 9999

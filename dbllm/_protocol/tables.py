@@ -40,7 +40,12 @@ def scoring_form(data: object) -> dict[str, Any]:
         index = {} if table.index is None else {"index": table.index}
         return {"dataframe_split": {**index, "columns": table.columns, "data": table.rows}}
     if isinstance(data, (list, tuple)) and all(isinstance(row, Mapping) for row in data):
-        return {"dataframe_records": [_record(row, place) for place, row in enumerate(data)]}
+        return {
+            "dataframe_records": [
+                {name: _plain_cell(f"column {name!r}, row {place}", value) for name, value in row.items()}
+                for place, row in enumerate(data)
+            ]
+        }
     if _has(data, "shape", "dtype") and not _is_series(data):
         return {"inputs": data}
     advice = ""
@@ -111,24 +116,19 @@ _AS_IT_IS = frozenset({str, int, bool, type(None)})
 
 
 def _plain_column(what: str, values: Iterable[Any]) -> list[Any]:
-    plain = []
-    for row, value in enumerate(values):
-        try:
-            plain.append(value if type(value) in _AS_IT_IS else _plain_value(value))
-        except (TypeError, ValueError) as flaw:
-            advice = "Convert it first, to text or to numbers." if isinstance(flaw, TypeError) else ""
-            raise type(flaw)(f"{what}, row {row}: {flaw} {advice}".rstrip()) from None
-    return plain
+    pairs = enumerate(values)
+    return [value if type(value) in _AS_IT_IS else _plain_cell(f"{what}, row {row}", value) for row, value in pairs]
 
 
-def _record(row: Mapping[Any, Any], place: int) -> dict[Any, Any]:
-    plain = {}
-    for name, value in row.items():
-        try:
-            plain[name] = value if type(value) in _AS_IT_IS else _plain_value(value)
-        except (TypeError, ValueError) as flaw:
-            raise type(flaw)(f"column {name!r}, row {place}: {flaw}") from None
-    return plain
+def _plain_cell(place: str, value: Any) -> Any:
+    try:
+        return _plain_value(value)
+    except RecursionError:
+        raise ValueError(f"{place}: it is nested too deep, or in itself.") from None
+    except (TypeError, ValueError) as flaw:
+        if isinstance(flaw, TypeError):
+            raise TypeError(f"{place}: {flaw} Convert it first, to text or to numbers.") from None
+        raise ValueError(f"{place}: {flaw}") from None
 
 
 def _plain_value(value: Any) -> Any:

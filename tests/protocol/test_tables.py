@@ -93,7 +93,9 @@ def one(value: Any) -> Callable[[], Any]:
 
 
 def test_what_json_has_no_form_for_is_an_error_that_names_the_column_and_the_row() -> None:
-    wrong = []
+    wrong: list[Any] = []
+    in_itself: list[Any] = []
+    in_itself.append(in_itself)
     for make, kind, parts in (
         (one(math.inf), ValueError, ["column 'price', row 2", "inf", "None"]),
         (one(np.float32("-inf")), ValueError, ["column 'price', row 2", "-inf"]),
@@ -110,6 +112,7 @@ def test_what_json_has_no_form_for_is_an_error_that_names_the_column_and_the_row
         (lambda: pd.DataFrame({"a": [1]}, index=pd.Index([b"x"])), TypeError, ["the index, row 0", "bytes"]),
         (lambda: [{"a": 1}, {"a": b"x"}], TypeError, ["column 'a', row 1", "bytes"]),
         (lambda: [{"a": 1}, {"a": [math.inf]}], ValueError, ["column 'a', row 1", "inf"]),
+        (lambda: [{"a": 1}, {"a": in_itself}], ValueError, ["column 'a', row 1", "in itself"]),
         (lambda: np.array([[1.0], [NAN]]), ValueError, ["inputs[1][0] = nan"]),
         (lambda: np.array([["a"], [b"x"]], dtype=object), TypeError, ["inputs[1][0]", "bytes"]),
         (lambda: pd.Series([1]), TypeError, ["Series", "to_frame()"]),
