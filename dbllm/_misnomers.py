@@ -87,7 +87,9 @@ REPLY_NAMES = {
 }
 """Attributes of other libraries' replies: dbllm's."""
 
-SUBMODULES = frozenset({"bulk", "dbutils", "deployments", "errors", "langchain", "local", "serve", "spark", "testing"})
+SUBMODULES = frozenset(
+    {"bulk", "dbutils", "deployments", "errors", "langchain", "local", "otel", "serve", "spark", "testing"}
+)
 MODULE_NAMES = {
     **dict.fromkeys(("OpenAI", "WorkspaceClient"), "dbllm.Client"),
     **dict.fromkeys(("AsyncOpenAI",), "dbllm.AsyncClient"),

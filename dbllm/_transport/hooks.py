@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 from .._auth.redaction import hide_headers
 from .._backends.backend import Backend, run_without_loop
 from .._protocol.models import Usage
-from .._protocol.reply import CallInfo
+from .._protocol.reply import CallInfo, HasCallInfo
 from ..errors import APIError, ConfigError, PublicPickle, Raw
 from .call import Attempt, Call, RequestInfo
 from .logs import show_logs
@@ -157,14 +157,9 @@ _current: ContextVar[tuple[Observers | None, RequestInfo | None] | None] = Conte
 _IN_HOOK: tuple[None, None] = (None, None)
 
 
-@contextmanager
-def _here(value: tuple[Observers | None, RequestInfo | None]) -> Iterator[None]:
-    mark = _current.set(value)
-    try:
-        yield
-    finally:
-        with suppress(ValueError):  # the coroutine is closed from elsewhere: the context that it ran in is gone
-            _current.reset(mark)
+def _reset(mark: Token[Any]) -> None:
+    with suppress(ValueError):  # the coroutine is closed from elsewhere: the context that it ran in is gone
+        _current.reset(mark)
 
 
 class Observers:
@@ -209,8 +204,11 @@ class Observers:
         began, request = self._backend.clock(), RequestInfo(*about)
         try:
             await self.tell("on_request", request)
-            with self.within(request):
+            mark = _current.set((self, request))
+            try:
                 answer = await work()
+            finally:
+                _reset(mark)
             reply = read(answer)
         except BaseException as error:
             response = self.response(request, began, None, error, error)
@@ -224,27 +222,17 @@ class Observers:
             await self.tell("on_response", self.response(request, began, reply, info))
         return reply
 
-    def within(self, request: RequestInfo) -> AbstractContextManager[None]:
-        """Whatever is sent in this block is part of the call."""
-        return _here((self, request))
-
     def response(
-        self,
-        request: RequestInfo,
-        began: float,
-        reply: object,
-        info: Any,
-        error: BaseException | None = None,
-        **of: Any,
+        self, request: RequestInfo, began: float, reply: Any, info: Any, error: BaseException | None = None, *of: Any
     ) -> ResponseInfo:
-        """How a call ended; `of` are further fields, of a stream."""
-        outcome = "ok" if error is None else "error" if isinstance(error, Exception) else "cancelled"
-        said = {name: getattr(reply, name, None) for name in ("usage", "finish_reason")} if not of else {}
-        fields = {"outcome": outcome, "raw": getattr(info, "raw", None), "attempts": getattr(info, "attempts", 0)}
-        seconds = self._backend.clock() - began
-        return ResponseInfo(
-            **{"request": request, "seconds": seconds, "reply": reply, "error": error, **fields, **said, **of}
-        )
+        """How a call ended; `of` is what a stream has said: outcome, usage and the fields after it."""
+        ended: Any = "ok" if error is None else "error" if isinstance(error, Exception) else "cancelled"
+        if not of and isinstance(reply, HasCallInfo):  # a reply says at length what it has not, where it is asked
+            said: Any = reply
+            of = "", vars(reply).get("usage"), said.finish_reason if hasattr(type(reply), "finish_reason") else None
+        raw, attempts = (info.raw, info.attempts) if isinstance(info, (CallInfo, APIError)) else (None, 0)
+        seconds, outcome = self._backend.clock() - began, of[0] if of and of[0] else ended
+        return ResponseInfo(request, outcome, seconds, reply, error, raw, attempts, *of[1:])
 
     async def attempt(
         self, call: Call, *, pause: Callable[[Call, APIError], float | None], send: Callable[[Call], Any]
@@ -292,15 +280,19 @@ class Observers:
 
     async def tell(self, name: str, value: object, *, wait: bool = True) -> None:
         """Call the hooks of this name. Without `wait`, those that are async run to their first await."""
-        for hook in [hook for hooks in self.active() if (hook := getattr(hooks, name)) is not None]:
-            with _here(_IN_HOOK):
-                try:
-                    if inspect.isawaitable(result := hook(value)):
-                        await (result if wait and not self._is_sync else _at_once(result, name))
-                except Exception:
-                    level = logging.DEBUG if name in self._failed else logging.WARNING
-                    self._failed.add(name)
-                    log.log(level, "%s raised an exception; the call goes on", name, exc_info=True)
+        for hooks in self.active():
+            if (hook := getattr(hooks, name)) is None:
+                continue
+            mark = _current.set(_IN_HOOK)
+            try:
+                if (result := hook(value)) is not None and inspect.isawaitable(result):
+                    await (result if wait and not self._is_sync else _at_once(result, name))
+            except Exception:
+                level = logging.DEBUG if name in self._failed else logging.WARNING
+                self._failed.add(name)
+                log.log(level, "%s raised an exception; the call goes on", name, exc_info=True)
+            finally:
+                _reset(mark)
 
 
 async def _at_once(result: Any, name: str) -> None:
@@ -319,29 +311,32 @@ class ObservedStream:
 
     def __init__(self, observers: Observers, request: RequestInfo, began: float, clock: Callable[[], float]) -> None:
         self._observers, self._request, self._began, self._clock = observers, request, began, clock
-        self._said: dict[str, Any] = {"first_event": clock() - began, "events": 0, "usage": None, "finish_reason": None}
+        self._first_event, self._events = clock() - began, 0
+        self._usage: Usage | None = None
+        self._finish_reason: str | None = None
 
     def note(self, chunk: Any) -> None:
         """A piece was read."""
-        said = self._said
-        said["events"] += 1
-        said["usage"], said["finish_reason"] = (
-            chunk.usage or said["usage"],
-            chunk.finish_reason or said["finish_reason"],
-        )
+        self._events += 1
+        self._usage = chunk.usage or self._usage
+        self._finish_reason = chunk.finish_reason or self._finish_reason
 
     async def told(self, reading: Awaitable[T]) -> T:
         """The next piece; what is sent to get it is part of the call, and hooks are told of it."""
-        with self._observers.within(self._request):
+        mark = _current.set((self._observers, self._request))
+        try:
             chunk = await reading
+        finally:
+            _reset(mark)
         if chunk is not None:
-            event = StreamEvent(self._request, self._said["events"], self._clock() - self._began, chunk)
+            event = StreamEvent(self._request, self._events, self._clock() - self._began, chunk)
             await self._observers.tell("on_stream_event", event)
         return chunk
 
     async def end(self, stream: Any, whole: bool, error: BaseException | None = None, *, dropped: bool = False) -> None:
         """It has ended, or was closed or dropped."""
-        said = self._said if whole or error is not None else {**self._said, "outcome": "abandoned"}
+        said = "" if whole or error is not None else "abandoned", self._usage, self._finish_reason
         info = error if isinstance(error, APIError) else stream._call
-        response = self._observers.response(self._request, self._began, stream, info, error, **said)
+        began, told = self._began, (*said, self._first_event, self._events)
+        response = self._observers.response(self._request, began, stream, info, error, *told)
         await self._observers.tell("on_response", response, wait=not dropped and isinstance(error, Exception | None))

@@ -5,20 +5,70 @@ from __future__ import annotations
 import _thread
 import gc
 import inspect
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from dbllm import Attempt, AttemptRequest, Completion, Hooks, Raw, RequestInfo, ResponseInfo, TokenRefresh, __version__
+from dbllm import (
+    AsyncStream,
+    Attempt,
+    AttemptRequest,
+    ChatCompletion,
+    Completion,
+    Embeddings,
+    Hooks,
+    Predictions,
+    Raw,
+    RequestInfo,
+    Response,
+    ResponseInfo,
+    TokenRefresh,
+    Usage,
+    __version__,
+)
 from dbllm.otel import names
 from dbllm.otel.content import input_messages, output_messages
 
+_ANSWERS = (AsyncStream, ChatCompletion, Completion, Embeddings, Predictions, Response)
 _SUPPRESSED = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
+
+
+class _Totals:
+    """A counter that is read when metrics are collected: to count costs a call little then."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sums: dict[tuple[tuple[str, Any], ...], int] = {}
+
+    def add(self, count: int, attributes: dict[str, Any]) -> None:
+        """Count."""
+        key = tuple(attributes.items())
+        with self._lock:
+            self._sums[key] = self._sums.get(key, 0) + count
+
+    def observe(self, _: metrics.CallbackOptions) -> list[metrics.Observation]:
+        """What has been counted until now."""
+        with self._lock:
+            return [metrics.Observation(total, dict(key)) for key, total in self._sums.items()]
+
+
+_by_meter: WeakKeyDictionary[Any, dict[str, _Totals]] = WeakKeyDictionary()
+
+
+def _totals(meter: metrics.Meter, name: str, unit: str) -> _Totals:
+    """The totals of this name: one for each meter, however often telemetry is turned on."""
+    known = _by_meter.setdefault(meter, {})
+    if name not in known:
+        known[name] = _Totals()
+        meter.create_observable_counter(name, [known[name].observe], unit)
+    return known[name]
 
 
 class _Observed:
@@ -54,10 +104,8 @@ class Telemetry:
         self._embeddings_tokens = histogram(
             names.EMBEDDINGS_TOKENS, "{token}", "Input tokens of a call for embeddings."
         )
-        self._tokens = {
-            field: meter.create_counter(name, "{token}", f"Tokens: {field}.") for field, name in names.TOKENS.items()
-        }
-        self._retries = meter.create_counter(names.RETRIES, "{retry}", "Attempts after the first of a call.")
+        self._tokens = {field: _totals(meter, name, "{token}") for field, name in names.TOKENS.items()}
+        self._retries = _totals(meter, names.RETRIES, "{retry}")
         self._changes = meter.create_counter(names.LIMITS_CHANGES, "{change}", "Changes of an adaptive limit.")
         self._concurrency = meter.create_gauge(names.LIMITS_CONCURRENCY, "{call}", "Calls at once that are allowed.")
         self._limits: dict[tuple[str, str], int] = {}
@@ -165,10 +213,9 @@ class Telemetry:
         self._duration.record(response.seconds, attributes, within)
         if response.first_event is not None:
             self._first_chunk.record(response.first_event, attributes, within)
-        if usage is not None:
-            for field, counter in self._tokens.items():
-                if count := getattr(usage, field):
-                    counter.add(count, attributes, within)
+        for field, counter in self._tokens.items():
+            if count := said.get(names.USAGE[field]):
+                counter.add(count, attributes)
 
     def _attempt(self, attempt: Attempt) -> None:
         observed = attempt.request.notes.get(self) if attempt.request is not None else None
@@ -195,7 +242,7 @@ class Telemetry:
     def _retry(self, attempt: Attempt) -> None:
         observed = attempt.request.notes.get(self) if attempt.request is not None else None
         if observed is not None and observed.span is not None:
-            self._retries.add(1, {**observed.attributes, names.ERROR: _error_type(attempt.error)}, observed.within)
+            self._retries.add(1, {**observed.attributes, names.ERROR: _error_type(attempt.error)})
 
     def _token_refresh(self, refresh: TokenRefresh) -> None:
         span = trace.get_current_span()
@@ -261,17 +308,25 @@ def _said_of(response: ResponseInfo) -> dict[str, Any]:
     reply, usage = response.reply, response.usage
     if response.first_event is not None:
         said |= {names.FIRST_CHUNK: response.first_event, names.EVENTS: response.events}
-    head: Any = getattr(reply, "last_received", reply)  # of a stream, the JSON of its last event
+    head: Any = reply.last_received if response.request.stream and reply is not None else reply  # of a stream, JSON
     for field, name in (("model", names.RESPONSE_MODEL), ("id", names.RESPONSE_ID)):
-        value = head.get(field) if isinstance(head, Mapping) else getattr(head, field, None)
+        value = (head if isinstance(head, Mapping) else vars(head)).get(field) if head is not None else None
         said[name] = value if isinstance(value, str) else None
     if response.finish_reason:
         said[names.FINISH_REASONS] = (response.finish_reason,)
     if usage is not None:
-        said |= {name: getattr(usage, field) for field, name in names.USAGE.items()}
-    said[names.ANSWERED_BY] = getattr(reply, "answered_by", None) or None
-    said[names.SERVED_MODEL] = getattr(reply, "served_model", None)
+        said |= {name: getattr(usage, field) for field, name in names.USAGE.items() if _may_say(usage, field)}
+    if isinstance(reply, _ANSWERS):
+        served_model = raw.headers.get("served-model-name") if raw is not None else None
+        said[names.SERVED_MODEL] = served_model or (None if response.request.stream else reply.served_model)
+        if reply.answered_by != response.request.name:
+            said[names.ANSWERED_BY] = reply.answered_by or None
     return {name: value for name, value in said.items() if value is not None}
+
+
+def _may_say(usage: Usage, field: str) -> bool:
+    """Whether it is worth asking: most usages have no further fields."""
+    return bool(usage.model_extra) or field in ("prompt_tokens", "completion_tokens")
 
 
 def _behind(raw: Raw | None) -> dict[str, Any]:
@@ -284,14 +339,13 @@ def _behind(raw: Raw | None) -> dict[str, Any]:
 
 
 def _event(attempt: Attempt) -> dict[str, Any]:
-    said: dict[str, Any] = {"number": attempt.number, "seconds": attempt.seconds, names.METHOD: attempt.method}
-    said[names.PATH] = attempt.path
+    said: dict[str, Any] = {"number": attempt.number, "seconds": attempt.seconds, names.PATH: attempt.path}
     if attempt.status is not None:
         said[names.STATUS] = attempt.status
-    if attempt.request_id is not None:
-        said[names.REQUEST_ID] = attempt.request_id
     if attempt.error is not None:
         said[names.ERROR] = _error_type(attempt.error)
+        if attempt.request_id is not None:  # of an answer the span has it
+            said[names.REQUEST_ID] = attempt.request_id
     if attempt.wait is not None:
         said["wait"] = attempt.wait
     if attempt.hedge:
