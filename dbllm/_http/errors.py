@@ -63,9 +63,8 @@ def name_server(error: APIError, server: str, connect: float | None, total: floa
     elif error.detail == _NO_ANSWER:
         error.detail = f"no answer from {server} within {total or 0:g} s"
     elif isinstance(error, APIConnectionError):
-        error.detail = error.detail.replace(f"to {_SERVER} ", f"to {server} ").replace(
-            "the connection broke ", f"the connection to {server} broke ", 1
-        )
+        named = error.detail.replace(f"to {_SERVER} ", f"to {server} ")
+        error.detail = named.replace("the connection broke (", f"the connection broke ({server}: ", 1)
 
 
 def undecodable_error(error: Exception, raw: Raw) -> APIError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,30 @@ def test_what_the_sdk_says_is_said_in_the_terminal_s_words() -> None:
 def test_halves_of_a_pair_become_one_character() -> None:
     assert join_surrogates("a\ud83d\ude00b\ud83d") == "a\U0001f600b\ud83d"
     assert join_surrogates("\ufeffa\ud83d", lone="replace") == "\ufeffa\ufffd"
+
+
+def test_mistakes_are_answered_in_words_of_the_terminal() -> None:
+    """What the SDK says of the same mistakes, as `tests/mistakes.md` has it, without a word of Python."""
+    text = (Path(__file__).parents[1] / "mistakes.md").read_text("utf-8")
+    texts = dict(re.findall(r"^## (.+)\n\n\w+: (.+)\n", text, re.M))
+    causes = [
+        "nothing is configured",
+        "a host without a token",
+        "there is no credential",
+        "timeout= is negative",
+        "timeout= is text",
+        "host= has the path of the REST API",
+        "host= is an endpoint's own URL",
+        "an endpoint's name with a space in it",
+        "an endpoint's name with a space at its end",
+        "the name of an app of Databricks Apps",
+        "no answer in time",
+        "a profile without a host",
+        "a driver app without a cluster",
+        "chat() of an endpoint that embeds",
+        "nobody listens",
+    ]
+    python = re.compile(
+        r"\b(token|host|timeout|profile|cluster_id)=(?!\w)|the argument |client\.endpoint|Timeout: total"
+    )
+    assert [shown for cause in causes if python.search(shown := in_terminal_words(texts[cause]))] == []

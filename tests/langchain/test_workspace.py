@@ -403,3 +403,24 @@ def test_a_traceback_with_locals_does_not_show_the_token() -> None:
         with pytest.raises(ConfigError) as failed:
             call(kind(api_key=SECRET, **fields))
         assert SECRET not in shown(failed.value)
+
+
+def test_a_field_of_other_classes_is_answered_with_its_name_here() -> None:
+    given: list[tuple[type[Any], str, str]] = [
+        (ChatDatabricks, "openai_api_key", "Use api_token."),
+        (ChatDatabricks, "base_url", "Use host."),
+        (ChatDatabricks, "openai_api_base", "Use host."),
+        (ChatDatabricks, "model_name", "Use model."),
+        (ChatDatabricks, "deployment_name", "Use model."),
+        (ChatDatabricks, "request_timeout", "Use timeout."),
+        (ChatDatabricks, "temperatur", "Did you mean 'temperature'?"),
+        (ChatDatabricks, "top_p", "go into extra_params"),
+        (Databricks, "model", "Use endpoint_name."),
+        (DatabricksEmbeddings, "openai_api_key", "Use api_token."),
+    ]
+    fields = dict(CLASSES)
+    for kind, name, said in given:
+        with pytest.raises(ValidationError) as caught:
+            kind(**fields[kind], **{name: SECRET})
+        assert said in str(caught.value), (kind, name)
+        assert SECRET not in str(caught.value)
