@@ -1,8 +1,9 @@
 """An agent that calls tools: the model asks, this program answers, until the model has what it needs.
 
+pip install -e '.[local,langchain]'       # in the clone
 dbllm up                                  # in another terminal
 eval "$(dbllm env)"
-python agent.py
+python examples/agent.py
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Sort a file of messages by topic, one call a row; stopped or killed, it goes on where it was.
 
+pip install -e '.[local]'                 # in the clone
 dbllm up                                  # in another terminal
 eval "$(dbllm env)"
-python bulk.py
+python examples/bulk.py
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A LangChain chain that streams: prompt, model, parser.
 
+pip install -e '.[local,langchain]'       # in the clone
 dbllm up                                  # in another terminal
 eval "$(dbllm env)"
-python chain.py
+python examples/chain.py
 """
 
 from __future__ import annotations

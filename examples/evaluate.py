@@ -1,8 +1,9 @@
 """Evaluate prompts over a table: which wording answers most rows right, at what cost?
 
+pip install -e '.[local]'                 # in the clone
 dbllm up                                  # in another terminal
 eval "$(dbllm env)"
-python evaluate.py                        # or a CSV of your own, with the columns text and expected
+python examples/evaluate.py               # or a CSV of your own, with the columns text and expected
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Structured extraction: texts in, checked objects out, several at once; a text that gives none ends no other.
 
+pip install -e '.[local]'                 # in the clone
 dbllm up                                  # in another terminal
 eval "$(dbllm env)"
-python extract.py
+python examples/extract.py
 """
 
 from __future__ import annotations

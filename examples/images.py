@@ -1,9 +1,10 @@
 """Ask a model about an image: a file, a URL, or bytes that were never in a file.
 
+pip install -e '.[local]'                 # in the clone
 dbllm up                                  # in another terminal
 eval "$(dbllm env)"
-python images.py                          # the local model takes no images, and says so
-CHAT_ENDPOINT=databricks-claude-sonnet-4-5 python images.py photo.png      # on a workspace, a model that does
+python examples/images.py                 # the local model takes no images, and says so
+CHAT_ENDPOINT=databricks-claude-sonnet-4-5 python examples/images.py photo.png # on a workspace, a model that does
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Retrieval-augmented generation: find the passages that fit a question, and answer with them.
 
+pip install -e '.[local,langchain]'       # in the clone
 dbllm up                                  # in another terminal
 eval "$(dbllm env)"
-python rag.py
+python examples/rag.py
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Retrieval with a reranking step: vectors find many passages fast, the model then judges each with the question.
 
+pip install -e '.[local]'                 # in the clone
 dbllm up                                  # in another terminal
 eval "$(dbllm env)"
-python rerank.py
+python examples/rerank.py
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A script that does not await: the same names, without an event loop.
 
+pip install -e '.[local]'                 # in the clone
 dbllm up                                  # in another terminal
 eval "$(dbllm env)"
-python script.py
+python examples/script.py
 """
 
 from __future__ import annotations

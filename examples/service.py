@@ -1,8 +1,9 @@
 """A web service that awaits: FastAPI in front of an endpoint. One client serves all requests.
 
+pip install -e '.[local]' fastapi         # in the clone
 dbllm up                                  # in another terminal
 eval "$(dbllm env)"
-uvicorn service:app --port 8000 --timeout-graceful-shutdown 20
+uvicorn --app-dir examples service:app --port 8000 --timeout-graceful-shutdown 20
 curl -s localhost:8000/answer -H 'content-type: application/json' -d '{"prompt": "How are you?"}'
 curl -N "localhost:8000/stream?prompt=Tell%20me%20about%20rivers."
 

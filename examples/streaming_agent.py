@@ -1,8 +1,9 @@
 """An agent that streams: text is shown as it is written, calls of tools as soon as they are whole.
 
+pip install -e '.[local,langchain]'       # in the clone
 dbllm up                                  # in another terminal
 eval "$(dbllm env)"
-python streaming_agent.py
+python examples/streaming_agent.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A test of a LangChain chain in ten lines: no model, some milliseconds. The last test asks a real, small one.
 
-pip install 'dbllm[langchain,testing,local]'
-pytest test_a_chain.py
+pip install -e '.[langchain,testing,local]' # in the clone
+pytest examples/test_a_chain.py
 """
 
 from __future__ import annotations

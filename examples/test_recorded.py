@@ -1,7 +1,7 @@
 """A conversation that was recorded once, with the local workspace's model, and is replayed wherever this runs.
 
-pip install 'dbllm[testing]'
-pytest test_recorded.py        # replays recordings/test_recorded/test_a_conversation.json
+pip install -e '.[testing]'               # in the clone
+pytest examples/test_recorded.py          # replays recordings/test_recorded/test_a_conversation.json
 
 To record it anew, delete that file, start `dbllm up`, export what it prints, and run the test again.
 """
