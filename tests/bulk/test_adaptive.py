@@ -88,7 +88,7 @@ def test_a_capacity_that_falls_to_a_quarter_is_followed_at_once_and_its_return_w
     down, refused = rate(model.answered, 70, 120), rate(model.refused, 70, 120)
     print(f"down: {down:.1f} answers a second, {refused / (down + refused):.2%} refused")
     assert down >= 0.9 * 16
-    assert refused <= 0.02 * (down + refused)
+    assert refused <= 0.03 * (down + refused)  # three or four probes, of which four calls each are turned away
     assert rate(model.answered, 150, 155) >= 0.9 * 64
 
 
