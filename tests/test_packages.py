@@ -76,6 +76,7 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "hooks of calls, streams, retries and tokens; middleware; a log by parts": 360,
     "a chat or a response without any event is no answer, though it ends with [DONE]": 6,
     "interrupts leave no socket and no module in part; parsers take linear time; each choice ends by itself": 325,
+    "adaptive concurrency tells noise from load, and follows a quota of a minute": 31,
     "replies, clients and lists show themselves; tables, series and arrays in and out; progress": 390,
 }
 

@@ -80,6 +80,7 @@ class AdaptiveConcurrency(FixedConcurrency):
         self._rate_at = self._next_start = self._blocked_at = 0.0
         self._growth = RATE_GROWTH[1]
         self._began: float | None = None
+        self._opened, self._taken = 0.0, 0  # when it was last blocked no longer, and what was taken since
         self._answers: deque[list[float]] = deque()  # [second, answers] of the last minute
 
     def limit(self) -> int:
@@ -97,7 +98,7 @@ class AdaptiveConcurrency(FixedConcurrency):
     def started(self, now: float) -> None:
         """A call starts."""
         if self._began is None:
-            self._began = self._opens_at = now
+            self._began = self._opens_at = self._opened = now
         if self._rate is not None:
             self._next_start = max(now - BURST, self._next_start) + 1 / self._rate
 
@@ -141,6 +142,8 @@ class AdaptiveConcurrency(FixedConcurrency):
                 self._growth = RATE_GROWTH[1]
                 self._rate, self._rate_at = (less * self._rate if self._cuts < CUTS else None), now
                 self._next_start = now + BLOCKED[0]
+            if self._refusals >= REFUSALS:  # most likely all that come are turned away
+                self._next_start = max(self._next_start, now + BLOCKED[0] * (self._refusals - REFUSALS + 1))
             return
         if self._cap is None:
             self._cap, self._capped_at = max(1, running), now
@@ -151,6 +154,7 @@ class AdaptiveConcurrency(FixedConcurrency):
             self._rooms.append(running)
         elif self._losses[1] > 4 and self._losses[1] > 0.3 * self._ended[1]:  # it has become still less
             self._capped_at = now
+            self._ended, self._losses = [sum(self._ended), 0], [sum(self._losses), 0]
 
     # --- a quota ------------------------------------------------------------------------------------------------------
 
@@ -165,13 +169,18 @@ class AdaptiveConcurrency(FixedConcurrency):
         """The first answer after everything was turned away."""
         self._pause, self._limit = 0.0, self._unlost  # the number at once was not what was wrong
         self._forget_losses()
-        # A quota of a minute blocks for long. What opens again soon is filled all the time, and its rate is not known.
-        self._growth = RATE_GROWTH[0 if now - self._blocked_at < SHORT else 1]
-        self._rate = max(self._recent_rate(now), 0.1)
+        # What opens again soon is filled all the time, and its rate is not known. A quota of a minute blocks for long,
+        # and frees its places as they were taken a minute ago: at the rate that was served before it was used up.
+        filled = now - self._blocked_at < SHORT
+        self._growth = RATE_GROWTH[0 if filled else 1]
+        served = self._taken / max(1.0, self._blocked_at - self._opened)
+        self._rate = max(self._recent_rate(now) if filled else served, 0.1)
+        self._opened, self._taken = now, 0
         self._rate_at = self._next_start = now
         self._open_window(now + self._latency)
 
     def _count_taken(self, now: float) -> None:
+        self._taken += 1
         if self._answers and self._answers[-1][0] == now // 1:
             self._answers[-1][1] += 1
         else:
@@ -246,7 +255,8 @@ class AdaptiveConcurrency(FixedConcurrency):
     def _judge_probe(self, now: float, goodput: float) -> None:
         assert self._standing is not None  # noqa: S101
         growth = self._limit / self._standing - 1
-        if goodput > self._goodput * (1 + GAIN * growth):
+        had_room = self._cap is None or self._cap > self._standing
+        if had_room and goodput > self._goodput * (1 + GAIN * growth):
             self._goodput, self._standing = goodput, None
             self._successes += 1
             self._hold = HOLD[0]

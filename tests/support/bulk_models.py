@@ -103,6 +103,19 @@ class Noisy(Queueing):
             raise InternalServerError("upstream hiccup", raw=Raw(503))
 
 
+class RandomRefusals(Queueing):
+    """One request in twenty is a 429 at once, whatever the load; with `hard`, so are those over the limit."""
+
+    def __init__(self, limit: int = 48, seed: int = 3, *, hard: bool = False) -> None:
+        super().__init__(limit)
+        self.limit, self.hard, self.random = limit, hard, random.Random(seed)
+
+    def refuses(self) -> str | None:
+        if self.hard and self.running >= self.limit:
+            return "too many at once"
+        return "by chance" if self.random.random() < 0.05 else None
+
+
 class TokenQuota(Model):
     """A sliding minute of output tokens: `reserves` are reserved, and what the answer leaves is given back."""
 
