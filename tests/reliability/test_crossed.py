@@ -86,6 +86,7 @@ def test_no_call_gets_what_another_was_to_get(kind: str, engine: str) -> None:
     assert wrong == 0
 
 
+@pytest.mark.timeout(0)  # as long as it takes
 def test_without_a_look_at_the_socket_answers_cross(monkeypatch: pytest.MonkeyPatch) -> None:
     def ready(self: Any) -> bool:
         return self.reusable
