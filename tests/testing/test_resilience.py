@@ -77,7 +77,7 @@ def naive() -> Any:
 
 
 def test_crashes_hangs_and_wrong_values_are_told_apart() -> None:
-    said = fails(naive, faults=["429", "bad json", "stream stall", "refusal", "slow first token"], seconds=3)
+    said = fails(naive, faults=["429", "bad json", "stream stall", "refusal", "slow first token"], seconds=2)
     assert said.startswith("the function does not survive 4 of 5 faults:")
     rows = [line.split() for line in said.splitlines()[2:]]
     assert [row[0] for row in rows] == ["FAIL"] * 4 + ["ok"]
@@ -204,7 +204,7 @@ def test_an_async_function_that_hangs_is_cancelled() -> None:
         finally:
             ended.append("ended")
 
-    assert "hang" in fails(hangs, faults=["stream stall"], seconds=3)
+    assert "hang" in fails(hangs, faults=["stream stall"], seconds=2)
     assert ended == ["ended"] * 2
 
 
