@@ -119,7 +119,8 @@ def main() -> None:
     print(f"| (a call without hooks: {median(base):.0f} µs) | | | |")
     medians = {"alone": median(alone[1:])}
     print(
-        f"| (OpenTelemetry's SDK alone, for the same span) | {medians['alone']:.1f} | {min(alone):.1f} | {max(alone):.1f} |"
+        "| (OpenTelemetry's SDK alone, for the same span) "
+        f"| {medians['alone']:.1f} | {min(alone):.1f} | {max(alone):.1f} |"
     )
     for name, costs in found.items():
         more = [cost - bare for cost, bare in zip(costs, base, strict=True)]
