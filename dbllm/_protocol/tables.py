@@ -116,8 +116,12 @@ _AS_IT_IS = frozenset({str, int, bool, type(None)})
 
 
 def _plain_column(what: str, values: Iterable[Any]) -> list[Any]:
-    pairs = enumerate(values)
-    return [value if type(value) in _AS_IT_IS else _plain_cell(f"{what}, row {row}", value) for row, value in pairs]
+    return [
+        value
+        if (kind := type(value)) in _AS_IT_IS or (kind is float and math.isfinite(value))
+        else _plain_cell(f"{what}, row {row}", value)
+        for row, value in enumerate(values)
+    ]
 
 
 def _plain_cell(place: str, value: Any) -> Any:
