@@ -7,11 +7,13 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.loopback import Peer, Server
 from support.terminal import DBLLM, PATIENCE, Terminal
 
 from dbllm.testing import FaultServer, fault_server
@@ -106,6 +108,33 @@ def test_error_rows_end_with_2_and_are_asked_again_when_told(
     server.change(mix={})
     assert run(*words(tmp_path, "--retry-errors=RateLimitError")).status == 2
     assert run(*words(tmp_path, "--retry-errors")).status == 0
+
+
+def test_a_token_that_is_refused_ends_it_with_77_and_the_same_command_goes_on(
+    server: FaultServer,
+    environ: dict[str, str],
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    serve: Callable[..., Server],
+) -> None:
+    def refuse(peer: Peer) -> None:
+        for _ in iter(peer.request, None):
+            if lock.is_set():
+                peer.answer({"error_code": "PERMISSION_DENIED", "message": "Invalid access token."}, 403)
+            else:
+                peer.answer({"name": "m", "task": "llm/v1/chat", "choices": [{"index": 0, "message": answer}]})
+
+    answer = {"role": "assistant", "content": "yes"}
+    (lock := threading.Event()).set()
+    monkeypatch.setenv("DATABRICKS_HOST", serve(refuse).host)
+    ended = run(*words(tmp_path))
+    assert ended.status == 77
+    said = [line for line in ended.err.splitlines() if not line.startswith("{")]
+    assert len(said) == 1
+    assert "HTTP 403 PERMISSION_DENIED: Invalid access token." in said[0]
+    lock.clear()
+    assert run(*words(tmp_path)).status == 0
 
 
 def test_a_dry_run_sends_nothing_and_names_bad_lines(
