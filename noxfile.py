@@ -318,8 +318,10 @@ def lock(session: nox.Session) -> None:
         LOCKS / "check.txt",
         *local,
         "--extra=langchain",
+        "--extra=otel",
         *groups("test", "httpx2", "langchain", "lint", "types"),
     )
+    resolve(session, LOCKS / "otel.txt", *core, "--extra=fast", "--extra=otel", *groups("test", "otel"))
     resolve(session, LOCKS / "bulk.txt", *local, "--extra=bulk", *groups("test"))
     resolve(session, LOCKS / "bare.txt", *core)
     oldest = Path(session.create_tmp()) / "oldest.txt"
@@ -398,3 +400,11 @@ def docs(session: nox.Session) -> None:
 def release(session: nox.Session) -> None:
     """A release: `-- 0.2.0` checks, builds, commits and tags it; `-- 0.2.0 --dry-run` keeps nothing of that."""
     session.run(sys.executable, RELEASE, *session.posargs, external=True, env={"UV": nox.virtualenv.UV})
+
+
+@nox.session
+def telemetry(session: nox.Session) -> None:
+    """Spans and metrics beside other instrumentations and MLflow, and what they cost a call."""
+    install(session, "otel")
+    session.run("pytest", *OURS, "tests/otel", *session.posargs)
+    session.run("python", "tests/bench/telemetry.py")

@@ -269,7 +269,8 @@ class Observers:
             return run_without_loop(sending) if self._is_sync else sending
 
         answer = middleware(own, proceed)
-        answer = await answer if inspect.isawaitable(answer) else answer
+        if not isinstance(answer, CallInfo) and inspect.isawaitable(answer):
+            answer = await answer
         if not isinstance(answer, CallInfo):
             raise TypeError(f"a middleware must return what send() gave, got {type(answer).__name__}.")
         return answer

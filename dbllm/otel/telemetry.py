@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _thread
 import gc
-import inspect
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,7 +29,6 @@ from dbllm import (
     Response,
     ResponseInfo,
     TokenRefresh,
-    Usage,
     __version__,
 )
 from dbllm.otel import names
@@ -173,16 +171,14 @@ class Telemetry:
             self._finish(observed, response)
 
     def _finish(self, observed: _Observed, response: ResponseInfo) -> None:
-        reply = response.reply
-        if isinstance(reply, str):  # `complete` gives the text alone
-            response = replace(response, **_behind(response.raw))
-        said = _said_of(response)
-        if observed.outer is not None:
-            _publish({**observed.attributes, **said}, observed.outer)
-            return
-        span, attributes = observed.span, observed.attributes
-        assert span is not None  # noqa: S101
+        span, reply = observed.span, response.reply
         try:
+            if isinstance(reply, str):  # `complete` gives the text alone
+                response = replace(response, **_behind(response.raw))
+            said = _said_of(response)
+            if span is None:
+                _publish({**observed.attributes, **said}, observed.outer)
+                return
             if span.is_recording():
                 limit = self._content_limit
                 if limit and (text := output_messages(reply, response.finish_reason, limit)):
@@ -190,9 +186,10 @@ class Telemetry:
                 span.set_attributes(said)
                 if response.outcome == "error":
                     span.set_status(Status(StatusCode.ERROR, said[names.ERROR]))
-            self._count(response, attributes, said, observed)
+            self._count(response, observed.attributes, said, observed)
         finally:
-            span.end()
+            if span is not None:
+                span.end()
 
     def _count(
         self, response: ResponseInfo, attributes: dict[str, Any], said: dict[str, Any], observed: _Observed
@@ -267,7 +264,7 @@ class Telemetry:
             answer = send(request)
         finally:
             context.detach(token)
-        return _within(observed.within, answer) if inspect.isawaitable(answer) else answer
+        return _within(observed.within, answer) if hasattr(answer, "__await__") else answer
 
 
 async def _within(where: Any, sending: Any) -> Any:
@@ -299,34 +296,34 @@ def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
 def _said_of(response: ResponseInfo) -> dict[str, Any]:
     """What is known of a call at its end."""
     said: dict[str, Any] = {names.OUTCOME: response.outcome, names.ATTEMPTS: response.attempts}
+    raw, reply, usage = response.raw, response.reply, response.usage
     if response.error is not None and response.outcome == "error":
         said[names.ERROR] = _error_type(response.error)
-    if (raw := response.raw) is not None:
-        said |= {names.STATUS: raw.status, names.REQUEST_ID: raw.request_id}
+    if raw is not None:
+        said[names.STATUS] = raw.status
+        if (request_id := raw.request_id) is not None:
+            said[names.REQUEST_ID] = request_id
     if response.request.operation == "request":
-        return {name: value for name, value in said.items() if value is not None}
-    reply, usage = response.reply, response.usage
+        return said
     if response.first_event is not None:
         said |= {names.FIRST_CHUNK: response.first_event, names.EVENTS: response.events}
-    head: Any = reply.last_received if response.request.stream and reply is not None else reply  # of a stream, JSON
-    for field, name in (("model", names.RESPONSE_MODEL), ("id", names.RESPONSE_ID)):
-        value = (head if isinstance(head, Mapping) else vars(head)).get(field) if head is not None else None
-        said[name] = value if isinstance(value, str) else None
     if response.finish_reason:
         said[names.FINISH_REASONS] = (response.finish_reason,)
     if usage is not None:
-        said |= {name: getattr(usage, field) for field, name in names.USAGE.items() if _may_say(usage, field)}
+        for field, name in (names.USAGE if usage.model_extra else names.FEW_USAGE).items():
+            if (count := getattr(usage, field)) is not None:
+                said[name] = count
     if isinstance(reply, _ANSWERS):
-        served_model = raw.headers.get("served-model-name") if raw is not None else None
-        said[names.SERVED_MODEL] = served_model or (None if response.request.stream else reply.served_model)
-        if reply.answered_by != response.request.name:
-            said[names.ANSWERED_BY] = reply.answered_by or None
-    return {name: value for name, value in said.items() if value is not None}
-
-
-def _may_say(usage: Usage, field: str) -> bool:
-    """Whether it is worth asking: most usages have no further fields."""
-    return bool(usage.model_extra) or field in ("prompt_tokens", "completion_tokens")
+        last = reply.last_received if isinstance(reply, AsyncStream) else vars(reply)  # of a stream, its last JSON
+        for field, name in (("model", names.RESPONSE_MODEL), ("id", names.RESPONSE_ID)):
+            if isinstance(last, Mapping) and isinstance(value := last.get(field), str):
+                said[name] = value
+        served = raw.headers.get("served-model-name") if raw is not None else None
+        if served or (not isinstance(reply, AsyncStream) and (served := reply.served_model)):
+            said[names.SERVED_MODEL] = served
+        if (answered_by := reply.answered_by) and answered_by != response.request.name:
+            said[names.ANSWERED_BY] = answered_by
+    return said
 
 
 def _behind(raw: Raw | None) -> dict[str, Any]:
