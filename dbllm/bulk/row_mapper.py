@@ -242,12 +242,16 @@ class RowMapper:
         return self._handle
 
     def _made(self, kind: Any) -> Any:
-        # One client for all event loops, threads and forked children of this process: it keeps their sockets apart.
-        if (client := self._clients.get(kind)) is None:
-            client = self._clients.setdefault(kind, kind(**self._settings))
+        client = self._client(kind)
         if self.endpoint is not None:
             return client.endpoint(self.endpoint)
         return client.driver_app(self.driver_app, self.cluster_id)
+
+    def _client(self, kind: Any) -> Any:
+        # One client for all event loops, threads and forked children of this process: it keeps their sockets apart.
+        if (client := self._clients.get(kind)) is None:
+            client = self._clients.setdefault(kind, kind(**self._settings))
+        return client
 
     def send(self, handle: Any, request: RowRequest, **options: Any) -> Any:
         """Call the verb: a coroutine of an async handle, the reply of a plain one."""
