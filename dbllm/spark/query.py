@@ -49,7 +49,7 @@ def register(
         endpoint: the endpoint of all rows; the function then takes the request alone: `dbllm_query(text)`. Default: its
             first argument.
         verb: "complete", "chat", "embed", "predict" or "respond". A request is a text; for `predict` also a struct.
-        options: see `JobOptions`; `params`, `host`, `credential`, `retry` and `timeout`, and the limits, which the tasks
+        options: see `JobOptions`; `params`, `host`, `credential`, `retry`, `timeout`, and the limits, which the tasks
             that run at once share.
 
     Returns:
