@@ -16,8 +16,9 @@ from ..bulk import RowMapper
 from ..bulk.requests import CONTENT, Template
 from .columns import TEXT, VECTOR, VECTORS, import_packages, spark_type
 from .credentials import settings_of
-from .ledger import ledger_folder
+from .ledger import job_name, ledger_folder
 from .share import share_of
+from .tables import is_table, with_table
 from .worker import MapRows, TaskPlan
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ class JobOptions(TypedDict, total=False):
         limits: instead of these, a `Limits`.
         tasks: how many tasks; the DataFrame is repartitioned into so many. Default: as many as run at once, but at
             least 8 calls for each.
-        ledger: a folder that all executors see, or the name of a table: what is answered is recorded there, and
-            never paid again by a retry, another action or another run. Without one each action calls the model anew.
+        ledger: a folder that all executors see: what is answered is recorded there, some 200 rows at a time, and never
+            paid again by a retry, another action or another run. Or the name of a table: the model is then called at
+            once, and the answers are recorded when all are there. Without one each action calls the model anew.
         key: columns whose values name a row in the ledger; default: what the row asks.
         retry_errors: call rows again whose recorded result is an error.
         on_error: "row": a row that fails is a row with an `error`. "raise": the first one ends the job. "split": two
@@ -228,18 +230,24 @@ def _map(
         max_error_rate=options.get("max_error_rate"),
         retry_errors=options.get("retry_errors", False),
     )
-    del table
     where = endpoint or f"driver app {options.get('driver_app')}"
-    recorded = plan.ledger or "no ledger: each action on the result calls the model anew"
+    recorded = table or plan.ledger or "no ledger: each action on the result calls the model anew"
     _print(f"dbllm.spark: {verb} {where}: {share}; {recorded}")
     # Rows that ask the same meet in one partition, so that a ledger can tell.
     by = [_quoted_column(name) for name in (key or needed)] if plan.ledger is not None else []
     types = import_packages("pyspark.sql.types")
-    schema = types.StructType([*df.schema.fields, types.StructField(column, spark_type(plan.output))])
-    result = df.repartition(share.tasks, *by).mapInArrow(arrow_function(plan, column, verb), schema)
+
+    def call(rows: DataFrame) -> DataFrame:
+        schema = types.StructType([*rows.schema.fields, types.StructField(column, spark_type(plan.output))])
+        return rows.repartition(share.tasks, *by).mapInArrow(arrow_function(plan, column, verb), schema)
+
+    if table is None:
+        result = call(df)
+    else:
+        result = with_table(df, table, job_name(identity), key or needed, column, call, retry_errors=plan.retry_errors)
     if on_error != "split":
         return result
-    if plan.ledger is None:  # both halves are made of the same answers
+    if table is None and plan.ledger is None:  # both halves are made of the same answers
         result = result.persist()
     failed = result[column]["error"].isNotNull()
     return result.where(~failed), result.where(failed)
@@ -406,11 +414,6 @@ def _identity(
         "response_model": None if model is None else schema(),
         "key": key,
     }
-
-
-def is_table(ledger: str) -> bool:
-    """Whether a ledger is named as a table is."""
-    return all(part.isidentifier() for part in ledger.split(".")) and "." in ledger
 
 
 def _quoted_column(name: str) -> Any:

@@ -49,10 +49,10 @@ def ledger_folder(path: str | os.PathLike[str], identity: Mapping[str, Any]) -> 
         LedgerError: the path is none that files can be opened at.
     """
     text = os.fspath(path)
-    if text.startswith("dbfs:/"):
-        text = "/dbfs/" + text.removeprefix("dbfs:/").removeprefix("/Volumes").lstrip("/")
-        if os.fspath(path).startswith("dbfs:/Volumes/"):
-            text = os.fspath(path).removeprefix("dbfs:")
+    if text.startswith("dbfs:/Volumes/"):
+        text = text.removeprefix("dbfs:")
+    elif text.startswith("dbfs:/"):
+        text = "/dbfs/" + text.removeprefix("dbfs:").lstrip("/")
     elif text.startswith("file:/"):
         text = "/" + text.removeprefix("file:").lstrip("/")
     elif "://" in text or not text.strip():
@@ -60,8 +60,13 @@ def ledger_folder(path: str | os.PathLike[str], identity: Mapping[str, Any]) -> 
             f"ledger={text!r} must be a folder that every executor can open as files: /Volumes/…, /dbfs/…, or a shared "
             "mount."
         )
+    return Path(os.path.abspath(text)) / job_name(identity)
+
+
+def job_name(identity: Mapping[str, Any]) -> str:
+    """The name that jobs share which ask the same."""
     asked = json.dumps(identity, sort_keys=True, default=repr)
-    return Path(os.path.abspath(text)) / hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()
 
 
 def key_of_values(values: Sequence[Any]) -> bytes:

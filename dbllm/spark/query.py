@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from dbllm import AsyncClient
+from dbllm import AsyncClient, Limits
 
 from ..bulk import Item, RowInputError, RowMapper
 from ..bulk.requests import RowRequest
@@ -114,7 +114,7 @@ class QueryMapper(RowMapper):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_handles": {}}
 
-    async def start(self) -> None:
+    async def start(self, limits: Limits | None = None) -> None:
         """Nothing: each endpoint is learnt when its first row comes."""
 
     def request(self, row: Any) -> RowRequest:

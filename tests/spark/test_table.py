@@ -21,18 +21,19 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from dbllm import AsyncClient, ConfigError, bulk
+from dbllm import AsyncClient, ConfigError, Retry, bulk
 from dbllm.spark import chat, complete, embed, predict, register, respond
 from dbllm.testing import SAFE_FAULTS, FaultServer
 
-from .conftest import CANARY, CONNECT, SLOTS, TOKEN_VARIABLE
+from .conftest import CANARY, CONNECT, LONG, SLOTS, TOKEN_VARIABLE
 from .measuring_server import MeasuringServer
-
-LONG = bool(os.environ.get("DBLLM_SPARK_LONG"))
 
 
 def sized(short: int, long: int) -> int:
     return long if LONG else short
+
+
+QUICK = Retry(attempts=8, backoff=0.01, max_backoff=0.2)
 
 
 def table(spark: Any, number: int, *, start: int = 0, text: str = "concat('row ', id)") -> Any:
@@ -80,7 +81,7 @@ def test_each_row_comes_out_once_though_a_third_of_the_calls_fails(
 ) -> None:
     server.change(mix=SAFE_FAULTS)
     number = sized(1500, 100_000)
-    rows = chat(table(spark, number), "m", prompt="Say {text}", tasks=8, **where).collect()
+    rows = chat(table(spark, number), "m", prompt="Say {text}", tasks=8, retry=QUICK, **where).collect()
     assert sorted(row["id"] for row in rows) == list(range(number))
     wrong = [
         row for row in rows if row["result"]["error"] is None and row["result"]["output"] != f"Say row {row['id']}"
@@ -250,6 +251,18 @@ def test_with_a_ledger_only_what_is_missing_is_called(
     server.clear()
     chat(table(spark, 20), "m", **{**options, "prompt": "Tell {text}"}).collect()
     assert server.report().executions == 20  # another prompt is another question
+
+
+def test_a_table_is_a_ledger_too(spark: Any, server: FaultServer, where: dict[str, Any]) -> None:
+    options = {"prompt": "Say {text}", "ledger": "answers", "key": "id", **where}
+    spark.sql("DROP TABLE IF EXISTS answers")
+    first = chat(table(spark, 40), "m", **options)
+    assert outputs(first.collect()) == {place: f"Say row {place}" for place in range(40)}
+    more = chat(table(spark, 50), "m", **options)
+    assert outputs(more.collect()) == {place: f"Say row {place}" for place in range(50)}
+    assert first.columns == more.columns == ["id", "text", "result"]
+    assert server.report().executions == 50
+    spark.sql("DROP TABLE answers")
 
 
 def test_a_damaged_segment_costs_its_rows_and_no_more(
