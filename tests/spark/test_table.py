@@ -396,7 +396,7 @@ def test_no_credential_is_in_the_plan_the_log_or_what_is_sent_to_spark(
     logs = [path for path in events.rglob("*") if path.is_file()]
     assert logs
     seen += [path.read_bytes() for path in [*logs, *(path for path in tmp_path.rglob("*") if path.is_file())]]
-    assert all(content for content in seen)
+    assert sum(map(len, seen)) > 10_000
     assert not [content for content in seen if CANARY.encode() in content]
 
 
