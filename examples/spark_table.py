@@ -1,16 +1,19 @@
 """A model's answer for each of 500 rows of a Spark table, by one call and through SQL, on the local workspace's model.
 
 pip install 'dbllm[local,spark]'          # and a Java: apt-get install openjdk-17-jre-headless
-dbllm up                                  # in another terminal; it prints the variables that clients need
+dbllm up                                  # in another terminal
+eval "$(dbllm env)"
 python spark_table.py
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
 
+from dbllm import DbllmError
 from dbllm.spark import chat, java_home, register
 
 ROWS = int(os.environ.get("ROWS", "500"))
@@ -37,4 +40,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")  # retries are warnings
+    try:
+        main()
+    except DbllmError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

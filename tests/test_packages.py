@@ -172,8 +172,7 @@ def test_the_imports_have_no_cycle() -> None:
 
 def test_a_private_package_says_in_one_docstring_what_it_is_for() -> None:
     for name, path in MODULES.items():
-        exporting = ("__init__", "langchain", "local", "testing", "bulk", "otel")
-        exporting = ("__init__", "langchain", "local", "testing", "bulk", "spark")
+        exporting = ("__init__", "langchain", "local", "testing", "bulk", "otel", "spark")
         if path.name == "__init__.py" and name not in exporting:
             (only,) = TREES[name].body
             assert isinstance(only, ast.Expr), name

@@ -87,7 +87,7 @@ class Template:
             if name not in row:
                 has = ", ".join(map(str, row)) or "none"
                 raise RowInputError(f"column {name!r} of the prompt template is missing; the row's columns: {has}.")
-            if _is_missing(value := row[name]):
+            if _is_nothing(value := row[name]):
                 raise RowInputError(f"column {name!r} of the prompt template is empty in this row.")
             plain = isinstance(value, str) or not isinstance(value, (Mapping, list, tuple))
             made.append(str(value) if plain else json.dumps(value, ensure_ascii=False, default=str))
@@ -149,7 +149,7 @@ def _content(row: Mapping[str, Any], verb: str) -> Any:
     if verb == "predict":
         forms = [form for form in FORMS if form in row]
         return {forms[0]: row[forms[0]]} if len(forms) == 1 else {"dataframe_records": [dict(row)]}
-    found = next((name for name in CONTENT[verb] if not _is_missing(row.get(name))), None)
+    found = next((name for name in CONTENT[verb] if not _is_nothing(row.get(name))), None)
     if found is None:
         wanted = " or ".join(repr(name) for name in CONTENT[verb])
         has = ", ".join(map(str, row)) or "none"
@@ -157,7 +157,7 @@ def _content(row: Mapping[str, Any], verb: str) -> Any:
     return _sendable(row[found], verb)
 
 
-def _is_missing(value: Any) -> bool:
+def _is_nothing(value: Any) -> bool:
     """None, or what pandas has in its place: NaN, NaT, NA."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True

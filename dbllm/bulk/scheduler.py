@@ -83,9 +83,8 @@ class Scheduler:
         self._ticket = count()
         self._running: set[_Job] = set()
         self._idle: deque[Any] = deque()
-        self._timer_at = float("inf")
-        self._watch: Any = None  # the event of the worker that does
-        self._workers = 0
+        self._timer_at, self._workers = float("inf"), 0
+        self._watch: Any = None  # the event of the worker that looks at the clock
         self._exhausted = self._stopped = self._cancelled = False
         self._room: Any = None  # the reader of an async input waits for it
         self._came: Any = None  # the consumer waits for it
