@@ -59,7 +59,9 @@ MORE_CLIENTS = "tests/clients/more"  # and these
 NEW_CLIENTS = "tests/clients/new"  # and these
 BROWSER = "tests/browser"  # and these, which need Chromium
 NOTEBOOK = "tests/notebook"  # and these, which start a kernel
-OWN_SESSION = (CLIENTS, BROWSER, NOTEBOOK, *LANGCHAIN)
+SPARK = "tests/spark"  # and these, which need Java
+FRAMEWORKS = "tests/frameworks"  # and these, which need Ray, Dask and Daft
+OWN_SESSION = (CLIENTS, BROWSER, NOTEBOOK, SPARK, FRAMEWORKS, *LANGCHAIN)
 NEED_EXTRAS = ("tests/auth", "tests/cli", "tests/management", "tests/local", *OWN_SESSION)
 
 RELEASE = "tests/release/release.py"
@@ -323,6 +325,9 @@ def lock(session: nox.Session) -> None:
     )
     resolve(session, LOCKS / "otel.txt", *core, "--extra=fast", "--extra=otel", *groups("test", "otel"))
     resolve(session, LOCKS / "bulk.txt", *local, "--extra=bulk", *groups("test"))
+    resolve(session, LOCKS / "spark.txt", *local, "--extra=spark", *groups("test", "spark"))
+    resolve(session, LOCKS / "spark35.txt", *local, "--extra=spark", *groups("test", "spark35"))
+    resolve(session, LOCKS / "frameworks.txt", *local, *groups("test", "frameworks"))
     resolve(session, LOCKS / "bare.txt", *core)
     oldest = Path(session.create_tmp()) / "oldest.txt"
     oldest.write_text("\n".join(at_its_oldest(one) for one in PYPROJECT["project"]["dependencies"]))
@@ -408,3 +413,27 @@ def telemetry(session: nox.Session) -> None:
     install(session, "otel")
     session.run("pytest", *OURS, "tests/otel", *session.posargs)
     session.run("python", "tests/bench/telemetry.py")
+
+
+@nox.session
+def spark(session: nox.Session) -> None:
+    """Tables on PySpark 4, classic and Connect (apt-get install openjdk-17-jre-headless); DBLLM_SPARK_LONG=1: large."""
+    install(session, "spark")
+    session.run("pytest", *OURS, "-s", SPARK, *session.posargs)
+    session.run("pytest", *OURS, "-s", SPARK, *session.posargs, env={"DBLLM_SPARK": "connect"})
+
+
+@nox.session
+def spark35(session: nox.Session) -> None:
+    """The same on PySpark 3.5, the oldest that is promised."""
+    if sys.version_info >= (3, 12):
+        session.skip("PySpark 3.5 is promised for Python 3.10 and 3.11, as its own tests are")
+    install(session, "spark35")
+    session.run("pytest", *OURS, "-s", SPARK, *session.posargs)
+
+
+@nox.session
+def frameworks(session: nox.Session) -> None:
+    """The recipes for Ray Data, Dask and Daft: 500 rows, one of them bad, none lost."""
+    install(session, "frameworks")
+    session.run("pytest", *OURS, FRAMEWORKS, *session.posargs)

@@ -39,7 +39,10 @@ TWINS = {  # names that two modules define on purpose: the modules, and the one 
     ),
     **dict.fromkeys(
         ("chat", "complete", "embed", "predict"),
-        ("cli.demo cli.models", "a verb of the clients: shown by the demo, and run by the command of its name"),
+        (
+            "cli.demo cli.models spark.functions",
+            "a verb of the clients: shown by the demo, run by the command of its name, done for each row of a table",
+        ),
     ),
 }
 

@@ -41,6 +41,7 @@ EXTRAS = {  # they use public names of dbllm, and what is said here
     "serve": {"local"},
     "bulk": set(),
     "otel": set(),
+    "spark": {"bulk"},
 }
 LENT = {
     "local.running": {"_auth.local_workspace"},  # who writes the note of a running workspace, and who reads it
@@ -48,6 +49,7 @@ LENT = {
     "bulk.failures": {"_transport.retry", "_transport.limited"},
     "bulk.scheduler": {"_transport.limits", "_transport.adaptive"},
     "bulk.row_mapper": {"_backends.backend"},  # a handle of a Client, looked up in a thread
+    "spark.worker": {"_transport.limits", "_transport.adaptive"},  # each task's share, as bulk's scheduler keeps it
     "local.gateway.gateway": {"_protocol.sse"},  # a provider's stream is read by the decoder of the core
     "otel": {"_transport.hooks"},  # the hooks of all clients of a process
     "langchain.tools": {"_protocol.structured_output"},  # what is strict, is strict in the same way
@@ -170,7 +172,7 @@ def test_the_imports_have_no_cycle() -> None:
 
 def test_a_private_package_says_in_one_docstring_what_it_is_for() -> None:
     for name, path in MODULES.items():
-        exporting = ("__init__", "langchain", "local", "testing", "bulk", "otel")
+        exporting = ("__init__", "langchain", "local", "testing", "bulk", "otel", "spark")
         if path.name == "__init__.py" and name not in exporting:
             (only,) = TREES[name].body
             assert isinstance(only, ast.Expr), name

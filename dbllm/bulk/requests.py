@@ -87,7 +87,7 @@ class Template:
             if name not in row:
                 has = ", ".join(map(str, row)) or "none"
                 raise RowInputError(f"column {name!r} of the prompt template is missing; the row's columns: {has}.")
-            if (value := row[name]) is None or (isinstance(value, float) and value != value):  # NaN: pandas' nothing
+            if _is_nothing(value := row[name]):
                 raise RowInputError(f"column {name!r} of the prompt template is empty in this row.")
             plain = isinstance(value, str) or not isinstance(value, (Mapping, list, tuple))
             made.append(str(value) if plain else json.dumps(value, ensure_ascii=False, default=str))
@@ -149,12 +149,19 @@ def _content(row: Mapping[str, Any], verb: str) -> Any:
     if verb == "predict":
         forms = [form for form in FORMS if form in row]
         return {forms[0]: row[forms[0]]} if len(forms) == 1 else {"dataframe_records": [dict(row)]}
-    found = next((name for name in CONTENT[verb] if row.get(name) is not None), None)
+    found = next((name for name in CONTENT[verb] if not _is_nothing(row.get(name))), None)
     if found is None:
         wanted = " or ".join(repr(name) for name in CONTENT[verb])
         has = ", ".join(map(str, row)) or "none"
         raise RowInputError(f"{verb} needs a column {wanted}, or a prompt template; the row's columns: {has}.")
     return _sendable(row[found], verb)
+
+
+def _is_nothing(value: Any) -> bool:
+    """None, or what pandas has in its place: NaN, NaT, NA."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, float) and value != value
 
 
 def _sendable(content: Any, verb: str) -> Any:

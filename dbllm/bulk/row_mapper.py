@@ -120,9 +120,9 @@ class RowMapper:
         """The result of one row; a failure is an error row. Retries happen inside."""
         began = time.monotonic()
         try:
-            handle = self.async_handle()
+            handle = self.async_handle(self.limits)
             if self.verb is None:
-                await self.start()
+                await self.start(self.limits)
             request = self.request(row)
             reply = await self.send(handle, request, retry=self.retry, timeout=self.timeout)
         except Exception as error:  # noqa: BLE001 - a row's failure is a value
@@ -133,7 +133,7 @@ class RowMapper:
         """As `await mapper(row)`, in plain code."""
         began = time.monotonic()
         try:
-            handle = self.plain_handle()
+            handle = self.plain_handle(self.limits)
             if self._verbs is None and self.verb is None:
                 self._verbs = run_without_loop(handle._core._lookup_verbs())
             request = self.request(row)
@@ -153,7 +153,7 @@ class RowMapper:
 
     # --- its steps, for who sends many --------------------------------------------------------------------------------
 
-    async def start(self) -> None:
+    async def start(self, limits: Limits | None = None) -> None:
         """Learn what the endpoint speaks, so that one that does not exist fails before the first row is paid.
 
         Raises:
@@ -161,7 +161,7 @@ class RowMapper:
             TypeError: a driver app has no such verb.
         """
         if self._verbs is None:
-            handle = self.async_handle()
+            handle = self.async_handle(limits)
             if self.verb not in (None, "complete") and not hasattr(handle, str(self.verb)):
                 raise TypeError(f"a driver app does not do {self.verb}(): use the verb complete.")
             if (core := getattr(handle, "_core", None)) is not None:  # of a sync client: it blocks
@@ -225,29 +225,36 @@ class RowMapper:
         """
         return request_of(row, self.verb or default_verb(row, self._verbs or (), self.template), self.template)
 
-    def async_handle(self) -> Any:
-        """The handle that calls are made with in async code; the client behind it serves every event loop."""
-        return self._handle if self._handle is not None else self._made(AsyncClient)
+    def async_handle(self, limits: Limits | None = None) -> Any:
+        """The handle that calls are made with in async code; the client behind it serves every event loop.
 
-    def plain_handle(self) -> Any:
-        """The handle of plain code.
+        Whoever keeps the limits itself, as the scheduler does, passes none.
+        """
+        return self._handle if self._handle is not None else self._made(AsyncClient, limits)
+
+    def plain_handle(self, limits: Limits | None = None) -> Any:
+        """The handle of plain code; `limits` as above.
 
         Raises:
             TypeError: the mapper was given a handle of an AsyncClient.
         """
         if self._handle is None:
-            return self._made(Client)
+            return self._made(Client, limits)
         if not hasattr(self._handle, "_core"):
             raise TypeError("mapper.call() needs a handle of a Client, this one is an AsyncClient's: await the mapper.")
         return self._handle
 
-    def _made(self, kind: Any) -> Any:
-        # One client for all event loops, threads and forked children of this process: it keeps their sockets apart.
-        if (client := self._clients.get(kind)) is None:
-            client = self._clients.setdefault(kind, kind(**self._settings))
+    def _made(self, kind: Any, limits: Limits | None) -> Any:
+        client = self._client(kind, limits)
         if self.endpoint is not None:
             return client.endpoint(self.endpoint)
         return client.driver_app(self.driver_app, self.cluster_id)
+
+    def _client(self, kind: Any, limits: Limits | None = None) -> Any:
+        # One client for all event loops, threads and forked children of this process: it keeps their sockets apart.
+        if (client := self._clients.get((kind, limits))) is None:
+            client = self._clients.setdefault((kind, limits), kind(**self._settings, limits=limits))
+        return client
 
     def send(self, handle: Any, request: RowRequest, **options: Any) -> Any:
         """Call the verb: a coroutine of an async handle, the reply of a plain one."""

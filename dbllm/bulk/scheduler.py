@@ -55,8 +55,8 @@ class Scheduler:
         mapper: RowMapper,
         items: Iterator[Item] | AsyncIterator[Item],
         *,
-        concurrency: int | None,
-        limits: Limits | None,
+        concurrency: int | FixedConcurrency | None,
+        limits: Limits | RateLimiter | None,
         retry: Retry,
         max_error_rate: float | None,
         on_send: Callable[[int], object] | None,
@@ -67,13 +67,14 @@ class Scheduler:
         self.clock: Callable[[], float]  # the event loop's; and its kind of event, made without asking which loop it is
         self._event: Callable[[], Any]
         self._yield: Any = None
-        limits = limits or Limits()
-        wanted = concurrency or limits.concurrency
-        self.concurrency = FixedConcurrency(wanted) if isinstance(wanted, int) else AdaptiveConcurrency()
-        self.limiter = RateLimiter(limits)
+        # Whoever runs several, one after another, passes a limiter that knows what those before have used.
+        self.limiter = limits if isinstance(limits, RateLimiter) else RateLimiter(limits or Limits())
+        wanted = concurrency or self.limiter.limits.concurrency
+        wanted = FixedConcurrency(wanted) if isinstance(wanted, int) else wanted
+        self.concurrency = wanted if isinstance(wanted, FixedConcurrency) else AdaptiveConcurrency()
         self._items = items
         self._lazy = items if isinstance(items, Iterator) else None  # read where a worker needs it
-        self._counts_tokens = limits.counts_tokens
+        self._counts_tokens = self.limiter.limits.counts_tokens
         self.results: deque[RowResult] = deque()
         self.failure: BaseException | None = None
         self.finished = False
@@ -82,9 +83,8 @@ class Scheduler:
         self._ticket = count()
         self._running: set[_Job] = set()
         self._idle: deque[Any] = deque()
-        self._timer_at = float("inf")
-        self._watch: Any = None  # the event of the worker that does
-        self._workers = 0
+        self._timer_at, self._workers = float("inf"), 0
+        self._watch: Any = None  # the event of the worker that looks at the clock
         self._exhausted = self._stopped = self._cancelled = False
         self._room: Any = None  # the reader of an async input waits for it
         self._came: Any = None  # the consumer waits for it
@@ -165,17 +165,15 @@ class Scheduler:
                 await self.mapper.start()
                 # The core sends once: tries again are made here, where they hold no place.
                 self.handle = sending_once(self.mapper.async_handle(), self.mapper.timeout)
-                self._threads = None
-                if hasattr(self.handle, "_core"):  # of a sync Client: each call blocks a thread
-                    self._threads = anyio.CapacityLimiter(self.concurrency.most)
+                blocks = hasattr(self.handle, "_core")  # of a sync Client: each call takes a thread
+                self._threads = anyio.CapacityLimiter(self.concurrency.most) if blocks else None
                 self._began = self._last_answer = self.clock()
                 async with anyio.create_task_group() as self._group:
                     if self._lazy is None:
                         self._group.start_soon(self._read_all)
-                    for _ in range(
-                        self.concurrency.limit()
-                    ):  # at once, not when each is needed: a task that the loop's
-                        self._hire()  # end cancels before its first step would warn
+                    # At once, not when each is needed: a task that the loop's end cancels before its first step warns.
+                    for _ in range(self.concurrency.limit()):
+                        self._hire()
                 self._deliver_all(self.refusals.rest(was_stopped=self._stopped))
         except BaseException as error:
             self.failure = self.failure or single_error(error)
@@ -291,6 +289,10 @@ class Scheduler:
 
     def _admit(self, item: Item) -> None:
         self.tally.read += 1
+        if isinstance(item.row, RowResult):  # answered before: it only takes its turn
+            self.results.append(item.row)
+            self._tell()
+            return
         try:
             request = self.mapper.request(item.row)
         except (ValueError, TypeError) as error:

@@ -93,3 +93,22 @@ def test_equal_requests_have_equal_fingerprints() -> None:
     )
     different = ["hello", "hello ", {"messages": HELLO}, {"custom_id": 1, "body": {"messages": HELLO, "max_tokens": 1}}]
     assert len({fingerprint(row) for row in different} | {fingerprint("hello", "complete")}) == 5
+
+
+class NAType:
+    """As pandas' missing value: no comparison of it is true or false."""
+
+    def __ne__(self, other: object) -> Any:
+        return self
+
+    def __bool__(self) -> bool:
+        raise TypeError("boolean value of NA is ambiguous")
+
+
+def test_what_pandas_has_for_nothing_is_nothing() -> None:
+    for nothing in (None, float("nan"), NAType()):
+        with pytest.raises(RowInputError, match="'text' of the prompt template is empty"):
+            request_of({"text": nothing}, "chat", Template("Say {text}"))
+        assert request_of({"messages": nothing, "text": "hello"}, "chat").content == "hello"
+        with pytest.raises(RowInputError, match="chat needs a column"):
+            request_of({"text": nothing}, "chat")

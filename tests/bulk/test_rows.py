@@ -438,6 +438,24 @@ def test_a_mapper_takes_no_token_and_a_handle_stays_in_its_process() -> None:
     assert "await the mapper" in mapper.call("hello").error.message  # type: ignore[union-attr]
 
 
+def test_a_mapper_that_is_called_row_by_row_keeps_its_limits(serve: Callable[..., Server]) -> None:
+    server = Slow(serve)
+    mapper = RowMapper("m", verb="chat", host=server.host, token=lambda: "t", limits=Limits(concurrency=2))
+
+    async def ask() -> None:
+        async with anyio.create_task_group() as group:
+            for number in range(6):
+                group.start_soon(mapper, f"row {number}")
+            for _ in range(2):
+                await anyio.to_thread.run_sync(server.arrived.acquire)
+            await anyio.wait_all_tasks_blocked()
+            server.open.set()
+        await mapper.aclose()
+
+    asyncio.run(ask())
+    assert server.most == 2
+
+
 def test_a_failure_of_the_mapper_is_an_error_row(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
     server = serve(lambda peer: [peer.answer({"message": "no"}, 403) for _ in iter(peer.request, None)])
     mapper = RowMapper("m", host=server.host, token=lambda: "t")

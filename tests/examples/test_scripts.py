@@ -49,6 +49,7 @@ OTHERS = {
     "test_a_chain.py",
     "test_recorded.py",
     "databricks.ipynb",
+    "spark_table.py",
 }  # have tests of their own
 AT_THE_END = """
 if __name__ == "__main__":
@@ -68,7 +69,7 @@ def test_every_example_is_tested() -> None:
 
 
 def test_every_script_logs_and_ends_as_the_others_do() -> None:
-    for name in {*SCRIPTS, "images.py"}:
+    for name in {*SCRIPTS, "images.py", "spark_table.py"}:
         text = (EXAMPLES / name).read_text("utf-8")
         main = re.search(r"\n    try:\n        (.*main\(.*)\n    except DbllmError", text)
         assert main, name

@@ -1,0 +1,187 @@
+"""`register`: a function for Spark SQL, called as Databricks' `ai_query` with `failOnError => false`."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from dbllm import AsyncClient, Limits
+
+from ..bulk import Item, RowInputError, RowMapper
+from ..bulk.requests import RowRequest
+from ..bulk.row_mapper import sending_once
+from .columns import TEXT, VECTOR, import_packages, spark_type, value_of
+from .functions import JobOptions, RowContent, job_limits, mapper_of, slots_of
+from .share import share_of
+from .worker import CHUNK_ROWS, TaskPlan, TaskRun
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+AS_AI_QUERY = {"response": "string", "errorMessage": "string"}
+"""The fields that `ai_query` returns with `failOnError => false`; ours follow."""
+
+_NOT_HERE = {"ledger", "key", "retry_errors", "on_error", "column", "tasks", "max_error_rate"}
+
+
+def register(
+    spark: Any,
+    name: str = "dbllm_query",
+    endpoint: str | None = None,
+    *,
+    verb: str = "complete",
+    **options: Unpack[JobOptions],
+) -> Any:
+    """Make a function for SQL: `SELECT dbllm_query('dolly', text) FROM rows`.
+
+    It returns a struct: response and errorMessage, as `ai_query` does with `failOnError => false`, and then the fields
+    of `complete`. Spark may run a query's parts again, and then pays again: for large jobs take `complete` with a
+    ledger. Rows stay in order, so a slow one holds up those after it.
+
+    Args:
+        spark: the session.
+        name: the function's name.
+        endpoint: the endpoint of all rows; the function then takes the request alone: `dbllm_query(text)`. Default: its
+            first argument.
+        verb: "complete", "chat", "embed", "predict" or "respond". A request is a text; for `predict` also a struct.
+        options: see `JobOptions`; `params`, `host`, `credential`, `retry`, `timeout`, and the limits, which the tasks
+            that run at once share.
+
+    Returns:
+        The function, for DataFrames: `df.select(query(lit("dolly"), df.text))`.
+
+    Raises:
+        ValueError, TypeError, ConfigError: an argument cannot be used.
+    """
+    if unusable := sorted(_NOT_HERE & options.keys()):
+        raise TypeError(f"{', '.join(unusable)}: a function for SQL has none; dbllm.spark.complete has.")
+    fixed = endpoint is not None or options.get("driver_app") is not None
+    mapper = mapper_of(options, verb, endpoint) if fixed else QueryMapper(mapper_of(options, verb, "endpoint"))
+    share = share_of(job_limits(options), slots := slots_of(spark), tasks=slots)
+    if share.tasks < slots:
+        raise ValueError(
+            f"Spark runs {slots} tasks at once, and the limits allow for {share.tasks}: allow more, or call "
+            "dbllm.spark.complete, which runs as few tasks as it must."
+        )
+    output = VECTOR if verb == "embed" else TEXT
+    more = {**AS_AI_QUERY, **({"response": "vector"} if output == VECTOR else {})}
+    plan = TaskPlan(uuid.uuid4().hex, mapper, share, RowContent(), (), output)
+    print(f"dbllm.spark: {name}: {share} at most", file=sys.stderr)
+    function = import_packages("pyspark.sql.functions").pandas_udf(
+        query_function(plan, fixed), spark_type(output, **more)
+    )
+    return spark.udf.register(name, function.asNondeterministic())
+
+
+def query_function(plan: TaskPlan, fixed: bool) -> Any:
+    """What `pandas_udf` is given: series in, data frames out."""
+    pandas = import_packages("pandas")
+
+    def run(batches: Iterator[Any]) -> Iterator[Any]:
+        return QueryRows(plan, fixed).run(batches)
+
+    # Spark reads the kind of function from these, not from text.
+    series, frame = pandas.Series, pandas.DataFrame
+    columns = series if fixed else tuple.__class_getitem__((series, series))
+    run.__annotations__ = {
+        "batches": Iterator.__class_getitem__(columns),  # type: ignore[attr-defined]
+        "return": Iterator.__class_getitem__(frame),  # type: ignore[attr-defined]
+    }
+    run.__name__ = run.__qualname__ = f"dbllm_query[{plan.share.sum}]"
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRow:
+    """A row of SQL: the endpoint that it names, and its request."""
+
+    endpoint: Any
+    request: Any
+
+
+class QueryMapper(RowMapper):
+    """A `RowMapper` whose rows name their endpoints."""
+
+    def __init__(self, mapper: RowMapper) -> None:
+        vars(self).update(vars(mapper))
+        self._handles: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_handles": {}}
+
+    async def start(self, limits: Limits | None = None) -> None:
+        """Nothing: each endpoint is learnt when its first row comes."""
+
+    def request(self, row: Any) -> RowRequest:
+        """What a row asks for; its key is the endpoint."""
+        if not isinstance(row.endpoint, str) or not row.endpoint:
+            raise RowInputError("the endpoint is NULL or no name.")
+        return replace(super().request(row.request), key=row.endpoint)
+
+    def send(self, handle: Any, request: RowRequest, **options: Any) -> Any:
+        """Call the endpoint that the row names."""
+        name = request.key or ""
+        if name not in self._handles:
+            self._handles[name] = sending_once(self._client(AsyncClient).endpoint(name), self.timeout)
+        return super().send(self._handles[name], request, **options)
+
+
+class QueryRows:
+    """Rows of SQL: batches leave in the order in which they came, each as soon as all of its rows are answered."""
+
+    def __init__(self, plan: TaskPlan, fixed: bool) -> None:
+        self._plan, self._fixed = plan, fixed
+        self._pandas = import_packages("pandas")
+        self._batches: deque[list[dict[str, Any] | None]] = deque()
+        self._left: deque[int] = deque()
+        self._places: dict[int, tuple[int, int]] = {}
+        self._first = 0  # the number of the first batch that has not left
+
+    def run(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The results of each batch.
+
+        Raises:
+            ConfigError, APIError: the worker has no credential, or there is no such endpoint.
+        """
+        with TaskRun(self._plan, self._read(batches)) as task:
+            while not task.ended:
+                for result in task.take(1.0):
+                    number, place = self._places.pop(result.index)
+                    value = value_of(result, self._plan.output)
+                    error = value["error"]
+                    more = {"response": value["output"], "errorMessage": None if error is None else error["message"]}
+                    self._batches[number - self._first][place] = {**more, **value}
+                    self._left[number - self._first] -= 1
+                while self._left and not self._left[0]:
+                    yield self._pandas.DataFrame(self._batches[0])
+                    self._batches.popleft()
+                    self._left.popleft()
+                    self._first += 1
+
+    def _read(self, batches: Iterator[Any]) -> Iterator[list[Item]]:
+        numbers = count()
+        for number, batch in enumerate(batches):
+            columns = (batch,) if self._fixed else batch
+            size = len(columns[0])
+            self._batches.append([None] * size)
+            self._left.append(size)
+            for start in range(0, size, CHUNK_ROWS):
+                piece = []
+                for place in range(start, min(start + CHUNK_ROWS, size)):
+                    index = next(numbers)
+                    self._places[index] = number, place
+                    values = [_python_value(column.iloc[place]) for column in columns]
+                    piece.append(Item(index, values[0] if self._fixed else EndpointRow(*values)))
+                yield piece
+
+
+def _python_value(value: Any) -> Any:
+    """A value of pandas as Python has it."""
+    if isinstance(value, Mapping):
+        return {name: _python_value(inner) for name, inner in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value

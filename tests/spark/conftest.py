@@ -1,0 +1,90 @@
+"""One Spark for all tests: classic, or with DBLLM_SPARK=connect through Spark Connect, which one process cannot mix."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pyspark", reason="the extra `spark` is not installed: `nox -s spark` has it")
+
+import dbllm
+from dbllm.spark import java_home
+from dbllm.testing import FaultServer, fault_server
+
+CONNECT = os.environ.get("DBLLM_SPARK") == "connect"
+LONG = bool(os.environ.get("DBLLM_SPARK_LONG"))
+SLOTS = 2
+CANARY = "dapi-canary-0123456789abcdef"
+TOKEN_VARIABLE = "SPARK_WORKERS_TOKEN"
+
+
+@pytest.fixture(scope="session")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of Spark's event log."""
+    return tmp_path_factory.mktemp("events")
+
+
+@pytest.fixture(scope="session")
+def spark(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A session with two slots. Its workers find a credential in an environment variable of their own."""
+    from pyspark.sql import SparkSession
+
+    settings = {
+        "spark.driver.memory": "1g",
+        "spark.ui.enabled": "false",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.eventLog.enabled": "true",
+        "spark.eventLog.dir": events.as_uri(),
+        "spark.sql.warehouse.dir": tmp_path_factory.mktemp("warehouse").as_uri(),
+        "spark.local.dir": str(tmp_path_factory.mktemp("local")),
+        "spark.log.level": "OFF",
+    }
+    os.environ["JAVA_HOME"] = str(java_home())
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["PYTHONPATH"] = str(Path(dbllm.__file__).parents[1])
+    os.environ["PYSPARK_SUBMIT_ARGS"] = " ".join(
+        [*(f"--conf {name}={value}" for name, value in settings.items()), "pyspark-shell"]
+    )
+    os.environ[TOKEN_VARIABLE] = CANARY
+    master = f"local[{SLOTS},{25 if LONG else 5}]"  # a task may fail so often
+    if CONNECT:
+        os.environ["SPARK_LOCAL_REMOTE"] = "1"
+        session = SparkSession.builder.remote(master).getOrCreate()
+    else:
+        session = SparkSession.builder.master(master).getOrCreate()
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[FaultServer]:
+    with fault_server() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: FaultServer) -> FaultServer:
+    """A server that fails as it is told to."""
+    running.clear()
+    running.change(mix={}, latency=0.0)
+    return running
+
+
+@pytest.fixture
+def where(server: FaultServer) -> dict[str, Any]:
+    """The arguments that lead workers to the fault server."""
+    return {"host": server.host, "credential": f"env:{TOKEN_VARIABLE}"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first action of a Spark takes half a minute where the machine is busy; its libraries warn of their own."""
+    for item in items:
+        if "tests/spark" in item.path.as_posix():
+            item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(pytest.mark.filterwarnings("default"))

@@ -1,0 +1,518 @@
+"""The same call on a table: a row out for each row in, whatever fails, within the limits of the whole job.
+
+The sizes are those of `nox -s spark`; DBLLM_SPARK_LONG=1 makes them those of the promises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from dbllm import AsyncClient, ConfigError, Retry, bulk
+from dbllm.spark import chat, complete, embed, predict, register, respond
+from dbllm.testing import SAFE_FAULTS, FaultServer
+
+from .conftest import CANARY, CONNECT, LONG, SLOTS, TOKEN_VARIABLE
+from .measuring_server import MeasuringServer
+
+
+def sized(short: int, long: int) -> int:
+    return long if LONG else short
+
+
+QUICK = Retry(attempts=8, backoff=0.01, max_backoff=0.2)
+
+
+def table(spark: Any, number: int, *, start: int = 0, text: str = "concat('row ', id)") -> Any:
+    return spark.range(start, start + number).selectExpr("id", f"{text} as text")
+
+
+def outputs(rows: list[Any]) -> dict[int, str]:
+    return {row["id"]: row["result"]["output"] for row in rows}
+
+
+def python_workers() -> dict[int, int]:
+    """Python workers of this machine's Spark below us, and their memory in KiB."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,rss,args"], stdout=subprocess.PIPE, check=True).stdout.decode()
+    parents, memory, daemons = {}, {}, set()
+    for line in listed.splitlines()[1:]:
+        process, parent, size, program = line.split(None, 3)
+        parents[int(process)], memory[int(process)] = int(parent), int(size)
+        if "pyspark.daemon" in program or "pyspark/daemon" in program:
+            daemons.add(int(process))
+
+    def ours(process: int) -> bool:
+        while process > 1:
+            if process == os.getpid():
+                return True
+            process = parents.get(process, 0)
+        return False
+
+    return {one: memory[one] for one in daemons if parents[one] in daemons and ours(one)}
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 60.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if is_so():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+# --- S1 ---------------------------------------------------------------------------------------------------------------
+
+
+def test_each_row_comes_out_once_though_a_third_of_the_calls_fails(
+    spark: Any, server: FaultServer, where: dict[str, Any]
+) -> None:
+    server.change(mix=SAFE_FAULTS)
+    number = sized(1500, 100_000)
+    rows = chat(table(spark, number), "m", prompt="Say {text}", tasks=8, retry=QUICK, **where).collect()
+    assert sorted(row["id"] for row in rows) == list(range(number))
+    wrong = [
+        row for row in rows if row["result"]["error"] is None and row["result"]["output"] != f"Say row {row['id']}"
+    ]
+    failed = Counter(row["result"]["error"]["name"] for row in rows if row["result"]["error"] is not None)
+    print(f"S1: {number} rows, {server.report().requests} requests, {failed.total()} error rows")
+    assert not wrong
+    assert failed.total() <= number / 1000
+    assert all(row["text"] == f"row {row['id']}" for row in rows)
+
+
+# --- S2 ---------------------------------------------------------------------------------------------------------------
+
+
+def test_workers_that_are_killed_cost_no_more_than_what_was_under_way(spark: Any, tmp_path: Path) -> None:
+    kills, number, concurrency = sized(3, 20), sized(1500, 12_000), 16
+    with MeasuringServer(latency=0.05) as server:
+        answers = chat(
+            table(spark, number),
+            "m",
+            prompt="Say {text}",
+            concurrency=concurrency,
+            ledger=tmp_path / "ledger",
+            key="id",
+            host=server.host,
+            credential=f"env:{TOKEN_VARIABLE}",
+        )
+        found: list[Any] = []
+        thread = threading.Thread(target=lambda: found.extend(answers.collect()))
+        thread.start()
+        killed = 0
+        for kill in range(kills):
+            if not wait_until(lambda goal=server.calls + number // (2 * kills): server.calls >= goal):
+                break
+            workers = list(python_workers())
+            if workers and thread.is_alive():
+                os.kill(workers[kill % len(workers)], signal.SIGKILL)
+                killed += 1
+        thread.join(500)
+        again = server.calls - number
+        window = concurrency // SLOTS
+        print(f"S2: {number} rows, {killed} kills: {again} calls paid again, {killed * (window + 200)} allowed")
+        assert killed == kills
+        assert outputs(found) == {place: f"Say row {place}" for place in range(number)}
+        assert 0 <= again <= killed * (window + 200)
+        calls = server.calls
+        assert len(answers.collect()) == number
+        assert server.calls == calls
+
+
+# --- S3 ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_limits_are_those_of_the_whole_job(spark: Any) -> None:
+    seconds, rpm = sized(25, 150), 600
+    with MeasuringServer(latency=0.3) as server:
+        number = int(rpm / 60 * seconds + rpm / 6)  # a sixth of a minute's may go at once
+        began = time.monotonic()
+        options = {"host": server.host, "credential": f"env:{TOKEN_VARIABLE}"}
+        chat(table(spark, number), "m", prompt="Say {text}", concurrency=64, rpm=rpm, **options).write.format(
+            "noop"
+        ).mode("overwrite").save()
+        took = max(server.came) - min(server.came)
+        used = (server.calls - rpm / 6) / (took * rpm / 60)
+        print(
+            f"S3: at most {server.most_at_once} at once, {server.most_in(60)} in a minute, {used:.0%} used, {began:.0f}"
+        )
+        assert server.calls == number
+        assert server.most_at_once <= 64
+        assert server.most_in(60) <= 1.05 * rpm
+        assert used >= 0.85
+
+        server.clear()
+        server.latency = 0.5
+        list(chat(table(spark, 200), "m", prompt="Say {text}", concurrency=6, tasks=4, **options).collect())
+        assert server.most_at_once <= 6
+
+
+# --- S4 ---------------------------------------------------------------------------------------------------------------
+
+
+def nothing_is_left(server: MeasuringServer) -> bool:
+    """Whether no connection is open, and no worker has a thread of ours, after 5 seconds."""
+    return wait_until(lambda: server.connections == 0 and not threads_of_ours(), 8.0)
+
+
+def threads_of_ours() -> list[str]:
+    found = []
+    for worker in python_workers():
+        for name in Path(f"/proc/{worker}/task").glob("*/comm"):
+            try:
+                found += [str(name)] if "dbllm" in name.read_text() else []
+            except OSError:
+                pass
+    return found
+
+
+def test_who_needs_few_rows_or_stops_pays_little_more_and_nothing_stays_open(spark: Any) -> None:
+    number, window = 4000, 64
+    with MeasuringServer(latency=0.1) as server:
+        options = {"prompt": "Say {text}", "host": server.host, "credential": f"env:{TOKEN_VARIABLE}"}
+        rows = chat(table(spark, number), "m", **options).limit(10).collect()
+        assert len(rows) == 10
+        assert nothing_is_left(server)
+        print(f"S4: limit(10): {server.calls - 10} more calls, {window + 200} allowed")
+        assert server.calls <= 10 + window + 200
+
+        server.clear()
+        from pyspark.sql.functions import col, raise_error, when
+
+        failing = chat(table(spark, number), "m", **options).select(
+            when(col("id") >= 0, raise_error("downstream")).otherwise(col("text")).alias("x")
+        )
+        with pytest.raises(Exception, match="downstream"):
+            failing.write.format("noop").mode("overwrite").save()
+        assert nothing_is_left(server)
+        print(f"S4: a failure downstream: {server.calls} calls")
+
+        server.clear()
+        whole = chat(table(spark, number), "m", **options)
+        failure: list[BaseException] = []
+
+        def job() -> None:
+            try:
+                if not CONNECT:
+                    spark.sparkContext.setJobGroup("ours", "a job that is cancelled", interruptOnCancel=True)
+                whole.write.format("noop").mode("overwrite").save()
+            except Exception as error:
+                failure.append(error)
+
+        if CONNECT:
+            spark.addTag("ours") if not hasattr(spark, "interruptAll") else None
+        thread = threading.Thread(target=job)
+        thread.start()
+        assert wait_until(lambda: server.calls >= 200)
+        spark.interruptAll() if CONNECT else spark.sparkContext.cancelAllJobs()
+        at_cancel = server.calls
+        thread.join(60)
+        assert nothing_is_left(server)
+        print(f"S4: cancelled: {server.calls - at_cancel} more calls")
+        assert failure
+        assert server.calls - at_cancel <= window + 200
+
+
+# --- S5 ---------------------------------------------------------------------------------------------------------------
+
+
+def test_with_a_ledger_only_what_is_missing_is_called(
+    spark: Any, server: FaultServer, where: dict[str, Any], tmp_path: Path
+) -> None:
+    number = sized(600, 20_000)
+    options = {"prompt": "Say {text}", "ledger": str(tmp_path / "ledger"), **where}
+    for key in ({}, {"key": ["id"]}):
+        server.clear()
+        answers = chat(table(spark, number), "m", **options, **key)
+        first = answers.collect()
+        assert server.report().executions == number
+        second = answers.collect()
+        again = chat(table(spark, number), "m", tasks=1, **options, **key).collect()  # another number of tasks
+        assert server.report().executions == number
+        assert (
+            {row["id"]: row for row in first} == {row["id"]: row for row in second} == {row["id"]: row for row in again}
+        )
+        more = chat(table(spark, number + number // 20), "m", **options, **key).collect()
+        assert server.report().executions == number + number // 20
+        assert outputs(more) == {place: f"Say row {place}" for place in range(number + number // 20)}
+    server.clear()
+    chat(table(spark, 20), "m", **{**options, "prompt": "Tell {text}"}).collect()
+    assert server.report().executions == 20  # another prompt is another question
+
+
+def test_a_table_is_a_ledger_too(spark: Any, server: FaultServer, where: dict[str, Any]) -> None:
+    options = {"prompt": "Say {text}", "ledger": "answers", "key": "id", **where}
+    spark.sql("DROP TABLE IF EXISTS answers")
+    first = chat(table(spark, 40), "m", **options)
+    assert outputs(first.collect()) == {place: f"Say row {place}" for place in range(40)}
+    more = chat(table(spark, 50), "m", **options)
+    assert outputs(more.collect()) == {place: f"Say row {place}" for place in range(50)}
+    assert first.columns == more.columns == ["id", "text", "result"]
+    assert server.report().executions == 50
+    spark.sql("DROP TABLE answers")
+
+
+def test_a_damaged_segment_costs_its_rows_and_no_more(
+    spark: Any, server: FaultServer, where: dict[str, Any], tmp_path: Path
+) -> None:
+    answers = chat(table(spark, 300), "m", prompt="Say {text}", ledger=tmp_path, **where)
+    answers.collect()
+    segments = sorted(tmp_path.glob("*/*.segment"))
+    for place, segment in enumerate(segments):
+        content = segment.read_bytes()
+        if place == 0:
+            segment.write_bytes(content[: len(content) // 2])
+        elif place == 1:
+            segment.write_bytes(content[:-20] + b"x" + content[-19:])
+    (segments[0].parent / "left.draft").write_bytes(b"half")
+    rows = answers.collect()
+    assert outputs(rows) == {place: f"Say row {place}" for place in range(300)}
+    assert 300 < server.report().executions <= 700
+
+
+# --- S6, S7, S8 -------------------------------------------------------------------------------------------------------
+
+
+def test_one_slow_row_holds_up_no_other(spark: Any) -> None:
+    slow, number = sized(8, 60), sized(1000, 10_000)
+    with MeasuringServer(latency=0.1) as server:
+        rows = table(spark, number, text=f"if(id = 0, 'row 0 after {slow} s', concat('row ', id))")
+        chat(
+            rows, "m", prompt="{text}", concurrency=sized(16, 32), host=server.host, credential=f"env:{TOKEN_VARIABLE}"
+        ).write.format("noop").mode("overwrite").save()
+        assert server.calls == number
+        took = max(server.came) - min(server.came)  # all others have been called while the slow one was on its way
+        ideal = max(slow, number * 0.1 / sized(16, 32))
+        print(f"S6: the last call began after {took:.1f} s; ideal {ideal:.1f} s")
+        assert took <= ideal * 1.1 + sized(3, 0)
+
+
+def test_a_worker_needs_little_memory(spark: Any) -> None:
+    number = sized(3000, 1_000_000)
+    most = 0
+    with MeasuringServer() as server:
+        rows = table(spark, number, text="concat('row ', id, ' ', repeat('x', 4090))")
+        answers = chat(
+            rows, "m", prompt="Count {id}", concurrency=128, host=server.host, credential=f"env:{TOKEN_VARIABLE}"
+        )
+        thread = threading.Thread(target=lambda: answers.write.format("noop").mode("overwrite").save())
+        thread.start()
+        while thread.is_alive():
+            most = max([most, *python_workers().values()])
+            time.sleep(0.1)
+        print(f"S7: {number} rows of 4 KB, {server.calls} calls; a worker had {most // 1024} MB")
+        assert server.calls == number
+    assert 0 < most <= 300 * 1024
+
+
+@pytest.mark.speed
+def test_more_tasks_do_more(spark: Any) -> None:
+    rates = []
+    with MeasuringServer(latency=0.5) as server:
+        for tasks in (1, 4):
+            server.clear()
+            list(
+                chat(
+                    table(spark, 200 * tasks),
+                    "m",
+                    prompt="Say {text}",
+                    tasks=tasks,
+                    concurrency=8 * tasks,
+                    host=server.host,
+                    credential=f"env:{TOKEN_VARIABLE}",
+                ).collect()
+            )
+            rates.append(server.calls / (max(server.came) - min(server.came) + 0.5))
+    print(f"S8: {rates[0]:.0f} and {rates[1]:.0f} rows in a second")
+    assert rates[1] >= 3 * rates[0]
+
+
+# --- S9, S10 ----------------------------------------------------------------------------------------------------------
+
+
+def test_spark_and_plain_bulk_give_the_same(spark: Any, server: FaultServer, where: dict[str, Any]) -> None:
+    server.change(mix={"429": 0.1, "503": 0.1})
+    prompts = [f"row {place}" for place in range(100)]
+    rows = chat(table(spark, 100), "m", prompt="Say {text}", params={"max_tokens": 9}, **where).collect()
+    server.clear()
+    endpoint = AsyncClient(server.host, "token").endpoint("m", task="chat")
+
+    async def plain() -> list[bulk.RowResult]:
+        stream = bulk.rows(endpoint, prompts, verb="chat", prompt="Say {text}", params={"max_tokens": 9})
+        return sorted([row async for row in stream], key=lambda row: row.index)
+
+    for row, result in zip(sorted(rows), asyncio.run(plain()), strict=True):
+        mine = row["result"].asDict(recursive=True)
+        assert mine["output"] == result.output
+        assert mine["usage"] == {"input_tokens": result.input_tokens, "output_tokens": result.output_tokens}
+        assert (mine["finish_reason"], mine["model"], mine["attempts"]) == (
+            result.finish_reason,
+            result.model,
+            result.attempts,
+        )
+        assert mine["error"] is None
+        assert result.error is None
+
+
+def test_no_credential_is_in_the_plan_the_log_or_what_is_sent_to_spark(
+    spark: Any,
+    server: FaultServer,
+    where: dict[str, Any],
+    events: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, CANARY)
+    monkeypatch.setenv("DATABRICKS_TOKEN", CANARY)
+    answers = chat(table(spark, 50), "m", prompt="Say {text}", ledger=tmp_path, **where)
+    answers.collect()
+    answers.explain("extended")
+    seen = [capfd.readouterr().out.encode()]
+    if CONNECT:
+        seen.append(answers._plan.to_proto(spark._client).SerializeToString())
+    else:
+        from pyspark.serializers import CloudPickleSerializer
+
+        from dbllm.spark.functions import arrow_function
+
+        function = answers._jdf.queryExecution().toString()
+        seen.append(function.encode())
+        plan = plan_of(lambda: chat(table(spark, 5), "m", prompt="Say {text}", **where))
+        seen.append(CloudPickleSerializer().dumps(arrow_function(plan, "result", "chat")))
+    logs = [path for path in events.rglob("*") if path.is_file()]
+    assert logs
+    seen += [path.read_bytes() for path in [*logs, *(path for path in tmp_path.rglob("*") if path.is_file())]]
+    assert sum(map(len, seen)) > 10_000
+    assert not [content for content in seen if CANARY.encode() in content]
+
+
+def plan_of(call: Callable[[], Any]) -> Any:
+    """The plan that a call makes for its tasks."""
+    from dbllm.spark import functions
+
+    plans = []
+    original = functions.arrow_function
+
+    def note(plan: Any, *rest: Any) -> Any:
+        plans.append(plan)
+        return original(plan, *rest)
+
+    functions.arrow_function = note
+    try:
+        call()
+    finally:
+        functions.arrow_function = original
+    return plans[0]
+
+
+# --- the verbs, and what may go wrong ---------------------------------------------------------------------------------
+
+
+class Answer(BaseModel):
+    number: int
+
+
+def test_every_verb_has_its_columns(spark: Any, server: FaultServer, where: dict[str, Any]) -> None:
+    rows = table(spark, 12)
+    for row in complete(rows, "m", **where).collect():  # a column called text is what is asked
+        assert row["result"]["output"] == row["text"]
+    vectors = {row["id"]: row["result"]["output"] for row in embed(rows, "m", prompt="text", **where).collect()}
+    assert len({tuple(vector) for vector in vectors.values()}) == 12
+    several = embed(rows.selectExpr("id", "array(text, 'x') as texts"), "m", prompt="texts", tasks=1, **where)
+    assert all(len(row["result"]["output"]) == 2 for row in several.collect())
+    for row in respond(rows, "m", prompt="text", **where).collect():
+        assert row["result"]["output"] == row["text"]
+    predicted = predict(rows, "m", columns=["text"], **where).collect()
+    assert all(row["result"]["error"] is None and row["result"]["output"] for row in predicted)
+    messages = rows.selectExpr("id", "array(named_struct('role', 'user', 'content', text)) as messages", "text")
+    for row in chat(messages, "m", **where).collect():
+        assert row["result"]["output"] == row["text"]
+    numbers = rows.selectExpr("id", """concat('{"number": ', id, '}') as text""")
+    for row in chat(numbers, "m", prompt="text", response_model=Answer, **where).collect():
+        assert json.loads(row["result"]["parsed"]) == {"number": row["id"]}, row
+
+
+def test_a_bad_row_is_one_row_or_ends_the_job_or_is_set_apart(
+    spark: Any, server: FaultServer, where: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = table(spark, 40, text="if(id % 20 = 3, null, concat('row ', id))")
+    options = {"prompt": "Say {text}", "ledger": tmp_path, **where}
+    bad = [row for row in chat(rows, "m", **options).collect() if row["result"]["error"] is not None]
+    assert sorted(row["id"] for row in bad) == [3, 23]
+    assert bad[0]["result"]["error"]["name"] == "RowInputError"
+    assert "'text'" in bad[0]["result"]["error"]["message"]
+    good, failed = chat(rows, "m", on_error="split", **options)
+    assert (good.count(), sorted(row["id"] for row in failed.collect())) == (38, [3, 23])
+    assert server.report().executions == 38
+    with pytest.raises(Exception, match="RowInputError"):
+        chat(rows, "m", prompt="Say {text}", tasks=1, on_error="raise", **where).collect()
+
+
+def test_sql_asks_as_ai_query_does(spark: Any, server: FaultServer, where: dict[str, Any]) -> None:
+    register(spark, **where)
+    register(spark, "shout", "m", verb="chat", params={"max_tokens": 7}, **where)
+    table(spark, 60, text="if(id = 7, null, concat('row ', id))").createOrReplaceTempView("lines")
+    found = spark.sql("SELECT id, text, dbllm_query('m', text) AS one, shout(text) AS two FROM lines").collect()
+    assert sorted(row["id"] for row in found) == list(range(60))
+    for row in found:
+        for name in ("one", "two"):
+            assert row[name]["response"] == row[name]["output"] == row["text"]
+            assert (row[name]["errorMessage"] is None) == (row["id"] != 7)
+    first = spark.sql("SELECT dbllm_query('other', 'hello').response").collect()[0][0]
+    assert first == "hello"
+
+
+def test_what_cannot_work_is_said_before_anything_is_sent(
+    spark: Any, server: FaultServer, where: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = table(spark, 5)
+    cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
+        (ValueError, "neither a column nor a template", {"prompt": "Say it"}),
+        (ValueError, "'txt'.*columns: id, text", {"prompt": "Say {txt}"}),
+        (ValueError, "'ident'", {"prompt": "text", "key": "ident"}),
+        (ValueError, "column 'id' already", {"prompt": "text", "column": "id"}),
+        (ValueError, "on_error", {"prompt": "text", "on_error": "ignore"}),
+        (ValueError, "concurrency", {"prompt": "text", "concurrency": 0}),
+        (TypeError, "no argument 'concurency'", {"prompt": "text", "concurency": 3}),
+        (ConfigError, "env:NAME", {"prompt": "text", "credential": "dapi-secret"}),
+    ]
+    for kind, message, options in cases:
+        with pytest.raises(kind, match=message) as caught:
+            chat(rows, "m", **{**where, **options})
+        assert "dapi-secret" not in str(caught.value)
+    assert server.report().requests == 0
+    capsys.readouterr()
+    chat(rows, "m", prompt="text", concurrency=64, rpm=600, **where)
+    said = capsys.readouterr().err
+    assert "concurrency 64 = 2 tasks × 32" in said
+    assert "requests per minute 600 = 2 tasks × 300" in said
+    assert "no ledger" in said
+
+
+def test_the_package_says_what_is_missing_where_there_is_no_java(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from dbllm.spark import java, java_home
+
+    assert (java_home() / "bin" / "java").exists()
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(java, "_FOLDERS", ())
+    with pytest.raises(ConfigError, match=r"Java 17 or newer.*has no bin/java.*openjdk") as caught:
+        java_home()
+    assert str(caught.value).count(". ") == 0  # one sentence
+    assert sys.platform != "linux" or "apt-get install openjdk-17-jre-headless" in str(caught.value)
