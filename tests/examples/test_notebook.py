@@ -163,7 +163,6 @@ def test_the_notebook_imports_only_what_this_package_and_langchain_core_have() -
         line for cell in CELLS if kind(cell) == "python" for line in re.findall(r"^(?:from|import) .*", cell, re.M)
     }
     assert imports == {
-        "from dbllm import Client, Retry",
         "from dbllm import dbutils",
         "from dbllm.deployments import get_deploy_client",
         "from dbllm.langchain import ChatDatabricks",
@@ -171,6 +170,8 @@ def test_the_notebook_imports_only_what_this_package_and_langchain_core_have() -
         "from dbllm.langchain import DatabricksEmbeddings",
         "from langchain_core.messages import HumanMessage",
         "import os",
+        "import socket",
         "import sys",
         "import tempfile",
+        "import time",
     }

@@ -72,6 +72,5 @@ def test_what_the_cells_say_they_show_is_what_they_show(cells: list[Any]) -> Non
     assert re.fullmatch(r"\[(-?[\d.e-]+(, )?){3}\]", find(cells, "embed_query"))
     assert "." not in find(cells, 'stop=["."]')
     assert find(cells, "%%writefile") == "Writing dolly_app.py"
-    assert find(cells, "Retry(attempts")
     shouted = find(cells, "transform_output_fn=transform_output")
     assert shouted == shouted.upper().replace("\\N", "\\n")
