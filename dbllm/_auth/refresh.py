@@ -61,7 +61,7 @@ class RefreshingAuth(Auth):
                 return await self.headers(backend, deadline)
             began = backend.clock()
             try:
-                fresh = await self._fetch(backend, min(deadline, backend.clock() + TOKEN_SECONDS))
+                fresh = await self._fetch(backend, min(deadline, began + TOKEN_SECONDS))
             except DbllmError as error:
                 await _tell(backend, backend.clock() - began, None, error)
                 if lease is None or backend.clock() >= lease.ends or self._lease is None:

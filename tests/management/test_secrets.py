@@ -218,7 +218,7 @@ class TestSecrecy:
     async def test_the_log_names_no_scope_and_no_key_of_a_read(
         self, make: Any, wire: respx.MockRouter, caplog: pytest.LogCaptureFixture
     ) -> None:
-        caplog.set_level(logging.INFO, "dbllm")
+        caplog.set_level(logging.DEBUG, "dbllm")
         wire.get(f"{API}/get").respond(json={"value": encoded(b"v")})
         async with make() as client:
             await client.secrets.get("scope-x", "key-x")
