@@ -31,6 +31,7 @@ MODULES = {  # and the guide that its page begins with
     "dbllm.local": "dbllm/local/GUIDE.md",
     "dbllm.otel": None,
     "dbllm.serve": None,
+    "dbllm.spark": None,
     "dbllm.testing": "dbllm/testing/GUIDE.md",
 }
 HAVE_NONE = {"cli", "errors"}  # the command, and what is on the page of dbllm
