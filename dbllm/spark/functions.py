@@ -316,7 +316,7 @@ def mapper_of(
         timeout=options.get("timeout"),
         **settings_of(options.get("credential"), options.get("host")),
     )
-    # The verb is known, so no worker looks the endpoint up: a task whose rows the ledger has asks the workspace nothing.
+    # The verb is known, so no worker looks the endpoint up: a task whose rows the ledger has sends nothing at all.
     mapper._verbs = ()
     return mapper
 
