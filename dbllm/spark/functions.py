@@ -304,7 +304,7 @@ def mapper_of(
     response_model: type | None = None,
 ) -> RowMapper:
     """What calls the model for one row, in whatever process."""
-    return RowMapper(
+    mapper = RowMapper(
         endpoint,
         driver_app=options.get("driver_app"),
         cluster_id=options.get("cluster_id"),
@@ -316,6 +316,9 @@ def mapper_of(
         timeout=options.get("timeout"),
         **settings_of(options.get("credential"), options.get("host")),
     )
+    # The verb is known, so no worker looks the endpoint up: a task whose rows the ledger has sends nothing at all.
+    mapper._verbs = ()
+    return mapper
 
 
 def slots_of(spark: Any) -> int:
