@@ -343,13 +343,13 @@ def _row_content(
     if prompt is None:
         if verb == "predict":
             return None, RowContent(), list(df.columns)
-        found = next((name for name in CONTENT[verb] if name in df.columns), None)
-        if found is None:
+        found = [name for name in CONTENT[verb] if name in df.columns]
+        if not found:
             wanted = " or ".join(map(repr, CONTENT[verb]))
             raise ValueError(
                 f"{verb} needs a column {wanted}, or prompt=; the DataFrame's columns: {', '.join(df.columns)}."
             )
-        prompt = found
+        prompt = str(found[0])
     elif not isinstance(prompt, str):
         raise TypeError(f"prompt must be the name of a column or a template (str), got {type(prompt).__name__}.")
     if prompt in df.columns:
