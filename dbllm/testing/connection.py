@@ -71,7 +71,8 @@ class LoopbackConnection(asyncio.Protocol):
     def close(self, *, reset: bool = False) -> None:
         """End the connection, by FIN or by RST."""
         if reset:
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            if (sock := self._transport.get_extra_info("socket")) is not None:  # TLS that has ended has none
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._transport.abort()
         else:
             self._transport.close()

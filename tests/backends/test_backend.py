@@ -361,8 +361,10 @@ def test_eight_threads_share_one_sync_client_and_answers_are_never_mixed_up(serv
 
 
 INTERRUPT = """
-import os, signal, sys, threading, time
+import logging, os, signal, sys, threading, time
 from dbllm import Client
+
+logging.getLogger("dbllm.retry").setLevel("ERROR")  # a pause before a retry is told on stderr
 
 def stalled():
     time.sleep(0.3)
