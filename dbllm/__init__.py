@@ -101,7 +101,8 @@ def __getattr__(name: str) -> _typing.Any:
         return value
     if name == "__version__":
         return _own_version()
-    from importlib.util import find_spec
+    with _WholeImport():
+        from importlib.util import find_spec
 
     from ._misnomers import MODULE_NAMES, missing_attribute
 

@@ -146,8 +146,15 @@ def test_data_and_a_form_are_one_too_many() -> None:
         sent()
 
 
-def test_a_table_of_polars_is_sent_in_the_same_way() -> None:
-    polars = pytest.importorskip("polars", reason="this is a test with polars")
+@pytest.fixture(scope="module")
+def polars() -> Any:
+    """polars, once it has started the threads that it keeps."""
+    module = pytest.importorskip("polars", reason="this is a test with polars")
+    module.Series(["a", None]).drop_nulls()
+    return module
+
+
+def test_a_table_of_polars_is_sent_in_the_same_way(polars: Any) -> None:
     frame = polars.DataFrame(
         {
             "prompt": ["a", None],
