@@ -47,7 +47,10 @@ def spark(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
     }
     os.environ["JAVA_HOME"] = str(java_home())
     os.environ["PYSPARK_PYTHON"] = sys.executable
-    os.environ["PYTHONPATH"] = str(Path(dbllm.__file__).parents[1])
+    # Workers have the dbllm of these tests, and what a test defines itself.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        str(Path(file).parents[up]) for file, up in ((dbllm.__file__, 1), (__file__, 2))
+    )
     os.environ["PYSPARK_SUBMIT_ARGS"] = " ".join(
         [*(f"--conf {name}={value}" for name, value in settings.items()), "pyspark-shell"]
     )

@@ -87,7 +87,7 @@ def test_a_message_is_streamed(place: tuple[dict[str, Any], str], client: Any) -
 
 @does("tools")
 def test_a_tool_is_called_and_its_result_answered(place: tuple[dict[str, Any], str], client: Any) -> None:
-    asked: Any = {"model": place[1], "max_tokens": 60, "tools": [WEATHER]}
+    asked: Any = {"model": place[1], "max_tokens": 60, "temperature": 0.0, "tools": [WEATHER]}
     called = client.messages.create(**asked, messages=QUESTION, tool_choice={"type": "any"})
     (use,) = called.content
     assert (called.stop_reason, use.type, use.name) == ("tool_use", "tool_use", "weather")
