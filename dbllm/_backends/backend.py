@@ -216,7 +216,17 @@ class Backend(ABC):
     async def call_user_function(self, function: Callable[[], T | Awaitable[T]]) -> T:
         """Call a user's function, sync or async."""
         result: Any = function()
-        return await result if inspect.isawaitable(result) else result  # type: ignore[no-any-return]
+        if not inspect.isawaitable(result):
+            return result  # type: ignore[no-any-return]
+        try:
+            return await result  # type: ignore[no-any-return]
+        except RuntimeError as error:
+            if "no running event loop" not in str(error):
+                raise
+            raise RuntimeError(
+                f"{_waiting_in(result)} waits for asyncio's event loop, and none runs here: give Client plain "
+                "functions only, or use AsyncClient in asyncio."
+            ) from error
 
 
 def _left(deadline: float, now: float) -> float | None:

@@ -46,7 +46,8 @@ class ProgressReport:
         try:
             await self._call(lambda: show(done, self.total))
         except Exception:
-            log.warning("progress raised an exception", exc_info=True)
+            self._show = None
+            log.warning("progress raised an exception, and is called no more", exc_info=True)
 
 
 class _ProgressLine:

@@ -119,7 +119,9 @@ class Reply(WireModel, HasCallInfo):
             raise missing_attribute(kind.__name__, name, instead, known)
 
         def __getitem__(self, key: object) -> Any:
-            raise TypeError(f"{type(self).__name__} has attributes and no keys: write reply.{key}, not reply[{key!r}].")
+            kind, rows = type(self), next((one for one in ("vectors", "predictions") if hasattr(self, one)), "text")
+            instead = f"reply.{key}" if isinstance(key, str) and key.isidentifier() else f"reply.{rows}"
+            raise TypeError(f"{kind.__name__} has attributes and no keys: write {instead}, not reply[{key!r}].")
 
     def _repr_html_(self) -> str | None:
         """How a notebook shows it; None: by its repr."""

@@ -114,9 +114,10 @@ def greet(client: Client, name: str) -> None:
             client.endpoint(name).chat("hello", max_tokens=1)  # raises with what there is instead
             raise
         if endpoint is not None:
-            if endpoint.task not in (None, "llm/v1/chat", "agent/v1/chat", "agent/v2/chat"):
-                verb = {"llm/v1/embeddings": "embed"}.get(endpoint.task, "complete")
-                raise ValueError(f"{name} has the task {endpoint.task} and does not chat: use `dbllm {verb} {name}`.")
+            if endpoint.task not in ("llm/v1/chat", "agent/v1/chat", "agent/v2/chat"):
+                verb = {"llm/v1/embeddings": "embed"}.get(endpoint.task or "", "complete")
+                what = f"has the task {endpoint.task}" if endpoint.task else "is a custom model"
+                raise ValueError(f"{name} {what} and does not chat: use `dbllm {verb} {name}`.")
             model = _model_of(endpoint)
     console.note(f"{name}{f' ({model})' if model else ''}. /help shows what else you can type; Ctrl-D ends.")
 

@@ -154,3 +154,17 @@ def test_no_error_of_a_call_shows_the_token(status: int) -> None:
             "".join(traceback.format_exception(error)),
         ):
             assert CANARY not in shown
+
+
+async def test_a_token_function_that_needs_asyncio_is_named_where_asyncio_does_not_run(make, mode):
+    async def slow_token() -> str:
+        asyncio.get_running_loop()  # as asyncio.sleep and aiohttp do before they wait
+        return "dapi-0123456789"
+
+    async with make(
+        token=slow_token, transport=httpx.MockTransport(lambda request: httpx.Response(200, json=1))
+    ) as client:
+        if mode == "asyncio":
+            return
+        with pytest.raises(RuntimeError, match=r"slow_token .*waits for .*event loop.*AsyncClient"):
+            await client.request("GET", "/x")

@@ -77,6 +77,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(environ: dict[str, str]
 def test_an_endpoint_that_cannot_chat_is_refused_at_the_start(environ: dict[str, str]) -> None:
     for name, said in (
         ("databricks-bge-large-en", b"does not chat: use `dbllm embed databricks-bge-large-en`"),
+        ("dolly", b"dolly is a custom model and does not chat: use `dbllm complete dolly`"),
         ("smollm2-completions", b"use `dbllm complete smollm2-completions`"),
         ("smollm-chat", b"Did you mean 'smollm2-chat'?"),
     ):

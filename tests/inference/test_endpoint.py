@@ -597,3 +597,14 @@ async def test_a_400_on_the_right_verb_keeps_its_usual_hint(make, wire):
         with pytest.raises(dbllm.BadRequestError) as caught:
             await client.endpoint("ep").chat("x")
     assert caught.value.hint == dbllm.BadRequestError.next_step
+
+
+def test_a_key_of_a_reply_is_answered_with_the_attribute_that_has_it():
+    embeddings, chat = dbllm.Embeddings(data=[]), dbllm.ChatCompletion.model_construct()
+    for reply, key, said in (
+        (embeddings, 0, "reply.vectors,"),
+        (chat, slice(0, 3), "reply.text,"),
+        (chat, "id", "reply.id,"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            reply[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,6 +154,21 @@ def test_each_request_is_logged_with_its_client_endpoint_status_and_tokens(
     bodies = http.get(f"/ui/log/{chat['number']}", headers={"x-dbllm-session": session}).json()
     assert json.loads(bodies["request"])["messages"] == [{"role": "user", "content": "hello"}]
     assert json.loads(bodies["response"])["choices"]
+
+
+def test_nothing_in_a_line_of_the_log_moves_a_terminals_cursor(workspace: Workspace, answered: list[Entry]) -> None:
+    begin, port = len(answered), int(workspace.host.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as raw:
+        line = b"GET /%1b%5d0;OWNED%07%0aforged%e2%80%aeline%9b2J HTTP/1.1\r\n"
+        raw.sendall(line + f"host: 127.0.0.1:{port}\r\nuser-agent: x\x9b31m\r\nconnection: close\r\n\r\n".encode())
+        while raw.recv(65536):
+            pass
+    for name in ("a%1b%5b2J", "b%0ac", "d%C2%9b"):
+        httpx.post(f"{workspace.host}/serving-endpoints/{name}/invocations", json={}, trust_env=False)
+    shown = [text for entry in answered[begin:] for text in (entry.path, entry.endpoint, entry.agent)]
+    assert len(shown) == 12
+    assert all(text.isprintable() for text in shown), shown
+    assert "\\x1b" in shown[0]
 
 
 def test_no_credential_is_in_the_log(http: httpx.Client, workspace: Workspace, session: str) -> None:

@@ -145,17 +145,17 @@ class RequestLog:
     def _begin(self, scope: Scope) -> Entry:
         path, headers = scope["path"][:500], Headers(scope=scope)
         found, driver = _ENDPOINT.match(path), _DRIVER.match(path)
-        endpoint = self._hide(unquote(found[1]) if found else f"driver app {driver[1]}" if driver else "")
-        agent = self._hide(headers.get("user-agent", "")[:200])
+        endpoint = self._line(unquote(found[1]) if found else f"driver app {driver[1]}" if driver else "")
+        agent = self._line(headers.get("user-agent", "")[:200])
         self._versions += 1
         self._numbers += 1
-        entry = Entry(self._numbers, self._versions, time.time(), scope["method"], self._hide(path), endpoint, agent)
+        entry = Entry(self._numbers, self._versions, time.time(), scope["method"], self._line(path), endpoint, agent)
         self._entries.append(entry)
         return entry
 
     def _finish(self, entry: Entry, tail: bytes) -> None:
         if not entry.endpoint and (model := _MODEL.search(entry.request)):
-            entry.endpoint = self._hide(model[1].decode("utf-8", "replace"))
+            entry.endpoint = self._line(model[1].decode("utf-8", "replace"))
         for name, pattern in _TOKENS.items():
             if found := pattern.findall(tail):
                 setattr(entry, name, int(found[-1]))
@@ -171,6 +171,11 @@ class RequestLog:
             return f"({size} bytes; not kept, for they may hold secrets)"
         text = self._hide(bytes(kept).decode("utf-8", "replace"))
         return text if size <= len(kept) else f"{text}\n({size} bytes in all)"
+
+    def _line(self, text: str) -> str:
+        """A text of a stranger's for one line of a terminal: what moves its cursor, or hides in it, is spelled out."""
+        shown = self._hide(text)
+        return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in shown)
 
     def _hide(self, text: str) -> str:
         for secret in self._secrets:
