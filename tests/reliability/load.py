@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import os
 import random
 import subprocess
@@ -258,5 +259,6 @@ def run_load(mix: Mapping[FaultName, float], seed: int, **load: Any) -> tuple[di
 
 
 if __name__ == "__main__":
+    logging.getLogger("dbllm.retry").setLevel("ERROR")  # of thousands of retries, each would be a line
     gc.collect()
     print(json.dumps(asdict(run(Load(**json.loads(sys.argv[1]))))))
