@@ -58,6 +58,8 @@ def plain_step(value: Any) -> Any:
             if kind == "f":  # longdouble, which is wider than a number of Python
                 return float(value)
     advice = "; a tool is a dict with its name and JSON schema" if callable(value) else ""
+    if isinstance(value, type):
+        advice += ", and the form of an answer goes in response_model="
     raise TypeError(f"{type(value).__name__} has no form in JSON{advice}: {value!r:.80}")
 
 

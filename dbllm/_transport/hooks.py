@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from .._auth.redaction import hide_headers
 from .._backends.backend import Backend, run_without_loop
+from .._misnomers import explain_fields
 from .._protocol.models import Usage
 from .._protocol.reply import CallInfo, HasCallInfo
 from ..errors import APIError, ConfigError, PublicPickle, Raw
@@ -113,6 +114,7 @@ OnAttempt = Hook[Attempt]
 Middleware = Callable[[AttemptRequest, Callable[..., Any]], Any]
 
 
+@explain_fields
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """Functions that a client calls. Those of `AsyncClient` may be async, those of `Client` may not.

@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from .._misnomers import explain_fields
 from ..errors import PublicPickle
 
 BYTES_A_TOKEN = 3.6  # of English text; corrected by what the server reports
@@ -19,6 +20,7 @@ _WINDOW_MARGIN = 0.5  # seconds: the server counts from when a request arrives, 
 _BURST = 1 / 6  # of a quota may be used at once; the rest is spread over the window
 
 
+@explain_fields
 @dataclass(frozen=True, slots=True)
 class Limits(PublicPickle):
     """What one endpoint may be sent. None means that there is no such limit.

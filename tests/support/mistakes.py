@@ -215,6 +215,8 @@ OPTIONS: dict[str, Row] = {
     "retry= is a number": _client(retry=3),
     "retry= is False": _client(retry=False),
     "a field that Retry does not have": lambda w: Retry(max_attempts=3),  # type: ignore[call-arg]
+    "a field that Limits does not have": lambda w: dbllm.Limits(max_connections=3),  # type: ignore[call-arg]
+    "a field that Hooks does not have": lambda w: dbllm.Hooks(on_request_start=print),  # type: ignore[call-arg]
     "Retry of no attempt": lambda w: Retry(attempts=0),
     "max_connections= is 0": _client(max_connections=0),
     "max_connections= is text": _client(max_connections="10"),
