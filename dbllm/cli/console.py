@@ -271,8 +271,8 @@ def read_argument(words: str) -> str:
     return read_stdin() if words == "-" else words
 
 
-def load_json(text: str) -> dict[str, Any]:
-    """A JSON object from an argument, a file (@FILE) or the standard input (-).
+def load_json(text: str, rows: str = "") -> dict[str, Any]:
+    """A JSON object from an argument, a file (@FILE) or the standard input (-); with `rows`, a list goes in that field.
 
     Raises:
         ValueError: it is something else, or the file cannot be read. The message does not show it: it may hold a key.
@@ -288,6 +288,8 @@ def load_json(text: str) -> dict[str, Any]:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is not JSON: {error}. Write @FILE, JSON in quotes, or - for stdin.") from None
+    if rows and isinstance(value, list):
+        return {rows: value}
     if not isinstance(value, dict):
         raise ValueError(f'{source} is a JSON {type(value).__name__}; an object is needed, such as {{"inputs": [1]}}.')
     return value

@@ -192,7 +192,7 @@ def predict(
         str,
         typer.Argument(
             metavar="BODY",
-            help='The request: {"dataframe_records": [...]} or another form; @FILE or - (stdin) hold it.',
+            help='The request: a list of rows, {"inputs": [...]} or another form; @FILE or - (stdin) hold it.',
         ),
     ] = "-",
 ) -> None:
@@ -201,7 +201,7 @@ def predict(
     The request has a form of MLflow's scoring protocol: dataframe_records, dataframe_split, inputs or instances, and
     "params" may stand beside it. Prints the answer as JSON.
     """
-    request = console.load_json(body)
+    request = console.load_json(body, rows="dataframe_records")
     known = ("dataframe_records", "dataframe_split", "inputs", "instances", "params")
     forms = {key: request.pop(key) for key in known if key in request}
     console.write_json(client.endpoint(name).predict(**forms, extra_body=request), indent=None)

@@ -106,7 +106,7 @@ class TestTextThatIsRead:
             ("body.json", "@FILE"),
             ("@body.json", "body.json cannot be read: No such file"),
             (f"@{tmp_path}", "Is a directory"),
-            ("[1]", "an object is needed"),
+            ("1", "an object is needed"),
             ("[" * 100_000, "JSON"),
         ):
             ended = run("predict", "custom", words)

@@ -171,6 +171,8 @@ class TestPredict:
 
     def test_prints_the_predictions_as_json(self, run: Any) -> None:
         assert len(json.loads(run("predict", "dolly", self.BODY).out)["predictions"]) == 2
+        rows = json.dumps(json.loads(self.BODY)["dataframe_records"])  # as predict() of Python takes a list of dicts
+        assert len(json.loads(run("predict", "dolly", rows).out)["predictions"]) == 2
 
     def test_the_body_can_come_from_stdin(self, run: Any) -> None:
         assert run("predict", "dolly", stdin=self.BODY.encode()).out == run("predict", "dolly", self.BODY).out
