@@ -79,6 +79,7 @@ async def test_a_post_to_a_model_is_never_hedged(make, serve, mode):
             await client.request("POST", "/x", json={})
             with pytest.raises(dbllm.APIResponseError):
                 await client.endpoint("e", task="chat").chat("hi")
+        assert client.stats().hedges == 0  # one that began and was too late reached no server
     assert len(server.requests) == 6
 
 
