@@ -171,7 +171,7 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
         self._busy = True
         try:
             reading = self._next_event(opened := await self._open())
-            chunk = await (reading if opened.observed is None else opened.observed.told(reading))
+            chunk = await (reading if opened.observed is None else opened.observed.observe(reading))
         except BaseException as error:
             hide_frames(error)  # their local variables hold the event, which may repeat what is secret
             await self._close(error)

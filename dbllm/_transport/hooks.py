@@ -324,7 +324,7 @@ class ObservedStream:
         self._usage = chunk.usage or self._usage
         self._finish_reason = chunk.finish_reason or self._finish_reason
 
-    async def told(self, reading: Awaitable[T]) -> T:
+    async def observe(self, reading: Awaitable[T]) -> T:
         """The next piece; what is sent to get it is part of the call, and hooks are told of it."""
         mark = _current.set((self._observers, self._request))
         try:

@@ -96,7 +96,7 @@ class LoopbackConnection(asyncio.Protocol):
             self._begin(asked)
 
     def _begin(self, asked: Asked) -> None:
-        """Answer a request: at once, or in a task."""
+        """Answer a request: at once, or in a task. Each kind of server has its own; none is of this class alone."""
         raise NotImplementedError
 
     def _run_task(self, work: Coroutine[Any, Any, None]) -> None:

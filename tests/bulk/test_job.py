@@ -31,19 +31,6 @@ ROWS = sized(300, 5000, 100_000)
 STEP = sized(40, 1, 1)  # every so manieth system call is one to crash at
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[FaultServer]:
-    with fault_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: FaultServer) -> FaultServer:
-    running.clear()
-    running.change(mix={}, latency=0.0)
-    return running
-
-
 def calls(server: FaultServer) -> int:
     """How often a model was called."""
     return server.report().executions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,20 +11,7 @@ from support.jobs import read_rows, run_job, write_prompts
 
 from dbllm import bulk
 from dbllm.bulk import places
-from dbllm.testing import FaultServer, fault_server
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[FaultServer]:
-    with fault_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: FaultServer) -> FaultServer:
-    running.clear()
-    running.change(mix={}, latency=0.0)
-    return running
+from dbllm.testing import FaultServer
 
 
 def test_an_output_that_is_a_link_stays_one_and_its_target_is_written(server: FaultServer, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,6 @@ from support.jobs import read_rows, run_job, write_prompts
 from dbllm import bulk
 from dbllm.bulk.manifest import StopSignal
 from dbllm.testing import FaultServer, fault_server
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[FaultServer]:
-    with fault_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: FaultServer) -> FaultServer:
-    running.clear()
-    running.change(mix={}, latency=0.0)
-    return running
 
 
 def test_a_finished_job_that_is_called_with_other_settings_says_which_it_was_made_with(
