@@ -42,10 +42,9 @@ if _typing.TYPE_CHECKING:
     from ._sync_client import (
         Agent as Agent, Client as Client, DriverApp as DriverApp, Endpoint as Endpoint, Run as Run,
     )
-    from ._transport.call import Attempt as Attempt, RequestInfo as RequestInfo
     from ._transport.hooks import (
-        AttemptRequest as AttemptRequest, Hooks as Hooks, ResponseInfo as ResponseInfo, StreamEvent as StreamEvent,
-        TokenRefresh as TokenRefresh,
+        Attempt as Attempt, AttemptRequest as AttemptRequest, Hooks as Hooks, RequestInfo as RequestInfo,
+        ResponseInfo as ResponseInfo, StreamEvent as StreamEvent, TokenRefresh as TokenRefresh,
     )
     from ._transport.limits import Limits as Limits
     from ._transport.retry import Retry as Retry, Timeout as Timeout
@@ -81,8 +80,7 @@ _NAMES = {  # where each public name is defined
     "_management.secrets": "AsyncSecrets SecretAcl SecretMetadata SecretScope Secrets",
     "_protocol.models": "ChatCompletion ChatCompletionChunk Completion CompletionChunk Embeddings Message OutputItem "
     "Predictions PromptRequest Response ResponseEvent Usage",
-    "_transport.call": "Attempt RequestInfo",
-    "_transport.hooks": "AttemptRequest Hooks ResponseInfo StreamEvent TokenRefresh",
+    "_transport.hooks": "Attempt AttemptRequest Hooks RequestInfo ResponseInfo StreamEvent TokenRefresh",
     "_transport.limits": "Limits",
     "_transport.retry": "Retry Timeout",
     "_transport.stats": "EndpointStats Stats",

@@ -24,7 +24,6 @@ from ._misnomers import CLIENT_NAMES, NamesOurs, OnlyAsync, explain_keywords
 from ._protocol.paths import app_name, app_path, query_string
 from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref, fallback_refs
 from ._protocol.tasks import parse_task
-from ._transport.hooks import Hooks, Observers, OnAttempt
 from ._transport.options import Options
 from ._transport.retry import Retry, Timeout
 from ._transport.transport import Transport
@@ -35,6 +34,7 @@ if TYPE_CHECKING:  # what most programs do not use is loaded when it is
     from ._management.endpoints import AsyncEndpoints
     from ._management.model_services import AsyncModelProviders, AsyncModelServices
     from ._management.secrets import AsyncSecrets
+    from ._transport.hooks import Hooks, OnAttempt
     from ._transport.limited import CallLimiter
     from ._transport.limits import Limits
     from ._transport.stats import Stats
@@ -133,7 +133,7 @@ class AsyncClient(NamesOurs, OnlyAsync):
             host, token, profile, env=os.environ, client_id=client_id, client_secret=client_secret, auth_type=auth_type
         )
         backend = self._backend(config.host, max_connections, transport, http_client, engine, config.network(network))
-        self._transport = Transport(config.host, config.auth, backend, Observers(hooks, on_attempt, backend))
+        self._transport = Transport(config.host, config.auth, backend, hooks, on_attempt)
         self._options = Options().merged_with(timeout, retry, headers, tags=tags)
         self._limiters: dict[tuple[str, Limits], CallLimiter] = {}
         self._known: dict[str, Learned] = {}  # what has been learned of each endpoint

@@ -196,7 +196,8 @@ async def request_token(backend: Backend, out: HttpRequest, grant: Grant) -> Raw
         APIError: anything else. `sent` is False: the call that needed the token was not sent.
     """
     secret = RedactedMapping({"": grant.secret.reveal()} if grant.secret else {})
-    redaction = out.redaction = Redaction(grant.headers, secret)
+    redaction = Redaction(grant.headers, secret)
+    out.redactor = lambda **_: redaction
     try:
         raw = await backend.send_unpooled(out)
         if raw.status == 200:

@@ -98,10 +98,6 @@ class ConnectionLimiter:
         """Who holds a permit."""
         return {holder for known in tuple(self._holders.values()) if (holder := known()) is not None}
 
-    def is_held_by(self, holder: object) -> bool:
-        """Whether it holds a permit."""
-        return id(holder) in self._holders
-
     def release(self, holder: object) -> None:
         """Give back the permit, or the place in the queue; who has neither changes nothing."""
         with self._lock:
@@ -136,7 +132,7 @@ class Exchange:
         self.headers: Mapping[str, str] = {}
 
     def __del__(self) -> None:
-        if self.connection is not None or self._pool.limiter.is_held_by(self):
+        if self.connection is not None:
             self.close_soon()
 
     async def open(self, out: HttpRequest) -> Connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -14,6 +14,7 @@ from ..errors import ConfigError
 
 RawHeaders = list[tuple[bytes, bytes]]
 
+_METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 TOKEN, _VALUE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[\t -~\x80-\xff]*")
 
 
@@ -76,7 +77,7 @@ def header_lines(fields: RawHeaders) -> bytes:
 class HttpRequest:
     """One HTTP request, ready to send. `deadline` is on the backend's clock, the others are seconds.
 
-    `redaction` takes what is secret in it out of a text: what the HTTP stack logs about it.
+    `redactor` makes what takes its secrets out of a text. That is made late, for most requests never need it.
     """
 
     method: str
@@ -87,7 +88,15 @@ class HttpRequest:
     connect: float | None = None
     queue: float | None = None
     fresh: bool = False  # not over a connection that was kept alive
-    redaction: Any = field(default=str, repr=False)
+    redactor: Callable[..., Any] = field(default=lambda path, body: str, repr=False)
+    _redaction: Any = field(default=None, repr=False)
+
+    @property
+    def redaction(self) -> Any:
+        """What takes the request's secrets out of a text."""
+        if self._redaction is None:
+            self._redaction = self.redactor(path=self.url, body=self.body)
+        return self._redaction
 
 
 @lru_cache(maxsize=64)
@@ -113,7 +122,7 @@ def require_sendable(out: HttpRequest) -> None:
     Raises:
         ConfigError: HTTP has no form for its method, path or headers.
     """
-    if not TOKEN.fullmatch(out.method):
+    if out.method not in _METHODS and not TOKEN.fullmatch(out.method):
         raise ConfigError(f"{out.method[:50]!r} is no HTTP method.")
     request_target(out.url)
     out.headers.fields  # noqa: B018 - it raises

@@ -225,7 +225,7 @@ class AsyncAgent(NamesOurs):
     ) -> Coroutine[Any, Any, T]:
         """One call, of which hooks are told."""
         about = verb, self.name, self._where.origin or self._transport.host, stream, {"input": items}
-        return self._transport.observers.watch(about, work, read)
+        return self._transport.watch(about, work, read)
 
     async def _start(
         self,

@@ -31,13 +31,19 @@ InfoT = TypeVar("InfoT", bound=CallInfo)
 Send = Callable[[Call], Awaitable[InfoT]]
 Ask = Callable[..., Coroutine[Any, Any, Any]]
 Read = Callable[[Any], T]
+Sending = tuple[Verb, Kind, Mapping[str, Any], Options, float, Any]  # what `_send` begins with
 
+_NOTHING_FAILED: Mapping[Route, APIStatusError] = {}
 _ELSEWHERE = frozenset({400, 404, 405, 422, 501})  # refusals of a path that does not take this wire format
 
 
 def same(answer: T) -> T:
     """What reads an answer that is read elsewhere."""
     return answer
+
+
+def _ask(sending: Sending, accept: str, handle: ModelHandle, read: Any = same) -> Coroutine[Any, Any, Any]:
+    return handle._send(*sending, read, accept)
 
 
 class ModelHandle(NamesOurs):
@@ -156,13 +162,8 @@ class ModelHandle(NamesOurs):
         clock = self._transport.backend.clock
 
         async def start() -> OpenStream:
-            ends = options.deadline(clock)
-            kind, send = KIND_OF[verb], self._transport.open
-
-            def ask(handle: ModelHandle, read: Any = same) -> Coroutine[Any, Any, OpenStream]:
-                return handle._send(verb, kind, body, options, ends, send, read, EVENTS)
-
-            return await self._watched(verb, body, options, ask, same, stream=True)
+            sending = verb, KIND_OF[verb], body, options, options.deadline(clock), self._transport.open
+            return await self._watched(verb, body, options, partial(_ask, sending, EVENTS), same, stream=True)
 
         return AsyncStream(clock, start, wire, options.timeout.read)
 
@@ -170,12 +171,11 @@ class ModelHandle(NamesOurs):
         self, verb: Verb, body: Mapping[str, Any], options: Options, read: Callable[[CallInfo], T]
     ) -> Coroutine[Any, Any, T]:
         """Send a complete body, and read the response."""
-        ends = options.deadline(self._transport.backend.clock)
-        kind, send = KIND_OF[verb], self._transport.call
-
-        def ask(handle: ModelHandle, read: Any = same) -> Coroutine[Any, Any, Any]:
-            return handle._send(verb, kind, body, options, ends, send, read)
-
+        transport = self._transport
+        kind, ends = KIND_OF[verb], options.deadline(transport.backend.clock)
+        if self._fallback is None and transport.observers is None:  # in two steps less
+            return self._send(verb, kind, body, options, ends, transport.call, read)
+        ask = partial(_ask, (verb, kind, body, options, ends, transport.call), JSON)
         return self._watched(verb, body, options, ask, read)
 
     def _complete(
@@ -193,14 +193,13 @@ class ModelHandle(NamesOurs):
         self, verb: Verb, body: Mapping[str, Any], options: Options, ask: Ask, read: Read[T], stream: bool = False
     ) -> Coroutine[Any, Any, T]:
         """One call, of which hooks are told: `ask(handle)` this endpoint, or its fallback, and `read` the answer."""
-        observers = self._transport.observers
-        if self._fallback is None and not observers.active():
+        if self._fallback is None and self._transport.observers is None:
             return ask(self, read)  # in one step less
         work = partial(ask, self)
         if self._fallback is not None:
             clock = self._transport.backend.clock
             work = partial(self._fallback.first_answer, ask, options.retry, clock)
-        return observers.watch((verb, self.name, self._transport.host, stream, body), work, read)
+        return self._transport.watch((verb, self.name, self._transport.host, stream, body), work, read)
 
     async def _send_prompt(
         self, flat: Mapping[str, Any], options: Options, ends: float, send: Send[InfoT], read: Read[T], accept: str
@@ -238,32 +237,33 @@ class ModelHandle(NamesOurs):
         accept: str = JSON,
     ) -> T:
         """Send a body where its kind is taken. If it is refused there, the endpoint's description may name another."""
-        failed: dict[Route, APIStatusError] = {}
-        while untried := self._untried(kind, failed):
-            route = untried[0]
-            whole = body if route.model is None else {**body, "model": route.model}
+        ref, failed = self._ref, _NOTHING_FAILED
+        untried = ref.routes_for(kind, self._known.get(ref.name))
+        while untried:
+            path, model, origin, details = route = untried[0]
             try:
-                if route.origin is not None:
-                    self._transport.add_data_plane(route.origin, route.path, route.details)
-                call = options.call(deadline, route.path, whole, accept, origin=route.origin)
-                call.model, call.may_hedge = route.model, verb == "embed"
-                info = await send(call)
+                if origin is not None:
+                    self._transport.add_data_plane(origin, path, details)
+                whole = body if model is None else {**body, "model": model}
+                info = await send(options.call(deadline, path, whole, accept, None, origin, model, verb == "embed"))
             except APIStatusError as error:
-                failed[route] = error
+                failed = {**failed, route: error}
                 if verb != "complete":
                     await self._explain(verb, error, deadline)
-                if error.status not in _ELSEWHERE or (len(failed) == 1 and not self._untried(kind, failed)):
+                untried = self._untried(kind, failed)
+                if error.status not in _ELSEWHERE or (len(failed) == 1 and not untried):
                     raise
             else:
                 if failed or len(untried) > 1:
                     self._remember(kind, route)
-                info.endpoint = self._ref.name
+                info.endpoint = ref.name
                 return read(info)
         raise self._refused_everywhere(verb, failed)
 
-    def _untried(self, kind: Kind, failed: Mapping[Route, object]) -> Sequence[Route]:
+    def _untried(self, kind: Kind, failed: Mapping[Route, object]) -> tuple[Route, ...]:
+        """The routes that are left: what was learned of the endpoint meanwhile may name others."""
         routes = self._ref.routes_for(kind, self._known.get(self._ref.name))
-        return [route for route in routes if route not in failed] if failed else routes
+        return tuple(route for route in routes if route not in failed)
 
     def _refused_everywhere(self, verb: Verb, failed: Mapping[Route, APIStatusError]) -> APIStatusError:
         """The error to raise: of a route that takes this wire format, else one that says that none does."""

@@ -71,7 +71,7 @@ class AsyncRun(NamesOurs):
             APIError: the app does not answer.
         """
         about = "result", self._id, self._transport.host
-        return await self._transport.observers.watch(about, lambda: self._wait(timeout), lambda response: response)
+        return await self._transport.watch(about, lambda: self._wait(timeout), lambda response: response)
 
     async def _wait(self, timeout: float | None) -> Response:
         backend, pause = self._transport.backend, FIRST_PAUSE
@@ -105,7 +105,7 @@ class AsyncRun(NamesOurs):
         async def start(stream: RunEvents) -> OpenStream:
             stream.follow(self)
             about = "events", self._id, self._transport.host, True
-            return await self._transport.observers.watch(about, lambda: stream.first(self), lambda opened: opened)
+            return await self._transport.watch(about, lambda: stream.first(self), lambda opened: opened)
 
         return RunEvents(self._transport.backend, start, self._options.timeout.read, after)
 
@@ -212,8 +212,10 @@ class RunEvents(AsyncStream[ResponseEvent, Response]):
     def cursor(self) -> int | None:
         return self._after
 
-    def _next_buffered(self) -> ResponseEvent | None:
-        return super()._next_buffered() if self._run is None else None
+    async def _open(self) -> OpenStream:
+        opened = await super()._open()
+        opened.listened = opened.listened or self._run is not None
+        return opened
 
     async def _next_event(self, opened: OpenStream) -> ResponseEvent | None:
         run = self._run
@@ -232,7 +234,7 @@ class RunEvents(AsyncStream[ResponseEvent, Response]):
                 pause = min(2 * pause, LONGEST_PAUSE)
             try:
                 again = await run._events(self._after)
-                again.observed, again.listened = opened.take_observed(), opened.listened
+                again.observed, again.listened = opened.take_observed(), True
                 opened = self._opened = again
             except StreamInterruptedError:  # there is no further event yet
                 self._is_broken = False
@@ -262,7 +264,7 @@ class RunEvents(AsyncStream[ResponseEvent, Response]):
             self._after = self._after if cursor is None else cursor
             if frame := error_frame(event):
                 raise self._broken(f"the agent reported an error: {frame[1]}", frame[0])
-            return self._read(event.data, opened)
+            return self._received.read(event.data, opened)
 
     async def _is_over(self, run: AsyncRun) -> bool:
         info = await run._state(run._ends())
@@ -278,7 +280,7 @@ class RunEvents(AsyncStream[ResponseEvent, Response]):
     async def _final(self) -> Response:
         while await self._next() is not None:
             pass
-        if self._run is not None and not self._received:
+        if self._run is not None and not self._received.pieces:
             await self._is_over(self._run)  # the whole response is there alone
         if self._state is not None and (whole := run_response(self._state)).output:
             return whole

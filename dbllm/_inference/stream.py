@@ -28,6 +28,58 @@ Start = Callable[[], Awaitable[OpenStream]]
 _AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is usually there already
 
 
+class Received(Generic[C, R]):
+    """What has come of a streamed answer. Pieces are kept as bytes, and made chunks of when they are asked for.
+
+    The garbage collector would walk thousands of living models again and again. No part of the stream itself: each
+    look at one of its attributes costs more, since it answers for those that it does not have.
+    """
+
+    __slots__ = ("_again", "_made", "choices", "pieces", "wire")
+
+    def __init__(self, wire: StreamWire[C, R]) -> None:
+        self.wire = wire
+        self.pieces: list[bytes] = []
+        self.choices: dict[int, bool] = {}  # those that have begun, and whether their finish_reason has arrived
+        self._made: list[C] = []  # chunks of the first of them
+        self._again: StreamWire[C, R] | None = None  # what makes them: a chunk is read in the light of those before it
+
+    def read(self, data: bytes, opened: OpenStream) -> C:
+        """The next piece as a chunk."""
+        chunk = self.wire.chunk(data, opened)
+        self.pieces.append(data)
+        if opened.observed is not None:
+            opened.observed.note(chunk)
+        if isinstance(chunk, ResponseEvent):
+            self.choices[0] = self.choices.get(0, False) or bool(chunk.finish_reason)
+        else:
+            for choice in chunk.choices:
+                if choice.finish_reason or choice.index not in self.choices:
+                    self.choices[choice.index] = bool(choice.finish_reason)
+        return chunk
+
+    def next_buffered(self, opened: OpenStream | None) -> C | None:
+        """The next chunk, if it has arrived already and needs no further step; else None."""
+        if opened is None or not opened.events or opened.held or opened.listened:
+            return None
+        event = opened.events[0]
+        if event.data[:1] == b"[" or error_frame(event):  # [DONE], most likely; no chunk is a list
+            return None
+        try:
+            chunk = self.read(event.data, opened)
+        except APIError:  # it is no chunk: `AsyncStream._next` handles that
+            return None
+        opened.events.popleft()
+        return chunk
+
+    def chunks(self, opened: OpenStream | None) -> list[C]:
+        """All of them."""
+        wire = self._again = self._again or self.wire.again()
+        while opened is not None and len(self._made) < len(self.pieces):
+            self._made.append(wire.chunk(self.pieces[len(self._made)], opened))
+        return self._made
+
+
 class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
     """A streamed answer.
 
@@ -36,25 +88,20 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
     """
 
     _names = STREAM_NAMES | {"close": "await stream.aclose()"}
-    # Received events are kept as bytes, not as models: the garbage collector would walk thousands of living models
-    # again and again. `text` and `final()` parse the bytes once more.
 
     def __init__(
         self, clock: Callable[[], float], start: Start, wire: StreamWire[C, R], patience: float | None
     ) -> None:
-        self._clock, self._start, self._wire = clock, start, wire
+        self._clock, self._start = clock, start
         self._patience = FOREVER if patience is None else patience  # seconds from one event to the next
         self._opened: OpenStream | None = None
-        self._received: list[bytes] = []
-        self._made: list[C] = []  # chunks of the first of them
-        self._again: StreamWire[C, R] | None = None  # what makes them: a chunk is read in the light of those before it
+        self._received = Received(wire)
         self._done = False  # [DONE] or a whole answer has arrived
-        self._choices: dict[int, bool] = {}  # those that have begun, and whether their finish_reason has arrived
         self._ended = self._busy = self._read_up = False
 
     def __repr__(self) -> str:
         state = "ended" if self._done else "closed" if self._ended else "open" if self._opened else "not opened"
-        return f"{type(self).__name__}({state}, chunks={len(self._received)}, request_id={self.request_id!r})"
+        return f"{type(self).__name__}({state}, chunks={len(self._received.pieces)}, request_id={self.request_id!r})"
 
     async def __aenter__(self) -> AsyncStream[C, R]:
         await self._open()
@@ -75,7 +122,7 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
             APIResponseError: an event is not a chunk.
             RuntimeError: another task is reading this stream.
         """
-        chunk = self._next_buffered() or await self._next()
+        chunk = self._received.next_buffered(self._opened) or await self._next()
         if chunk is None:
             raise StopAsyncIteration
         return chunk
@@ -103,10 +150,7 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
 
     @property
     def _chunks(self) -> list[C]:
-        wire = self._again = self._again or self._wire.again()
-        while self._opened is not None and len(self._made) < len(self._received):
-            self._made.append(wire.chunk(self._received[len(self._made)], self._opened))
-        return self._made
+        return self._received.chunks(self._opened)
 
     @property
     def text(self) -> str:
@@ -116,9 +160,9 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
     @property
     def last_received(self) -> Any:
         """The piece that came last as it is on the wire: the JSON of its event. None before the first."""
-        if not self._received:
+        if not (pieces := self._received.pieces):
             return None
-        return decode_or_raise("the last piece cannot be read", self._call, lambda: bounded_json(self._received[-1]))
+        return decode_or_raise("the last piece cannot be read", self._call, lambda: bounded_json(pieces[-1]))
 
     @property
     def usage(self) -> Usage | None:
@@ -157,6 +201,7 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
     async def _close(self, error: BaseException | None = None) -> None:
         self._ended = True
         if self._opened is not None:
+            self._opened.held = True
             await self._opened.close(self, self._complete, error)
 
     async def _next(self) -> C | None:
@@ -170,7 +215,9 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
             return None
         self._busy = True
         try:
-            reading = self._next_event(opened := await self._open())
+            opened = await self._open()
+            opened.held = True
+            reading = self._next_event(opened)
             chunk = await (reading if opened.observed is None else opened.observed.observe(reading))
         except BaseException as error:
             hide_frames(error)  # their local variables hold the event, which may repeat what is secret
@@ -178,42 +225,8 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
             raise
         finally:
             self._busy = False
+        opened.held = opened.listened or self._ended
         self._read_up = chunk is None
-        return chunk
-
-    def _next_buffered(self) -> C | None:
-        """The next chunk, if it has arrived already and needs no further step; else None."""
-        opened = self._opened
-        if (
-            opened is None
-            or opened.exchange is None
-            or not opened.events
-            or self._busy
-            or self._ended
-            or opened.listened
-        ):
-            return None
-        event = opened.events[0]
-        if event.data[:1] == b"[" or error_frame(event):  # [DONE], most likely; no chunk is a list
-            return None
-        try:
-            chunk = self._read(event.data, opened)
-        except APIError:  # it is no chunk: `_next` handles that
-            return None
-        opened.events.popleft()
-        return chunk
-
-    def _read(self, data: bytes, opened: OpenStream) -> C:
-        chunk = self._wire.chunk(data, opened)
-        self._received.append(data)
-        if opened.observed is not None:
-            opened.observed.note(chunk)
-        if isinstance(chunk, ResponseEvent):
-            self._choices[0] = self._choices.get(0, False) or bool(chunk.finish_reason)
-        else:
-            for choice in chunk.choices:
-                if choice.finish_reason or choice.index not in self._choices:
-                    self._choices[choice.index] = bool(choice.finish_reason)
         return chunk
 
     @property
@@ -223,16 +236,17 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
         A choice that was asked for and has not begun may be none: servers ignore `n`. But where the end of the
         connection is the body's only end, it may also have been cut off.
         """
-        if self._done or not self._choices or not all(self._choices.values()):
+        choices, wire = self._received.choices, self._received.wire
+        if self._done or not choices or not all(choices.values()):
             return self._done
         exchange = self._opened.exchange if self._opened is not None else None
         framed = exchange is not None and {"content-length", "transfer-encoding"} & exchange.headers.keys()
-        return bool(framed) or len(self._choices) >= self._wire.choices
+        return bool(framed) or len(choices) >= wire.choices
 
     async def _next_event(self, opened: OpenStream) -> C | None:
         if opened.exchange is None:  # a whole answer is one chunk
             self._done = self._ended = True
-            return self._read(opened.raw.body, opened)
+            return self._received.read(opened.raw.body, opened)
         clock = self._clock
         try:
             more = await opened.read_event(clock() + self._patience)
@@ -248,7 +262,7 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
             raise self._broken("the stream ended before the answer was complete")
         event = opened.events.popleft() if more else None
         if event is None or event.data.strip() == b"[DONE]":
-            if not self._received and not self._wire.may_be_empty:
+            if not self._received.pieces and not self._received.wire.may_be_empty:
                 raise self._broken("the stream ended before its first event")
             self._done = True
             try:  # read the end of the body that follows [DONE], so that the connection can serve the next call
@@ -263,14 +277,14 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
             del event  # a traceback may show local variables
             reported.partial_text, reported.usage = self.text, self.usage
             raise reported
-        return self._read(event.data, opened)
+        return self._received.read(event.data, opened)
 
     async def _final(self) -> R:
         while await self._next() is not None:
             pass
         if self._opened is None or not self._complete:
             raise self._broken("the stream was closed before its end")
-        return self._wire.whole(self._chunks, self._opened)
+        return self._received.wire.whole(self._chunks, self._opened)
 
     def _broken(self, detail: str, code: str = "") -> StreamInterruptedError:
         return (self._opened or OpenStream()).interrupted(detail, code, self.text, self.usage)
@@ -324,7 +338,7 @@ class Stream(NamesOurs, OnlyPlainStream, SyncFacade[AsyncStream[C, R]], HasCallI
     def __next__(self) -> C:
         """The next chunk; raises as `AsyncStream.__anext__` does."""
         core = self._core
-        chunk = core._next_buffered() or run_without_loop(core._next())
+        chunk = core._received.next_buffered(core._opened) or run_without_loop(core._next())
         if chunk is None:
             raise StopIteration
         return chunk

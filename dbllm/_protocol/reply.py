@@ -42,6 +42,13 @@ class Redactor(Protocol):
     def error(self, error: APIError) -> None: ...
 
 
+class HasRedaction(Protocol):
+    """What was sent."""
+
+    @property
+    def redaction(self) -> Redactor: ...
+
+
 @dataclass(slots=True)  # not frozen: to make one would take three times as long
 class CallInfo:
     """A 2xx response and how often the call was sent until it came; of a stream, its head."""
@@ -49,7 +56,7 @@ class CallInfo:
     raw: Raw = _NO_RESPONSE
     attempts: int = 1
     endpoint: str = ""
-    redaction: Redactor | None = field(default=None, repr=False, compare=False)
+    request: HasRedaction | None = field(default=None, repr=False, compare=False)  # whose answer it is
 
     @property
     def request_id(self) -> str | None:
@@ -68,8 +75,8 @@ class CallInfo:
 
     def redact(self, error: APIError) -> None:
         """Take what was sent and may be secret out of an error about this response."""
-        if self.redaction is not None:
-            self.redaction.error(error)
+        if self.request is not None:
+            self.request.redaction.error(error)
 
 
 class HasCallInfo:

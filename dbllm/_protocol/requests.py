@@ -36,7 +36,9 @@ def normalize_stop(stop: object) -> dict[str, list[str]]:
     Raises:
         TypeError: something else.
     """
-    stops = [stop] if isinstance(stop, str) else [] if stop is None else stop
+    if stop is None:
+        return {}
+    stops = [stop] if isinstance(stop, str) else stop
     if not isinstance(stops, (list, tuple)) or not all(isinstance(item, str) for item in stops):
         raise TypeError(f"stop must be a str or a list of str, got {stop!r:.80}.")
     return {"stop": list(stops)} if stops else {}
@@ -200,6 +202,8 @@ def model_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises:
         TypeError: a name that is nearly one of dbllm's own options, so that a typing error never goes to the wire.
     """
+    if not any(layers):
+        return {}
     merged = {name: value for layer in layers for name, value in (layer or {}).items()}
     for name in merged:
         if instead := _meant(name if isinstance(name, str) else repr(name)):

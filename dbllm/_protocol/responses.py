@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -116,7 +116,7 @@ def parse(model: type[ModelT], data: bytes) -> ModelT:
         ValidationError: it is not JSON, or not that model.
     """
     try:
-        return model.model_validate_json(data)
+        return cast("ModelT", model.__pydantic_validator__.validate_json(data))  # as model_validate_json ends
     except ValidationError:
         if (content := json_or_none(data)) is None:
             raise

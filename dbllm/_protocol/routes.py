@@ -45,7 +45,7 @@ class Route(NamedTuple):
 Routes = Mapping[Kind, tuple[Route, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Learned:
     """What is known of an endpoint: by its description, or by what it has accepted.
 
@@ -69,7 +69,7 @@ class Learned:
         return tuple(dict.fromkeys(verb for kind in self.kinds for verb in VERBS[kind]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class EndpointRef:
     """What a handle calls.
 
@@ -102,6 +102,8 @@ class EndpointRef:
         Raises:
             ConfigError: nothing there speaks it.
         """
+        if learned is None and not self.routes and self.own:
+            return (self.own,)  # as of most endpoints
         own = (learned.own if learned and not self.served_model else None) or self.own
         if learned and (routes := learned.routes.get(kind)):
             return routes

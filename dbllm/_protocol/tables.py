@@ -14,7 +14,7 @@ from typing import Any
 from .json_encoder import plain_step
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, repr=False)
 class Table:
     """Named columns, and the rows below them. `index` has a name for each row, if they are not numbered."""
 

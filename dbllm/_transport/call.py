@@ -12,18 +12,20 @@ from .._http.pool import Exchange
 from .._protocol.error_responses import error_frame
 from .._protocol.reply import CallInfo
 from .._protocol.sse import Decoder, Event, is_event_stream, is_keep_alive
-from ..errors import APIError, APIResponseError, PublicPickle, Raw, StreamInterruptedError
+from ..errors import APIError, APIResponseError, Raw, StreamInterruptedError
 from .health import EndpointHealth
 from .retry import FailedAttempts, Retry, Timeout
 
 if TYPE_CHECKING:
-    from .hooks import ObservedStream
+    from .hooks import Hooks, ObservedStream
     from .limited import CallLimiter
 
 log = logging.getLogger("dbllm.stream")
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
+
+process_hooks: list[Hooks] = []  # what is told of the calls of all clients of this process
 
 
 @dataclass(slots=True)  # not frozen: see `HttpRequest`
@@ -64,64 +66,6 @@ class Call:
         return self.path.split("?", 1)[0]
 
 
-@dataclass(frozen=True, eq=False)
-class RequestInfo(PublicPickle):
-    """A call that begins, as the hook `on_request` gets it: of a verb, or any other request to the workspace.
-
-    A call has one, whatever it takes: look-ups, attempts, several batches, further endpoints.
-
-    Attributes:
-        operation: "complete" (and generate), "chat", "respond", "embed", "predict"; of an agent's run "start", "events"
-            or "result"; "request" for everything else.
-        name: the endpoint's, app's or agent's name, or the run's id; of a request, its method and path (without the
-            query).
-        host: where it is sent, as scheme://name[:port].
-        stream: whether the answer is streamed.
-        body: what the verb sends, without `extra_body`: it holds the user's texts. None for a request.
-        notes: for the hooks' own use: `on_response` gets the same dict.
-    """
-
-    operation: str
-    name: str
-    host: str
-    stream: bool = False
-    body: Mapping[str, Any] | None = field(default=None, repr=False)
-    notes: dict[Any, Any] = field(default_factory=dict, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt(PublicPickle):
-    """One attempt of a call, as the hook `on_attempt` gets it.
-
-    Attributes:
-        method, path: what was called; the path has no query.
-        number: 1 for the first attempt.
-        seconds: how long it took.
-        status: the response's status; None if there was no response.
-        request_id: the workspace's id of the request.
-        error: why it failed, or None.
-        wait: seconds until the next attempt; None if none follows, or if another request of this attempt may still be
-            answered.
-        hedge: whether this was the second request of an attempt that was slow; a request that lost is not told of.
-        waited: seconds that it waited before for the client's `Limits`.
-        limit: how many calls at once these allowed then; None if they do not say.
-        request: the call that it is part of.
-    """
-
-    method: str
-    path: str
-    number: int
-    seconds: float
-    status: int | None = None
-    request_id: str | None = None
-    error: APIError | None = None
-    wait: float | None = None
-    hedge: bool = False
-    waited: float = 0.0
-    limit: int | None = None
-    request: RequestInfo | None = field(default=None, repr=False, compare=False)
-
-
 @dataclass(slots=True)
 class OpenStream(CallInfo):
     """A stream, read up to its first event; or a whole answer, from a server that does not stream."""
@@ -131,7 +75,8 @@ class OpenStream(CallInfo):
     events: deque[Event] = field(default_factory=deque, repr=False)
     last: bytes = field(default=b"", repr=False)  # the last bytes that came
     observed: ObservedStream | None = field(default=None, repr=False)  # where there are hooks
-    listened: bool = False  # a hook is told of each event
+    listened: bool = False  # each event needs a step: a hook is told of it, or a run goes on behind it
+    held: bool = False  # somebody waits for the next event, or it is closed
     closed: bool = False
 
     async def read_whole(self, deadline: float) -> Raw | None:

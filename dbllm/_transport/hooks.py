@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar, Token
@@ -18,14 +17,71 @@ from .._misnomers import explain_fields
 from .._protocol.models import Usage
 from .._protocol.reply import CallInfo, HasCallInfo
 from ..errors import APIError, ConfigError, PublicPickle, Raw
-from .call import Attempt, Call, RequestInfo
-from .logs import show_logs
+from .call import Call, process_hooks
 
 log = logging.getLogger("dbllm.hooks")
 
 T = TypeVar("T")
 ReadT = TypeVar("ReadT")
 ValueT = TypeVar("ValueT")
+
+
+@dataclass(frozen=True, eq=False)
+class RequestInfo(PublicPickle):
+    """A call that begins, as the hook `on_request` gets it: of a verb, or any other request to the workspace.
+
+    A call has one, whatever it takes: look-ups, attempts, several batches, further endpoints.
+
+    Attributes:
+        operation: "complete" (and generate), "chat", "respond", "embed", "predict"; of an agent's run "start", "events"
+            or "result"; "request" for everything else.
+        name: the endpoint's, app's or agent's name, or the run's id; of a request, its method and path (without the
+            query).
+        host: where it is sent, as scheme://name[:port].
+        stream: whether the answer is streamed.
+        body: what the verb sends, without `extra_body`: it holds the user's texts. None for a request.
+        notes: for the hooks' own use: `on_response` gets the same dict.
+    """
+
+    operation: str
+    name: str
+    host: str
+    stream: bool = False
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    notes: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt(PublicPickle):
+    """One attempt of a call, as the hook `on_attempt` gets it.
+
+    Attributes:
+        method, path: what was called; the path has no query.
+        number: 1 for the first attempt.
+        seconds: how long it took.
+        status: the response's status; None if there was no response.
+        request_id: the workspace's id of the request.
+        error: why it failed, or None.
+        wait: seconds until the next attempt; None if none follows, or if another request of this attempt may still be
+            answered.
+        hedge: whether this was the second request of an attempt that was slow; a request that lost is not told of.
+        waited: seconds that it waited before for the client's `Limits`.
+        limit: how many calls at once these allowed then; None if they do not say.
+        request: the call that it is part of.
+    """
+
+    method: str
+    path: str
+    number: int
+    seconds: float
+    status: int | None = None
+    request_id: str | None = None
+    error: APIError | None = None
+    wait: float | None = None
+    hedge: bool = False
+    waited: float = 0.0
+    limit: int | None = None
+    request: RequestInfo | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +208,6 @@ class Hooks:
 _GETS = {item.name: f"one {str(item.type).partition('[')[2].partition(']')[0]}" for item in fields(Hooks)}
 _GETS["middleware"] = "an AttemptRequest and send"
 
-process_hooks: list[Hooks] = []  # of all clients of this process
-
 # The call that is under way here, and whose it is; nobody's while a hook runs.
 _current: ContextVar[tuple[Observers | None, RequestInfo | None] | None] = ContextVar("dbllm_call", default=None)
 _IN_HOOK: tuple[None, None] = (None, None)
@@ -168,8 +222,6 @@ class Observers:
     """The hooks of a client and of its process. No failure of theirs reaches a call."""
 
     def __init__(self, hooks: Hooks | None, on_attempt: OnAttempt | None, backend: Backend) -> None:
-        if level := os.environ.get("DBLLM_LOG"):
-            show_logs(level)
         self._backend, self._is_sync, backend.refreshed = backend, backend.closing == "close", self.refreshed
         if hooks is not None and not isinstance(hooks, Hooks):
             raise ConfigError(f"hooks must be a Hooks, as in Hooks(on_retry=print), got {type(hooks).__name__}.")

@@ -76,9 +76,10 @@ class Options:
         path: str,
         body: object = None,
         accept: str = JSON,
-        *,
         method: str | None = None,
         origin: str | None = None,
+        model: str | None = None,
+        may_hedge: bool = False,
     ) -> Call:
         """One call with these options: POST with a body, else GET. Several calls may share one deadline."""
         if self.extra_body and isinstance(body, Mapping):
@@ -86,7 +87,6 @@ class Options:
         encoded = None if body is None else encode(body)
         if method is None:
             method = "GET" if body is None else "POST"
-        hedge = method == "GET"
+        retry, place = (self.timeout, self.retry, deadline), (origin, model, may_hedge or method == "GET")
         limiter = None if body is None else self.limiter  # a look-up is none of the model's calls
-        place = (origin, None, hedge)
-        return Call(*(method, path, self.timeout, self.retry, deadline, encoded, accept, self.headers, *place, limiter))
+        return Call(method, path, *retry, encoded, accept, self.headers, *place, limiter)

@@ -19,18 +19,23 @@ ReplyT = TypeVar("ReplyT", bound=Reply)
 
 def decode_or_raise(what: str, info: CallInfo, read: Callable[[], T]) -> T:
     """What `read` makes of a response; APIResponseError, which begins with `what`, where it makes nothing of it."""
-    cause: ValidationError | None = None
     try:
         return read()
-    except ValidationError as error:
-        failed, cause = unexpected(info, f"{what} ({first_error(error)})"), error
-        hide_frames(cause)  # their local variables hold the answer, which may repeat what is secret
-    except (ValueError, RecursionError):
-        failed = unexpected(info, f"{what} (it is not JSON)")
-    if cause is not None and info.redaction is not None and info.redaction(text := str(cause)) != text:
+    except (ValueError, RecursionError) as error:
+        flaw = error
+    raise undecoded(what, info, flaw)
+
+
+def undecoded(what: str, info: CallInfo, error: Exception) -> APIError:
+    """The error, which begins with `what`, for a response that could not be read."""
+    cause = error if isinstance(error, ValidationError) else None
+    failed = unexpected(info, f"{what} ({first_error(cause) if cause is not None else 'it is not JSON'})")
+    hide_frames(error)  # their local variables hold the answer, which may repeat what is secret
+    if cause is not None and info.request is not None and info.request.redaction(text := str(cause)) != text:
         cause = None  # pydantic quotes the answer, and this one repeats what is secret
         del text
-    raise failed from cause
+    failed.__cause__ = cause
+    return failed
 
 
 def unexpected(info: CallInfo, detail: str, hint: str = "") -> APIError:
@@ -43,7 +48,7 @@ def unexpected(info: CallInfo, detail: str, hint: str = "") -> APIError:
 
 def _redacted(info: CallInfo) -> Raw:
     """What an error may quote; it is redacted before a part of it is cut off."""
-    return info.raw if info.redaction is None else info.redaction.raw(info.raw)
+    return info.raw if info.request is None else info.request.redaction.raw(info.raw)
 
 
 def _no_json_error(info: CallInfo) -> APIError | None:
@@ -65,7 +70,12 @@ def read_json(info: CallInfo) -> Any:
 
 def reply_of(model: type[ReplyT], info: CallInfo) -> ReplyT:
     """The response as a model; APIResponseError if it does not fit."""
+    try:
+        reply = parse(model, info.raw.body)
+    except (ValueError, RecursionError) as error:
+        flaw = error
+    else:
+        vars(reply)["_call"] = info  # set directly: pydantic would first look for a field of that name
+        return reply
     name = "has another form than expected" if model.__name__.startswith("_") else f"is no {model.__name__}"
-    reply = decode_or_raise(f"the answer {name}", info, lambda: parse(model, info.raw.body))
-    vars(reply)["_call"] = info  # set directly: pydantic would first look for a field of that name
-    return reply
+    raise undecoded(f"the answer {name}", info, flaw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -19,17 +20,20 @@ from .._protocol.error_responses import status_error
 from .._protocol.paths import app_origin
 from .._protocol.reply import CallInfo
 from ..errors import APIError, APIStatusError, ConfigError, Raw
-from .call import JSON, Call, OpenStream
+from .call import JSON, Call, OpenStream, process_hooks
 from .health import HealthRecords
-from .hooks import Observers
 from .retry import FailedAttempts, classify, failure_cost, retry_call
 
 if TYPE_CHECKING:
+    from .hooks import Hooks, Observers, OnAttempt
     from .stats import Stats
 
 log = logging.getLogger("dbllm")
 
 InfoT = TypeVar("InfoT", bound=CallInfo)
+T = TypeVar("T")
+ReadT = TypeVar("ReadT")
+Work = Callable[[], Awaitable[T]]
 
 _NOTHING: Mapping[str, str] = {}
 Send = Callable[[Call], Awaitable[InfoT]]
@@ -42,12 +46,22 @@ Sent = Mapping[str, str] | None
 class Transport:
     """Sends calls to a workspace, and to other origins that have credentials of their own."""
 
-    def __init__(self, host: str, auth: Auth, backend: Backend, observers: Observers) -> None:
-        self.host, self.backend, self.observers = host, backend, observers
+    def __init__(
+        self, host: str, auth: Auth, backend: Backend, hooks: Hooks | None = None, on_attempt: OnAttempt | None = None
+    ) -> None:
+        self.host, self.backend = host, backend
+        self._observers: Observers | None = None
+        if hooks is not None or on_attempt is not None:
+            self._observe(hooks, on_attempt)
         self._auths = {host: auth}
         self._records = HealthRecords()
         self.closed = False
-        self._headers: dict[object, tuple[Mapping[str, str], Mapping[str, str], RequestHeaders]] = {}
+        self._headers: dict[object, tuple[Sent, Mapping[str, str], RequestHeaders, Callable[..., Redaction]]] = {}
+        if level := os.environ.get("DBLLM_LOG"):
+            with WholeImport():
+                from .logs import show_logs
+
+            show_logs(level)
         _own_headers()  # called early: it imports a slow module, and no event loop waits yet
         weakref.finalize(self, backend.close_when_possible)
 
@@ -94,30 +108,47 @@ class Transport:
             APIError: the last attempt's failure.
             ConfigError: the token function did not return a token.
         """
-        return self._begin(call, self._send_once)
+        return self._carry(call, self._send_once)
 
     def open(self, call: Call) -> Coroutine[Any, Any, OpenStream]:
         """Open a stream and read up to its first event; until then retries and errors are those of `call`."""
-        return self._begin(call, self._open_once, True)
+        return self._carry(call, self._open_once, True)
+
+    def _observe(self, hooks: Hooks | None = None, on_attempt: OnAttempt | None = None) -> Observers:
+        with WholeImport():
+            from .hooks import Observers  # here: most clients have no hooks
+
+        self._observers = Observers(hooks, on_attempt, self.backend)
+        return self._observers
+
+    @property
+    def observers(self) -> Observers | None:
+        """What tells hooks of the call that begins here; None where there are none to tell."""
+        if self._observers is None and not process_hooks:
+            return None
+        observers = self._observers or self._observe()
+        return observers if observers.active() else None
+
+    def watch(self, about: tuple[Any, ...], work: Work[T], read: Callable[[T], ReadT]) -> Coroutine[Any, Any, ReadT]:
+        """Do a call's work and read its answer; hooks are told of it, where there are any: see `Observers.watch`."""
+        observers = self.observers
+        return _unwatched(work, read) if observers is None else observers.watch(about, work, read)
 
     async def aclose(self) -> None:
         """Close the connections; later calls fail."""
         self.closed = True
         await self.backend.aclose()
 
-    def _begin(self, call: Call, send: Send[InfoT], stream: bool = False) -> Coroutine[Any, Any, InfoT]:
-        if not self.observers.active() or self.observers.request is not None:
-            return self._carry(call, send)
-        about = "request", f"{call.method} {call.logged}", call.origin or self.host, stream
-        return self.observers.watch(about, lambda: self._carry(call, send), lambda info: info)
-
-    async def _carry(self, call: Call, send: Send[InfoT]) -> InfoT:
+    async def _carry(self, call: Call, send: Send[InfoT], stream: bool = False) -> InfoT:
+        attempt = send
+        if (observers := self.observers) is not None:
+            if observers.request is None:  # it is part of no verb: hooks are told of it as of a call
+                about = "request", f"{call.method} {call.logged}", call.origin or self.host, stream
+                return await observers.watch(about, partial(self._carry, call, send), lambda info: info)
+            attempt = partial(observers.attempt, pause=self._pause_after, send=send)
         began = call.began = self.backend.clock()
         health = call.health = self._records.of(call.origin, call.path, call.model)
         health.begin_call(began)
-        attempt = send
-        if self.observers.active():
-            attempt = partial(self.observers.attempt, pause=self._pause_after, send=send)
         if call.retry.hedge is not None and call.may_hedge:
             attempt = partial(self._send_hedged, attempt=attempt)
         if call.limiter is not None:
@@ -130,13 +161,7 @@ class Transport:
             except APIError as first:
                 if self._failed(call).pause_after(first) is None:
                     raise  # at once, so that the traceback does not show the retry loop
-
-                async def again() -> InfoT:
-                    call.attempt += 1
-                    call.fresh = not self._failed(call).errors[-1].sent
-                    health.begin_retry()
-                    return await attempt(call)
-
+                again = partial(self._send_again, call, attempt)
                 info, info.attempts = await retry_call(again, self._failed(call), first, self.backend.sleep)
         except APIError as error:
             health.call_failed()
@@ -165,6 +190,13 @@ class Transport:
             call.failed = FailedAttempts(call.retried_as, call.retry, call.deadline, clock, health, call.began, what)
         return call.failed
 
+    async def _send_again(self, call: Call, attempt: Send[InfoT]) -> InfoT:
+        call.attempt += 1
+        call.fresh = not self._failed(call).errors[-1].sent
+        if call.health is not None:
+            call.health.begin_retry()
+        return await attempt(call)
+
     def _pause_after(self, call: Call, error: APIError) -> float | None:
         return None if call.hedging else self._failed(call).pause_after(error)
 
@@ -175,7 +207,7 @@ class Transport:
             sent = await auth.headers(self.backend, call.deadline)
             pool, request = await self.backend.pool(call.origin or self.host), self._request(call, sent)
             raw = await pool.send(request)
-            return CallInfo(self._raise_for_status(raw, call, request), redaction=request.redaction)
+            return CallInfo(self._raise_for_status(raw, call, request), request=request)
         except BaseException as error:
             if not self._may_renew(call, error, request, auth, None if renewed else sent):
                 raise
@@ -190,9 +222,9 @@ class Transport:
             exchange = await pool.open(request)
             try:
                 raw = Raw(exchange.status, exchange.headers)
-                stream = OpenStream(raw, exchange=exchange, redaction=request.redaction)
+                stream = OpenStream(raw, exchange=exchange, request=request)
                 if (whole := await stream.read_whole(call.deadline)) is not None:
-                    return OpenStream(self._raise_for_status(whole, call, request), redaction=request.redaction)
+                    return OpenStream(self._raise_for_status(whole, call, request), request=request)
                 if not await stream.read_event(call.deadline):
                     raise stream.interrupted("the stream ended before its first event")
                 if (reported := stream.reported_error(stream.events[0])) is not None:
@@ -276,29 +308,20 @@ class Transport:
 
     def _request(self, call: Call, sent: Mapping[str, str]) -> HttpRequest:
         timeout, base = call.timeout, call.origin or self.host
-        headers = self._request_headers(call, sent, base)
-        redaction = Redaction(sent, call.headers, self.backend.proxy_headers, path=call.path, body=call.body)
-        return HttpRequest(
-            call.method,
-            base + call.path,
-            headers,
-            call.body,
-            call.deadline,
-            timeout.connect,
-            timeout.queue,
-            call.fresh,
-            redaction,
-        )
-
-    def _request_headers(self, call: Call, sent: Mapping[str, str], base: str) -> RequestHeaders:
-        """The headers of a call; the same object as long as neither the auth's headers nor the call's own change."""
+        # Headers are the same object as long as neither the auth's nor the call's own change.
         key = call.origin, call.accept, call.body is None
         made = self._headers.get(key)
         if made is None or made[0] is not sent or (made[1] is not call.headers and made[1] != call.headers):
             own = {"accept": call.accept} if call.body is None else {"accept": call.accept, "content-type": JSON}
             headers = RequestHeaders(base, _own_headers(), own, sent, call.headers)
-            made = self._headers[key] = sent, call.headers, headers
-        return made[2]
+            redactor = partial(Redaction, sent, call.headers, self.backend.proxy_headers)
+            made = self._headers[key] = sent, call.headers, headers, redactor
+        when = call.deadline, timeout.connect, timeout.queue, call.fresh
+        return HttpRequest(call.method, base + call.path, made[2], call.body, *when, made[3])
+
+
+async def _unwatched(work: Work[T], read: Callable[[T], ReadT]) -> ReadT:
+    return read(await work())
 
 
 @lru_cache

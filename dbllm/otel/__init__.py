@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from dbllm._transport.hooks import process_hooks
+from dbllm._transport.call import process_hooks
 from dbllm.otel.names import CONTENT_VARIABLE, CONVENTIONS
 
 try:

@@ -19,7 +19,7 @@ from support.samples import HELLO, LOOK_UP, chat_answer, piece, route, sse, vect
 import dbllm
 from dbllm import Hooks
 from dbllm._auth.refresh import ExpiringHeaders, RefreshingAuth
-from dbllm._transport.hooks import process_hooks
+from dbllm._transport.call import process_hooks
 
 PATH = "/serving-endpoints/ep/invocations"
 NAMES = [item.name for item in dataclasses.fields(Hooks) if item.name != "middleware"]
