@@ -93,7 +93,10 @@ class LoopbackConnection(asyncio.Protocol):
                 if self._plan.fault != "early_413":
                     return
             del self._buffer[: end + 4 + size]
-            self._begin(asked)
+            try:
+                self._begin(asked)
+            except Exception as error:  # noqa: BLE001 - no client is told why: the test is
+                self._fail(error)
 
     def _begin(self, asked: Asked) -> None:
         """Answer a request: at once, or in a task. Each kind of server has its own; none is of this class alone."""
@@ -107,10 +110,13 @@ class LoopbackConnection(asyncio.Protocol):
     def _served_one(self, task: asyncio.Task[None]) -> None:
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._state.flaws.append(repr(error))
-            self.close(reset=True)
+            self._fail(error)
         elif not self._transport.is_closing():
             self._read_requests()
+
+    def _fail(self, error: BaseException) -> None:
+        self._state.flaws.append(repr(error))
+        self.close(reset=True)
 
     def _refuse(self, plan: FaultPlan) -> None:
         assert plan.fault is not None  # noqa: S101

@@ -20,8 +20,8 @@ class ModelCall:
 
     Attributes:
         number: from 1, in order of arrival; attempts of one call are requests of their own.
-        kind: "chat", "completions", "embeddings", "responses", "agent", "custom", "driver_app"; "other" for requests
-            that call no model (those are in `Scripted.requests` alone).
+        kind: "chat", "completions", "embeddings", "responses", "messages" (Anthropic's), "agent", "custom",
+            "driver_app"; "other" for requests that call no model (those are in `Scripted.requests` alone).
         endpoint: the endpoint, model service, app, or driver app as "cluster:port".
         method, path: as on the wire.
         headers: names in lower case; credentials are hidden.
@@ -66,7 +66,7 @@ class ModelCall:
     def outcome(self) -> str:
         """The answer's status and its fault, as text."""
         said = "no answer yet" if self.status is None else str(self.status)
-        return f"{said}, {self.fault}" if self.fault else said
+        return f"{said} (fault {self.fault})" if self.fault else said
 
     def __str__(self) -> str:
         target = f" to {self.endpoint!r}" if self.endpoint else ""

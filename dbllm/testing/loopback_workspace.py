@@ -46,6 +46,11 @@ class LoopbackWorkspace(ABC):
         return f"{self.host}/serving-endpoints"
 
     @property
+    def anthropic_base_url(self) -> str:
+        """The `base_url` for Anthropic's clients; pass `auth_token=` the token."""
+        return f"{self.host}/serving-endpoints/anthropic"
+
+    @property
     def env(self) -> dict[str, str]:
         """The variables by which clients find it."""
         return {
@@ -53,6 +58,10 @@ class LoopbackWorkspace(ABC):
             "DATABRICKS_TOKEN": self.token,
             "DATABRICKS_CLUSTER_ID": "0000-000000-scripted",
         }
+
+    def flaw_sentences(self) -> list[str]:
+        """Errors of this server, for the test: its client has seen a connection that broke."""
+        return [f"The server of this test failed, and ended a connection: {flaw}." for flaw in self.flaws]
 
     def start(self) -> None:
         """Listen."""

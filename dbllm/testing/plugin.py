@@ -111,7 +111,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         result = yield
     except BaseException:
         for made in item.stash.get(_JOURNALS, ()):
-            if said := made.problem() or made.journal():
+            if said := "\n".join(filter(None, (made.problem(), made.journal()))):
                 item.add_report_section("call", "dbllm", said)
         raise
     for made in item.stash.get(_JOURNALS, ()):

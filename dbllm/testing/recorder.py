@@ -126,7 +126,7 @@ class Recorder(LoopbackWorkspace):
 
     def problem(self) -> str:
         """What makes the test fail: requests that are not in the recording. "" if there are none."""
-        return "\n".join(self._problems)
+        return "\n".join([*self._problems, *self.flaw_sentences()])
 
     def journal(self) -> str:
         """What was recorded or replayed, for the report of a test that fails."""

@@ -27,11 +27,12 @@ from dbllm import AsyncClient, Client, DbllmError
 from dbllm.testing.journal import ModelCall
 from dbllm.testing.loopback_workspace import workspace_environment
 from dbllm.testing.resilience_faults import CATALOGUE, TOO_EARLY, ResilienceFault
+from dbllm.testing.scripted_answers import is_number
 from dbllm.testing.scripted_server import Scripted
 from dbllm.testing.server import ServerSettings
 
-Outcome = Literal["value", "accepted", "typed error", "wrong value", "crash", "hang", "not met"]
-_BAD: Collection[Outcome] = ("wrong value", "crash", "hang")
+Outcome = Literal["value", "accepted", "typed error", "wrong value", "crash", "hang", "not met", "no call"]
+_BAD: Collection[Outcome] = ("wrong value", "crash", "hang", "no call")
 _GRACE = 1.0  # seconds for a function that hangs to end, once its connections are closed
 _STORM = 10  # requests for one fault
 
@@ -43,7 +44,8 @@ class ResilienceRow:
     Attributes:
         fault: its name.
         outcome: "value" (the same as without faults), "accepted" (another, which `accept` takes), "typed error",
-            "wrong value", "crash" (another exception), "hang", or "not met" (the function never came to it).
+            "wrong value", "crash" (another exception), "hang", "not met" (the function never came to it), or "no call"
+            (it called another address than this run's, or nothing).
         requests: how many it sent.
         seconds: how long it took; waits between attempts of dbllm's clients count, though they are skipped.
         detail: the value or the error.
@@ -107,7 +109,8 @@ def assert_resilient(
 
     It survives with the value that it has without faults, with one that `accept` takes, or with a typed error. It does
     not if it returns another value, raises another exception, hangs, sends a request again before the server's hint or
-    after a 4xx, or sends more than 10 for one fault. Waits of dbllm's clients between attempts are skipped.
+    after a 4xx, sends more than 10 for one fault, or calls an earlier run's address: each run has a workspace of its
+    own, so the function must make its client itself. Waits of dbllm's clients between attempts are skipped.
 
     Args:
         function: sync or async; a generator is read to its end. Its clients find the scripted workspace by the
@@ -121,10 +124,11 @@ def assert_resilient(
 
     Raises:
         AssertionError: with the table; or the function fails without any fault.
-        ValueError: there is no such fault.
+        ValueError: there is no such fault, or an argument is of the wrong kind.
     """
     __tracebackhide__ = True
-    names = list(CATALOGUE) if faults is None else list(faults)
+    names = list(CATALOGUE) if faults is None else [faults] if isinstance(faults, str) else list(faults)
+    _check_arguments(function, script, accept, typed, seconds, backend)
     if unknown := [name for name in names if name not in CATALOGUE]:
         raise ValueError(f"there is no fault {unknown[0]!r}; there are {', '.join(CATALOGUE)}")
     write = script or (lambda scripted: scripted.reply("The answer is 42.", times=None))
@@ -146,6 +150,33 @@ def assert_resilient(
     return report
 
 
+def _check_arguments(
+    function: object, script: object, accept: object, typed: object, seconds: object, backend: object
+) -> None:
+    for name, value in (("function", function), ("script", script), ("accept", accept)):
+        if not callable(value) and (value is not None or name == "function"):
+            raise ValueError(f"{name} is a function, got {value!r:.80}")
+    types = typed if isinstance(typed, tuple) else (typed,)
+    if not all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
+        raise ValueError(f"typed is a class of exceptions, or a tuple of them, got {typed!r:.80}")
+    if not is_number(seconds) or seconds <= 0:  # type: ignore[operator]
+        raise ValueError(f"seconds is more than 0, got {seconds!r:.80}")
+    if backend not in ("asyncio", "trio"):
+        raise ValueError(f"backend is asyncio or trio, got {backend!r:.80}")
+    required = len(_required_parameters(function))  # type: ignore[arg-type]
+    if required > 1:
+        raise ValueError(f"function takes the scripted workspace or nothing, and this one needs {required} arguments")
+
+
+def _required_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+
+
 @dataclass(slots=True)
 class _TestedRun:
     """What one run of the function came to."""
@@ -165,13 +196,7 @@ class _Runner:
         self, function: Callable[..., Any], write: Callable[[Scripted], object], seconds: float, backend: str
     ) -> None:
         self._function, self._write, self._seconds, self._backend = function, write, seconds, backend
-        required = [
-            parameter
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.default is parameter.empty
-            and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        ]
-        self._takes_workspace = bool(required)
+        self._takes_workspace = bool(_required_parameters(function))
         # One that is async is cancelled in its loop.
         self._blocks = not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function))
 
@@ -223,7 +248,10 @@ def _judge(
 ) -> ResilienceRow:
     outcome: Outcome
     detail = ""
-    if run.hangs:
+    if not run.calls:
+        outcome = "no call"
+        detail = "its client is of an earlier run, or it remembers an answer: make the client in the function"
+    elif run.hangs:
         outcome, detail = "hang", "it still waits: does it set a time-out?"
     elif run.error is not None:
         outcome = "typed error" if isinstance(run.error, typed) else "crash"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,7 @@ _TASKS = {"vectors": "llm/v1/embeddings", "predictions": ""}
 _SERVICES = "/api/2.1/unity-catalog/model-services"
 _CALLS_OF_MODELS = ("/serving-endpoints/", "/ai-gateway/")
 _KNOWN = ("/api/2.0/serving-endpoints", "/api/2.0/preview/scim/v2/Me", "/oidc/", "/.well-known/")
+_MOST_TOLD = 3  # problems
 _TYPES = ("chat/completions", "embeddings", "responses")
 
 
@@ -115,14 +117,18 @@ class Script:
             call.stream = wants_stream(kind, body, accept)
             call.at = self.clock.seconds if self.clock is not None else self._now() - self._began
             self._seen.append(call)
-            answer = self._next_answer(call)
-            if kind == "other" and answer is None:
-                made = self._managed(call, asked, app_url)
-            elif answer is None:
-                made = self._not_scripted(call)
-            else:
-                made = self._made(call, answer, accept)
-                made = made if made.fault or made.status >= 400 else replace(made, fault=self._fault(asked, call))
+            answer = None
+            try:
+                answer = self._next_answer(call)
+                if kind == "other" and answer is None:
+                    made = self._managed(call, asked, app_url)
+                elif answer is None:
+                    made = self._not_scripted(call)
+                else:
+                    made = self._made(call, answer, accept)
+                    made = made if made.fault or made.status >= 400 else replace(made, fault=self._fault(asked, call))
+            except Exception as error:  # noqa: BLE001 - of the test's own function, as a rule
+                made = self._failed(call, error)
             call.fault = answer.fault if answer is not None and answer.fault else made.fault
             call.status = FAULT_STATUSES.get(made.fault, made.status) if made.fault else made.status
             return made
@@ -166,6 +172,13 @@ class Script:
         self._counts[nonce] += 1
         return plan_request(self.seed, nonce, self._counts[nonce], self.mix).fault
 
+    def _failed(self, call: ModelCall, error: Exception) -> WireAnswer:
+        """The answer that could not be chosen or made: the test gets the error, and where it was raised."""
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{place.filename}, line {place.lineno}"
+        why = f"{type(error).__name__}: {error} ({where})"
+        return self._refused(call, f"The answer to call {call.number}, {call}, could not be made: {why}.")
+
     def _not_scripted(self, call: ModelCall) -> WireAnswer:
         always = [str(answer) for answer, times in self._answers if times is None]
         unused = [str(answer) for answer, _ in self._unused()]
@@ -177,6 +190,11 @@ class Script:
             why = why if self._written else "the test wrote no answer"
         hint = "Write one more, as by scripted.reply(...), or let one be given always, with times=None."
         return self._refused(call, f"There is no answer for call {call.number}, {call}: {why}. {hint}")
+
+    def told_problems(self) -> list[str]:
+        """What makes the test fail; of many, the first."""
+        most, more = self.problems[:_MOST_TOLD], len(self.problems) - _MOST_TOLD
+        return [*most, f"… and {more} more calls."] if more > 0 else most
 
     def _refused(self, call: ModelCall, sentence: str) -> WireAnswer:
         self.problems.append(sentence)

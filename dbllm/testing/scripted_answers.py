@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -37,6 +38,10 @@ STREAM_FAULTS: Mapping[StreamFaultName, str] = {
 """Faults of one answer, beside those of `FAULT_KINDS`; each says what happens to a stream and to a whole answer."""
 
 AnswerFault = FaultName | StreamFaultName
+NO_PREDICTIONS = object()
+"""In the place of predictions: there may be `null`."""
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\r\n\0]*")
 _CODES = {
     400: "BAD_REQUEST",
     401: "UNAUTHENTICATED",
@@ -71,7 +76,7 @@ class ScriptedAnswer:
     text: str = ""
     tool_calls: tuple[ScriptedToolCall, ...] = ()
     vectors: tuple[tuple[float, ...], ...] | None = None
-    predictions: object = None
+    predictions: object = NO_PREDICTIONS
     json: bytes | None = None
     status: int = 200
     message: str = ""
@@ -90,10 +95,22 @@ class ScriptedAnswer:
     def __post_init__(self) -> None:
         if isinstance(self.status, bool) or not isinstance(self.status, int) or not 200 <= self.status <= 599:
             raise ValueError(f"status is an HTTP status from 200 to 599, got {self.status!r}")
-        if self.tokens_per_second is not None and not self.tokens_per_second > 0:
-            raise ValueError(f"tokens_per_second is more than 0, or None for at once, got {self.tokens_per_second!r}")
-        if not 0 <= self.first_token <= 3600:
+        rate, when = self.tokens_per_second, self.when
+        if rate is not None and not (is_number(rate) and rate > 0):
+            raise ValueError(f"tokens_per_second is more than 0, or None for at once, got {rate!r}")
+        if not (is_number(self.first_token) and 0 <= self.first_token <= 3600):
             raise ValueError(f"first_token is in seconds, from 0 to 3600, got {self.first_token!r}")
+        for name in ("endpoint", "finish_reason", "refusal"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise ValueError(f"{name} is a text, got {value!r}")
+        if when is not None and not isinstance(when, str) and not callable(when):
+            raise ValueError(f"when is a text of the last message, or a function of one ModelCall, got {when!r}")
+        if self.usage is not None and not isinstance(self.usage, Mapping):
+            raise ValueError(f"usage is {{name: number}}, got {self.usage!r}")
+        pairs = self.headers.items() if isinstance(self.headers, Mapping) else [("", None)]
+        for name, text in pairs:
+            if not isinstance(name, str) or not isinstance(text, str) or not _HEADER.fullmatch(f"{name}: {text}"):
+                raise ValueError(f"headers are {{name: text}}, each in one line, got {self.headers!r}")
         if self.fault is not None and self.fault not in FAULT_KINDS and self.fault not in STREAM_FAULTS:
             known = ", ".join([*get_args(StreamFaultName), *FAULT_KINDS])
             raise ValueError(f"there is no fault {self.fault!r}; there are {known}")
@@ -107,7 +124,7 @@ class ScriptedAnswer:
             return "vectors"
         if self.json is not None:
             return "JSON"
-        return "predictions" if self.predictions is not None else "a text"
+        return "predictions" if self.predictions is not NO_PREDICTIONS else "a text"
 
     def __str__(self) -> str:
         said = [repr(_shortened(self.text))] if self.text else [self.form]
@@ -117,23 +134,69 @@ class ScriptedAnswer:
         return ", ".join(said)
 
 
-def answer_text_of(value: object) -> str:
-    """A text as it is; a pydantic model or any other value as JSON."""
+def is_number(value: object) -> bool:
+    """Whether it is a number: not a bool, not NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def script_json(value: object, what: str, *, ascii_only: bool = True) -> str:
+    """What JSON can hold, as its text.
+
+    Raises:
+        ValueError: it cannot be JSON.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=ascii_only)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{what} must be what JSON can hold, got {_shortened(repr(value))}: {error}") from None
+
+
+def answer_text_of(value: object, what: str = "the text") -> str:
+    """A text as it is; a pydantic model or any other value as JSON.
+
+    Raises:
+        ValueError: it is none of these.
+    """
     if isinstance(value, str):
         return value
+    if value is None:
+        raise ValueError(f'{what} is None: "" is an empty one')
     dump = getattr(value, "model_dump_json", None)
-    return str(dump()) if dump is not None else json.dumps(value, ensure_ascii=False)
+    return str(dump()) if dump is not None else script_json(value, what, ascii_only=False)
 
 
 def tool_calls_of(
     calls: Mapping[str, object] | Sequence[tuple[str, object]] | Sequence[ScriptedToolCall],
 ) -> tuple[ScriptedToolCall, ...]:
-    """{name: arguments}, or pairs where a tool is called twice."""
+    """{name: arguments}, or pairs where a tool is called twice.
+
+    Raises:
+        ValueError: they are something else.
+    """
     pairs = calls.items() if isinstance(calls, Mapping) else calls
-    return tuple(
-        pair if isinstance(pair, ScriptedToolCall) else ScriptedToolCall(pair[0], answer_text_of(pair[1]))
-        for pair in pairs
-    )
+    made = []
+    for pair in (pairs,) if isinstance(pairs, str) else pairs:
+        if isinstance(pair, ScriptedToolCall):
+            made.append(pair)
+        elif isinstance(pair, tuple | list) and len(pair) == 2 and isinstance(pair[0], str):
+            made.append(ScriptedToolCall(pair[0], answer_text_of(pair[1], f"what {pair[0]} is called with")))
+        else:
+            raise ValueError(f"tool_calls are {{name: arguments}}, or pairs (name, arguments), got {pair!r}")
+    return tuple(made)
+
+
+def vectors_of(vectors: object) -> tuple[tuple[float, ...], ...]:
+    """One vector, or one for each text.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    found: Any = getattr(vectors, "tolist", lambda: vectors)()  # of an array
+    rows = found if isinstance(found, list | tuple) and found and isinstance(found[0], list | tuple) else [found]
+    for row in rows:
+        if not isinstance(row, list | tuple) or not row or not all(map(is_number, row)):
+            raise ValueError(f"embed takes a vector (a list of numbers), or a list of vectors, got {vectors!r:.80}")
+    return tuple(tuple(float(number) for number in row) for row in rows)
 
 
 def error_code_of(status: int, code: str = "") -> str | int:

@@ -9,10 +9,29 @@ from typing import Any
 from dbllm.testing.fault_plans import Mix
 from dbllm.testing.journal import ModelCall, ModelCalls
 from dbllm.testing.script import Script
-from dbllm.testing.scripted_answers import AnswerFault, ScriptedAnswer, ScriptedToolCall, answer_text_of, tool_calls_of
+from dbllm.testing.scripted_answers import (
+    AnswerFault,
+    ScriptedAnswer,
+    ScriptedToolCall,
+    answer_text_of,
+    is_number,
+    script_json,
+    tool_calls_of,
+    vectors_of,
+)
 from dbllm.testing.virtual_clock import VirtualClock
 
 When = str | Callable[[ModelCall], bool] | None
+_TASKS = {
+    "chat": "llm/v1/chat",
+    "completions": "llm/v1/completions",
+    "embeddings": "llm/v1/embeddings",
+    "responses": "agent/v1/responses",
+    "agent": "agent/v2/chat",
+    "custom": "",
+    "agent/v1/chat": "agent/v1/chat",
+    "agent/v2/responses": "agent/v2/responses",
+}
 
 
 class ScriptedModels:
@@ -60,7 +79,7 @@ class ScriptedModels:
             endpoint, when, times: see the class.
 
         Raises:
-            ValueError: a fault of another name, or a number that cannot be.
+            ValueError: a fault of another name, a number that cannot be, or an argument of the wrong kind.
         """
         answer = ScriptedAnswer(
             text=answer_text_of(text),
@@ -70,7 +89,7 @@ class ScriptedModels:
             finish_reason=finish_reason,
             refusal=refusal,
             usage=usage,
-            headers=headers or {},
+            headers={} if headers is None else headers,
             fault=fault,
             endpoint=endpoint,
             when=when,
@@ -99,16 +118,23 @@ class ScriptedModels:
         when: When = None,
         times: int | None = 1,
     ) -> None:
-        """Answer with a vector for each text of the call; a single one is the vector of every text."""
-        rows: Any = vectors if vectors and not isinstance(vectors[0], int | float) else [vectors]
-        made = tuple(tuple(float(number) for number in row) for row in rows)
-        self._script.add(ScriptedAnswer(vectors=made, endpoint=endpoint, when=when), times)
+        """Answer with a vector for each text of the call; a single one is the vector of every text.
+
+        Raises:
+            ValueError: it is no vector, and no list of them.
+        """
+        self._script.add(ScriptedAnswer(vectors=vectors_of(vectors), endpoint=endpoint, when=when), times)
 
     def predict(
         self, predictions: object, *, endpoint: str | None = None, when: When = None, times: int | None = 1
     ) -> None:
-        """Answer as a custom model, with these predictions. (`reply` gives its text for each row.)"""
-        self._script.add(ScriptedAnswer(predictions=predictions, endpoint=endpoint, when=when), times)
+        """Answer as a custom model, with these predictions. (`reply` gives its text for each row.)
+
+        Raises:
+            ValueError: JSON cannot hold them.
+        """
+        known = json.loads(script_json(predictions, "predictions"))
+        self._script.add(ScriptedAnswer(predictions=known, endpoint=endpoint, when=when), times)
 
     def error(
         self,
@@ -133,17 +159,21 @@ class ScriptedModels:
             headers, endpoint, when, times: as for `reply`.
 
         Raises:
-            ValueError: the status is no error's.
+            ValueError: the status is no error's, or another argument is of the wrong kind.
         """
         if isinstance(status, bool) or not isinstance(status, int) or not 400 <= status <= 599:
             raise ValueError(f"the status of an error is from 400 to 599, got {status!r}; json() takes any")
-        hints = {"retry-after": f"{retry_after:g}", "retry-after-ms": f"{1000 * retry_after:g}"} if retry_after else {}
+        hints = {}
+        if retry_after is not None:
+            if not (is_number(retry_after) and retry_after >= 0):
+                raise ValueError(f"retry_after is in seconds, from 0 up, got {retry_after!r}")
+            hints = {"retry-after": f"{retry_after:g}", "retry-after-ms": f"{1000 * retry_after:g}"}
         answer = ScriptedAnswer(
             status=status,
             message=message or f"a scripted error {status}",
             error_code=error_code,
-            json=None if body is None else json.dumps(body).encode(),
-            headers={**hints, **(headers or {})},
+            json=None if body is None else script_json(body, "body").encode(),
+            headers=hints if headers is None else {**hints, **headers},
             endpoint=endpoint,
             when=when,
         )
@@ -161,8 +191,9 @@ class ScriptedModels:
     ) -> None:
         """Answer with any JSON, or with bytes as they are. The `endpoint` may also be a path, as "/api/2.0/jobs/list":
         that is how requests that call no model are answered."""
-        content = value if isinstance(value, bytes) else json.dumps(value).encode()
-        answer = ScriptedAnswer(json=content, status=status, headers=headers or {}, endpoint=endpoint, when=when)
+        content = value if isinstance(value, bytes) else script_json(value, "json(value)").encode()
+        known = {} if headers is None else headers
+        answer = ScriptedAnswer(json=content, status=status, headers=known, endpoint=endpoint, when=when)
         self._script.add(answer, times)
 
     def faults(self, mix: Mix, *, seed: int = 0) -> None:
@@ -174,11 +205,17 @@ class ScriptedModels:
         self._script.set_faults(mix, seed)
 
     def task(self, endpoint: str, task: str) -> None:
-        """What an endpoint speaks ("llm/v1/chat", "llm/v1/completions", "agent/v1/responses" …; "" for custom).
+        """What an endpoint speaks, in the words of `client.endpoint(task=...)`: "chat", "completions", "embeddings",
+        "responses", "agent", "custom"; or as a workspace says it ("llm/v1/chat" …, "" for custom).
 
         Without this it is guessed from its next answer: chat, unless that is vectors or predictions.
+
+        Raises:
+            ValueError: there is no such task.
         """
-        self._script.tasks[endpoint] = task
+        if task not in _TASKS and task not in _TASKS.values():
+            raise ValueError(f"there is no task {task!r}; there are {', '.join(_TASKS)}")
+        self._script.tasks[endpoint] = _TASKS.get(task, task)
 
     @property
     def clock(self) -> VirtualClock | None:
@@ -187,6 +224,8 @@ class ScriptedModels:
 
     @clock.setter
     def clock(self, clock: VirtualClock | None) -> None:
+        if not isinstance(clock, VirtualClock | None):
+            raise ValueError(f"clock is a VirtualClock(), or None for real time, got {clock!r}")
         self._script.clock = clock
 
     @property
@@ -235,7 +274,7 @@ class ScriptedModels:
 
     def problem(self) -> str:
         """What makes the test fail: calls that no answer was written for. "" if there are none."""
-        return "\n".join(self._script.problems)
+        return "\n".join(self._script.told_problems())
 
     def journal(self) -> str:
         """The calls so far, as text for the report of a test that fails; "" if there were none."""

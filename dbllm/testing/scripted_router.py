@@ -71,6 +71,11 @@ class ScriptedRouter(ScriptedModels):
         return f"{self.host}/serving-endpoints"
 
     @property
+    def anthropic_base_url(self) -> str:
+        """The `base_url` for Anthropic's clients; pass `auth_token=` the token."""
+        return f"{self.host}/serving-endpoints/anthropic"
+
+    @property
     def env(self) -> dict[str, str]:
         """The variables by which clients find it."""
         cluster = "0000-000000-scripted"

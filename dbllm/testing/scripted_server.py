@@ -54,7 +54,11 @@ class Scripted(ScriptedModels, LoopbackWorkspace):
             yield inner
         finally:
             inner.close()
-            self._script.problems += inner._script.problems
+            self._script.problems += inner._script.problems + inner.flaw_sentences()
+
+    def problem(self) -> str:
+        """What makes the test fail: calls that no answer was written for, and errors of this server."""
+        return "\n".join([*self._script.told_problems(), *self.flaw_sentences()])
 
     def respond(self, asked: Asked, app: str, app_url: str = "") -> WireAnswer:
         """The answer to a request; `app_url` is the address of the app that it asks for."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from dbllm.local.errors import Problem
+from dbllm.local.gateway.messages import STOP_REASONS, MessageStream, whole_message
 from dbllm.testing.fault_plans import FAULT_KINDS, FaultName
-from dbllm.testing.scripted_answers import ScriptedAnswer, ScriptedToolCall, error_code_of
+from dbllm.testing.scripted_answers import NO_PREDICTIONS, ScriptedAnswer, ScriptedToolCall, error_code_of
 from dbllm.testing.wire_requests import WireKind, wants_stream
 
 Json = dict[str, Any]
@@ -20,6 +21,7 @@ _PIECES = re.compile(r"\S+\s*|\s+")
 _CREATED = 1_700_000_000
 _MODEL = "scripted"
 _DONE = "data: [DONE]\n\n"
+_WITHOUT_TOOLS = ("completions", "custom", "driver_app")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ def wire_answer(kind: WireKind, body: Json, accept: str, answer: ScriptedAnswer,
         *first, last = answer.tool_calls
         last = replace(last, arguments=last.arguments[: len(last.arguments) // 2])
         answer = replace(answer, tool_calls=(*first, last), finish_reason="length")
+    if kind in _WITHOUT_TOOLS or kind == "messages":
+        answer = _without_refusal(kind, answer)
     pieces = _tokens_of(answer)
     between = 1 / answer.tokens_per_second if answer.tokens_per_second else 0.0
     if answer.json is None and wants_stream(kind, body, accept):
@@ -89,6 +93,15 @@ def wire_answer(kind: WireKind, body: Json, accept: str, answer: ScriptedAnswer,
         headers = {"content-type": "application/json", **request_id, **answer.headers}
         made = WireAnswer(answer.status, headers, value, delay=delay)
     return _with_fault(made, answer, kind)
+
+
+def _without_refusal(kind: WireKind, answer: ScriptedAnswer) -> ScriptedAnswer:
+    """The same in a wire format where a refusal is a text as any other."""
+    if answer.tool_calls and kind in _WITHOUT_TOOLS:
+        raise UnfitError(f"the scripted answer calls tools, and the request is of a kind that has none ({kind})")
+    if answer.refusal is None:
+        return answer
+    return replace(answer, text=answer.refusal, refusal=None, finish_reason=answer.finish_reason or "content_filter")
 
 
 def _error(kind: WireKind, answer: ScriptedAnswer, request_id: Mapping[str, str]) -> WireAnswer:
@@ -111,12 +124,14 @@ def _whole_body(kind: WireKind, body: Json, answer: ScriptedAnswer) -> object:
         return _vectors_body(body, answer)
     if kind == "custom":
         texts = [answer.text] * _row_count(body)
-        return {"predictions": texts if answer.predictions is None else answer.predictions}
+        return {"predictions": texts if answer.predictions is NO_PREDICTIONS else answer.predictions}
     if kind == "driver_app":
         return answer.text
     if kind in ("responses", "agent"):
         return _agent_whole(body, answer) if kind == "agent" and "id" in body else response(answer)
     usage = _usage_of_text(body, answer)
+    if kind == "messages":
+        return _anthropic_message(body, answer)
     if kind == "chat":
         choice: Json = {"message": _assistant_message(answer), "finish_reason": _finish_reason(answer)}
         name = "chat.completion"
@@ -124,6 +139,28 @@ def _whole_body(kind: WireKind, body: Json, answer: ScriptedAnswer) -> object:
         choice, name = {"text": answer.text, "finish_reason": _finish_reason(answer)}, "text_completion"
     choices = [{"index": index, **choice, "logprobs": None} for index in range(_choices_wanted(body))]
     return {**_common_fields(answer, name), "choices": choices, "usage": usage}
+
+
+def _anthropic_message(body: Json, answer: ScriptedAnswer) -> Json:
+    """A whole message of Anthropic's interface."""
+    made = whole_message(cast("Json", _whole_body("chat", _as_chat(body), answer)))
+    return {**made, "stop_reason": _stop_reason(answer) or made["stop_reason"], "usage": _message_usage(made, answer)}
+
+
+def _as_chat(body: Json) -> Json:
+    system = [body["system"]] if body.get("system") else []
+    return {"messages": [*system, *body["messages"]] if isinstance(body.get("messages"), list) else []}
+
+
+def _stop_reason(answer: ScriptedAnswer) -> str | None:
+    """Where the test says it in Anthropic's words."""
+    known = (None, "stop", *STOP_REASONS)
+    return None if answer.finish_reason in known else answer.finish_reason
+
+
+def _message_usage(made: Json, answer: ScriptedAnswer) -> Json:
+    said = answer.usage or {}
+    return {**made["usage"], **(said if "input_tokens" in said or "output_tokens" in said else {})}
 
 
 def _vectors_body(body: Json, answer: ScriptedAnswer) -> Json:
@@ -180,23 +217,26 @@ def _stream_events(kind: WireKind, body: Json, answer: ScriptedAnswer) -> Iterat
         numbered = kind == "agent" and "id" in body
         for number, (event, tokens) in enumerate(_response_events(answer)):
             begin = f"id: {number + 1}\n" if numbered else ""
-            yield f"{begin}event: {event['type']}\n{_data_frame({**event, 'sequence_number': number})}", tokens
+            yield begin + _named_frame({**event, "sequence_number": number}), tokens
         if numbered:
             return
+    elif kind == "messages":
+        yield from _message_events(body, answer)
+        return
     else:
-        yield from _chat_events(kind, body, answer)
+        yield from ((_data_frame(chunk), tokens) for chunk, tokens in _chat_chunks(kind, body, answer))
     yield _DONE, 0
 
 
-def _chat_events(kind: WireKind, body: Json, answer: ScriptedAnswer) -> Iterator[Event]:
+def _chat_chunks(kind: WireKind, body: Json, answer: ScriptedAnswer) -> Iterator[tuple[Json, int]]:
     chat = kind == "chat"
     head = _common_fields(answer, "chat.completion.chunk" if chat else "text_completion")
     indexes = range(_choices_wanted(body))
 
-    def chunk(content: Json, reason: str | None = None, usage: object = None) -> str:
+    def chunk(content: Json, reason: str | None = None, usage: object = None) -> Json:
         said = {"delta": content} if chat else content
         choices = [{"index": index, **said, "finish_reason": reason} for index in indexes]
-        return _data_frame({**head, "choices": choices, "usage": usage})
+        return {**head, "choices": choices, "usage": usage}
 
     if chat:
         yield chunk({"role": "assistant", "content": ""}), 0
@@ -210,6 +250,22 @@ def _chat_events(kind: WireKind, body: Json, answer: ScriptedAnswer) -> Iterator
         for piece in _PIECES.findall(call.arguments):
             yield chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}), 1
     yield chunk({} if chat else {"text": ""}, _finish_reason(answer), _usage_of_text(body, answer)), 0
+
+
+def _message_events(body: Json, answer: ScriptedAnswer) -> Iterator[Event]:
+    """The events of a message of Anthropic's interface, from the chunks of the same chat."""
+    chat, events = _as_chat(body), MessageStream()
+    usage = _usage_of_text(chat, answer)
+    for chunk, tokens in _chat_chunks("chat", chat, answer):
+        made = list(events.feed({**chunk, "usage": usage}))
+        yield from ((_named_frame(event), tokens if event is made[-1] else 0) for event in made)
+    for event in events.end():
+        if event["type"] == "message_delta":
+            delta: Any = event["delta"]
+            delta = {**delta, "stop_reason": _stop_reason(answer) or delta["stop_reason"]}
+            yield _named_frame({**event, "delta": delta, "usage": _message_usage(event, answer)}), 0
+        else:
+            yield _named_frame(event), 0
 
 
 def _response_events(answer: ScriptedAnswer) -> Iterator[tuple[Json, int]]:
@@ -259,6 +315,10 @@ def _data_frame(value: object) -> str:
     return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
+def _named_frame(event: Json) -> str:
+    return f"event: {event['type']}\n{_data_frame(event)}"
+
+
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
@@ -272,13 +332,16 @@ def _with_fault(made: WireAnswer, answer: ScriptedAnswer, kind: WireKind) -> Wir
         return replace(made, frames=made.frames[:half], body=made.body[: len(made.body) // 2], ending=endings[fault])
     message = f"{_MODEL}: the model failed in the middle of its answer"
     if fault == "error_frame":
-        error: object = {"error": {"message": message, "type": "internal_error", "code": "INTERNAL_ERROR"}}
+        error: Json = {"error": {"message": message, "type": "internal_error", "code": "INTERNAL_ERROR"}}
         if kind in ("responses", "agent"):
             error = {"type": "error", "code": "INTERNAL_ERROR", "message": message, "sequence_number": half}
+        if kind == "messages":
+            error = {"type": "error", "error": {"type": "api_error", "message": message}}
         whole = {"error_code": "INTERNAL_ERROR", "message": message}
         if not made.streams:
             return replace(made, body=_dumped(whole))
-        return replace(made, frames=(*made.frames[:half], (0.0, _data_frame(error).encode())))
+        said = _named_frame(error) if kind == "messages" else _data_frame(error)
+        return replace(made, frames=(*made.frames[:half], (0.0, said.encode())))
     if fault == "bad_json":
         if not made.streams:
             return replace(made, body=made.body[: len(made.body) // 2])

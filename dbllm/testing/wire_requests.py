@@ -6,11 +6,15 @@ import re
 from typing import Any, Literal
 from urllib.parse import unquote
 
-WireKind = Literal["chat", "completions", "embeddings", "responses", "agent", "custom", "driver_app", "other"]
-"""What a request asks for; "agent" is an agent on Databricks Apps, "other" all that calls no model."""
+WireKind = Literal[
+    "chat", "completions", "embeddings", "responses", "messages", "agent", "custom", "driver_app", "other"
+]
+"""What a request asks for; "messages" is Anthropic's interface, "agent" an agent on Databricks Apps, "other" all that
+calls no model."""
 
 _INVOCATION = re.compile(r"/serving-endpoints/([^/]+)/(?:served-models/[^/]+/)?invocations/?$")
 _BY_MODEL = re.compile(r"/(chat/completions|completions|embeddings|responses|open-responses)/?$")
+_MESSAGES = re.compile(r"/anthropic/v1/messages/?$")
 _DRIVER_APP = re.compile(r"^/driver-proxy(?:-api)?/o/[^/]+/([^/]+)/(\d+)(?:/.*)?$")
 _APP = re.compile(r"^/(?:api/invocations|responses|invocations)/?$")
 _KINDS: dict[str, WireKind] = {
@@ -39,6 +43,8 @@ def target_of(method: str, path: str, body: dict[str, Any], app: str = "") -> tu
         return _kind_of_body(body), unquote(found[1])
     if found := _DRIVER_APP.match(path):
         return "driver_app", f"{unquote(found[1])}:{found[2]}"
+    if _MESSAGES.search(path):
+        return "messages", str(body.get("model", ""))
     if found := _BY_MODEL.search(path):
         return _KINDS[found[1]], str(body.get("model", ""))
     return "other", ""
@@ -66,6 +72,8 @@ def wants_stream(kind: WireKind, body: dict[str, Any], accept: str) -> bool:
 def messages_of(kind: WireKind, body: dict[str, Any]) -> list[dict[str, Any]]:
     """The messages that a model is sent; a prompt or an input that is a text is one message of the user."""
     value = body.get("messages")
+    if kind == "messages" and body.get("system") and isinstance(value, list):
+        value = [{"role": "system", "content": body["system"]}, *value]
     if value is None and kind in ("responses", "agent"):
         value = body.get("input")
         if isinstance(value, dict):

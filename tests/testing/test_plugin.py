@@ -51,6 +51,11 @@ def test_fails(scripted):
     scripted.reply("one")
     assert answer("hi") == "two"
 
+def test_asks_twice(scripted):
+    scripted.reply("one")
+    answer("one")
+    assert answer("two") == "two"
+
 def test_passes(scripted):
     scripted.reply("one")
     assert answer("hi") == "one"
@@ -91,6 +96,8 @@ def test_a_call_beyond_the_script_fails_its_test_also_where_the_code_swallows_th
     )
     assert said in report
     assert "PASSED test_it.py::test_passes" in report
+    assert "the test wrote 1 answer, and the calls before used all of them" in report
+    assert "  1. chat to 'm': 'one' → 200\n  2. chat to 'm': 'two' → 418" in report
 
 
 def test_the_journal_stands_in_the_report_of_a_test_that_fails(report: str) -> None:
@@ -110,7 +117,7 @@ def test_a_run_that_uses_no_fixture_loads_nothing(report: str) -> None:
 
 
 def test_the_workspace_is_skipped_with_a_sentence_without_its_extra(report: str) -> None:
-    assert "3 failed, 3 passed, 1 skipped, 1 error" in report
+    assert "4 failed, 3 passed, 1 skipped, 1 error" in report
     assert "pip install 'dbllm[local]'" in report
 
 

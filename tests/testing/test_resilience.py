@@ -194,6 +194,44 @@ def test_a_function_that_fails_without_faults_and_a_fault_that_is_none_get_a_sen
         assert_resilient(careful, faults=["418"])
 
 
+def test_a_client_that_is_kept_between_runs_is_told_and_not_taken_for_a_survivor() -> None:
+    kept: list[Client] = []
+
+    def forgetful() -> str:
+        if not kept:
+            kept.append(Client(timeout=2))
+        return kept[0].endpoint("m").chat("hi").text
+
+    known: list[str] = []
+
+    def remembers() -> str:
+        known.extend([] if known else [careful()])
+        return known[0]
+
+    for function in (forgetful, remembers):
+        said = fails(function, faults=["500"])
+        assert "no call" in said
+        assert "make the client in the function" in said
+    kept[0].close()
+
+
+def test_an_argument_of_the_wrong_kind_gets_a_sentence() -> None:
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        (5, {}, "function is a function, got 5"),
+        (lambda one, two: (one, two), {}, "needs 2 arguments"),
+        (careful, {"accept": "yes"}, "accept is a function, got 'yes'"),
+        (careful, {"script": 5}, "script is a function"),
+        (careful, {"typed": ValueError("x")}, "typed is a class of exceptions"),
+        (careful, {"seconds": 0}, "seconds is more than 0, got 0"),
+        (careful, {"seconds": "5"}, "seconds is more than 0, got '5'"),
+        (careful, {"backend": "curio"}, "backend is asyncio or trio, got 'curio'"),
+    ]
+    for function, options, said in wrong:
+        with pytest.raises(ValueError, match=said):
+            assert_resilient(function, **options)
+    assert [row.fault for row in assert_resilient(careful, faults="500").rows] == ["500"]
+
+
 def test_an_async_function_that_hangs_is_cancelled() -> None:
     ended: list[str] = []
 

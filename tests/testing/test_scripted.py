@@ -239,9 +239,38 @@ def test_what_cannot_be_is_refused_when_it_is_written(scripted: Scripted) -> Non
         ("tokens_per_second is more than 0", {"tokens_per_second": 0}),
         ("first_token is in seconds", {"first_token": -1}),
     ]
+    wrong += [
+        ("tokens_per_second is more than 0", {"tokens_per_second": "fast"}),
+        ("first_token is in seconds", {"first_token": float("nan")}),
+        ("usage is {name: number}", {"usage": 5}),
+        ("headers are {name: text}, each in one line", {"headers": {"x-a": "1\r\nx-b: 2"}}),
+        ("headers are {name: text}, each in one line", {"headers": 0}),
+        ("endpoint is a text", {"endpoint": 5}),
+        ("finish_reason is a text", {"finish_reason": 5}),
+        ("when is a text of the last message, or a function", {"when": 5}),
+        (r"tool_calls are {name: arguments}, or pairs \(name, arguments\), got 'f'", {"tool_calls": "f"}),
+        (r"tool_calls are {name: arguments}, or pairs", {"tool_calls": [("f", {}, 1)]}),
+        ("what f is called with must be what JSON can hold", {"tool_calls": {"f": object()}}),
+    ]
     for match, options in wrong:
         with pytest.raises(ValueError, match=match):
             scripted.reply("x", **options)
+    others: list[tuple[str, Callable[[], object]]] = [
+        ("the text is None", lambda: scripted.reply(None)),
+        ("the text must be what JSON can hold", lambda: scripted.reply(object())),
+        (r"embed takes a vector \(a list of numbers\), or a list of vectors", lambda: scripted.embed([])),
+        ("embed takes a vector", lambda: scripted.embed("abc")),  # type: ignore[arg-type]
+        ("embed takes a vector", lambda: scripted.embed([[1.0], []])),
+        ("predictions must be what JSON can hold", lambda: scripted.predict({1, 2})),
+        (r"json\(value\) must be what JSON can hold", lambda: scripted.json({1, 2})),
+        ("retry_after is in seconds, from 0 up", lambda: scripted.error(429, retry_after=-1)),
+        ("there is no task 'talk'; there are chat, completions", lambda: scripted.task("m", "talk")),
+        ("clock is a VirtualClock", lambda: setattr(scripted, "clock", time)),
+    ]
+    for match, write in others:
+        with pytest.raises(ValueError, match=match):
+            write()
+    assert scripted._script.left == []
     with pytest.raises(ValueError, match="from 400 to 599"):
         scripted.error(200)
     with pytest.raises(ValueError, match="there is no fault"):
@@ -270,10 +299,119 @@ def test_what_is_not_scripted_says_how_to_script_it(scripted: Scripted) -> None:
             client.request("GET", "/api/2.1/jobs/list")
         assert (caught.value.status, scripted.problem()) == (404, "")
         with pytest.raises(APIStatusError, match="not scripted in the wire format of POST") as caught:
-            client.request("POST", "/serving-endpoints/anthropic/v1/messages", json={"messages": []})
+            client.request("POST", "/ai-gateway/gemini/v1beta/models/m:generateContent", json={"contents": []})
         assert caught.value.status == 418
-    assert "/serving-endpoints/anthropic/v1/messages" in scripted.problem()
+    assert "/ai-gateway/gemini/v1beta/models/m:generateContent" in scripted.problem()
     scripted._script.problems.clear()
+
+
+def test_an_answer_that_cannot_be_chosen_or_made_fails_the_test_with_the_reason(scripted: Scripted) -> None:
+    def when(_: object) -> bool:
+        raise ZeroDivisionError("of the test's own")
+
+    scripted.reply("x", when=when, endpoint="m")
+    scripted.tool_call("f", endpoint="text")
+    with Client() as client:
+        with pytest.raises(
+            APIStatusError, match=r"could not be made: ZeroDivisionError: of the test's own \(.*line \d+"
+        ):
+            client.endpoint("m").chat("hi")
+        with pytest.raises(
+            APIStatusError, match="the scripted answer calls tools, and the request is of a kind that has"
+        ):
+            client.endpoint("text", task="completions").complete("hi", when=1)
+        for _ in range(5):
+            with pytest.raises(APIStatusError):
+                client.endpoint("other").embed("hi")
+    lines = scripted.problem().splitlines()
+    assert (len(lines), lines[-1]) == (4, "… and 4 more calls.")
+    scripted._script.problems.clear()
+
+
+def test_an_error_of_the_server_itself_fails_the_test(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def respond(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(scripted, "respond", respond)
+    with Client(retry=ONCE) as client, pytest.raises(APIError):
+        client.endpoint("m").chat("hi")
+    said = "The server of this test failed, and ended a connection: ZeroDivisionError('a bug')."
+    assert scripted.problem() == said
+    scripted.flaws.clear()
+
+
+def test_null_is_a_prediction_and_a_hint_of_no_seconds_is_one(scripted: Scripted) -> None:
+    scripted.predict(None)
+    scripted.error(429, retry_after=0)
+    with Client() as client:
+        assert client.request("POST", "/serving-endpoints/m/invocations", json={"inputs": [1]}) == {"predictions": None}
+        with pytest.raises(RateLimitError) as caught:
+            client.endpoint("m").chat("hi", retry=ONCE)
+    assert caught.value.raw is not None
+    assert caught.value.raw.headers["retry-after"] == "0"
+
+
+def test_a_task_is_said_in_the_words_of_the_client(scripted: Scripted) -> None:
+    words = ("chat", "completions", "embeddings", "responses", "agent", "custom")
+    with Client() as client:
+        for word in words:
+            scripted.task(word, word)
+        tasks = [client.endpoints.get(word).task for word in words]
+    assert tasks == [
+        *("llm/v1/chat", "llm/v1/completions", "llm/v1/embeddings"),
+        *("agent/v1/responses", "agent/v2/chat", ""),
+    ]
+
+
+MESSAGES = {"model": "claude", "max_tokens": 9, "system": "Be brief.", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize("path", ["serving-endpoints/anthropic/v1/messages", "ai-gateway/anthropic/v1/messages"])
+def test_anthropics_interface_is_answered_whole_and_streamed(scripted: Scripted, path: str) -> None:
+    def post(**more: object) -> httpx.Response:
+        return httpx.post(f"{scripted.host}/{path}", json={**MESSAGES, **more})
+
+    def events() -> list[dict[str, Any]]:
+        frames = post(stream=True).text.removesuffix("\n\n").split("\n\n")
+        named = [frame.split("\n") for frame in frames]
+        said = [json.loads(data.removeprefix("data: ")) for _, data in named]
+        assert [name for name, _ in named] == [f"event: {event['type']}" for event in said]
+        return said
+
+    assert scripted.anthropic_base_url == f"{scripted.host}/serving-endpoints/anthropic"
+    scripted.reply("one two", tool_calls={"weather": {"city": "Oslo"}}, times=2)
+    whole = post(tools=[{"name": "weather", "input_schema": {}}]).json()
+    assert [block["type"] for block in whole["content"]] == ["text", "tool_use"]
+    assert (whole["content"][0]["text"], whole["content"][1]["input"]) == ("one two", {"city": "Oslo"})
+    assert (whole["stop_reason"], whole["usage"]["output_tokens"]) == ("tool_use", 5)
+    streamed = events()
+    deltas = [event["delta"] for event in streamed if event["type"] == "content_block_delta"]
+    assert "".join(delta.get("text", "") for delta in deltas) == "one two"
+    assert json.loads("".join(delta.get("partial_json", "") for delta in deltas)) == {"city": "Oslo"}
+    assert [event["type"] for event in streamed[-2:]] == ["message_delta", "message_stop"]
+    assert streamed[-2]["delta"]["stop_reason"] == "tool_use"
+    assert streamed[-2]["usage"] == whole["usage"]
+    scripted.reply(refusal="No.", usage={"input_tokens": 7, "output_tokens": 1})
+    refused = post().json()
+    assert (refused["content"][0]["text"], refused["stop_reason"]) == ("No.", "refusal")
+    assert (refused["usage"]["input_tokens"], refused["usage"]["output_tokens"]) == (7, 1)
+    scripted.reply("x", finish_reason="pause_turn", times=2)
+    assert (post().json()["stop_reason"], events()[-2]["delta"]["stop_reason"]) == ("pause_turn", "pause_turn")
+    scripted.reply("x", finish_reason="length")
+    assert post().json()["stop_reason"] == "max_tokens"
+    scripted.reply("one two three", fault="error_frame")
+    assert events()[-1]["error"]["type"] == "api_error"
+    scripted.error(429, "busy", retry_after=0.5)
+    assert (post().status_code, scripted.calls[-1].status) == (429, 429)
+    scripted.assert_called(kind="messages", endpoint="claude", prompt="hi", tools=["weather"], max_tokens=9)
+    assert scripted.calls[0].messages[0] == {"role": "system", "content": "Be brief."}
+
+
+def test_the_pace_of_a_stream_is_that_of_anthropics_interface_too(scripted: Scripted) -> None:
+    scripted.clock = VirtualClock()
+    scripted.reply("one two three", first_token=2, tokens_per_second=0.5)
+    httpx.post(f"{scripted.anthropic_base_url}/v1/messages", json={**MESSAGES, "stream": True})
+    assert scripted.clock.seconds == 6
 
 
 def test_scopes_keep_tasks_that_run_at_once_apart(scripted: Scripted) -> None:
