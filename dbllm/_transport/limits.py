@@ -17,7 +17,7 @@ from ..errors import PublicPickle
 
 BYTES_A_TOKEN = 3.6  # of English text; corrected by what the server reports
 _WINDOW_MARGIN = 0.5  # seconds: the server counts from when a request arrives, which is later than when it is sent
-_BURST = 1 / 6  # of a quota may be used at once; the rest is spread over the window
+BURST = 1 / 6  # of a quota may be used at once; the rest is spread over the window
 
 
 @explain_fields
@@ -92,7 +92,7 @@ class _Quota:
     entries: deque[Reservation] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.level = self.limit * _BURST
+        self.level = self.limit * BURST
 
     def advance(self, now: float, place: int) -> None:
         if self.at is not None:
@@ -106,11 +106,11 @@ class _Quota:
             self.used = 0.0  # no error of rounding stays
 
     def refill(self, amount: float) -> None:
-        self.level = min(self.limit * _BURST, self.level + amount)
+        self.level = min(self.limit * BURST, self.level + amount)
 
     def wait(self, amount: float, expected: float, now: float, place: int) -> float:
         """Seconds until the amount fits. What is more than the whole quota may go when nothing else is counted."""
-        need = min(expected, self.limit * _BURST)
+        need = min(expected, self.limit * BURST)
         pause = max(0.0, (need - self.level) * self.seconds / self.limit)
         excess, freed = self.used + amount - self.limit, 0.0
         if excess > 1e-9:

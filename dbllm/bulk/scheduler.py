@@ -86,6 +86,10 @@ class Scheduler:
         self._timer_at, self._workers = float("inf"), 0
         self._watch: Any = None  # the event of the worker that looks at the clock
         self._exhausted = self._stopped = self._cancelled = False
+        self.most_ahead: int | None = (
+            None  # rows read beyond those that the consumer has passed on; None: does not count
+        )
+        self._taken = self._passed_on = 0
         self._room: Any = None  # the reader of an async input waits for it
         self._came: Any = None  # the consumer waits for it
         self._ended: Any = None
@@ -126,8 +130,19 @@ class Scheduler:
     def take(self) -> RowResult:
         """A result that is there."""
         result = self.results.popleft()
+        self._taken += 1
         self._wake_reader()
         return result
+
+    def pass_on(self, rows: int, most_ahead: int | None) -> None:
+        """So many of the results that were taken are out of the consumer's hands.
+
+        Args:
+            rows: since the beginning.
+            most_ahead: how many rows may be read beyond those; None: as many as serve the speed.
+        """
+        self._passed_on, self.most_ahead = rows, most_ahead
+        self._wake_reader()
 
     def stop(self) -> None:
         """Send no further row; those in flight are awaited."""
@@ -197,6 +212,8 @@ class Scheduler:
             job = self._next_job()
             if job is not None:
                 await self._send(job)
+                if self._room is not None:
+                    self._wake_reader()  # a row that ended without a result leaves room, too
                 if self._yield is not None:
                     await self._yield(0)  # what this turn of the loop woke is sent together: fewer system calls
                 continue
@@ -243,6 +260,8 @@ class Scheduler:
 
     def _has_room(self) -> bool:
         ahead = len(self._ready) + len(self._parked) + len(self._running) + len(self.results)
+        if self.most_ahead is not None and ahead + self._taken - self._passed_on >= self.most_ahead:
+            return False
         return ahead < 2 * max(1, self.concurrency.limit())
 
     def _wake_reader(self) -> None:

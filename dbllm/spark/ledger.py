@@ -18,6 +18,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -30,6 +31,7 @@ log = logging.getLogger("dbllm.spark")
 SEGMENT_ROWS = 200
 SEGMENT_SECONDS = 10.0
 KEY_BYTES = 16
+CHECK_BYTES = 1 << 20  # there must be room for these, some segments, before anything is sent
 
 _MAGIC = b"dbllmS01"
 _HEAD = struct.Struct("<8sIQII")  # magic, rows, bytes of the answers, checksums of the keys and of the answers
@@ -60,7 +62,11 @@ def ledger_folder(path: str | os.PathLike[str], identity: Mapping[str, Any]) -> 
             f"ledger={text!r} must be a folder that every executor can open as files: /Volumes/…, /dbfs/…, or a shared "
             "mount."
         )
-    return Path(os.path.abspath(text)) / job_name(identity)
+    folder = Path(os.path.abspath(text))
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise LedgerError(f"ledger={text!r} must be a folder, and {there} is a file: name another.")
+    return folder / job_name(identity)
 
 
 def job_name(identity: Mapping[str, Any]) -> str:
@@ -85,6 +91,24 @@ class LedgerWriter:
         self._errors: list[bool] = []
         self._values: list[Mapping[str, Any]] = []
         self._since = 0.0
+
+    def check(self) -> None:
+        """See whether the folder takes files, before anything is paid that could not be recorded.
+
+        Raises:
+            LedgerError: it does not.
+        """
+        path = self._folder / f"{self._name}.draft"
+        try:
+            self._write(path, bytes(CHECK_BYTES))
+            path.unlink()
+        except OSError as error:
+            with suppress(OSError):
+                path.unlink()
+            raise LedgerError(
+                f"the ledger {self._folder} cannot be written: {error.strerror or error}. Make room or name another "
+                "folder; this task has sent nothing."
+            ) from None
 
     def add(self, key: bytes, value: Mapping[str, Any]) -> None:
         """An answer, or an error row; the segment is written once it is full."""
@@ -113,19 +137,24 @@ class LedgerWriter:
         path = self._folder / f"{self._name}.{self._number:06d}{_ENDING}"
         draft = path.with_suffix(".draft")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with draft.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            self._write(draft, content)
             draft.replace(path)
         except OSError as error:
+            with suppress(OSError):
+                draft.unlink()
             raise LedgerError(
                 f"the ledger {self._folder} cannot be written: {error.strerror or error}. Make room or name another "
                 f"folder; {len(self._keys)} answers were not recorded."
             ) from error
         self._number += 1
         self._keys, self._errors, self._values = [], [], []
+
+    def _write(self, path: Path, content: bytes) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def encode_segment(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
@@ -15,7 +14,7 @@ from dbllm import AsyncClient, Limits
 from ..bulk import Item, RowInputError, RowMapper
 from ..bulk.requests import RowRequest
 from ..bulk.row_mapper import sending_once
-from .columns import TEXT, VECTOR, import_packages, spark_type, value_of
+from .columns import TEXT, VECTOR, arrow_type, import_packages, spark_type, value_of
 from .functions import JobOptions, RowContent, job_limits, mapper_of, slots_of
 from .share import share_of
 from .worker import CHUNK_ROWS, TaskPlan, TaskRun
@@ -132,51 +131,53 @@ class QueryMapper(RowMapper):
 
 
 class QueryRows:
-    """Rows of SQL: batches leave in the order in which they came, each as soon as all of its rows are answered."""
+    """Rows of SQL: they leave in the order in which they came, each as soon as those before it are answered."""
 
     def __init__(self, plan: TaskPlan, fixed: bool) -> None:
         self._plan, self._fixed = plan, fixed
         self._pandas = import_packages("pandas")
-        self._batches: deque[list[dict[str, Any] | None]] = deque()
-        self._left: deque[int] = deque()
-        self._places: dict[int, tuple[int, int]] = {}
-        self._first = 0  # the number of the first batch that has not left
+        self._names = [*AS_AI_QUERY, *(field.name for field in arrow_type(plan.output))]
 
     def run(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The results of each batch.
+        """The results, some rows at a time.
 
         Raises:
             ConfigError, APIError: the worker has no credential, or there is no such endpoint.
         """
-        with TaskRun(self._plan, self._read(batches)) as task:
+        answered: dict[int, dict[str, Any]] = {}
+        ready: list[dict[str, Any]] = []
+        first = 0  # the number of the first row that is not ready
+        with TaskRun(self._plan, self._read(batches), in_order=True) as task:
             while not task.ended:
-                for result in task.take(1.0):
-                    number, place = self._places.pop(result.index)
+                results = task.take(len(ready))
+                for result in results:
                     value = value_of(result, self._plan.output)
                     error = value["error"]
                     more = {"response": value["output"], "errorMessage": None if error is None else error["message"]}
-                    self._batches[number - self._first][place] = {**more, **value}
-                    self._left[number - self._first] -= 1
-                while self._left and not self._left[0]:
-                    yield self._pandas.DataFrame(self._batches[0])
-                    self._batches.popleft()
-                    self._left.popleft()
-                    self._first += 1
+                    answered[result.index] = {**more, **value}
+                while first in answered:
+                    ready.append(answered.pop(first))
+                    first += 1
+                while task.is_due(len(ready)):
+                    leaving, ready = ready[: task.yield_rows], ready[task.yield_rows :]
+                    yield self._frame(leaving)
+                    task.pass_on(len(leaving))
+            if ready:
+                yield self._frame(ready)
+
+    def _frame(self, values: list[dict[str, Any]]) -> Any:
+        return self._pandas.DataFrame(values, columns=self._names)
 
     def _read(self, batches: Iterator[Any]) -> Iterator[list[Item]]:
         numbers = count()
-        for number, batch in enumerate(batches):
+        for batch in batches:
             columns = (batch,) if self._fixed else batch
             size = len(columns[0])
-            self._batches.append([None] * size)
-            self._left.append(size)
             for start in range(0, size, CHUNK_ROWS):
                 piece = []
                 for place in range(start, min(start + CHUNK_ROWS, size)):
-                    index = next(numbers)
-                    self._places[index] = number, place
                     values = [_python_value(column.iloc[place]) for column in columns]
-                    piece.append(Item(index, values[0] if self._fixed else EndpointRow(*values)))
+                    piece.append(Item(next(numbers), values[0] if self._fixed else EndpointRow(*values)))
                 yield piece
 
 

@@ -26,7 +26,7 @@ import anyio
 import anyio.to_thread
 
 from .._transport.adaptive import AdaptiveConcurrency
-from .._transport.limits import Cost, RateLimiter
+from .._transport.limits import BURST, BYTES_A_TOKEN, Cost, RateLimiter
 from ..bulk import Item, RowMapper, RowResult, Rows
 from ..bulk.scheduler import Scheduler
 from ..errors import DbllmError
@@ -39,11 +39,13 @@ log = logging.getLogger("dbllm.spark")
 T = TypeVar("T")
 
 CHUNK_ROWS = 64  # read at a time; what is kept of the input while one of these rows is under way
-YIELD_ROWS = 200
+YIELD_ROWS = 200  # of all tasks together: so many answers wait at the most until they are handed on
+FEWEST_YIELD_ROWS = 8
 YIELD_SECONDS = (0.05, 1.0)  # how long a ready row waits for others: little at first, so that a `limit` costs little
-FIRST_LOOK_SECONDS = 0.2  # after the first rows: a `limit` may have enough of them
+FIRST_LOOK_SECONDS = 0.2  # after the first rows: a `limit` may have enough of them, or what follows may fail
+RETRY_ROWS = 8  # sent first by a task that is tried again: what follows may fail again
 HEARTBEAT_SECONDS = 1.0
-IDLE_SECONDS = 3.0
+IDLE_SECONDS = 2.0
 STOP_SECONDS = 5.0
 
 
@@ -204,17 +206,16 @@ class TaskRows:
         self._pieces = pieces
         self.ended = False
         most = plan.share.concurrency(partition)
-        self._rows = Rows(
-            Scheduler(
-                state.mapper,
-                self._items(),
-                concurrency=AdaptiveConcurrency(most, most),
-                limits=state.limiter(plan.share, partition),
-                retry=state.mapper.retry,
-                max_error_rate=plan.max_error_rate,
-                on_send=None,
-            )
+        self._scheduler = Scheduler(
+            state.mapper,
+            self._items(),
+            concurrency=AdaptiveConcurrency(most, most),
+            limits=state.limiter(plan.share, partition),
+            retry=state.mapper.retry,
+            max_error_rate=plan.max_error_rate,
+            on_send=None,
         )
+        self._rows = Rows(self._scheduler)
 
     async def _items(self) -> AsyncIterator[Item]:
         """The rows that are to be sent, read in a thread, since Spark's pipe blocks."""
@@ -222,9 +223,10 @@ class TaskRows:
             for item in piece:
                 yield item
 
-    async def take(self, seconds: float) -> list[RowResult]:
-        """What is ready, or nothing after some seconds."""
+    async def take(self, seconds: float, passed_on: int, most_ahead: int | None) -> list[RowResult]:
+        """What is ready, or nothing after some seconds. For the others see `Scheduler.pass_on`."""
         results: list[RowResult] = []
+        self._scheduler.pass_on(passed_on, most_ahead)
         with anyio.move_on_after(seconds):
             results = await self._rows.batch()
             self.ended = not results
@@ -234,12 +236,36 @@ class TaskRows:
         await self._rows.aclose()
 
 
-class TaskRun:
-    """A context: the rows of one task, with the worker's state around them."""
+def use_up_burst(limiter: RateLimiter, now: float) -> None:
+    """Count as used what may be sent at once: a task's attempt before this one has; how much died with it."""
+    limits = limiter.limits
+    given, made = limits.input_tokens_per_minute or 0.0, limits.output_tokens_per_minute or 0.0
+    limiter.reserve(Cost(int(given * BURST * BYTES_A_TOKEN), max(1, int(made * BURST))), now)
+    for _ in range(int((limits.requests_per_minute or 0.0) * BURST) - 1):
+        limiter.reserve(Cost(0, 1), now)
 
-    def __init__(self, plan: TaskPlan, pieces: Iterator[list[Item]]) -> None:
+
+class TaskRun:
+    """A context: the rows of one task, with the worker's state around them, and the pipe by which they leave.
+
+    Whoever holds it takes results, yields rows when they are due, and says so. What is called beyond the rows that
+    Spark has taken stays bounded: by the concurrency, and some rows that wait for others to be yielded together.
+
+    Args:
+        in_order: the rows leave in the order in which they came, so nothing is known of those that wait for a slow one.
+    """
+
+    def __init__(self, plan: TaskPlan, pieces: Iterator[list[Item]], *, in_order: bool = False) -> None:
         self._plan, self._pieces = plan, pieces
-        self.partition, self._attempt = _partition_and_attempt()
+        self.partition, self.attempt = _partition_and_attempt()
+        self._pipe = OutputPipe()
+        self.yield_rows = max(FEWEST_YIELD_ROWS, YIELD_ROWS // plan.share.tasks)
+        self._hold, self._since = YIELD_SECONDS[0], 0.0
+        self._passed_on = 0
+        window = plan.share.concurrency(self.partition)
+        self._later_ahead = None if in_order else window + self.yield_rows
+        first = None if in_order else window
+        self._ahead = min(window, RETRY_ROWS) if self.attempt else first
 
     def __enter__(self) -> TaskRun:
         self._state = acquire_state(self._plan)
@@ -247,11 +273,8 @@ class TaskRun:
         return self
 
     async def _begin(self) -> TaskRows:
-        if self._attempt:  # the attempt before has used of the rates; how much died with it: its burst, at most
-            limiter = self._state.limiter(self._plan.share, self.partition)
-            now = asyncio.get_running_loop().time()
-            for _ in range(int((limiter.limits.requests_per_minute or 0) / 6)):
-                limiter.reserve(Cost(0), now)
+        if self.attempt:
+            use_up_burst(self._state.limiter(self._plan.share, self.partition), asyncio.get_running_loop().time())
         return TaskRows(self._plan, self._state, self._pieces, self.partition)
 
     @property
@@ -259,14 +282,38 @@ class TaskRun:
         """Whether every row has its result."""
         return self._rows.ended
 
-    def take(self, seconds: float) -> list[RowResult]:
-        """What is ready, or nothing after some seconds."""
-        results = self._state.loop.call(self._rows.take(seconds))
+    def take(self, ready: int) -> list[RowResult]:
+        """What has been answered; nothing after a while.
+
+        Args:
+            ready: how many rows wait to be yielded.
+
+        Raises:
+            BrokenPipeError: Spark needs no more rows, or the job was cancelled.
+        """
+        self._pipe.flush()
+        wait = self._hold if ready else HEARTBEAT_SECONDS
+        results = self._state.loop.call(self._rows.take(wait, self._passed_on, self._ahead))
+        if not ready:
+            self._since = time.monotonic()
         if self._plan.on_error == "raise":
             for result in results:
                 if result.error is not None:
                     raise RowFailedError(f"{result.error.name}: {result.error.message}")
         return results
+
+    def is_due(self, ready: int) -> bool:
+        """Whether the rows that are ready are to be yielded now."""
+        return ready >= self.yield_rows or (ready > 0 and time.monotonic() - self._since >= self._hold)
+
+    def pass_on(self, rows: int) -> None:
+        """So many rows were yielded."""
+        is_first, self._passed_on = not self._passed_on, self._passed_on + rows
+        self._since, self._hold = time.monotonic(), min(YIELD_SECONDS[1], self._hold * 1.5)
+        if is_first:  # until it is clear that Spark goes on, nothing more is sent
+            self._pipe.flush()
+            self._pipe.wait(FIRST_LOOK_SECONDS)
+            self._ahead = self._later_ahead
 
     def __exit__(self, *_: object) -> None:
         try:
@@ -348,17 +395,13 @@ class MapRows:
         task = TaskRun(self._plan, self._read(batches))
         writer = None
         if self._plan.ledger is not None:
-            writer = LedgerWriter(self._plan.ledger, f"{task.partition:05d}.{task._attempt}", self._kind)
+            writer = LedgerWriter(self._plan.ledger, f"{task.partition:05d}.{task.attempt}", self._kind)
+            writer.check()
         ready: list[tuple[_Chunk, int, dict[str, Any]]] = []
-        hold, since = YIELD_SECONDS[0], 0.0
-        pipe, looked = OutputPipe(), False
         try:
             with task:
                 while not task.ended:
-                    pipe.flush()
-                    results = task.take(hold if ready else HEARTBEAT_SECONDS)
-                    now = time.monotonic()
-                    since = since if ready else now
+                    results = task.take(len(ready))
                     for result in results:
                         chunk, place = self._places.pop(result.index)
                         value = value_of(result, self._plan.output)
@@ -370,14 +413,10 @@ class MapRows:
                         writer.flush_if_old()
                     if not results and not ready and self._schema is not None:
                         yield self._batch([], column)
-                    while len(ready) >= YIELD_ROWS or (ready and now - since >= hold):
-                        yield self._batch(ready[:YIELD_ROWS], column)
-                        del ready[:YIELD_ROWS]
-                        since, hold = now, min(YIELD_SECONDS[1], hold * 1.5)
-                        if not looked:
-                            looked = True
-                            pipe.flush()
-                            pipe.wait(FIRST_LOOK_SECONDS)
+                    while task.is_due(len(ready)):
+                        leaving, ready = ready[: task.yield_rows], ready[task.yield_rows :]
+                        yield self._batch(leaving, column)
+                        task.pass_on(len(leaving))
                 if ready:
                     yield self._batch(ready, column)
         finally:

@@ -19,6 +19,7 @@ from dbllm.testing import FaultServer, fault_server
 CONNECT = os.environ.get("DBLLM_SPARK") == "connect"
 LONG = bool(os.environ.get("DBLLM_SPARK_LONG"))
 SLOTS = 2
+DAEMON = "tests.spark.daemon"
 CANARY = "dapi-canary-0123456789abcdef"
 TOKEN_VARIABLE = "SPARK_WORKERS_TOKEN"
 
@@ -44,6 +45,9 @@ def spark(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
         "spark.sql.warehouse.dir": tmp_path_factory.mktemp("warehouse").as_uri(),
         "spark.local.dir": str(tmp_path_factory.mktemp("local")),
         "spark.log.level": "OFF",
+        "spark.python.daemon.module": DAEMON,
+        "spark.sql.shuffle.partitions": str(SLOTS),
+        "spark.ui.showConsoleProgress": "false",
     }
     os.environ["JAVA_HOME"] = str(java_home())
     os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -55,7 +59,7 @@ def spark(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
         [*(f"--conf {name}={value}" for name, value in settings.items()), "pyspark-shell"]
     )
     os.environ[TOKEN_VARIABLE] = CANARY
-    master = f"local[{SLOTS},{25 if LONG else 5}]"  # a task may fail so often
+    master = f"local[{SLOTS},{25 if LONG else 4}]"  # a task may fail so often
     if CONNECT:
         os.environ["SPARK_LOCAL_REMOTE"] = "1"
         session = SparkSession.builder.remote(master).getOrCreate()

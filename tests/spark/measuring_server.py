@@ -1,6 +1,7 @@
-"""A chat endpoint that counts what a whole job does to it: how many calls at once, and when each came.
+"""A chat endpoint that counts what a whole job does to it: how many calls at once, when each came, and its tokens.
 
-The answer repeats the prompt. A prompt may say how long its answer takes: "… after 60 s".
+The answer repeats the prompt, and has half of the tokens that it may. A prompt may say how long its answer takes: "…
+after 60 s".
 """
 
 from __future__ import annotations
@@ -26,19 +27,28 @@ class MeasuringServer:
     def clear(self) -> None:
         self.running = self.most_at_once = self.connections = 0
         self.came: list[float] = []
+        self.input_tokens: list[int] = []  # of each call, in the order in which they came
+        self.output_tokens: list[int] = []
         self.prompts: Counter[str] = Counter()
 
     @property
     def calls(self) -> int:
         return len(self.came)
 
-    def most_in(self, seconds: float) -> int:
-        """The most calls that came within so many seconds."""
-        came, first, most = sorted(self.came), 0, 0
-        for last, moment in enumerate(came):
-            while moment - came[first] > seconds:
+    def seconds(self) -> float:
+        """From the first call to the last."""
+        return self.came[-1] - self.came[0]
+
+    def most_in(self, seconds: float, tokens: list[int] | None = None) -> int:
+        """The most calls, or tokens of them, that came within so many seconds."""
+        weights = tokens or [1] * len(self.came)
+        first = total = most = 0
+        for moment, weight in zip(self.came, weights, strict=True):
+            total += weight
+            while moment - self.came[first] > seconds:
+                total -= weights[first]
                 first += 1
-            most = max(most, last - first + 1)
+            most = max(most, total)
         return most
 
     def __enter__(self) -> MeasuringServer:
@@ -74,7 +84,8 @@ class MeasuringServer:
                 if head.startswith(b"GET"):  # what is it that is called?
                     said = {"name": "m", "task": "llm/v1/chat", "state": {"ready": "READY"}}
                 else:
-                    said = await self._answer(json.loads(content)["messages"][-1]["content"])
+                    body = json.loads(content)
+                    said = await self._answer(body["messages"][-1]["content"], body.get("max_tokens", 4))
                 answer = json.dumps(said).encode()
                 writer.write(
                     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer)
@@ -87,8 +98,11 @@ class MeasuringServer:
             self._tasks.discard(task)
             writer.close()
 
-    async def _answer(self, prompt: str) -> dict[str, Any]:
+    async def _answer(self, prompt: str, max_tokens: int) -> dict[str, Any]:
+        given, made = len(prompt) // 4 + 1, max_tokens // 2
         self.came.append(time.monotonic())
+        self.input_tokens.append(given)
+        self.output_tokens.append(made)
         self.prompts[prompt] += 1
         self.running += 1
         self.most_at_once = max(self.most_at_once, self.running)
@@ -105,5 +119,5 @@ class MeasuringServer:
             "created": 1,
             "model": "echo",
             "choices": [choice],
-            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+            "usage": {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made},
         }
