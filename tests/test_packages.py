@@ -52,6 +52,9 @@ LENT = {
     "spark.worker": {"_transport.limits", "_transport.adaptive"},  # each task's share, as bulk's scheduler keeps it
     "local.gateway.gateway": {"_protocol.sse"},  # a provider's stream is read by the decoder of the core
     "otel": {"_transport.call"},  # the hooks of all clients of a process
+    "otel": {"_transport.hooks"},  # the hooks of all clients of a process
+    # a recording sees what every client of the process sends, and a replay answers it
+    "testing.own_clients": {"_client", "_auth.local_workspace", "_backends", "_transport.transport"},
     "langchain.tools": {"_protocol.structured_output"},  # what is strict, is strict in the same way
 }
 ENTRIES = {"__init__", "__main__"}  # may import anything, when it is needed

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+ResultT = TypeVar("ResultT")
 
 Serve = Callable[[asyncio.Event, Callable[[int], None]], Awaitable[None]]
 """Serves until the event is set; calls the function with its port as soon as it listens."""
@@ -54,6 +57,13 @@ class LoopbackThread:
         """Call a function in its loop, soon."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(function)
+
+    def run(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+        """Run a coroutine in its loop, and wait for the result."""
+        if self._loop is None:
+            work.close()
+            raise RuntimeError(f"the {self._name} does not run")
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def close(self) -> None:
         """End the server, and wait until it has ended."""

@@ -66,7 +66,6 @@ def recorded(request: pytest.FixtureRequest) -> Iterator[Recorder]:
 
     The file is `recordings/<test file>/<test>.json`. A request that is not in it makes the test fail.
     """
-    from dbllm.testing.loopback_workspace import workspace_environment
     from dbllm.testing.recorder import Recorder
 
     mode: Any = request.config.getoption("--dbllm-record", None) or ("replay" if os.environ.get("CI") else "once")
@@ -75,13 +74,9 @@ def recorded(request: pytest.FixtureRequest) -> Iterator[Recorder]:
         made = Recorder(path, mode)
     except ValueError as error:
         pytest.fail(str(error), pytrace=False)
-    made.start()
     request.node.stash.setdefault(_JOURNALS, []).append(made)
-    try:
-        with workspace_environment(*made.environment):
-            yield made
-    finally:
-        made.close()
+    with made.running():
+        yield made
 
 
 @pytest.fixture(scope="session", name="workspace")

@@ -67,8 +67,14 @@ class SecretRemover:
             self._known |= {secret, quote(secret, safe=""), coded}
 
     def add_authorization(self, header: str) -> None:
-        """Look for the credential in an Authorization header."""
-        self.add(header.partition(" ")[2] or header)
+        """Look for the credential in an Authorization header; of the kind Basic, also for its password."""
+        kind, _, value = header.partition(" ")
+        self.add(value or header)
+        if kind.lower() == "basic":
+            try:
+                self.add(base64.b64decode(value).decode().partition(":")[2])
+            except ValueError:
+                return
 
     def text(self, text: str) -> str:
         """A text without secrets."""

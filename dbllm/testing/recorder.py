@@ -3,8 +3,9 @@
     with recording("recordings/hello.json") as recorded, Client() as client:
         print(client.endpoint("smollm2-chat").chat("hello").text)
 
-A server on loopback stands between the clients and the workspace of DATABRICKS_HOST. Where the file exists, it answers
-from the file.
+What dbllm's clients of this process send is seen where they send it, so any client can be recorded. For clients of
+others a server on loopback stands before the workspace of DATABRICKS_HOST. Where the file exists, that server answers
+all of them from it.
 """
 
 from __future__ import annotations
@@ -13,28 +14,29 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import h11
+import httpx
 
 from dbllm.testing.connection import LoopbackConnection, framed, head
 from dbllm.testing.loopback_workspace import LoopbackWorkspace, workspace_environment
 from dbllm.testing.model_answers import JSON, Asked, answer_to
+from dbllm.testing.own_clients import recorded_clients, replayed_clients
 from dbllm.testing.recorded_secrets import SecretRemover, secrets_in_environment
 from dbllm.testing.recordings import (
     Interaction,
+    RecordedStream,
     Recording,
     body_of,
     content_of,
-    event_of,
     frame_of,
     from_text,
     kept_headers,
-    split_frames,
     to_text,
 )
 from dbllm.testing.script import NOT_SCRIPTED
@@ -47,8 +49,14 @@ IGNORED = frozenset({"client_request_id"})
 """Fields of a body that are not compared."""
 
 _OF_AGENTS = frozenset({"id"})  # of a run: the client makes a new one each time
+_BROKEN = (OSError, EOFError, h11.ProtocolError, httpx.TransportError)
 _UNRECORDED = ("/oidc/", "/.well-known/", "/login")  # what they answer is a credential, or leads to one
 _APPS = "/api/2.0/apps/"
+_APP_HOSTS = ".databricksapps.com"
+_NOTHING_SENT = (
+    "nothing was recorded: no client of dbllm in this process has had an answer, and no other client has called the "
+    "workspace of DATABRICKS_HOST."
+)
 
 
 class Recorder(LoopbackWorkspace):
@@ -70,14 +78,17 @@ class Recorder(LoopbackWorkspace):
         self._off = mode == "none"
         self._problems: list[str] = []
         self._secrets = SecretRemover(secrets_in_environment(os.environ))
+        self._named: str | None = None
         self._upstream, self._app_upstreams = "", dict[str, str]()
         self.recording = Recording()
+        self._asked = False  # whether a client of others was answered
         if self._off:
             self.replays = False
         elif self.replays:
             self.recording = self._read()
         else:
-            self._upstream = _workspace_address()
+            self._named = os.environ.get("DATABRICKS_HOST") or None
+            self._upstream = _workspace_address(self._named)
             self.recording.cluster_id = os.environ.get("DATABRICKS_CLUSTER_ID", "")
 
     def _read(self) -> Recording:
@@ -95,7 +106,25 @@ class Recorder(LoopbackWorkspace):
             return {}, True
         if self.replays:
             return {**self.env, "DATABRICKS_CLUSTER_ID": self.recording.cluster_id or "0000-000000-recorded"}, False
-        return {"DATABRICKS_HOST": self.host}, True
+        return ({"DATABRICKS_HOST": self.host} if self._upstream else {}), True
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Record or replay until the end of the block, and write the file then."""
+        self.start()
+        try:
+            with workspace_environment(*self.environment):
+                if self._off:
+                    yield
+                elif self.replays:
+                    cluster_id = os.environ["DATABRICKS_CLUSTER_ID"]
+                    with replayed_clients(self.host, self.token, cluster_id, self._app_address):
+                        yield
+                else:
+                    with recorded_clients(self, self.host, self._named):
+                        yield
+        finally:
+            self.close()
 
     def hide(self, secret: str) -> None:
         """Take a text out of the recording, beside what looks like a credential."""
@@ -125,7 +154,9 @@ class Recorder(LoopbackWorkspace):
         return Recording(cleaned, self.recording.cluster_id)
 
     def problem(self) -> str:
-        """What makes the test fail: requests that are not in the recording. "" if there are none."""
+        """What makes the test fail: requests that are not in the recording, or that nothing was recorded."""
+        if not self._off and not self.replays and not self.recording.interactions and not self._asked:
+            return _NOTHING_SENT
         return "\n".join([*self._problems, *self.flaw_sentences()])
 
     def journal(self) -> str:
@@ -141,10 +172,43 @@ class Recorder(LoopbackWorkspace):
 
     def request_of(self, asked: Asked, app: str) -> dict[str, Any]:
         """A request as a recording has it."""
-        if header := asked.headers.get("authorization", ""):
-            self._secrets.add_authorization(header)
+        for name, value in asked.headers.items():
+            self.note_credential(name, value)
         request: dict[str, Any] = {"app": app} if app else {}
         return {**request, "method": asked.method, "path": asked.path, **content_of(asked.body)}
+
+    def note_credential(self, name: str, value: str) -> None:
+        """Take a request's credential out of the recording."""
+        if name in ("authorization", "proxy-authorization"):
+            self._secrets.add_authorization(value)
+        elif name in ("cookie", "x-api-key", "api-key"):
+            self._secrets.add(value)
+
+    def record(self, asked: Asked, origin: str, status: int, headers: Mapping[str, str]) -> dict[str, Any]:
+        """Keep a request of dbllm's own clients, and the head of its answer; what is returned takes the rest."""
+        known = kept_headers([(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()])
+        response: dict[str, Any] = {"status": status, "headers": known, "seconds": 0.0}
+        if not asked.path.startswith(_UNRECORDED):
+            request = self.request_of(asked, self._app_at(origin))
+            self.recording.interactions.append(Interaction(request, response, used=True))
+        return response
+
+    def _app_at(self, origin: str) -> str:
+        """The app that is at an address: by its name, where a client has looked it up; "" if it is none."""
+        for one in self.recording.interactions:
+            body = one.response.get("body")
+            path = str(one.request["path"])
+            if path.startswith(_APPS) and isinstance(body, dict) and str(body.get("url", "")).rstrip("/") == origin:
+                return path.removeprefix(_APPS).partition("?")[0]
+        name = urlsplit(origin).hostname or ""
+        return name if name.endswith(_APP_HOSTS) else ""
+
+    def _app_address(self, url: str) -> str | None:
+        """Where an app is answered in a replay; None if none was recorded at this address."""
+        name = urlsplit(url).hostname or ""
+        if any(one.request.get("app") == name for one in self.recording.interactions):
+            return self._thread.run(self.app_url(name))
+        return None
 
     def find(self, request: dict[str, Any]) -> Interaction | str:
         """The recorded answer to a request, or why there is none."""
@@ -190,6 +254,9 @@ class _RecordedConnection(LoopbackConnection):
         ]
         if "events" not in response:
             await self._wait(response.get("seconds", 0.0))
+            if response.get("ends") == "cut":
+                await self._cut(int(response["status"]), headers, body_of(response))
+                return
             body = await self._with_own_address(asked, body_of(response))
             self._transport.write(framed(int(response["status"]), b"", body, headers))
             return
@@ -213,6 +280,7 @@ class _RecordedConnection(LoopbackConnection):
         recorder = self._recorder
         began = time.monotonic()
         request = recorder.request_of(asked, self._app)
+        recorder._asked = True
         answer = await forward(recorder.upstream(self._app), asked)
         seconds = round(time.monotonic() - began, 3)
         headers = kept_headers(answer.headers)
@@ -222,7 +290,14 @@ class _RecordedConnection(LoopbackConnection):
         if answer.streams:
             await self._pass_on(answer, response, began)
             return
-        body = b"".join([piece async for piece in answer.pieces])
+        body = b""
+        try:
+            async for piece in answer.pieces:
+                body += piece
+        except _BROKEN:
+            response |= {**content_of(body), "ends": "cut"}
+            await self._cut(answer.status, answer.headers, body)
+            return
         response |= content_of(body)
         body = await self._with_own_address(asked, body)
         self._transport.write(framed(answer.status, b"", body, answer.headers))
@@ -230,22 +305,24 @@ class _RecordedConnection(LoopbackConnection):
     async def _pass_on(self, answer: ServerAnswer, response: dict[str, Any], began: float) -> None:
         """Send a stream on as it comes, and keep its events with their times."""
         self._transport.write(head(answer.status, [*answer.headers, (b"transfer-encoding", b"chunked")]))
-        events, rest = response.setdefault("events", []), b""
-        response["ends"] = "cut"  # until its end has come: the client may leave before
+        stream = RecordedStream(response, began)
         try:
             async for piece in answer.pieces:
                 self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-                frames, rest = split_frames(rest + piece)
-                at = round(time.monotonic() - began, 3)
-                events += [{"at": at, **event_of(frame)} for frame in frames]
-        except (OSError, EOFError, h11.ProtocolError):
+                stream.feed(piece)
+        except _BROKEN:
             await asyncio.sleep(0.002)  # or a reset would discard what lies in the kernel
             self.close(reset=True)
             return
-        if rest:
-            events.append({"at": round(time.monotonic() - began, 3), "text": rest.decode("utf-8", "replace")})
-        del response["ends"]
+        stream.end()
         self._transport.write(b"0\r\n\r\n")
+
+    async def _cut(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """A whole answer whose end never comes."""
+        length = (b"content-length", b"%d" % (2 * len(body) + 1))
+        self._transport.write(head(status, [*headers, length]) + body)
+        await asyncio.sleep(0.002)
+        self.close(reset=True)
 
     async def _with_own_address(self, asked: Asked, body: bytes) -> bytes:
         """The description of an app, with an address of ours in the place of the app's: it is recorded as well."""
@@ -260,18 +337,11 @@ class _RecordedConnection(LoopbackConnection):
         return json.dumps({**described, "url": await self._recorder.app_url(name)}).encode()
 
 
-def _workspace_address() -> str:
-    """The workspace that is recorded.
-
-    Raises:
-        ValueError: the environment names none.
-    """
-    host = os.environ.get("DATABRICKS_HOST", "").strip().rstrip("/")
+def _workspace_address(host: str | None) -> str:
+    """The workspace that clients of others are recorded with; "" if the environment names none."""
+    host = (host or "").strip().rstrip("/")
     if not host:
-        raise ValueError(
-            "there is nothing to record: set DATABRICKS_HOST (and a token), or ask for the fixture `workspace` before "
-            "`recorded`, which runs a model on this machine."
-        )
+        return ""
     host = host if "://" in host else f"https://{host}"
     parts = urlsplit(host)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
@@ -287,15 +357,11 @@ def recording(path: str | Path, mode: RecordMode = "once", *, pace: float = 0.0)
         pace: how fast replayed answers are: 0 at once, 1 as they were recorded.
 
     Raises:
-        ValueError: the file is no recording, is missing in the mode "replay", or no workspace is there to be recorded.
-        AssertionError: at the end of the block, if a request was not in the recording.
+        ValueError: the file is no recording, or is missing in the mode "replay".
+        AssertionError: at the end of the block, if a request was not in the recording, or there was none to record.
     """
     recorder = Recorder(Path(path), mode, pace=pace)
-    recorder.start()
-    try:
-        with workspace_environment(*recorder.environment):
-            yield recorder
-    finally:
-        recorder.close()
+    with recorder.running():
+        yield recorder
     if recorder.problem():
         raise AssertionError(recorder.problem())

@@ -4,8 +4,8 @@
       {"request": {"method", "path", "body"}, "response": {"status", "headers", "seconds", "body"}}]}
 
 A body that is no JSON is `text`, or `base64`. A stream has `events` in the place of the body, one a line: the second in
-which it came, its `data` (JSON or text), its `event` and its `id`; `ends` is "cut" where the connection broke. What all
-data have in common stands once, in `each`; `said` is the text of all, for who reads the file.
+which it came, its `data` (JSON or text), its `event` and its `id`. What all data have in common stands once, in `each`;
+`said` is the text of all, for who reads the file. `ends` is "cut" where the connection broke, in any answer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -196,6 +197,37 @@ def kept_headers(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name: value for name, value in pairs if name in _KEPT_HEADERS or name.startswith("x-ratelimit-")}
 
 
+class RecordedStream:
+    """Takes the events of a stream as they come.
+
+    Args:
+        response: what it fills.
+        began: when the request was sent, on `time.monotonic`.
+    """
+
+    def __init__(self, response: dict[str, Any], began: float) -> None:
+        self._response, self._began, self._rest = response, began, b""
+        self._events: list[dict[str, Any]] = response.setdefault("events", [])
+        response["ends"] = "cut"  # until its end has come: the client may leave before
+
+    def feed(self, piece: bytes) -> None:
+        """A piece has come."""
+        frames, self._rest = split_frames(self._rest + piece)
+        self._events += [{"at": self._seconds(), **event_of(frame)} for frame in frames]
+        if self._events and self._events[-1].get("data") == "[DONE]":
+            self._response.pop("ends", None)
+
+    def end(self) -> None:
+        """The body has ended as it should."""
+        if self._rest:
+            self._events.append({"at": self._seconds(), "text": self._rest.decode("utf-8", "replace")})
+        self._rest = b""
+        self._response.pop("ends", None)
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._began, 3)
+
+
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +301,32 @@ def _one_line(value: Any) -> str:
     return text if _SURROGATE.search(text) is None else json.dumps(value)
 
 
+def _check_interaction(one: Interaction) -> None:
+    """All that a replay reads is there.
+
+    Raises:
+        LookupError, TypeError, AttributeError, ValueError: it is not.
+    """
+    request, response = one.request, one.response
+    for name in ("method", "path"):
+        if not isinstance(request[name], str):
+            raise ValueError(f"{name} of a request must be a text, got {request[name]!r:.40}")
+    status = response["status"]
+    if isinstance(status, bool) or not isinstance(status, int) or not 100 <= status <= 599:
+        raise ValueError(f"status must be an HTTP status, got {status!r:.40}")
+    response.setdefault("headers", {})
+    for name, value in response["headers"].items():
+        if not isinstance(value, str) or "\n" in f"{name}{value}" or "\r" in f"{name}{value}":
+            raise ValueError(f"the header {name} must be a text in one line, got {value!r:.40}")
+    if not isinstance(response.get("seconds", 0.0), int | float):
+        raise ValueError(f"seconds must be a number, got {response['seconds']!r:.40}")
+    body_of(response)
+    for event in response.get("events", ()):
+        frame_of(event)
+        if not isinstance(event.get("at", 0.0), int | float):
+            raise ValueError(f"at must be a number of seconds, got {event['at']!r:.40}")
+
+
 def from_text(text: str, name: str) -> Recording:
     """The recording in the text of a file.
 
@@ -276,17 +334,16 @@ def from_text(text: str, name: str) -> Recording:
         ValueError: it is none, or of a format that this version does not read.
     """
     hint = "delete the file, and record the test anew"
+    found: list[Interaction] = []
     try:
         content = json.loads(text)
-        if content["format"] != FORMAT:
-            raise ValueError(
-                f"{name} has format {content['format']!r}, and this version of dbllm reads {FORMAT}: {hint}."
-            )
-        found = [
-            Interaction(dict(one["request"]), _with_common_in_each(one["response"])) for one in content["interactions"]
-        ]
+        if content["format"] == FORMAT:
+            pairs = [(dict(one["request"]), dict(one["response"])) for one in content["interactions"]]
+            found = [Interaction(request, _with_common_in_each(response)) for request, response in pairs]
         for one in found:
-            _ = one.request["method"], one.request["path"], int(one.response["status"])
-    except (LookupError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            _check_interaction(one)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{name} is not a recording ({type(error).__name__}: {error}): {hint}.") from error
+    if content["format"] != FORMAT:
+        raise ValueError(f"{name} has format {content['format']!r}, and this version of dbllm reads {FORMAT}: {hint}.")
     return Recording(found, str(content.get("cluster_id", "")))

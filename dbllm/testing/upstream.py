@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import h11
+import httpx
 
 from dbllm.testing.model_answers import EVENTS, JSON, Asked
 
@@ -35,6 +37,10 @@ class ServerAnswer:
 
 async def forward(base: str, asked: Asked) -> ServerAnswer:
     """The answer of the server at `base` (http or https). Without one it is 502, and the body says why."""
+    if not base:
+        return _unreached("DATABRICKS_HOST names no workspace")
+    if (proxy := _proxy_for(base)) is not None:
+        return await _forward_by(proxy, base, asked)
     url = urlsplit(base)
     try:
         port = url.port or (443 if url.scheme == "https" else 80)
@@ -63,6 +69,41 @@ async def forward(base: str, asked: Asked) -> ServerAnswer:
     kept = [(name, value) for name, value in event.headers if name.decode() not in _OF_ONE_CONNECTION]
     kind = dict(kept).get(b"content-type", JSON)
     return ServerAnswer(event.status_code, kept, kind.startswith(EVENTS), _pieces(connection, reader, writer))
+
+
+def _proxy_for(base: str) -> str | None:
+    """The proxy that the environment names for an address."""
+    url = urlsplit(base)
+    name = url.hostname or ""
+    if name == "localhost" or name.startswith("127.") or urllib.request.proxy_bypass(name):
+        return None
+    known = urllib.request.getproxies()
+    return known.get(url.scheme) or known.get("all")
+
+
+async def _forward_by(proxy: str, base: str, asked: Asked) -> ServerAnswer:
+    client = httpx.AsyncClient(proxy=proxy, timeout=None, trust_env=False)  # noqa: S113 - the caller has one
+    headers = [(name, value) for name, value in asked.headers.items() if name not in _OF_ONE_CONNECTION]
+    url = httpx.URL(base).copy_with(raw_path=asked.path.encode("ascii"))
+    request = httpx.Request(asked.method, url, headers=headers, content=asked.body)
+    try:
+        response = await client.send(request, stream=True)
+    except httpx.TransportError as error:
+        await client.aclose()
+        return _unreached(f"upstream by proxy: {error}")
+    kept = [(name.lower(), value) for name, value in response.headers.raw]
+    kept = [(name, value) for name, value in kept if name.decode() not in _OF_ONE_CONNECTION]
+    kind = dict(kept).get(b"content-type", JSON)
+    return ServerAnswer(response.status_code, kept, kind.startswith(EVENTS), _proxied_pieces(client, response))
+
+
+async def _proxied_pieces(client: httpx.AsyncClient, response: httpx.Response) -> AsyncIterator[bytes]:
+    try:
+        async for piece in response.aiter_raw():
+            yield piece
+    finally:
+        await response.aclose()
+        await client.aclose()
 
 
 def _unreached(why: str) -> ServerAnswer:

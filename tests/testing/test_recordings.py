@@ -5,16 +5,29 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 
-from dbllm import APIStatusError, AsyncClient, Client, InternalServerError, Retry, StreamInterruptedError
-from dbllm.testing import Scripted, recording
+from dbllm import (
+    APIConnectionError,
+    APIStatusError,
+    AsyncClient,
+    Client,
+    InternalServerError,
+    Limits,
+    Retry,
+    StreamInterruptedError,
+)
+from dbllm._auth import local_workspace
+from dbllm.testing import Scripted, VirtualClock, recording
 from dbllm.testing.recorded_secrets import HIDDEN, SecretRemover, secrets_in_environment
 from dbllm.testing.recordings import Interaction, Recording, body_of, content_of, event_of, frame_of, from_text, to_text
 
@@ -177,7 +190,6 @@ def test_files_and_modes_that_cannot_be_get_a_sentence(tmp_path: Path, monkeypat
 
     for text, mode, match in (
         (None, "replay", "there is no recording .*one.json, and the mode `replay` makes none"),
-        (None, "once", "there is nothing to record: set DATABRICKS_HOST"),
         (None, "sometimes", "the mode of a recording is once, replay or none"),
         ("{", "once", r"one.json is not a recording \(JSONDecodeError: .*delete the file"),
         ('{"format": 1, "interactions": [{}]}', "once", "is not a recording"),
@@ -186,6 +198,31 @@ def test_files_and_modes_that_cannot_be_get_a_sentence(tmp_path: Path, monkeypat
     ):
         with pytest.raises(ValueError, match=match):
             enter(text, mode)
+    with pytest.raises(AssertionError, match="nothing was recorded: no client of dbllm in this process"):
+        enter(None, "once")
+    with pytest.raises(ZeroDivisionError), recording(tmp_path / "two.json"):
+        raise ZeroDivisionError  # an error of the test's own comes first
+
+
+def test_a_file_that_a_hand_has_spoilt_says_where(tmp_path: Path) -> None:
+    file = tmp_path / "one.json"
+    request = {"method": "POST", "path": "/serving-endpoints/m/invocations", "body": {}}
+    frame = {"data": {}, "at": 0}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"status": "x"}, "status must be an HTTP status, got 'x'"),
+        ({"status": 900}, "status must be an HTTP status, got 900"),
+        ({"status": 200, "headers": 5}, "AttributeError"),
+        ({"status": 200, "headers": {"x-a": "1\r\nx-b: 2"}}, "the header x-a must be a text in one line"),
+        ({"status": 200, "seconds": "soon"}, "seconds must be a number"),
+        ({"status": 200, "events": 5}, "is not a recording"),
+        ({"status": 200, "events": [{}]}, "is not a recording"),
+        ({"status": 200, "events": [frame, {**frame, "at": "later"}]}, "at must be a number of seconds"),
+        ({"status": 200, "base64": "abc"}, "is not a recording"),
+    ]
+    for spoilt, match in cases:
+        file.write_text(json.dumps({"format": 1, "interactions": [{"request": request, "response": spoilt}]}))
+        with pytest.raises(ValueError, match=match), recording(file):
+            pass
 
 
 def test_the_mode_none_leaves_everything_as_it_is(upstream: Scripted, tmp_path: Path) -> None:
@@ -201,12 +238,186 @@ def test_a_workspace_that_is_not_reached_is_not_recorded(tmp_path: Path, monkeyp
     monkeypatch.setenv("DATABRICKS_TOKEN", "any-token")
     once = Retry(attempts=1)
     with (
+        pytest.raises(AssertionError, match="nothing was recorded"),
         recording(tmp_path / "one.json"),
         Client(retry=once) as client,
-        pytest.raises(InternalServerError, match="no upstream"),
+        pytest.raises(APIConnectionError, match="no connection to"),
     ):
         client.endpoint("m").chat("hi")
+    with recording(tmp_path / "one.json"):  # a client of others gets a sentence
+        answer = httpx.post(f"{os.environ['DATABRICKS_HOST']}/serving-endpoints/chat/completions", json={})
+        assert (answer.status_code, answer.text.partition(":")[0]) == (502, "no upstream")
     assert not (tmp_path / "one.json").exists()
+
+
+NOWHERE = "https://nowhere.cloud.databricks.com"
+
+
+class Place:
+    """A workspace that only a client's own configuration names."""
+
+    def __init__(self, host: str, file: Path) -> None:
+        self.host, self.file = host, file
+        self.others: list[Any] = []
+
+    def make(self, way: str, kind: Any) -> Any:
+        """A client, configured in this way."""
+        if way == "profile":
+            return kind(profile="prod")
+        if way == "function":
+            return kind(self.host, token=lambda: "a-token-of-the-function")
+        if way == "oauth":
+            return kind(self.host, client_id="an-id-of-mine", client_secret="a-secret-of-mine")
+        other: dict[str, Any] = {}
+        if way == "http client":
+            self.others.append(httpx.AsyncClient() if kind is AsyncClient else httpx.Client())
+            other = {"http_client": self.others[-1]}
+        return kind(self.host, "a-token-of-the-argument", **other)
+
+
+@pytest.fixture
+def place(upstream: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    for name in ("DATABRICKS_HOST", "DATABRICKS_TOKEN", "DATABRICKS_CLUSTER_ID"):
+        monkeypatch.delenv(name)
+    config = tmp_path / "databrickscfg"
+    config.write_text(f"[prod]\nhost = {upstream.host}\ntoken = a-token-of-the-profile\ncluster_id = c-1\n")
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(config))
+    return Place(upstream.host, tmp_path / "one.json")
+
+
+@pytest.mark.parametrize("way", ["host", "profile", "function", "oauth", "http client"])
+def test_a_client_is_recorded_however_it_is_configured_and_replayed_without_configuration(
+    upstream: Scripted, place: Place, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    for _ in range(2):
+        upstream.reply("an app", endpoint="c-2:7777")
+        upstream.reply("an agent", endpoint="my-agent")
+        upstream.reply("in some pieces", when="stream")
+        upstream.reply("whole", when="hi", endpoint="m")
+
+    def plain() -> list[object]:
+        with place.make(way, Client) as client:
+            streamed = [chunk.text for chunk in client.endpoint("m").stream_chat("a stream")]
+            app = client.driver_app(7777, "c-2").complete("hi")
+            return [streamed, client.endpoint("m").chat("hi").text, app, client.agent("my-agent").respond("hi").text]
+
+    async def in_a_loop() -> list[object]:
+        async with place.make(way, AsyncClient) as client:
+            streamed = [chunk.text async for chunk in client.endpoint("m").stream_chat("a stream")]
+            app = await client.driver_app(7777, "c-2").complete("hi")
+            agent = (await client.agent("my-agent").respond("hi")).text
+            whole = (await client.endpoint("m").chat("hi")).text
+        for other in place.others:
+            await other.aclose() if isinstance(other, httpx.AsyncClient) else other.close()
+        return [streamed, whole, app, agent]
+
+    def run() -> list[object]:
+        return [plain(), asyncio.run(in_a_loop())]
+
+    with recording(place.file):
+        first = run()
+    assert first[0] == first[1]
+    streamed, *others = first[0]  # type: ignore[misc]
+    assert ("".join(streamed), others) == ("in some pieces", ["whole", "an app", "an agent"])
+    calls = len(upstream.requests)
+    monkeypatch.delenv("DATABRICKS_CONFIG_FILE")
+    place.host = NOWHERE
+    with recording(place.file, "replay"):
+        assert run() == first
+    assert len(upstream.requests) == calls
+    text = place.file.read_text("utf-8")
+    assert not re.search("of-the-argument|of-the-profile|of-the-function|of-mine|fault-server-token", text)
+
+
+def test_clients_that_were_made_before_and_apps_by_their_address_are_replayed_too(place: Place) -> None:
+    app = "my-agent-1.aws.databricksapps.com"
+    request = {"app": app, "method": "POST", "path": "/api/invocations", "body": {"input": "*"}}
+    answer = {"status": 200, "headers": {}, "body": {}}
+    place.file.write_text(to_text(Recording([Interaction(request, answer)])))
+    with (
+        Client(NOWHERE, "a-token", retry=Retry(attempts=1)) as before,
+        recording(place.file, "replay") as recorded,
+        ExitStack() as stack,
+    ):
+        for client in (stack.enter_context(Client()), before):
+            with pytest.raises(APIStatusError, match=r"The nearest is its request 1, which differs in") as caught:
+                client.agent(url=f"https://{app}").respond("hi")
+            assert "app" not in caught.value.message.partition("differs in")[2].replace("/api", "")
+        with pytest.raises(APIStatusError, match="has no answer for POST /serving-endpoints/m/invocations"):
+            before.endpoint("m").chat("hi")
+        recorded._problems.clear()
+
+
+def test_a_client_of_the_local_workspace_is_replayed_where_none_runs(
+    upstream: Scripted, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream.reply("local")
+    found = local_workspace.LocalWorkspace(upstream.host, upstream.token, "c-9", 1)
+    with monkeypatch.context() as running:
+        running.setattr(local_workspace, "find_local_workspace", lambda port=None: found)
+        with recording(place.file), Client.local() as client:
+            assert client.driver_app(8000, "c-9").complete("hi") == "local"
+    with recording(place.file, "replay"), Client.local() as client:
+        assert client.driver_app(8000, "c-9").complete("hi") == "local"
+
+
+def test_a_clients_proxy_clock_and_limits_hold_in_a_recording_and_harm_no_replay(
+    upstream: Scripted, place: Place
+) -> None:
+    """The proxy is the workspace itself: it answers requests whose target is a whole address."""
+    upstream.reply("by the proxy")
+    for mode, host in (("once", "http://localhost:9"), ("replay", NOWHERE)):
+        with recording(place.file, mode) as recorded:  # type: ignore[arg-type]
+            assert recorded.replays is (mode == "replay")
+            with Client(host, "a-token", proxy=upstream.host, limits=Limits(concurrency=1)) as client:
+                VirtualClock(seconds=1000).drive(client)
+                assert client.endpoint("m").chat("hi").text == "by the proxy"
+    assert len(upstream.calls) == 1
+
+
+def test_answers_that_broke_are_recorded_and_break_again(upstream: Scripted, place: Place) -> None:
+    def run() -> list[str]:
+        said = []
+        with Client(place.host, "a-token", retry=Retry(attempts=1)) as client:
+            try:
+                client.endpoint("m").chat("whole")
+            except APIConnectionError as error:
+                said.append(str(error.status))
+            try:
+                client.endpoint("m").stream_chat("a stream").final()
+            except StreamInterruptedError as error:
+                said.append(error.partial_text)
+        return said
+
+    upstream.reply("one two three four", fault="stream_cut", times=2)
+    with recording(place.file):
+        first = run()
+    with recording(place.file, "replay"):
+        assert run() == first
+    assert (first[0], first[1][:4]) == ("200", "one ")
+
+
+def test_clients_of_others_are_recorded_by_the_proxy_of_the_environment(
+    upstream: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a workspace that only the proxy reaches."""
+    monkeypatch.setenv("DATABRICKS_HOST", "http://workspace.invalid")
+    monkeypatch.setenv("HTTP_PROXY", upstream.host)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    upstream.reply("one two", times=2)
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+    def ask(**more: object) -> str:
+        base = os.environ["DATABRICKS_HOST"]
+        return httpx.post(f"{base}/serving-endpoints/chat/completions", json={**body, **more}, trust_env=False).text
+
+    with recording(tmp_path / "one.json"):
+        first = [ask(), ask(stream=True)]
+    with recording(tmp_path / "one.json", "replay"):
+        again = [ask(), ask(stream=True)]
+    assert json.loads(again[0]) == json.loads(first[0])
+    assert first[1].count("data: ") == again[1].count("data: ") == 5
+    assert len(upstream.calls) == 2
 
 
 def test_credentials_that_are_fetched_are_not_recorded(
