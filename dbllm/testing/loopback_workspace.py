@@ -59,6 +59,10 @@ class LoopbackWorkspace(ABC):
             "DATABRICKS_CLUSTER_ID": "0000-000000-scripted",
         }
 
+    def is_own(self, address: str) -> bool:
+        """Whether it is an address of this server."""
+        return address == self.host or address in self._apps.values()
+
     def flaw_sentences(self) -> list[str]:
         """Errors of this server, for the test: its client has seen a connection that broke."""
         return [f"The server of this test failed, and ended a connection: {flaw}." for flaw in self.flaws]

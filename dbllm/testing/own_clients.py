@@ -1,7 +1,8 @@
-"""dbllm's own clients of this process while a test records or replays, however they are configured.
+"""dbllm's own clients of this process while a test scripts, records or replays, however they are configured.
 
 In a recording each sends as ever, with its own host, credentials, proxy and certificates, and what passes its pool is
-seen. In a replay each finds a workspace without any configuration, and what it sends goes to the server of the replay.
+seen. Before a script or a replay each finds a workspace without any configuration, and what it sends goes to the test's
+own server.
 """
 
 from __future__ import annotations
@@ -77,14 +78,15 @@ def recorded_clients(recorder: Seen, own_host: str, host: str | None) -> Iterato
 
 
 @contextmanager
-def replayed_clients(
-    host: str, token: str, cluster_id: str, app_address: Callable[[str], str | None]
+def moved_clients(
+    host: str, token: str, cluster_id: str, keeps: Callable[[str], bool], app_address: Callable[[str], str | None]
 ) -> Iterator[None]:
     """Let dbllm's clients call this host, whatever they are configured with.
 
     Args:
-        host, token, cluster_id: of the replay.
-        app_address: where an app of this address is answered; None where the recording has no such app.
+        host, token, cluster_id: of the test's server.
+        keeps: whether a client whose `host` is this address calls it.
+        app_address: where an app of this address is answered; None where there is no such app.
     """
     plain: dict[type[Backend], Any] = {
         AsyncBackend: AsyncClient(host, token, trust_env=False)._transport.backend,
@@ -94,9 +96,9 @@ def replayed_clients(
     def pool(original: Any) -> Callable[..., Awaitable[Any]]:
         async def replayed(backend: Backend, origin: str) -> Any:
             own = plain[AsyncBackend if isinstance(backend, AsyncBackend) else SyncBackend]
-            if backend is own:
+            if backend is own or (keeps(origin) and backend.engine != "httpx"):
                 return await original(backend, origin)
-            address = origin if _is_here(origin) else app_address(origin) or host
+            address = origin if keeps(origin) else app_address(origin) or host
             context = (await original(backend, origin)).context
             return _MovedPool(backend, context, address, await original(own, address), own)
 
@@ -110,7 +112,9 @@ def replayed_clients(
         return replayed
 
     def resolve(original: Any) -> Callable[..., Any]:
-        def resolved(*_: Any, **__: Any) -> Any:
+        def resolved(given: Any, *others: Any, **more: Any) -> Any:
+            if isinstance(given, str) and keeps(given.rstrip("/")):
+                return original(given, *others, **more)
             return original(host, token, None, env={"DATABRICKS_CLUSTER_ID": cluster_id})
 
         return resolved
@@ -123,7 +127,7 @@ def replayed_clients(
             try:
                 return str(original(transport, url))
             except ConfigError:  # the workspace and the app are not both on this machine
-                address = url if _is_here(url) else app_address(url)
+                address = url if is_here(url) else app_address(url)
                 if address is None:
                     raise
                 transport.add_origin(address, transport._auths[transport.host])
@@ -178,8 +182,10 @@ def _asked(out: Any) -> Asked:
     return Asked(out.method, path, {name.lower(): value for name, value in out.headers.items()}, out.body or b"")
 
 
-def _is_here(url: str) -> bool:
-    return isinstance(url, str) and urlsplit(url).hostname == "127.0.0.1"
+def is_here(url: str) -> bool:
+    """Whether an address is on this machine."""
+    name = (urlsplit(url).hostname or "") if isinstance(url, str) else ""
+    return name in ("localhost", "::1") or name.startswith("127.")
 
 
 def _origin_of(out: Any) -> str:

@@ -25,21 +25,16 @@ _JOURNALS = pytest.StashKey[list[Any]]()
 
 @pytest.fixture
 def scripted(request: pytest.FixtureRequest) -> Iterator[Scripted]:
-    """A workspace whose models answer what this test writes; clients that are made without a host use it.
+    """A workspace whose models answer what this test writes; dbllm's clients use it, however they are configured.
 
     A call that no answer was written for makes the test fail.
     """
-    from dbllm.testing.loopback_workspace import workspace_environment
     from dbllm.testing.scripted_server import Scripted
 
     made = Scripted()
-    made.start()
     request.node.stash.setdefault(_JOURNALS, []).append(made)
-    try:
-        with workspace_environment(made.env):
-            yield made
-    finally:
-        made.close()
+    with made.running():
+        yield made
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

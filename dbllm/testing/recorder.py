@@ -26,7 +26,7 @@ import httpx
 from dbllm.testing.connection import LoopbackConnection, framed, head
 from dbllm.testing.loopback_workspace import LoopbackWorkspace, workspace_environment
 from dbllm.testing.model_answers import JSON, Asked, answer_to
-from dbllm.testing.own_clients import recorded_clients, replayed_clients
+from dbllm.testing.own_clients import moved_clients, recorded_clients
 from dbllm.testing.recorded_secrets import SecretRemover, secrets_in_environment
 from dbllm.testing.recordings import (
     Interaction,
@@ -118,7 +118,7 @@ class Recorder(LoopbackWorkspace):
                     yield
                 elif self.replays:
                     cluster_id = os.environ["DATABRICKS_CLUSTER_ID"]
-                    with replayed_clients(self.host, self.token, cluster_id, self._app_address):
+                    with moved_clients(self.host, self.token, cluster_id, self.is_own, self._app_address):
                         yield
                 else:
                     with recorded_clients(self, self.host, self._named):

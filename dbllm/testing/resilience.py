@@ -25,7 +25,6 @@ import anyio.lowlevel
 
 from dbllm import AsyncClient, Client, DbllmError
 from dbllm.testing.journal import ModelCall
-from dbllm.testing.loopback_workspace import workspace_environment
 from dbllm.testing.resilience_faults import CATALOGUE, TOO_EARLY, ResilienceFault
 from dbllm.testing.scripted_answers import is_number
 from dbllm.testing.scripted_server import Scripted
@@ -113,8 +112,9 @@ def assert_resilient(
     own, so the function must make its client itself. Waits of dbllm's clients between attempts are skipped.
 
     Args:
-        function: sync or async; a generator is read to its end. Its clients find the scripted workspace by the
-            environment; if it takes an argument, it gets the `Scripted`, with `host`, `token` and `openai_base_url`.
+        function: sync or async; a generator is read to its end. dbllm's clients call the scripted workspace however
+            they are configured, others find it by the environment; if it takes an argument, it gets the `Scripted`,
+            with `host`, `token` and `openai_base_url`.
         script: writes the answers without faults. Default: every call gets "The answer is 42.".
         faults: names from `RESILIENCE_FAULTS`; default: all.
         accept: says of a value other than the usual one whether it is right, as an apology would be.
@@ -203,19 +203,16 @@ class _Runner:
     def __call__(self, fault: ResilienceFault | None) -> _TestedRun:
         made, scripted = _TestedRun(), Scripted()
         scripted.settings = ServerSettings(stall=3600, pause=min(0.3, self._seconds / 4), run=0.01)
-        self._write(scripted)
-        scripted.start()
         thread = threading.Thread(target=self._run, args=(made, scripted), name="function under test", daemon=True)
-        try:
-            with workspace_environment(scripted.env), _skipped_waits() as clock:
+        with scripted.running():
+            self._write(scripted)
+            with _skipped_waits() as clock:
                 hits = scripted.interfere(fault.hit if fault is not None else None, clock)
                 began = clock()
                 thread.start()
                 thread.join(self._seconds + (0 if self._blocks else _GRACE))
                 made.hangs, made.seconds = made.hangs or thread.is_alive(), clock() - began
-        finally:
-            scripted.close()
-            thread.join(_GRACE)
+        thread.join(_GRACE)  # its connections are closed now
         made.hits, made.calls = hits(), scripted.calls
         return made
 

@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 from dbllm.testing.connection import LoopbackConnection, framed, head
 from dbllm.testing.fault_plans import FAULT_STATUSES, FaultName, FaultPlan, plan_request
 from dbllm.testing.loopback_workspace import LoopbackWorkspace, workspace_environment
 from dbllm.testing.model_answers import Asked
+from dbllm.testing.own_clients import is_here, moved_clients
 from dbllm.testing.resilience_faults import Hit
 from dbllm.testing.scripted_models import ScriptedModels
 from dbllm.testing.upstream import ServerAnswer, one_piece
@@ -36,6 +38,23 @@ class Scripted(ScriptedModels, LoopbackWorkspace):
     def __init__(self) -> None:
         ScriptedModels.__init__(self)
         LoopbackWorkspace.__init__(self)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Listen until the end of the block; clients find it by the environment, and dbllm's own in any case."""
+        self.start()
+        try:
+            with workspace_environment(self.env):
+                cluster_id = self.env["DATABRICKS_CLUSTER_ID"]
+                with moved_clients(self.host, self.token, cluster_id, is_here, self._app_address):
+                    yield
+        finally:
+            self.close()
+
+    def _app_address(self, url: str) -> str | None:
+        """Where an app is answered that a client knows by its address."""
+        name, _, domain = (urlsplit(url).hostname or "").partition(".")
+        return self._thread.run(self.app_url(name)) if domain.endswith("databricksapps.com") else None
 
     def connection(self, app: str) -> LoopbackConnection:
         """Serves one connection."""
@@ -154,19 +173,17 @@ def _headers(made: WireAnswer) -> list[tuple[bytes, bytes]]:
 
 @contextmanager
 def scripted_workspace() -> Iterator[Scripted]:
-    """A workspace whose models answer what the test writes. Every client made without a host inside the block uses it.
+    """A workspace whose models answer what the test writes.
 
-    The environment's DATABRICKS_* variables are set until the end of the block, so that no real workspace is called.
+    Inside the block every client of dbllm uses it, whatever it is configured with (a profile, a host, OAuth, a proxy),
+    but those that get a host on this machine. The environment's DATABRICKS_* variables are set until its end, so that
+    clients of others use it, too.
 
     Raises:
         AssertionError: at the end of the block, if there was a call that no answer was written for.
     """
     scripted = Scripted()
-    scripted.start()
-    try:
-        with workspace_environment(scripted.env):
-            yield scripted
-    finally:
-        scripted.close()
+    with scripted.running():
+        yield scripted
     if scripted.problem():
         raise AssertionError(scripted.problem())

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from dbllm import (
 )
 from dbllm._auth import local_workspace
 from dbllm.testing import Scripted, VirtualClock, recording
+from dbllm.testing.loopback_workspace import workspace_environment
 from dbllm.testing.recorded_secrets import HIDDEN, SecretRemover, secrets_in_environment
 from dbllm.testing.recordings import Interaction, Recording, body_of, content_of, event_of, frame_of, from_text, to_text
 
@@ -46,9 +48,14 @@ SECRETS = {  # form → one that is made up
 
 
 @pytest.fixture
-def upstream(scripted: Scripted) -> Scripted:
-    """The workspace that is recorded: the environment names it."""
-    return scripted
+def upstream() -> Iterator[Scripted]:
+    """The workspace that is recorded: the environment names it, and clients are left as they are."""
+    made = Scripted()
+    made.start()
+    with workspace_environment(made.env):
+        yield made
+    made.close()
+    assert made.problem() == ""
 
 
 def calls(client: Any) -> list[object]:

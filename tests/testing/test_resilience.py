@@ -208,6 +208,9 @@ def test_a_client_that_is_kept_between_runs_is_told_and_not_taken_for_a_survivor
         known.extend([] if known else [careful()])
         return known[0]
 
+    with Client("https://nowhere.cloud.databricks.com", "a-token", timeout=2) as client:  # of a module, say
+        report = assert_resilient(lambda: client.endpoint("m").chat("hi").text, faults=["500", "403"])
+        assert [row.outcome for row in report.rows] == ["value", "typed error"]
     for function in (forgetful, remembers):
         said = fails(function, faults=["500"])
         assert "no call" in said

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -412,6 +413,34 @@ def test_the_pace_of_a_stream_is_that_of_anthropics_interface_too(scripted: Scri
     scripted.reply("one two three", first_token=2, tokens_per_second=0.5)
     httpx.post(f"{scripted.anthropic_base_url}/v1/messages", json={**MESSAGES, "stream": True})
     assert scripted.clock.seconds == 6
+
+
+def test_dbllms_clients_are_answered_however_they_are_configured(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = "https://nowhere.cloud.databricks.com"
+    config = tmp_path / "databrickscfg"
+    config.write_text(f"[prod]\nhost = {nowhere}\ntoken = of-the-profile\n")
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    ways: dict[str, Callable[[], Client]] = {
+        "profile": lambda: Client(profile="prod"),
+        "host": lambda: Client(nowhere, "a-token"),
+        "oauth": lambda: Client(nowhere, client_id="an-id", client_secret="a-secret"),
+        "proxy": lambda: Client(nowhere, "a-token", proxy="http://127.0.0.1:9"),
+        "local": Client.local,
+    }
+    with scripted_workspace() as own:
+        own.reply("x", times=None)
+        for way, make in ways.items():
+            with make() as client:
+                assert client.endpoint("m").chat(way).text == "x"
+                assert client.agent(url="https://my-agent-1.aws.databricksapps.com").respond(way).text == "x"
+        with Client(scripted.host, scripted.token) as client:  # a host on this machine is called as it is
+            scripted.reply("y")
+            assert client.endpoint("m").chat("hi").text == "y"
+        assert {call.prompt for call in own.calls} == ways.keys()
+        assert {call.endpoint for call in own.calls} == {"m", "my-agent-1"}
 
 
 def test_scopes_keep_tasks_that_run_at_once_apart(scripted: Scripted) -> None:
