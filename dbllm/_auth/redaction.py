@@ -17,7 +17,7 @@ from ..errors import APIError, Raw
 SECRETS = frozenset({"token", "password", "client_secret", "azure_client_secret", "google_credentials"})
 ADDRESSES = frozenset({"host", "discovery_url", "metadata_service_url"})
 _SHORTEST = 8  # characters; shorter header values are no secrets, and would be found everywhere
-_SECRET_NAME = re.compile(r"token|secret|passw|api_?key|signature|credential|assertion|^(sig|code)$", re.IGNORECASE)
+_CREDENTIAL = "token|secret|passw|api_?key|signature|credential|assertion|^(sig|code)$"
 
 # Tokens of Databricks (personal access, OAuth refresh, OAuth secret), JSON web tokens, and some of model providers.
 _PREFIX = "dapi|dkea|dose|doau"
@@ -241,7 +241,7 @@ class Redaction(_Redacted):
         if self._forms is None:
             secrets = {word for part in self._parts for name in part for word in _secret_words(name, part[name])}
             for name, _, value in (pair.partition("=") for pair in self._path.partition("?")[2].split("&")):
-                secrets |= {value, unquote_plus(value)} if _SECRET_NAME.search(name) else set()
+                secrets |= {value, unquote_plus(value)} if re.search(f"(?i){_CREDENTIAL}", name) else set()
             with suppress(ValueError, RecursionError):
                 secrets |= set(_secret_fields(json.loads(self._body or b"null")))
             forms = {form for secret in secrets if len(secret) >= _SHORTEST for form in _encodings(secret)}
@@ -272,14 +272,14 @@ def _secret_fields(value: Any, name: str = "") -> Iterator[str]:
     if isinstance(value, (dict, list)):
         for key, item in value.items() if isinstance(value, dict) else ((name, item) for item in value):
             yield from _secret_fields(item, key)
-    elif isinstance(value, str) and _SECRET_FIELD.search(name) and not value.startswith("{{secrets/"):
+    elif isinstance(value, str) and re.search(_SECRET_FIELD, name) and not value.startswith("{{secrets/"):
         yield from (value, *value.split())
         if name == "bytes_value":
             with suppress(ValueError):
                 yield base64.b64decode(value).decode("latin-1")
 
 
-_SECRET_FIELD = re.compile(rf"{_SECRET_NAME.pattern}|_plaintext$|^(string|bytes)_value$", re.IGNORECASE)
+_SECRET_FIELD = rf"(?i){_CREDENTIAL}|_plaintext$|^(string|bytes)_value$"  # compiled once it is asked for
 
 
 def _encodings(secret: str) -> set[str]:

@@ -73,7 +73,7 @@ def header_lines(fields: RawHeaders) -> bytes:
     return b"".join([b"%s: %s\r\n" % field for field in fields])
 
 
-@dataclass(slots=True)  # not frozen: to make one would take three times as long
+@dataclass(slots=True, eq=False)  # not frozen: to make one would take three times as long
 class HttpRequest:
     """One HTTP request, ready to send. `deadline` is on the backend's clock, the others are seconds.
 

@@ -23,9 +23,7 @@ Verify = bool | str | os.PathLike[str] | ssl.SSLContext
 ProxyLike = str | httpx.Proxy
 Cert = str | tuple[str, str] | tuple[str, str, str]
 
-_SPEAKS_HTTP = re.compile(
-    r"wrong.version.number|record.layer.failure|http.request|unknown.protocol|packet.length", re.I
-)
+_SPEAKS_HTTP = "(?i)wrong.version.number|record.layer.failure|http.request|unknown.protocol|packet.length"
 _ADVICE = (  # what OpenSSL says, and what to do
     ("certificate has expired", "The server's certificate, or one of its issuers', has expired: its owner must renew it"
      " (if it is valid, this machine's clock is wrong)."),
@@ -36,13 +34,13 @@ _ADVICE = (  # what OpenSSL says, and what to do
      "SSL_CERT_FILE to that file (REQUESTS_CA_BUNDLE is not read), or use verify='system'."),
     ("certificate.required|handshake.failure|alert.*(certificate|unknown.ca|access.denied)", "The server wants a "
      "client certificate, or another than the one shown: pass cert=(certificate file, key file)."),
-    (_SPEAKS_HTTP.pattern, "The server speaks http on this port, not https: check the port and the scheme."),
+    (_SPEAKS_HTTP, "The server speaks http on this port, not https: check the port and the scheme."),
 )  # fmt: skip
 
 
 def tls_advice(said: str, proxy_scheme: str = "") -> str:
     """What to do about a failed TLS handshake, by the words of the error; "" if it is about something else."""
-    if proxy_scheme == "https" and _SPEAKS_HTTP.search(said):
+    if proxy_scheme == "https" and re.search(_SPEAKS_HTTP, said):
         return "The proxy's address begins with https://, and the proxy seems to speak http: write http:// instead."
     return next((advice for words, advice in _ADVICE if re.search(words, said, re.IGNORECASE)), "")
 

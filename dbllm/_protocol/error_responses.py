@@ -43,13 +43,13 @@ _MEANINGS = {  # what codes in words mean: without "_error" and "_exceeded" at t
     503: "temporarily_unavailable unavailable service_unavailable overloaded",
     504: "deadline timeout upstream_timeout",
 }
-_OVERFLOW = re.compile(
-    r"context_length_exceeded|context.?(window|length).?exceeded|maximum context (length|size)|prompt is too long"
+# Compiled when it is first asked for: most programs never see an error.
+_OVERFLOW = (
+    r"(?is)context_length_exceeded|context.?(window|length).?exceeded|maximum context (length|size)|prompt is too long"
     r"|exceeds?\b.{0,60}\bcontext (length|window|limit|size)|context (length|window|limit)\b.{0,60}\bexceed"
     r"|input (is )?too (long|many tokens)|too many (input )?tokens"
     r"|\b(input|prompt)\b.{0,60}(token|length).{0,60}\bexceed"
-    r"|`?inputs?`? tokens \+ .{0,40}must be",
-    re.IGNORECASE | re.DOTALL,
+    r"|`?inputs?`? tokens \+ .{0,40}must be"
 )
 _CODES = ("error_code", "errorCode", "code", "type", "scimType")
 _TEXTS = ("message", "error_description", "errorSummary", "detail", "msg")
@@ -89,7 +89,7 @@ def status_error(raw: Raw, *, wall: float, url: str = "") -> APIStatusError:
 
 def _class_of(status: int, text: str) -> type[APIStatusError] | None:
     kind = _CLASSES.get(status) or (errors.InternalServerError if 500 <= status < 600 else None)
-    return errors.ContextOverflowError if kind is errors.BadRequestError and _OVERFLOW.search(text) else kind
+    return errors.ContextOverflowError if kind is errors.BadRequestError and re.search(_OVERFLOW, text) else kind
 
 
 def answer_error(raw: Raw) -> APIError | None:

@@ -28,7 +28,7 @@ EVENTS = "text/event-stream"
 process_hooks: list[Hooks] = []  # what is told of the calls of all clients of this process
 
 
-@dataclass(slots=True)  # not frozen: see `HttpRequest`
+@dataclass(slots=True, eq=False)  # not frozen: see `HttpRequest`
 class Call:
     """One logical call, however many attempts it takes. `deadline` is on the backend's clock."""
 
@@ -66,7 +66,7 @@ class Call:
         return self.path.split("?", 1)[0]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class OpenStream(CallInfo):
     """A stream, read up to its first event; or a whole answer, from a server that does not stream."""
 
