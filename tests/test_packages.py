@@ -52,7 +52,6 @@ LENT = {
     "spark.worker": {"_transport.limits", "_transport.adaptive"},  # each task's share, as bulk's scheduler keeps it
     "local.gateway.gateway": {"_protocol.sse"},  # a provider's stream is read by the decoder of the core
     "otel": {"_transport.call"},  # the hooks of all clients of a process
-    "otel": {"_transport.hooks"},  # the hooks of all clients of a process
     # a recording sees what every client of the process sends, and a replay answers it
     "testing.own_clients": {"_client", "_auth.local_workspace", "_backends", "_transport.transport"},
     "langchain.tools": {"_protocol.structured_output"},  # what is strict, is strict in the same way
@@ -78,6 +77,7 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "model services, Responses on models, agents on Apps, route-optimised endpoints, tags, fallbacks, httpx2": 1450,
     "whatever was sent and may be secret is taken out of errors, tracebacks and logs": 217,
     "mistakes: other libraries' names, and what to do instead": 375,
+    "how long an attempt waited for a connection": 8,
     "hooks of calls, streams, retries and tokens; middleware; a log by parts": 360,
     "a chat or a response without any event is no answer, though it ends with [DONE]": 6,
     "interrupts leave no socket and no module in part; parsers take linear time; each choice ends by itself": 325,

@@ -62,8 +62,8 @@ class ConnectionLimiter:
         self._waiting: dict[Any, Signal] = {}
         self._holders: dict[int, ref[Any]] = {}  # by identity
 
-    async def acquire(self, holder: object, timeout: float | None) -> bool:
-        """Whether a permit came in time."""
+    async def acquire(self, holder: object, timeout: float | None, request: HttpRequest | None = None) -> bool:
+        """Whether a permit came in time; `request` is told how long it had to wait."""
         try:
             with self._lock:
                 if len(self._holders) < self._limit and not self._waiting:
@@ -71,7 +71,11 @@ class ConnectionLimiter:
                     return True
                 event = self._waiting[holder] = self._context.event()
                 self._waits[0] += 1
-            if await self._context.wait(event, timeout):
+            began = self._context.clock()
+            came = await self._context.wait(event, timeout)
+            if request is not None:
+                request.queued += self._context.clock() - began
+            if came:
                 return True
         except BaseException:
             self.release(holder)
@@ -140,7 +144,7 @@ class Exchange:
         pool = self._pool
         left = out.deadline - pool.context.clock()
         patience = left if out.queue is None else min(left, out.queue)
-        if left <= 0 or not await pool.limiter.acquire(self, None if patience == FOREVER else patience):
+        if left <= 0 or not await pool.limiter.acquire(self, None if patience == FOREVER else patience, out):
             hint = "More calls are under way than max_connections allows: raise it, or send fewer at a time."
             raise APITimeoutError(f"no free connection within {max(0.0, patience):.1f} s", hint=hint, sent=False)
         if pool.closed:

@@ -90,6 +90,7 @@ class HttpRequest:
     fresh: bool = False  # not over a connection that was kept alive
     redactor: Callable[..., Any] = field(default=lambda path, body: str, repr=False)
     _redaction: Any = field(default=None, repr=False)
+    queued: float = 0.0  # how long it waited for a connection
 
     @property
     def redaction(self) -> Any:

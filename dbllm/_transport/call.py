@@ -54,6 +54,7 @@ class Call:
     idempotent: bool = False  # a POST with an id that the server knows: sent again, it does nothing new
     waited: float = 0.0  # seconds that the current attempt waited for the client's limits
     limit: int | None = None  # how many calls at once these allowed then
+    queued: float = 0.0  # seconds that an attempt that failed waited for a connection
 
     @property
     def retried_as(self) -> str:

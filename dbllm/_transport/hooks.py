@@ -68,6 +68,7 @@ class Attempt(PublicPickle):
         waited: seconds that it waited before for the client's `Limits`.
         limit: how many calls at once these allowed then; None if they do not say.
         request: the call that it is part of.
+        queued: seconds of `seconds` that it waited for a connection: `max_connections` others were under way.
     """
 
     method: str
@@ -82,6 +83,7 @@ class Attempt(PublicPickle):
     waited: float = 0.0
     limit: int | None = None
     request: RequestInfo | None = field(default=None, repr=False, compare=False)
+    queued: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +310,8 @@ class Observers:
                 raw: Raw | None = source.raw
                 status, request_id = (raw.status or None, raw.request_id) if raw else (None, None)
                 said = (call.method, call.logged, call.attempt, self._backend.clock() - began, status, request_id)
-                attempt = Attempt(*said, error, wait, call.hedge, call.waited, call.limit, request)
+                queued = call.queued if info is None else getattr(info.request, "queued", 0.0)
+                attempt = Attempt(*said, error, wait, call.hedge, call.waited, call.limit, request, queued)
                 await self.tell("on_attempt", attempt)
                 if wait is not None:
                     await self.tell("on_retry", attempt)

@@ -241,6 +241,7 @@ class Transport:
     def _may_renew(self, call: Call, error: BaseException, request: HttpRequest | None, auth: Auth, sent: Sent) -> bool:
         """Take what is secret out of an attempt's error: whether what was sent had expired, and others may be had."""
         if request is not None and isinstance(error, APIError):
+            call.queued = request.queued
             name_server(error, call.origin or self.host, call.timeout.connect, call.timeout.total)
             request.redaction.error(error)
         hide_frames(error)

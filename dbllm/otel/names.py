@@ -87,6 +87,7 @@ TOKENS = {
 }
 EMBEDDINGS_TOKENS = "gen_ai.client.embeddings.operation.input_tokens"
 RETRIES = "dbllm.client.retries"
+CONNECTION_WAIT = "dbllm.client.connection.wait.duration"
 LIMITS_WAIT = "dbllm.client.limits.wait.duration"
 LIMITS_CHANGES = "dbllm.client.limits.changes"
 LIMITS_CONCURRENCY = "dbllm.client.limits.concurrency"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import _thread
 import gc
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -35,38 +35,56 @@ from dbllm.otel import names
 from dbllm.otel.content import input_messages, output_messages
 
 _ANSWERS = (AsyncStream, ChatCompletion, Completion, Embeddings, Predictions, Response)
+_TOKENS = [names.USAGE[field] for field in names.TOKENS]
 _SUPPRESSED = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
 
 
 class _Totals:
-    """A counter that is read when metrics are collected: to count costs a call little then."""
+    """Counters that are read when metrics are collected: to count costs a call little then.
 
-    def __init__(self) -> None:
+    Args:
+        meter: it has one of these, however often telemetry is turned on.
+        names: of the counters, which have one set of attributes.
+        unit: of all.
+    """
+
+    def __init__(self, meter: metrics.Meter, names: Sequence[str], unit: str) -> None:
         self._lock = threading.Lock()
-        self._sums: dict[tuple[tuple[str, Any], ...], int] = {}
+        self._sums: dict[tuple[Any, ...], list[int]] = {}
+        self._empty = [0] * len(names)
+        for place, name in enumerate(names):
+            meter.create_observable_counter(name, [partial(self._observe, place)], unit)
 
-    def add(self, count: int, attributes: dict[str, Any]) -> None:
-        """Count."""
-        key = tuple(attributes.items())
+    def add(self, attributes: dict[str, Any], *counts: int | None) -> None:
+        """Count, in the order of the names; None is nothing."""
+        key = (*attributes, *attributes.values())
         with self._lock:
-            self._sums[key] = self._sums.get(key, 0) + count
+            sums = self._sums.get(key)
+            if sums is None:
+                sums = self._sums[key] = self._empty.copy()
+            for place, count in enumerate(counts):
+                if count:
+                    sums[place] += count
 
-    def observe(self, _: metrics.CallbackOptions) -> list[metrics.Observation]:
+    def _observe(self, place: int, _: metrics.CallbackOptions) -> list[metrics.Observation]:
         """What has been counted until now."""
         with self._lock:
-            return [metrics.Observation(total, dict(key)) for key, total in self._sums.items()]
+            found = [(key, sums[place]) for key, sums in self._sums.items() if sums[place]]
+        return [
+            metrics.Observation(total, dict(zip(key[: len(key) // 2], key[len(key) // 2 :], strict=True)))
+            for key, total in found
+        ]
 
 
-_by_meter: WeakKeyDictionary[Any, dict[str, _Totals]] = WeakKeyDictionary()
+_by_meter: WeakKeyDictionary[Any, dict[tuple[str, ...], _Totals]] = WeakKeyDictionary()
 
 
-def _totals(meter: metrics.Meter, name: str, unit: str) -> _Totals:
-    """The totals of this name: one for each meter, however often telemetry is turned on."""
+def _totals(meter: metrics.Meter, unit: str, *names: str) -> _Totals:
+    """The totals of these names: one for each meter, however often telemetry is turned on."""
     known = _by_meter.setdefault(meter, {})
-    if name not in known:
-        known[name] = _Totals()
-        meter.create_observable_counter(name, [known[name].observe], unit)
-    return known[name]
+    if names not in known:
+        known[names] = _Totals(meter, names, unit)
+    return known[names]
 
 
 class _Observed:
@@ -99,11 +117,12 @@ class Telemetry:
         self._request_duration = histogram(names.REQUEST_DURATION, "s", "Duration of another request.")
         self._first_chunk = histogram(names.TIME_TO_FIRST_CHUNK, "s", "Time to the first event of a stream.")
         self._wait = histogram(names.LIMITS_WAIT, "s", "Time that an attempt waited for the client's Limits.")
+        self._queue = histogram(names.CONNECTION_WAIT, "s", "Time that an attempt waited for a connection.")
         self._embeddings_tokens = histogram(
             names.EMBEDDINGS_TOKENS, "{token}", "Input tokens of a call for embeddings."
         )
-        self._tokens = {field: _totals(meter, name, "{token}") for field, name in names.TOKENS.items()}
-        self._retries = _totals(meter, names.RETRIES, "{retry}")
+        self._tokens = _totals(meter, "{token}", *names.TOKENS.values())
+        self._retries = _totals(meter, "{retry}", names.RETRIES)
         self._changes = meter.create_counter(names.LIMITS_CHANGES, "{change}", "Changes of an adaptive limit.")
         self._concurrency = meter.create_gauge(names.LIMITS_CONCURRENCY, "{call}", "Calls at once that are allowed.")
         self._limits: dict[tuple[str, str], int] = {}
@@ -129,7 +148,8 @@ class Telemetry:
         self._collecting = phase == "start"
 
     def _begin(self, request: RequestInfo) -> None:
-        if context.get_value(_SUPPRESSED):
+        around = context.get_current()
+        if around.get(_SUPPRESSED):
             return
         address, port = _address(request.host)
         if request.operation == "request":
@@ -147,12 +167,12 @@ class Telemetry:
             names.PORT: port,
         }
         key = names.EMBEDDING_CONTEXT if request.operation == "embed" else names.INFERENCE_CONTEXT
-        said = {**attributes, **_parameters(request.body or {})}
+        said = attributes | _parameters(request.body or {})
         if request.stream:
             said[names.STREAM] = True
         if operation == "invoke_agent":
             said[names.AGENT] = request.name
-        if (outer := context.get_value(key)) is not None:
+        if (outer := around.get(key)) is not None:
             request.notes[self] = _Observed(None, said, outer)
             return
         span = self._tracer.start_span(f"{operation} {request.name}", kind=SpanKind.CLIENT, attributes=said)
@@ -210,9 +230,8 @@ class Telemetry:
         self._duration.record(response.seconds, attributes, within)
         if response.first_event is not None:
             self._first_chunk.record(response.first_event, attributes, within)
-        for field, counter in self._tokens.items():
-            if count := said.get(names.USAGE[field]):
-                counter.add(count, attributes)
+        if usage is not None:
+            self._tokens.add(attributes, *map(said.get, _TOKENS))
 
     def _attempt(self, attempt: Attempt) -> None:
         observed = attempt.request.notes.get(self) if attempt.request is not None else None
@@ -222,6 +241,8 @@ class Telemetry:
             return
         if attempt.waited > 0:
             self._wait.record(attempt.waited, observed.attributes, observed.within)
+        if attempt.queued > 0:
+            self._queue.record(attempt.queued, observed.attributes, observed.within)
         if observed.span.is_recording():
             observed.span.add_event(names.ATTEMPT, _event(attempt))
 
@@ -239,7 +260,7 @@ class Telemetry:
     def _retry(self, attempt: Attempt) -> None:
         observed = attempt.request.notes.get(self) if attempt.request is not None else None
         if observed is not None and observed.span is not None:
-            self._retries.add(1, {**observed.attributes, names.ERROR: _error_type(attempt.error)})
+            self._retries.add({**observed.attributes, names.ERROR: _error_type(attempt.error)}, 1)
 
     def _token_refresh(self, refresh: TokenRefresh) -> None:
         span = trace.get_current_span()
@@ -283,13 +304,15 @@ def _address(host: str) -> tuple[str, int]:
 
 def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
     said: dict[str, Any] = {}
-    for name in body.keys() & names.REQUEST.keys():
-        if isinstance(value := body[name], (int, float, str)):
-            said[names.REQUEST[name]] = value
-    if isinstance(stop := body.get("stop"), (list, tuple)) and all(isinstance(each, str) for each in stop):
-        said[names.STOP] = tuple(stop)
-    if isinstance(dimensions := body.get("dimensions"), int):
-        said[names.DIMENSIONS] = dimensions
+    for name, value in body.items():
+        if (known := names.REQUEST.get(name)) is not None:
+            if isinstance(value, (int, float, str)):
+                said[known] = value
+        elif name == "stop":
+            if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
+                said[names.STOP] = tuple(value)
+        elif name == "dimensions" and isinstance(value, int):
+            said[names.DIMENSIONS] = value
     return said
 
 
@@ -345,6 +368,10 @@ def _event(attempt: Attempt) -> dict[str, Any]:
             said[names.REQUEST_ID] = attempt.request_id
     if attempt.wait is not None:
         said["wait"] = attempt.wait
+    if attempt.waited:
+        said["waited"] = attempt.waited
+    if attempt.queued:
+        said["queued"] = attempt.queued
     if attempt.hedge:
         said["hedge"] = True
     return said

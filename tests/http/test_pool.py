@@ -63,7 +63,7 @@ async def test_max_connections_holds_under_two_hundred_calls_at_once(make, serve
 
 @pytest.mark.parametrize("mode", ["asyncio"])
 async def test_without_the_gate_that_limit_would_not_hold(make, serve, mode, monkeypatch):
-    async def open_to_all(self: ConnectionLimiter, holder: Any, timeout: float | None) -> bool:
+    async def open_to_all(self: ConnectionLimiter, holder: Any, timeout: float | None, _request: Any = None) -> bool:
         return True
 
     monkeypatch.setattr(ConnectionLimiter, "acquire", open_to_all)

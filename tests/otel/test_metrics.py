@@ -7,6 +7,9 @@ import threading
 import time
 from typing import Any
 
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import httpx
 import pytest
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -65,6 +68,42 @@ async def test_waiting_for_the_limits_and_limits_that_change_are_measured(make, 
     assert sums(found[names.LIMITS_CHANGES]) >= 1
     (allowed,) = found[names.LIMITS_CONCURRENCY]
     assert allowed.value >= 1
+
+
+async def test_waiting_for_a_connection_is_measured_also_where_none_came_free(make, serve, mode, seen):
+    if mode == "sync":
+        pytest.skip(
+            "plain code has one call at a time in a thread; its threads share the limiter that is looked at here"
+        )
+    let_go = threading.Event()
+
+    def slow(peer: Peer) -> None:
+        while peer.request():
+            let_go.wait(60)
+            peer.answer(chat_answer())
+
+    told: list[dbllm.Attempt] = []
+    server = serve(slow)
+    async with make(server.host, max_connections=1, on_attempt=told.append) as client:
+        chat = client.endpoint("ep", task="chat").chat
+        async with anyio.create_task_group() as group:
+            group.start_soon(chat, "first")
+            await anyio.to_thread.run_sync(server.wait_arrived)
+            with pytest.raises(dbllm.APITimeoutError, match="no free connection within"):
+                await chat("in vain", timeout=dbllm.Timeout(queue=0.01), retry=dbllm.Retry(attempts=1))
+            group.start_soon(chat, "second")
+            while client.stats().waiting == 0:
+                await anyio.lowlevel.checkpoint()
+            let_go.set()
+        await chat("third")
+    (in_vain,) = [attempt for attempt in told if attempt.error]
+    others = [attempt.queued for attempt in told if not attempt.error]
+    assert in_vain.queued >= 0.009
+    assert (sorted(others)[:2], max(others) > 0) == ([0, 0], True)
+    points = seen.metrics()[names.CONNECTION_WAIT]
+    assert sum(point.count for point in points) == 2
+    events = [dict(event.attributes) for span in seen.spans for event in span.events]
+    assert sum("queued" in event for event in events) == 2
 
 
 class Hanging(SpanExporter):

@@ -257,7 +257,7 @@ def without_the_look_at_the_process(patch: pytest.MonkeyPatch) -> None:
 def without_the_limit_of_connections(patch: pytest.MonkeyPatch) -> None:
     from dbllm._http.pool import ConnectionLimiter
 
-    async def at_once(self: Any, holder: Any, timeout: float | None) -> bool:
+    async def at_once(self: Any, holder: Any, timeout: float | None, _request: Any = None) -> bool:
         self.holders.add(holder)
         return True
 
