@@ -37,6 +37,10 @@ TWINS = {  # names that two modules define on purpose: the modules, and the one 
         "local.gateway.anthropic local.gateway.cohere local.invocation.agent",
         "tokens in a wire format's words",
     ),
+    "respond": (
+        "cli.models spark.functions",
+        "a verb of the clients: run by the command, done for each row of a table",
+    ),
     **dict.fromkeys(
         ("chat", "complete", "embed", "predict"),
         (

@@ -312,7 +312,12 @@ class ModelHandle(NamesOurs):
         """The verbs that the endpoint does; none if looking it up is forbidden."""
         if self._ref.kind:
             return VERBS[self._ref.kind]
-        learned = await self._learn(self._options, self._options.deadline(self._transport.backend.clock))
+        deadline = self._options.deadline(self._transport.backend.clock)
+        try:
+            learned = await self._learn(self._options, deadline)
+        except APIStatusError as error:
+            await self._explain("complete", error, deadline)
+            raise
         return (learned.verbs or (VERBS[learned.kind] if learned.kind else ())) if learned else ()
 
     async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:

@@ -9,6 +9,10 @@ from typing import Any
 from ..errors import PublicPickle
 
 
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointStats(PublicPickle):
     """What has been counted of an endpoint, since its client was made. A stream counts up to its first event.
@@ -42,7 +46,8 @@ class EndpointStats(PublicPickle):
 
     def __str__(self) -> str:
         classes = ", ".join(f"{count} {kind}" for kind, count in self.failures.items())
-        text = f"{self.calls} calls, {self.failed} failed; {self.attempts} attempts, {self.retries} retries"
+        attempts, retries = _counted(self.attempts, "attempt", "attempts"), _counted(self.retries, "retry", "retries")
+        text = f"{_counted(self.calls, 'call', 'calls')}, {self.failed} failed; {attempts}, {retries}"
         text += f"; failed attempts: {classes}" if classes else ""
         more = {"retries denied": self.denied, "calls refused": self.refused, "hedges": self.hedges}
         return text + "".join(f"; {what}: {count}" for what, count in more.items() if count)

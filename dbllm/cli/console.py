@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import os
 import re
+import select
 import shutil
+import stat
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +27,11 @@ if TYPE_CHECKING:
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-LEAST_WIDTH = 12
-"""Letters that a table's column beside the names has; on a narrower terminal it is a list."""
+PIPE_SECONDS = 1.0
+"""Seconds that a pipe beside an argument may be silent before it is told that it is waited for."""
+
+LEAST_WIDTH = 5
+"""Letters that a table's column beside the names has at least."""
 
 
 def prepare_streams() -> None:
@@ -83,51 +89,49 @@ def wrapped(text: str, stream: TextIO, indent: str = "") -> str:
     return "\n".join("\n".join(lines) for lines in folded)
 
 
+class _Line:
+    """Whether the terminal's last line, which is part of an answer, has not ended yet."""
+
+    open = False
+
+
+def end_line() -> None:
+    """End the line of a streamed answer on the terminal, so that what comes stands on a line of its own."""
+    if _Line.open and sys.stderr.isatty():
+        with suppress(OSError):
+            write("")
+
+
 def note(text: str, color: str = "") -> None:
     """Write a line to the standard error."""
+    end_line()
     text = wrapped(text, sys.stderr)
     with suppress(OSError):  # nobody can be told
         typer.echo(colored(text, color, sys.stderr) if color else text, err=True)
 
 
-# What the SDK says in Python's words, and how a terminal says it.
-_WORDS = [
-    (re.compile(pattern), words)
-    for pattern, words in (
-        (r"\bthe argument (--[\w-]+)", r"\1"),
-        (r"^Timeout: total (must)", r"--timeout \1"),
-        (r"^timeout (must be seconds), a number, or a dbllm\.Timeout", r"--timeout \1"),
-        (r"Pass token=, set DATABRICKS_TOKEN", "Set DATABRICKS_TOKEN"),
-        (r"Set DATABRICKS_TOKEN, pass token=, or", "Set DATABRICKS_TOKEN, or"),
-        (r"use client\.agent\((.*?)\)( for it)?", r"agents are called from Python, as client.agent(\1)"),
-        (r"client\.endpoints\.list\(\)( has them)?", r"`dbllm endpoints list`\1"),
-        (r"call client\.endpoint\('(.*?)'\)", r"name the endpoint, \1"),
-        (r"client\.endpoint\('(.*?)'\)", r"the endpoint \1"),
-        (r" The text received so far is in error\.partial_text; call again", " Call again"),
-        (r"\b(chat|complete|embed|predict)\(\)", r"`dbllm \1`"),
-    )
-]
-
-
-def in_terminal_words(text: str) -> str:
-    """What the SDK says, with a command's options and commands in place of Python's arguments and methods."""
-    for option in ("host", "profile", "timeout", "stop", "cluster_id"):
-        named = f"--{option.replace('_', '-')}"
-        text = re.sub(rf"(?<![\w?&]){option}=(?=[\w'\"])", f"{named} ", text)
-        text = re.sub(rf"(?<![\w?&]){option}=", named, text)
-    for pattern, words in _WORDS:
-        text = pattern.sub(words, text)
-    return text
-
-
 def print_error(error: object) -> None:
-    """One line on the standard error, red on a terminal. An OSError is a file's, or else the standard output's."""
+    """One line on the standard error, red on a terminal, in the terminal's words.
+
+    An OSError is a file's, or else the standard output's.
+    """
+    from dbllm.cli.words import in_terminal_words  # here: no command needs it that does not fail
+
     if isinstance(error, OSError) and error.filename:
         error = f"{error.filename}: {error.strerror}."
     elif isinstance(error, OSError):
         reason = error.strerror or type(error).__name__
         error = f"the standard output cannot be written: {reason}. Redirect it to a file, or to {os.devnull}."
+    else:
+        unreached = any(one.__name__ == "APIConnectionError" for one in type(error).__mro__)  # without importing it
+        advice = " `dbllm doctor` shows how far a call gets." if unreached else ""
+        error = in_terminal_words(str(error)) + advice
     note(f"dbllm: {printable(' '.join(str(error).split()))}", typer.colors.RED)
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: 1 call, 2 calls."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def join_surrogates(text: str, *, lone: str = "surrogatepass") -> str:
@@ -137,8 +141,18 @@ def join_surrogates(text: str, *, lone: str = "surrogatepass") -> str:
 
 def write(text: str, *, end: str = "\n") -> None:
     """Write text at once: to a terminal without control characters, elsewhere as it is."""
-    sys.stdout.write((printable(text) if sys.stdout.isatty() else text) + end)
+    shown = sys.stdout.isatty()
+    text = (printable(text) if shown else text) + end
+    sys.stdout.write(text)
     sys.stdout.flush()
+    if text:
+        _Line.open = shown and not text.endswith("\n")
+
+
+def end_text(rest: str = "") -> None:
+    """End a text that was written in pieces; on a terminal its line may have ended for a note."""
+    if rest or _Line.open or not sys.stdout.isatty():
+        write(rest)
 
 
 def write_bytes(data: bytes) -> None:
@@ -181,19 +195,21 @@ def show(value: object, titles: Sequence[str], rows: Sequence[Sequence[object]],
     from rich.text import Text
 
     console = rich_console()
-    longest = max([0, *(len(row[0]) for row in cells)])
-    if longest + LEAST_WIDTH * (len(titles) - 1) > console.width:  # the name on a line of its own, and the rest below
+    # A name that is cut or folded is no name, nor is a state or a task: no column is narrower than its longest word.
+    columns = list(zip(*cells, strict=True)) or [()] * len(titles)
+    least = [max(map(len, columns[0]), default=0)]
+    least += [max([LEAST_WIDTH, *(len(word) for cell in column for word in cell.split())]) for column in columns[1:]]
+    least = [max(len(title), width) for title, width in zip(titles, least, strict=True)]
+    if sum(least) + 2 * (len(titles) - 1) > console.width:  # the name on a line of its own, and the rest below
+        indent: Any = {"initial_indent": "  ", "subsequent_indent": "  "}
         for row in cells:
             rest = "  ".join(filter(None, row[1:]))
-            write(
-                "\n".join(
-                    [row[0], *textwrap.wrap(rest, console.width - 2, initial_indent="  ", subsequent_indent="  ")]
-                )
-            )
+            whole = textwrap.wrap(rest, console.width, break_on_hyphens=False, break_long_words=False, **indent)
+            write("\n".join([row[0], *whole]))
         return
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(titles))
-    for place, title in enumerate(titles):  # the first column is a name, and one that is cut or folded is no name
-        table.add_column(title, overflow="fold", no_wrap=place == 0)
+    for place, title in enumerate(titles):
+        table.add_column(title, overflow="fold", no_wrap=place == 0, min_width=least[place])
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))  # no markup: a name may hold brackets
     console.print(table)
@@ -263,6 +279,49 @@ def decode_text(data: bytes, source: str) -> str:
         raise ValueError(f"{source} is no text in {encoding} (at byte {error.start}): save it as UTF-8.") from None
     if "\0" in text:
         raise ValueError(f"{source} has NUL characters, as UTF-16 without a byte order mark has: save it as UTF-8.")
+    return text
+
+
+def read_pipe() -> str:
+    """What was piped in beside an argument, or "" where nothing was; without the line end that `echo` adds.
+
+    A terminal is not read, nor a file that somebody read from before (the loop `while read … done < file`).
+
+    Raises:
+        ValueError: it is no text.
+    """
+    try:
+        if sys.stdin.isatty() or not _has_text_for_us(sys.stdin.fileno()):
+            return ""
+    except OSError:  # it is closed, or not of the system's
+        if not isinstance(getattr(sys.stdin, "buffer", None), io.BytesIO):
+            return ""
+    text = decode_text(sys.stdin.buffer.read(), "the standard input")
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _has_text_for_us(number: int) -> bool:
+    kind = os.fstat(number).st_mode
+    if stat.S_ISREG(kind):
+        return os.lseek(number, 0, os.SEEK_CUR) == 0
+    if not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
+        return False  # /dev/null, for one
+    if os.name == "posix" and not select.select([number], [], [], PIPE_SECONDS)[0]:
+        note("Reading the standard input, a pipe, until it ends; </dev/null leaves it out.")
+    return True
+
+
+def with_pipe(words: str | None, what: str) -> str:
+    """A text of an argument, then an empty line and what was piped in; "-" stands for the pipe alone, as None does.
+
+    Raises:
+        ValueError: there is no text at all, or it cannot be read; `what` is the argument's name.
+    """
+    if words is None or words == "-":
+        return read_stdin()
+    text = "\n\n".join(filter(None, (words, read_pipe())))
+    if not text:
+        raise ValueError(f"{what} is empty, and nothing was sent. Give it a text, or pipe one in.")
     return text
 
 

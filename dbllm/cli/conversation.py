@@ -50,7 +50,7 @@ def print_stream(chunks: Stream[Any, Any], *, as_json: bool) -> None:
             console.write(text.removesuffix(half), end="")
     finally:
         if not as_json:  # after an error too, so that its line stands alone
-            console.write(half)
+            console.end_text(half)
 
 
 @dataclass
@@ -164,7 +164,7 @@ def converse(talk: Conversation) -> None:
             except KeyboardInterrupt:
                 console.note("(stopped; neither the question nor this answer is kept)")
             except (APIError, ValueError, OSError) as error:
-                console.print_error(console.in_terminal_words(str(error)) if not isinstance(error, OSError) else error)
+                console.print_error(error)
 
 
 def obey(talk: Conversation, command: str, words: str) -> None:
@@ -189,7 +189,7 @@ def obey(talk: Conversation, command: str, words: str) -> None:
         text = json.dumps(talk.history, ensure_ascii=False, indent=2) + "\n"
         with Path(words).expanduser().open("x", encoding="utf-8", errors="replace") as file:  # it replaces no file
             file.write(text)
-        console.note(f"saved: {len(talk.history)} messages in {words}")
+        console.note(f"saved: {console.counted(len(talk.history), 'message')} in {words}")
     else:
         raise ValueError(f"there is no /{command}; /help shows what there is. A space before it sends it as text.")
 

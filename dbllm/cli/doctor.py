@@ -77,18 +77,19 @@ def _show(finding: Finding) -> None:
 def examine(host: str | None, profile: str | None, endpoint: str | None) -> Iterator[Finding]:
     """The findings, one after another; what depends on something that failed is not tried."""
     from dbllm import Client, ConfigError, DbllmError, Retry
+    from dbllm.cli.words import in_terminal_words
 
     began = time.perf_counter()
     try:
         client = Client(host, profile=profile, retry=Retry(attempts=1), timeout=SECONDS)
     except ConfigError as error:
         advice = "Then run this again. `dbllm demo` shows dbllm without an account."
-        yield Finding("configuration", False, str(error), time.perf_counter() - began, advice)
+        yield Finding("configuration", False, in_terminal_words(str(error)), time.perf_counter() - began, advice)
         return
     with client:
         yield Finding("configuration", True, str(client.config), time.perf_counter() - began)
         for note in client.config.passed_over:
-            yield Finding("not used", True, note, 0.0)
+            yield Finding("not used", True, in_terminal_words(note), 0.0)
         for check, ask in _checks(client, endpoint):
             began = time.perf_counter()
             try:
@@ -98,6 +99,8 @@ def examine(host: str | None, profile: str | None, endpoint: str | None) -> Iter
             except OSError as error:
                 said, ok = f"{type(error).__name__}: {error.strerror or error}", False
                 advice = _advice(check, client.host, said)
+            if not ok:
+                said, advice = in_terminal_words(said), in_terminal_words(advice)
             yield Finding(check, ok, said, time.perf_counter() - began, advice)
             if not ok:
                 return
@@ -179,4 +182,4 @@ def _services(client: Client) -> str:
 
 def _listed(client: Client) -> str:
     names = [endpoint.name for endpoint in client.endpoints.list()]
-    return f"{len(names)} serving endpoints: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
+    return f"{console.counted(len(names), 'serving endpoint')}: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dbllm.cli import console
-from dbllm.cli.options import AsJson, Pair, client_command, pairs_option
+from dbllm.cli.options import AsJson, Group, Pair, client_command, pairs_option
 
 if TYPE_CHECKING:
     from dbllm import Client
@@ -23,7 +23,7 @@ Wait = Annotated[bool, typer.Option("--wait", help="Come back when it is ready."
 ToWait = Annotated[float | None, typer.Option("--timeout", help="Seconds.", show_default="300; 1200 to wait")]
 
 endpoints = typer.Typer(
-    name="endpoints", help="Make, change, watch and delete serving endpoints.", no_args_is_help=True
+    name="endpoints", cls=Group, help="Make, change, watch and delete serving endpoints.", no_args_is_help=True
 )
 
 
@@ -31,7 +31,11 @@ endpoints = typer.Typer(
 def list_all(client: Client, as_json: AsJson = False) -> None:
     """List the endpoints that you may see."""
     listed = client.endpoints.list()
-    rows = [(each.name, each.state_summary, each.task or "custom", each.creator or "") for each in listed]
+    usual = "/NOT_UPDATING" if sys.stdout.isatty() else ""  # which tells a person nothing; programs get it all
+    rows = [
+        (each.name, each.state_summary.removesuffix(usual), each.task or "custom", each.creator or "")
+        for each in listed
+    ]
     console.show(listed, ["Name", "State", "Task", "Creator"], rows, as_json=as_json)
 
 

@@ -20,7 +20,7 @@ from dbllm.cli.bulk import add_bulk
 from dbllm.cli.doctor import doctor
 from dbllm.cli.endpoints import endpoints
 from dbllm.cli.models import models
-from dbllm.cli.options import Pair, pairs_option, read_pair
+from dbllm.cli.options import Command, Group, Pair, pairs_option, read_pair
 from dbllm.cli.secrets import secrets
 from dbllm.cli.services import services
 
@@ -50,6 +50,7 @@ ASSIGNMENTS: dict[Shell, Callable[[str, str], str]] = {
 
 app = typer.Typer(
     name="dbllm",
+    cls=Group,
     help="Language models that Databricks serves.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -97,7 +98,7 @@ def _read_target(text: str) -> Pair:
     return pair
 
 
-@app.command()
+@app.command(cls=Command)
 def demo() -> None:
     """See each kind of call, with its code and its answer.
 
@@ -108,7 +109,7 @@ def demo() -> None:
     run()
 
 
-@app.command(short_help="Run a local workspace, until Ctrl-C.")
+@app.command(cls=Command, short_help="Run a local workspace, until Ctrl-C.")
 def up(
     host: Annotated[str, typer.Option(help="A loopback address; another one only with a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8765,
@@ -221,7 +222,7 @@ def _announce_workspace(workspace: Workspace) -> None:
 def _announce_drain(workspace: Workspace) -> None:
     if workspace.drain < 1 or not (names := workspace.open_requests):
         return
-    what = "1 open answer" if len(names) == 1 else f"{len(names)} open answers"
+    what = console.counted(len(names), "open answer")
     listed = ", ".join(dict.fromkeys(names))
     console.note(f"Waiting up to {workspace.drain:g} s for {what} ({listed}); Ctrl-C again ends at once.")
 
@@ -229,12 +230,13 @@ def _announce_drain(workspace: Workspace) -> None:
 def _print_request(entry: Entry) -> None:
     """One line on the standard error, as servers do; the standard output is for a shell to read."""
     moment = time.strftime("%H:%M:%S", time.localtime(entry.at))
-    tokens = "" if entry.tokens_in is None else f"  {entry.tokens_in} → {entry.tokens_out or 0} tokens"
+    made = console.counted(entry.tokens_out or 0, "token")
+    tokens = "" if entry.tokens_in is None else f"  {entry.tokens_in} → {made}"
     what = entry.endpoint or entry.path
     console.note(f"{moment}  {entry.status or 'cut'}  {entry.method} {what}{tokens}  {entry.seconds:.2f} s")
 
 
-@app.command(short_help="Print the variables by which clients find a running workspace.")
+@app.command(cls=Command, short_help="Print the variables by which clients find a running workspace.")
 def env(
     port: Annotated[int | None, typer.Option(help="Of which workspace.", show_default="the last one started")] = None,
     shell: Annotated[
@@ -251,7 +253,7 @@ def env(
         console.write(ASSIGNMENTS[shell](name, value))
 
 
-@app.command(short_help="Run a driver app, until Ctrl-C.")
+@app.command(cls=Command, short_help="Run a driver app, until Ctrl-C.")
 def serve(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL.gguf | module:function]", help="SmolLM2 when left out.")
@@ -278,4 +280,4 @@ add_bulk(app)
 app.add_typer(endpoints)
 app.add_typer(services)
 app.add_typer(secrets)
-app.command()(doctor)
+app.command(cls=Command)(doctor)

@@ -1,7 +1,8 @@
-"""The commands that call models: complete, chat, embed, predict.
+"""The commands that call models: complete, chat, respond, embed, predict.
 
-They print plain text (or JSON with --json), so that other programs can read them. The token comes from the
-environment or a profile, never from an option: other users of a machine can read a process's arguments.
+What is piped in follows the text that was given as an argument. They print plain text (or JSON with --json), so that
+other programs can read them. The token comes from the environment or a profile, never from an option: other users of a
+machine can read a process's arguments.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from dbllm.cli.conversation import Conversation, converse, greet, print_answer, 
 from dbllm.cli.options import Pair, client_command, pairs_option, read_pair
 
 if TYPE_CHECKING:
-    from dbllm import Client, DriverApp, Endpoint
+    from dbllm import Agent, Client, DriverApp, Endpoint
 
 OURS = frozenset(
     {"prompt", "messages", "input", "stop", "stream", "timeout", "retry", "headers", "extra_body", "tags", "progress"}
 )
 """Names that mean something to the SDK, so they cannot be parameters of the model."""
 
+
+APP = "apps/"
+"""What stands before the name of an app, as other clients write it."""
 
 ONE_REQUEST = 100
 """Texts that the SDK embeds with one request: a bar has nothing to show until it is answered."""
@@ -36,9 +40,18 @@ def read_param(text: str) -> Pair:
     Raises:
         typer.BadParameter: no `=`, or a name that is the SDK's.
     """
-    name, value = read_pair(text)
-    if name in OURS:
+    if (name := read_pair(text).name) in OURS:
         raise typer.BadParameter(f"{name!r} is no parameter of a model; see --help.")
+    return read_json_pair(text)
+
+
+def read_json_pair(text: str) -> Pair:
+    """`name=value`: a value that is JSON is that value, any other is text.
+
+    Raises:
+        typer.BadParameter: no `=`.
+    """
+    name, value = read_pair(text)
     try:
         return Pair(name, json.loads(value))
     except ValueError:
@@ -52,6 +65,9 @@ Param = Annotated[
 ]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="The longest answer.", min=1)]
 Temperature = Annotated[float | None, typer.Option("--temperature", help="0 is the least random.", min=0)]
+Tag = Annotated[
+    list[Pair] | None, pairs_option("A tag of the request, for the workspace's records of usage; may be repeated.")
+]
 Streamed = Annotated[
     bool | None, typer.Option("--stream/--no-stream", help="Print the answer as it comes.", show_default=False)
 ]
@@ -78,7 +94,9 @@ def read_params(param: list[Pair] | None, max_tokens: int | None, temperature: f
     return params
 
 
-def _check_target(first: str, second: str | None, driver_app: int | None, **_: object) -> None:
+def _check_target(first: str, second: str | None, driver_app: int | None, tag: list[Pair] | None, **_: object) -> None:
+    if driver_app is not None and tag:
+        raise typer.BadParameter("a driver app takes no tags.", param_hint="--tag")
     if driver_app is not None and second is not None:
         raise typer.BadParameter("an endpoint and --app were given: it is one or the other.", param_hint="--app")
     if driver_app is None and second is None and sys.stdin.isatty():
@@ -93,7 +111,7 @@ def complete(
     ],
     second: Annotated[
         str | None,
-        typer.Argument(metavar="PROMPT", help="The prompt; without one it is read from a pipe.", show_default=False),
+        typer.Argument(metavar="PROMPT", help="The prompt; what is piped in follows it.", show_default=False),
     ] = None,
     driver_app: Annotated[
         int | None, typer.Option("--app", metavar="PORT", help="Ask a driver app on this port, not an endpoint.")
@@ -105,6 +123,7 @@ def complete(
     temperature: Temperature = None,
     stop: Stop = None,
     param: Param = None,
+    tag: Tag = None,
     stream: Streamed = None,
     as_json: AsJson = False,
 ) -> None:
@@ -114,10 +133,10 @@ def complete(
     """
     target: Endpoint | DriverApp
     if driver_app is None:
-        target, prompt = client.endpoint(first), "-" if second is None else second
+        target, prompt = _tagged(client, tag).endpoint(first), second
     else:
         target, prompt = client.driver_app(driver_app, cluster), first
-    prompt, params = console.read_argument(prompt), read_params(param, max_tokens, temperature)
+    prompt, params = console.with_pipe(prompt, "PROMPT"), read_params(param, max_tokens, temperature)
     if stream:
         with target.stream_complete(prompt, stop=stop, **params) as chunks:
             print_stream(chunks, as_json=as_json)
@@ -137,13 +156,14 @@ def chat(
     name: Name,
     message: Annotated[
         str | None,
-        typer.Argument(metavar="MESSAGE", help="What to say; without one it is read from a pipe.", show_default=False),
+        typer.Argument(metavar="MESSAGE", help="What to say; what is piped in follows it.", show_default=False),
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     stop: Stop = None,
     param: Param = None,
+    tag: Tag = None,
     stream: Streamed = None,
     as_json: AsJson = False,
 ) -> None:
@@ -155,13 +175,64 @@ def chat(
     if stream is None:
         stream = not as_json
     params = read_params(param, max_tokens, temperature)
-    talk = Conversation(client.endpoint(name), stop, params, stream=stream, as_json=as_json)
+    talk = Conversation(_tagged(client, tag).endpoint(name), stop, params, stream=stream, as_json=as_json)
     talk.instruct(system or "")
     if message is not None or not sys.stdin.isatty():
-        talk.say(console.read_argument("-" if message is None else message))
+        talk.say(console.with_pipe(message, "MESSAGE"))
     else:
         greet(client, name)
         converse(talk)
+
+
+@client_command(models)
+def respond(
+    client: Client,
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="AGENT",
+            help="An endpoint that speaks Responses, apps/NAME for an app of Databricks Apps, or such an app's https://….",
+        ),
+    ],
+    message: Annotated[
+        str | None,
+        typer.Argument(metavar="MESSAGE", help="What to say; what is piped in follows it.", show_default=False),
+    ] = None,
+    custom_input: Annotated[
+        list[Pair] | None, pairs_option("An input that this agent defines; may be repeated.", parser=read_json_pair)
+    ] = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    param: Param = None,
+    tag: Tag = None,
+    stream: Streamed = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask an agent, or a model that speaks the Responses format.
+
+    An app takes OAuth alone: a service principal's, or that of `databricks auth login`. The answer is printed as it
+    comes, unless --no-stream or --json.
+    """
+    text, params = console.with_pipe(message, "MESSAGE"), read_params(param, max_tokens, temperature)
+    if "max_tokens" in params:
+        params["max_output_tokens"] = params.pop("max_tokens")  # its name in this format
+    agent, inputs = _agent(_tagged(client, tag), name), dict(custom_input or ()) or None
+    if not as_json if stream is None else stream:
+        with agent.stream_respond(text, custom_inputs=inputs, **params) as events:
+            print_stream(events, as_json=as_json)
+        return
+    reply = agent.respond(text, custom_inputs=inputs, **params)
+    print_answer(reply.text, reply, as_json=as_json)
+
+
+def _agent(client: Client, name: str) -> Endpoint | Agent:
+    if name.startswith(("http://", "https://")):
+        return client.agent(url=name)
+    return client.agent(name[len(APP) :]) if name.startswith(APP) else client.endpoint(name)
+
+
+def _tagged(client: Client, tags: list[Pair] | None) -> Client:
+    return client.with_options(tags=dict(tags)) if tags else client
 
 
 @client_command(models)
@@ -169,17 +240,19 @@ def embed(
     client: Client,
     name: Name,
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="TEXT", help="The texts; without any, the lines of stdin.")
+        list[str] | None, typer.Argument(metavar="TEXT", help="The texts; the lines that are piped in follow.")
     ] = None,
     param: Param = None,
+    tag: Tag = None,
 ) -> None:
-    """Turn texts into vectors.
+    """Turn texts into vectors: those that are named, and then the lines that are piped in.
 
     Prints one JSON list a line, in the order of the texts. On a terminal a bar shows how far many texts are.
     """
-    texts = texts or [line.removesuffix("\r") for line in console.read_stdin().split("\n")]
+    piped = console.read_pipe() if texts else console.read_stdin()
+    texts = [*(texts or ()), *(line.removesuffix("\r") for line in (piped.split("\n") if piped else ()))]
     with console.progress_bar("embedding", len(texts)) if len(texts) > ONE_REQUEST else nullcontext() as progress:
-        reply = client.endpoint(name).embed(texts, progress=progress, **dict(param or ()))
+        reply = _tagged(client, tag).endpoint(name).embed(texts, progress=progress, **dict(param or ()))
     for vector in reply.vectors:
         console.write_json(vector, indent=None)
 
@@ -195,13 +268,18 @@ def predict(
             help='The request: a list of rows, {"inputs": [...]} or another form; @FILE or - (stdin) hold it.',
         ),
     ] = "-",
+    tag: Tag = None,
 ) -> None:
     """Call a custom model with rows of data.
 
     The request has a form of MLflow's scoring protocol: dataframe_records, dataframe_split, inputs or instances, and
     "params" may stand beside it. Prints the answer as JSON.
     """
+    if body != "-" and console.read_pipe():
+        raise ValueError(
+            "BODY was given and text was piped in: it is one or the other. </dev/null leaves the pipe out."
+        )
     request = console.load_json(body, rows="dataframe_records")
     known = ("dataframe_records", "dataframe_split", "inputs", "instances", "params")
     forms = {key: request.pop(key) for key in known if key in request}
-    console.write_json(client.endpoint(name).predict(**forms, extra_body=request), indent=None)
+    console.write_json(_tagged(client, tag).endpoint(name).predict(**forms, extra_body=request), indent=None)

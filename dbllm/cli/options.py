@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
-from dbllm.cli.console import in_terminal_words, print_error
+from dbllm.cli.console import note, print_error, printable
 
 if TYPE_CHECKING:
     from dbllm import Client
@@ -58,14 +58,33 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except Exception as error:  # a UsageError: click's, or of the copy of click in newer versions of typer
-            takes_param = any(each.name == "param" for each in self.params)
-            message, option = getattr(error, "message", ""), getattr(error, "option_name", None) or ""
-            if "extra argument" in message:
-                message += ". A text with spaces needs quotes."
-            elif option.startswith("--") and takes_param and not _is_near(option, self):
-                message += f". A parameter of the model is --param {option[2:].replace('-', '_')}=VALUE."
-            error.message = message  # type: ignore[attr-defined]
+            _explain(error, self)
             raise
+
+
+class Group(TyperGroup):
+    """A group of commands that names them where there is none of the name that was given."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception as error:
+            message = getattr(error, "message", "")
+            if "No such command" in message and "Did you mean" not in message:
+                error.message = f"{message} There are: {', '.join(self.commands)}."  # type: ignore[attr-defined]
+            raise
+
+
+def _explain(error: Any, command: TyperCommand) -> None:
+    from dbllm.cli.words import option_problem  # here: no command needs it that is used rightly
+
+    takes_param = any(each.name == "param" for each in command.params)
+    message, option = getattr(error, "message", ""), getattr(error, "option_name", None) or ""
+    if "extra argument" in message:
+        message += ". A text with spaces needs quotes."
+    elif option.startswith("--") and takes_param and not _is_near(option, command):
+        message += f". A parameter of the model is --param {option[2:].replace('-', '_')}=VALUE."
+    error.message = option_problem(error) or message
 
 
 def _is_near(option: str, command: TyperCommand) -> bool:
@@ -83,9 +102,16 @@ def connect(host: Host = None, profile: Profile = None, timeout: Seconds = None,
     return Client(host, profile=profile, timeout=timeout)
 
 
+class _Notes(logging.Handler):
+    """Writes a log's lines to the standard error, and none of them into an answer that is being printed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(printable(self.format(record)))
+
+
 def show_calls() -> None:
     """Let the SDK's log go to the standard error."""
-    handler = logging.StreamHandler()
+    handler = _Notes()
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("dbllm")
     logger.addHandler(handler)
@@ -110,7 +136,7 @@ def client_command(
 
         @functools.wraps(function)
         def command(**words: Any) -> None:
-            from dbllm import APIConnectionError, DbllmError
+            from dbllm import DbllmError
 
             if check is not None:
                 check(**words)
@@ -118,8 +144,7 @@ def client_command(
                 with connect(**{key: words.pop(key) for key in shared}) as client:
                     function(client, **words)
             except (DbllmError, TypeError, ValueError) as error:  # the SDK refuses arguments with the last two
-                advice = " `dbllm doctor` shows how far a call gets." if isinstance(error, APIConnectionError) else ""
-                print_error(f"{in_terminal_words(str(error))}{advice}")
+                print_error(error)
                 raise typer.Exit(1) from error
 
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

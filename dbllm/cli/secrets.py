@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dbllm.cli import console
-from dbllm.cli.options import AsJson, client_command
+from dbllm.cli.options import AsJson, Group, client_command
 
 if TYPE_CHECKING:
     from dbllm import Client
@@ -20,7 +20,9 @@ Scope = Annotated[str, typer.Argument(metavar="SCOPE", help="The scope's name.")
 Key = Annotated[str, typer.Argument(metavar="KEY", help="The secret's name in it.")]
 Principal = Annotated[str, typer.Argument(metavar="PRINCIPAL", help="A user, a group or a service principal.")]
 
-secrets = typer.Typer(name="secrets", help="Secret scopes, secrets, and who may use them.", no_args_is_help=True)
+secrets = typer.Typer(
+    name="secrets", cls=Group, help="Secret scopes, secrets, and who may use them.", no_args_is_help=True
+)
 
 
 @client_command(secrets)

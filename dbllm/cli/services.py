@@ -8,7 +8,7 @@ import typer
 
 from dbllm.cli import console
 from dbllm.cli.endpoints import Json
-from dbllm.cli.options import AsJson, client_command
+from dbllm.cli.options import AsJson, Group, client_command
 
 if TYPE_CHECKING:
     from dbllm import Client
@@ -19,7 +19,7 @@ Comment = Annotated[str | None, typer.Option(help="A description.")]
 Etag = Annotated[str | None, typer.Option(help="Only if nobody has changed it since it had this etag.")]
 
 services = typer.Typer(
-    name="services", help="List, make, change, grant and delete model services.", no_args_is_help=True
+    name="services", cls=Group, help="List, make, change, grant and delete model services.", no_args_is_help=True
 )
 
 

@@ -284,6 +284,22 @@ def test_an_endpoint_that_does_not_exist_fails_before_a_row_is_sent(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]
 
 
+def test_an_endpoint_that_does_not_exist_is_told_with_those_that_do(tmp_path: Path, serve: Callable[..., Any]) -> None:
+    def listing(peer: Any) -> None:
+        while request := peer.request():
+            if request.line.split(" ")[1].endswith("/serving-endpoints"):
+                peer.answer({"endpoints": [{"name": "smollm2-chat"}, {"name": "dolly"}]})
+            else:
+                peer.answer({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such endpoint"}, 404)
+
+    source = write_prompts(tmp_path / "in.jsonl", 1)
+    host = serve(listing).host
+    with Client(host, "token") as client:
+        for one in (client, AsyncClient(host, "token")):
+            with pytest.raises(NotFoundError, match="Did you mean 'smollm2-chat'"):
+                bulk.run_sync(source, tmp_path / "out.jsonl", endpoint="smollm2-chatt", client=one, prompt="{text}")
+
+
 def test_without_pyarrow_parquet_says_what_to_install(tmp_path: Path, script: Callable[..., str]) -> None:
     said = script(
         f"""

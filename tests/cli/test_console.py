@@ -6,16 +6,23 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import respx
 
-from dbllm.cli.console import decode_text, in_terminal_words, join_surrogates
+from dbllm.cli.console import decode_text, join_surrogates
+from dbllm.cli.words import in_terminal_words
 
 API = "https://workspace.example.com"
+NEW_TYPER = find_spec("typer._coercion") is not None  # it has pydantic read options, and passes on its words
 CHAT = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}}]}
+RESPONSE = {
+    "object": "response",
+    "output": [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello"}]}],
+}
 MARKED = [  # what Windows' shells and editors put before or around a text
     lambda text: codecs.BOM_UTF8 + text.encode(),
     lambda text: codecs.BOM_UTF8 * 2 + text.encode(),
@@ -43,6 +50,7 @@ def rest() -> Iterator[respx.MockRouter]:
         router.get("/api/2.0/serving-endpoints/custom").respond(json={"name": "custom"})
         router.post("/serving-endpoints/chat/invocations").respond(json=CHAT)
         router.post("/serving-endpoints/custom/invocations").respond(json={"predictions": ["Hello"]})
+        router.post("/serving-endpoints/agent/invocations").respond(json=RESPONSE)
         data = [{"index": number, "embedding": [0.5]} for number in (0, 1)]
         router.post("/serving-endpoints/embed/invocations").respond(json={"data": data})
         yield router
@@ -76,7 +84,8 @@ class TestTextThatIsRead:
             for mark in [str.encode, *MARKED]:
                 data = mark(text)
                 (tmp_path / "file").write_bytes(data)
-                ended = run(*(word.replace("FILE", str(tmp_path / "file")) for word in words), stdin=data)
+                stdin = b"" if "@FILE" in words else data
+                ended = run(*(word.replace("FILE", str(tmp_path / "file")) for word in words), stdin=stdin)
                 if ended.status or part(sent(rest)) != expected:
                     wrong.append((words, data, ended))
         assert not wrong
@@ -90,11 +99,40 @@ class TestTextThatIsRead:
         for words in READERS:
             for data in [*unreadable, *empty]:
                 (tmp_path / "file").write_bytes(data)
-                ended = run(*(word.replace("FILE", str(tmp_path / "file")) for word in words), stdin=data)
+                stdin = b"" if "@FILE" in words else data
+                ended = run(*(word.replace("FILE", str(tmp_path / "file")) for word in words), stdin=stdin)
                 if (ended.status, ended.out, ended.err.count("\n")) != (1, "", 1) or "secret" in ended.err:
                     wrong.append((words, data, ended))
         assert not wrong
         assert not [call for call in rest.calls if call.request.method != "GET"]
+
+    def test_a_pipe_follows_the_text_that_was_given(self, run: Any, rest: respx.MockRouter) -> None:
+        both = "Repeat:\n\none\n\ntwo"
+        for words, part, expected in (
+            (("chat", "chat", "Repeat:", "--no-stream"), lambda body: body["messages"][0]["content"], both),
+            (("chat", "chat", "", "--no-stream"), lambda body: body["messages"][0]["content"], "one\n\ntwo"),
+            (("complete", "custom", "Repeat:"), lambda body: body["dataframe_records"][0]["prompt"], both),
+            (("respond", "agent", "Repeat:", "--no-stream"), lambda body: body["input"][0]["content"], both),
+            (("respond", "agent", "--no-stream"), lambda body: body["input"][0]["content"], "one\n\ntwo"),
+            (("embed", "embed", "Repeat:"), lambda body: body["input"], ["Repeat:", "one"]),
+        ):
+            ended = run(*words, stdin=b"one\n" if "embed" in words else b"one\n\ntwo\n")
+            assert ended.status == 0, (words, ended)
+            assert part(sent(rest)) == expected, words
+
+    def test_a_pipe_that_cannot_count_is_refused(self, run: Any, rest: respx.MockRouter) -> None:
+        for words, stdin, said in (
+            (("predict", "custom", OBJECT), b"{}", "BODY was given and text was piped in"),
+            (("chat", "chat", "Repeat:"), b"\xff", "no text in utf-8"),
+            (("chat", "chat", ""), b"", "MESSAGE is empty, and nothing was sent"),
+            (("complete", "custom", ""), b"\n", "PROMPT is empty, and nothing was sent"),
+            (("respond", "agent", ""), b"", "MESSAGE is empty, and nothing was sent"),
+        ):
+            ended = run(*words, stdin=stdin)
+            assert (ended.status, ended.out, ended.err.count("\n")) == (1, "", 1), (words, ended)
+            assert said in ended.err
+        assert not [call for call in rest.calls if call.request.method != "GET"]
+        assert run("predict", "custom", OBJECT).status == 0  # nothing is piped in
 
     def test_a_mark_inside_a_text_stays(self) -> None:
         assert decode_text(b"a\xef\xbb\xbfb", "it") == "a\ufeffb"
@@ -133,7 +171,7 @@ class TestWhatTheyShare:
 
     def test_every_command_that_calls_takes_the_same_three_options_and_no_token(self) -> None:
         found = dict(self.commands())
-        assert len(found) == 35
+        assert len(found) == 36
         for path, options in found.items():
             assert {"--host", "--profile", "--timeout"} <= set(options), path
             assert options.count("--timeout") == 1, path
@@ -161,10 +199,21 @@ class TestWhatTheyShare:
             (("chat", "any", "hi", "--top-p", "5"), "--param top_p=VALUE"),
             (("chat", "any", "hi", "--profil", "x"), "--profile"),
             (("endpoint", "list"), "endpoints"),
+            (("nothing",), "There are: demo, up, env, serve, bulk, doctor, complete, chat, respond, embed"),
+            (("endpoints", "nothing"), "There are: list, get, create"),
+            (("up", "--port", "99999"), "65535"),
+            (("up", "--port", "x"), "whole number" if NEW_TYPER else "valid integer"),
+            (("up", "--deploy-seconds", "-1"), "0 or more, got -1" if NEW_TYPER else "0"),
+            (("env", "--shell", "xx"), "'xx' is not one of 'sh', 'fish'"),
+            (("chat", "any", "hi", "--temperature", "hot"), "a number, got 'hot'" if NEW_TYPER else "valid float"),
+            (("chat", "any", "hi", "--tag", "x"), "name=value"),
+            (("complete", "hi", "--app", "7777", "--tag", "x=y"), "takes no tags"),
         ):
             ended = run(*words)
             assert ended.status == 2
-            assert said in " ".join(ended.err.split())
+            shown = " ".join(ended.err.replace("│", " ").split())
+            assert said in shown, (words, shown)
+            assert not re.search(r"Input should|Value error|pydantic|parse string", shown), shown
         assert "--param" not in run("endpoints", "list", "--max-tokens", "5").err
 
     def test_a_workspace_that_is_not_reached_names_the_command_that_finds_out_why(
@@ -179,17 +228,6 @@ class TestWhatTheyShare:
         from importlib.metadata import version
 
         assert run("--version").out == f"dbllm {version('dbllm')}\n"
-
-
-def test_what_the_sdk_says_is_said_in_the_terminal_s_words() -> None:
-    for said, shown in (
-        ("not done within timeout=5.0 s", "not done within --timeout 5.0 s"),
-        ("pass host=, set DATABRICKS_HOST", "pass --host, set DATABRICKS_HOST"),
-        ("pass cluster_id=, or set it", "pass --cluster-id, or set it"),
-        ("does not do chat(): use embed().", "does not do `dbllm chat`: use `dbllm embed`."),
-        ("https://x/?timeout=5&host=a my_timeout=3", "https://x/?timeout=5&host=a my_timeout=3"),
-    ):
-        assert in_terminal_words(said) == shown
 
 
 def test_halves_of_a_pair_become_one_character() -> None:

@@ -67,7 +67,7 @@ class TestLooking:
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
         titles, row = run("endpoints", "list").out.splitlines()
         assert [title in titles for title in ("Name", "State", "Task", "Creator")] == [True] * 4
-        assert row.split()[:2] == ["my-chat", "READY/NOT_UPDATING"]
+        assert row.split()[:3] == ["my-chat", "READY", "llm/v1/chat"]  # what is usual tells nothing
 
     def test_get_tells_what_matters_or_all(self, run: Any, rest: respx.MockRouter) -> None:
         rest.get(ONE).respond(json=ENDPOINT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -51,7 +52,7 @@ def test_a_conversation_greets_takes_commands_and_long_texts_and_stops_an_answer
     enter(b'"""\none\ntwo\n"""\n', b". two", b"\n> ")
     enter(b"three \\\nfour\n", b". four", b"\n> ")
     enter(f"/save {tmp_path}/talk.json\n".encode(), b"saved: 5 messages", b"\n> ")
-    enter(f"/save {tmp_path}/talk.json\n".encode(), b"File exists", b"\n> ")
+    enter(f"/save {tmp_path}/talk.json\n".encode(), b"exists.", b"\n> ")
     enter(b"/clear\n", b"forgotten", b"\n> ")
     terminal.type(b"/exit\n")
     assert terminal.end() == 0
@@ -100,7 +101,7 @@ def test_a_workspace_shows_each_request_on_a_terminal_unless_it_is_to_be_quiet(
     with Client(values["DATABRICKS_HOST"], values["DATABRICKS_TOKEN"]) as client:
         client.endpoint("smollm2-chat").chat("hello", max_tokens=1)
     if not options:
-        terminal.read_until(lambda seen: b"200  POST smollm2-chat" in seen and b"1 tokens" in seen)
+        terminal.read_until(lambda seen: b"200  POST smollm2-chat" in seen and b"1 token  " in seen)
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.end() == 0
     assert (b"POST" in terminal.seen) is not bool(options)
@@ -114,8 +115,10 @@ def test_a_table_keeps_names_whole_and_loses_no_letter_on_every_terminal(environ
         lines = terminal.seen.decode().splitlines()
         assert any(line.startswith("databricks-bge-large-en") for line in lines), width
         assert max(map(len, lines)) <= width
-        letters.add("".join(sorted("".join(lines[1:] if width > 30 else lines).replace(" ", ""))))
-    assert len(letters) == 1  # at 30 columns there is no title
+        words = "READY", "llm/v1/embeddings", "agent/v1/responses", "local@dbllm.invalid"
+        assert all(any(word in line for line in lines) for word in words), (width, lines)  # none is broken
+        letters.add("".join(sorted("".join(lines[1:] if width > 60 else lines).replace(" ", ""))))
+    assert len(letters) == 1  # up to 60 columns it is a list without a title
 
 
 def test_no_name_is_cut_in_what_a_terminal_shows_at_sixty_columns(environ: dict[str, str]) -> None:
@@ -134,6 +137,38 @@ def test_verbose_shows_each_call(environ: dict[str, str]) -> None:
     ended = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     assert "POST /serving-endpoints/dolly/invocations: 200 in" in ended.stderr
     assert environ["DATABRICKS_TOKEN"] not in ended.stderr
+
+
+def test_verbose_writes_no_line_into_an_answer(environ: dict[str, str]) -> None:
+    terminal = Terminal(["chat", "smollm2-chat", "hi", "--max-tokens", "4", "-v"], {**environ, "NO_COLOR": "1"})
+    assert terminal.end() == 0
+    told = [line for line in terminal.seen.decode().splitlines() if "stream of" in line or "POST" in line]
+    assert len(told) == 2
+    assert all(re.match(r"\d\d:\d\d:\d\d  (POST|stream of) ", line) for line in told), told
+    assert not terminal.seen.endswith(b"\r\n\r\n")
+
+
+def test_which_standard_input_counts_beside_an_argument(environ: dict[str, str], tmp_path: Path) -> None:
+    """A pipe and a file do; not /dev/null, nor the rest of what a shell's loop reads."""
+    file = tmp_path / "lines"
+    file.write_text("one\ntwo\n")
+    dbllm = " ".join(f"'{word}'" for word in DBLLM)
+    ask = f"{dbllm} embed databricks-bge-large-en first"
+    for script, vectors in (
+        (f"printf 'one\\ntwo\\n' | {ask}", 3),
+        (f"{ask} < '{file}'", 3),
+        (f"{ask} < /dev/null", 1),
+        (f"{ask} <&-", 1),
+        (f"while read line; do {ask}; done < '{file}'", 2),
+    ):
+        ended = subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True, check=True)
+        assert ended.stdout.count("\n") == vectors, (script, ended)
+    words = [*DBLLM, *ask.split("'")[-1].split()]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=environ, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as silent:
+        assert silent.stderr is not None
+        assert "</dev/null leaves it out" in silent.stderr.readline()
+        assert silent.communicate("one\n", PATIENCE)[0].count("\n") == 2
 
 
 def test_short_help_and_completion_are_there(environ: dict[str, str]) -> None:

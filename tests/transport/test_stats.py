@@ -185,3 +185,8 @@ def test_threads_that_count_at_once_lose_nothing() -> None:
         sys.setswitchinterval(interval)
     assert health.snapshot() == total.snapshot()
     assert (total.calls, total.retries, total.failures["final"]) == (40_000, 40_000, 40_000)
+
+
+def test_one_of_each_is_counted_in_the_singular() -> None:
+    assert str(dbllm.EndpointStats(calls=1, attempts=1)) == "1 call, 0 failed; 1 attempt, 0 retries"
+    assert str(dbllm.EndpointStats(calls=2, attempts=3, retries=1)) == "2 calls, 0 failed; 3 attempts, 1 retry"
