@@ -276,14 +276,14 @@ class Scheduler:
         try:
             async for item in self._items:
                 self._admit(item)
+                if self._idle:
+                    self._idle.popleft().set()
                 while not self._has_room() and not self._stopped:
                     self._room = self._event()
                     await self._room.wait()
                 self._room = None
                 if self._stopped:
                     break
-                if self._idle:
-                    self._idle.popleft().set()
         except Exception as error:  # noqa: BLE001 - raised to the consumer, after the rows that were sent
             self.failure = error
         finally:
