@@ -6,6 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from .errors import TooManyErrors
 from .results import RowResult
 
 FUSE_ROWS = 200  # the share of errors is looked at over so many rows
@@ -79,13 +80,16 @@ class Tally:
             self.errors += 1
             self._by_class[result.error.name] += 1
 
-    def recent_errors(self) -> float:
-        """The share of error rows among the last 200; 0 before so many have ended."""
-        return sum(self._recent) / FUSE_ROWS if len(self._recent) == FUSE_ROWS else 0.0
-
-    def causes(self) -> str:
-        """The most frequent errors, for a message."""
-        return ", ".join(f"{number} {name}" for name, number in self._by_class.most_common(3))
+    def fuse(self, most: float | None) -> TooManyErrors | None:
+        """Why the job ends, if more than this share of the last 200 rows failed."""
+        share = sum(self._recent) / FUSE_ROWS if len(self._recent) == FUSE_ROWS else 0.0
+        if most is None or share <= most:
+            return None
+        causes = ", ".join(f"{number} {name}" for name, number in self._by_class.most_common(3))
+        return TooManyErrors(
+            f"{share:.0%} of the last {FUSE_ROWS} rows failed ({causes}), more than max_error_rate allows; no further "
+            "row was sent. Mend the cause, or allow more."
+        )
 
     def progress(self, in_flight: int, limit: int, waiting: int, seconds: float) -> Progress:
         """The numbers now."""

@@ -8,10 +8,8 @@ and holds no place meanwhile. `Scheduler` runs inside one event loop, so nothing
 from __future__ import annotations
 
 import heapq
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -24,9 +22,9 @@ from dbllm import APIError, Limits, Retry
 
 from .._transport.adaptive import AdaptiveConcurrency, FixedConcurrency
 from .._transport.limits import Cost, RateLimiter, Reservation
-from .errors import TooManyErrors
+from .event_loop import running_loop
 from .failures import Refusals, failed_result, is_overload, is_throttled, may_be_paid, next_attempt_after, single_error
-from .progress import FUSE_ROWS, Item, Progress, Tally
+from .progress import Item, Progress, Tally
 from .requests import RowRequest, most_tokens
 from .results import RowResult
 from .row_mapper import RowMapper, key_of, sending_once
@@ -103,19 +101,10 @@ class Scheduler:
 
     def spawn(self) -> None:
         """Begin, in a task of its own: no cancel scope may stay open while the user holds a row."""
-        trio = sys.modules.get("trio")
-        if trio is not None and trio.lowlevel.in_trio_task():
-            token, self.clock, self._event = trio.lowlevel.current_trio_token(), trio.current_time, trio.Event
-            self._ended = trio.Event()
-            trio.lowlevel.spawn_system_task(self._run, context=copy_context())
-            self.call_soon: Callable[[Callable[[], object]], object] = token.run_sync_soon
-        else:
-            asyncio = sys.modules["asyncio"]
-            loop = asyncio.get_running_loop()
-            self.clock, self._event, self._ended = loop.time, asyncio.Event, asyncio.Event()
-            self._yield = asyncio.sleep
-            self._task = loop.create_task(self._run())
-            self.call_soon = loop.call_soon_threadsafe
+        loop = running_loop()
+        self.clock, self._event, self.call_soon, self._yield = loop.clock, loop.event, loop.call_soon, loop.yield_now
+        self._ended = loop.event()
+        self._task = loop.start(self._run)
 
     async def wait(self) -> bool:
         """Wait for a result; False at the end."""
@@ -276,14 +265,14 @@ class Scheduler:
         try:
             async for item in self._items:
                 self._admit(item)
+                if self._idle:
+                    self._idle.popleft().set()
                 while not self._has_room() and not self._stopped:
                     self._room = self._event()
                     await self._room.wait()
                 self._room = None
                 if self._stopped:
                     break
-                if self._idle:
-                    self._idle.popleft().set()
         except Exception as error:  # noqa: BLE001 - raised to the consumer, after the rows that were sent
             self.failure = error
         finally:
@@ -425,12 +414,9 @@ class Scheduler:
 
     def _deliver(self, result: RowResult) -> None:
         self.tally.count(result)
-        share = self.tally.recent_errors()
-        if self.max_error_rate is not None and share > self.max_error_rate and not self._stopped:
-            self.failure = TooManyErrors(
-                f"{share:.0%} of the last {FUSE_ROWS} rows failed ({self.tally.causes()}), more than max_error_rate "
-                "allows; no further row was sent. Mend the cause, or allow more."
-            )
+        failure = self.tally.fuse(self.max_error_rate)
+        if failure is not None and not self._stopped:
+            self.failure = failure
             self.stop()
         if self.on_result is not None:
             self.on_result(result)

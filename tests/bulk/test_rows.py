@@ -9,6 +9,7 @@ import pickle
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -21,9 +22,10 @@ from support.modes import idle, permits
 import dbllm
 from dbllm import Limits, Retry, bulk
 from dbllm.bulk import Item, RowError, RowInputError, RowMapper, RowResult
-from dbllm.bulk.errors import TooManyErrors
+from dbllm.bulk.errors import EveryRowRefused, TooManyErrors
 from dbllm.bulk.requests import Template
 from dbllm.bulk.row_mapper import default_verb
+from dbllm.bulk.scheduler import Scheduler
 from dbllm.testing import ALL_FAULTS, SAFE_FAULTS, fault_server
 
 QUICK = Retry(attempts=8, backoff=0.001, max_backoff=0.02)
@@ -81,6 +83,65 @@ def test_every_row_comes_back_once_with_its_answer_and_its_usage(loop: str) -> N
     with fault_server() as server:
         run(loop, lambda: body(server))
         assert server.report().executions == 100 + 1  # the look-up
+
+
+def keeping_rows(host: str, concurrency: int) -> tuple[Scheduler, bulk.Rows]:
+    """60 rows whose consumer says what it has passed on, as that of a Spark task does."""
+
+    async def source() -> AsyncIterator[Item]:
+        for place in range(60):
+            for _ in range(20):  # those who send are idle meanwhile
+                await anyio.lowlevel.checkpoint()
+            yield Item(place, {"text": f"prompt {place}"})
+
+    mapper = RowMapper("m", verb="chat", prompt="{text}", host=host, token=lambda: "t", retry=QUICK)
+    scheduler = Scheduler(
+        mapper, source(), concurrency=concurrency, limits=None, retry=QUICK, max_error_rate=None, on_send=None
+    )
+    return scheduler, bulk.Rows(scheduler)
+
+
+@LOOPS
+def test_no_more_is_sent_than_may_be_ahead_of_what_the_consumer_has_passed_on(loop: str) -> None:
+    async def body(server: Any, concurrency: int, most_ahead: int) -> tuple[int, int]:
+        scheduler, rows = keeping_rows(server.host, concurrency)
+        scheduler.pass_on(0, most_ahead)
+        kept = 0
+        while kept < most_ahead:  # it takes, and keeps what it has
+            kept += len(await rows.batch())
+        for _ in range(50):
+            await anyio.lowlevel.checkpoint()
+        sent = scheduler.tally.attempts
+        scheduler.pass_on(kept, most_ahead)
+        while batch := await rows.batch():
+            kept += len(batch)
+            scheduler.pass_on(kept, most_ahead)
+        await scheduler.mapper.aclose()
+        return sent, kept
+
+    with fault_server() as server:
+        for concurrency, most_ahead in ((1, 1), (1, 5), (4, 4), (16, 8), (4, 30)):
+            found = run(loop, partial(body, server, concurrency, most_ahead))
+            assert found == (most_ahead, 60), (concurrency, most_ahead)
+
+
+@LOOPS
+def test_a_consumer_that_keeps_all_still_learns_that_every_row_is_refused(
+    loop: str, serve: Callable[..., Server]
+) -> None:
+    def play(peer: Peer) -> None:
+        for request in iter(peer.request, None):
+            found = request.line.startswith("GET")
+            peer.answer({"name": "m", "task": "llm/v1/chat"} if found else {"message": "no"}, 200 if found else 404)
+
+    async def body(host: str) -> None:
+        scheduler, rows = keeping_rows(host, 16)
+        scheduler.pass_on(0, 3)  # fewer than the refusals that are held back until it is clear that all are
+        with pytest.raises(EveryRowRefused), anyio.fail_after(20):
+            await listed(rows)
+        await scheduler.mapper.aclose()
+
+    run(loop, partial(body, serve(play).host))
 
 
 @LOOPS

@@ -12,12 +12,16 @@ import pytest
 
 pytest.importorskip("pyspark", reason="the extra `spark` is not installed: `nox -s spark` has it")
 
+import pyspark.sql
+
 import dbllm
 from dbllm.spark import java_home
 from dbllm.testing import FaultServer, fault_server
 
 CONNECT = os.environ.get("DBLLM_SPARK") == "connect"
 LONG = bool(os.environ.get("DBLLM_SPARK_LONG"))
+MAIN = not CONNECT and hasattr(pyspark.sql, "datasource")
+"""Classic PySpark 4: what depends on the worker alone is measured at length here, and briefly in the other two."""
 SLOTS = 2
 DAEMON = "tests.spark.daemon"
 CANARY = "dapi-canary-0123456789abcdef"

@@ -25,12 +25,13 @@ from dbllm import AsyncClient, ConfigError, Retry, bulk
 from dbllm.spark import LedgerError, chat, complete, embed, predict, register, respond
 from dbllm.testing import SAFE_FAULTS, FaultServer
 
-from .conftest import CANARY, CONNECT, DAEMON, LONG, SLOTS, TOKEN_VARIABLE
+from .conftest import CANARY, CONNECT, DAEMON, LONG, MAIN, SLOTS, TOKEN_VARIABLE
 from .measuring_server import MeasuringServer
 
 
-def sized(short: int, long: int) -> int:
-    return long if LONG else short
+def sized(short: int, long: int, brief: int | None = None) -> int:
+    """`brief`: on Spark Connect and on PySpark 3.5."""
+    return long if LONG else short if MAIN or brief is None else brief
 
 
 QUICK = Retry(attempts=8, backoff=0.01, max_backoff=0.2)
@@ -100,7 +101,7 @@ def test_each_row_comes_out_once_though_a_third_of_the_calls_fails(
     spark: Any, server: FaultServer, where: dict[str, Any]
 ) -> None:
     server.change(mix=SAFE_FAULTS)
-    number = sized(1500, 100_000)
+    number = sized(1500, 100_000, 500)
     rows = chat(table(spark, number), "m", prompt="Say {text}", tasks=8, retry=QUICK, **where).collect()
     assert sorted(row["id"] for row in rows) == list(range(number))
     wrong = [
@@ -117,7 +118,7 @@ def test_each_row_comes_out_once_though_a_third_of_the_calls_fails(
 
 
 def test_workers_that_are_killed_cost_no_more_than_what_was_under_way(spark: Any, tmp_path: Path) -> None:
-    kills, number, concurrency = sized(3, 20), sized(1500, 12_000), 16
+    kills, number, concurrency = sized(3, 20, 1), sized(1500, 12_000, 600), 16
     with MeasuringServer(latency=0.05) as server:
         answers = chat(
             table(spark, number),
@@ -156,7 +157,7 @@ def test_workers_that_are_killed_cost_no_more_than_what_was_under_way(spark: Any
 
 
 def test_the_limits_are_those_of_the_whole_job(spark: Any) -> None:
-    seconds, rpm = sized(20, 150), 600
+    seconds, rpm = sized(20, 150, 6), 600
     with MeasuringServer(latency=0.3) as server:
         number = int(rpm / 60 * seconds + rpm / 6)  # a sixth of a minute's may go at once
         save(chat(table(spark, number), "m", prompt="Say {text}", concurrency=64, rpm=rpm, **in_workers(server)))
@@ -175,7 +176,7 @@ def test_the_limits_are_those_of_the_whole_job(spark: Any) -> None:
 
 
 def test_the_tokens_are_those_of_the_whole_job(spark: Any) -> None:
-    seconds, tpm = sized(20, 150), 6000
+    seconds, tpm = sized(20, 150, 6), 6000
     with MeasuringServer(latency=0.3) as server:
         for given, made in (
             (60, 5),
@@ -276,7 +277,7 @@ def test_a_failure_downstream_ends_the_calls_in_every_attempt_of_the_task(
     def broken(text: str) -> str:
         raise ValueError("what follows is broken")
 
-    # A function of Python gets many rows at once, so all of these are answered before it fails: a ledger has them then.
+    # Python gets many rows at once, so all of these are answered before it fails: a ledger has them then.
     kinds: dict[str, tuple[str, Callable[[Any], None]]] = {
         "an expression": (
             "downstream",
@@ -290,7 +291,7 @@ def test_a_failure_downstream_ends_the_calls_in_every_attempt_of_the_task(
     with MeasuringServer(latency=0.1) as server:
         for kind, (message, run) in kinds.items():
             server.clear()
-            ledger = tmp_path / "ledger" if kind == "a function" else None
+            ledger = None if kind == "an expression" else tmp_path / kind
             allowed = ALLOWED + (number if ledger else 0)
             with pytest.raises(Exception, match=message):
                 run(chat(rows, "m", prompt="Say {text}", ledger=ledger, **in_workers(server)))
@@ -362,7 +363,7 @@ def test_a_ledger_that_takes_nothing_is_said_before_the_first_row_is_paid(
 def test_with_a_ledger_only_what_is_missing_is_called(
     spark: Any, server: FaultServer, where: dict[str, Any], tmp_path: Path
 ) -> None:
-    number = sized(600, 20_000)
+    number = sized(400, 20_000, 200)
     options = {"prompt": "Say {text}", "ledger": str(tmp_path / "ledger"), **where}
     for key in ({}, {"key": ["id"]}):
         server.clear()
@@ -417,7 +418,7 @@ def test_a_damaged_segment_costs_its_rows_and_no_more(
 
 
 def test_one_slow_row_holds_up_no_other(spark: Any) -> None:
-    slow, number = sized(8, 60), sized(1000, 10_000)
+    slow, number = sized(8, 60, 4), sized(1000, 10_000, 500)
     with MeasuringServer(latency=0.1) as server:
         rows = table(spark, number, text=f"if(id = 0, 'row 0 after {slow} s', concat('row ', id))")
         chat(
@@ -431,7 +432,7 @@ def test_one_slow_row_holds_up_no_other(spark: Any) -> None:
 
 
 def test_a_worker_needs_little_memory(spark: Any) -> None:
-    number = sized(3000, 1_000_000)
+    number = sized(3000, 1_000_000, 1000)
     most = 0
     with MeasuringServer() as server:
         rows = table(spark, number, text="concat('row ', id, ' ', repeat('x', 4090))")
