@@ -323,7 +323,8 @@ def lock(session: nox.Session) -> None:
         "--extra=otel",
         *groups("test", "httpx2", "langchain", "lint", "types"),
     )
-    resolve(session, LOCKS / "otel.txt", *core, "--extra=fast", "--extra=otel", *groups("test", "otel"))
+    otel = ("--extra=fast", "--extra=otel", "--extra=langchain")
+    resolve(session, LOCKS / "otel.txt", *core, *otel, *groups("test", "langchain", "otel"))
     resolve(session, LOCKS / "bulk.txt", *local, "--extra=bulk", *groups("test"))
     resolve(session, LOCKS / "spark.txt", *local, "--extra=spark", *groups("test", "spark"))
     resolve(session, LOCKS / "spark35.txt", *local, "--extra=spark", *groups("test", "spark35"))

@@ -101,4 +101,6 @@ TOKENS_BUCKETS = tuple(4**power for power in range(14))
 # for: then ours would be its second. What we know of the call is written into the value.
 INFERENCE_CONTEXT = "opentelemetry.genai.client.inference.context"
 EMBEDDING_CONTEXT = "opentelemetry.genai.client.embedding.context"
+# Set by OpenLLMetry's instrumentations (LangChain's, LlamaIndex's …) around such a call: no other is to count it.
+SUPPRESSED_FOR_MODELS = "suppress_language_model_instrumentation"
 CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"

@@ -158,6 +158,8 @@ class Telemetry:
             span = self._tracer.start_span(method, kind=SpanKind.CLIENT, attributes={**attributes, names.PATH: path})
             request.notes[self] = _Observed(span, attributes)
             return
+        if around.get(names.SUPPRESSED_FOR_MODELS):
+            return
         operation = names.OPERATIONS.get(request.operation, request.operation)
         attributes = {
             names.OPERATION: operation,

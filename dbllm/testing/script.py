@@ -17,7 +17,7 @@ from dbllm.testing.model_answers import Asked, answer_to, json_body, nonce_of
 from dbllm.testing.resilience_faults import Hit
 from dbllm.testing.scripted_answers import ScriptedAnswer
 from dbllm.testing.virtual_clock import VirtualClock
-from dbllm.testing.wire_answers import UnfitError, WireAnswer, wire_answer
+from dbllm.testing.wire_answers import UnfitError, WireAnswer, forms_for, wire_answer
 from dbllm.testing.wire_requests import target_of, wants_stream
 
 NOT_SCRIPTED = 418
@@ -134,8 +134,12 @@ class Script:
             return made
 
     def _next_answer(self, call: ModelCall) -> ScriptedAnswer | None:
-        """The first answer that fits and is not used up; those that are given always come last."""
+        """The first answer that fits and is not used up; those that are given always come last.
+
+        One of another form than the call asks for is taken where there is no other: it cannot be made, which is told.
+        """
         fits = [place for place, (answer, times) in enumerate(self._answers) if times != 0 and _fits(answer, call)]
+        fits = [place for place in fits if self._answers[place][0].form in forms_for(call.kind)] or fits
         for place in sorted(fits, key=lambda place: self._answers[place][1] is None):
             answer, times = self._answers[place]
             if self._hit is not None and (other := self._hit(call, answer, self._hits)) is not None:
@@ -227,10 +231,16 @@ class Script:
         return _rest_answer(content)
 
     def _task(self, endpoint: str) -> str:
-        """What an endpoint speaks: as the test says, or as its next answer looks."""
+        """What an endpoint speaks: as the test says, or as the answers look that are written for it, or for all.
+
+        Only who wants a text asks for it, so where there is one for all, it is a chat.
+        """
         if endpoint in self.tasks:
             return self.tasks[endpoint]
-        forms = [one.form for one, times in self._answers if times != 0 and one.endpoint in (None, endpoint)]
+        left = [one for one, times in self._answers if times != 0]
+        own = [one.form for one in left if one.endpoint == endpoint]
+        others = [one.form for one in left if one.endpoint is None]
+        forms = own or (["a text"] if "a text" in others else others)
         return _TASKS.get(forms[0] if forms else "", "llm/v1/chat")
 
     def _run(self, path: str) -> WireAnswer:

@@ -119,7 +119,7 @@ class ScriptedAnswer:
     def form(self) -> str:
         """What it is, in a word or two."""
         if self.status >= 400:
-            return f"an error {self.status}"
+            return "an error"
         if self.vectors is not None:
             return "vectors"
         if self.json is not None:
@@ -127,7 +127,8 @@ class ScriptedAnswer:
         return "predictions" if self.predictions is not NO_PREDICTIONS else "a text"
 
     def __str__(self) -> str:
-        said = [repr(_shortened(self.text))] if self.text else [self.form]
+        form = f"{self.form} {self.status}" if self.status >= 400 else self.form
+        said = [repr(_shortened(self.text))] if self.text else [form]
         said += [f"calls {call.name}({_shortened(call.arguments)})" for call in self.tool_calls]
         said += [f"endpoint={self.endpoint!r}"] if self.endpoint is not None else []
         said += [f"when={self.when!r}"] if self.when is not None else []

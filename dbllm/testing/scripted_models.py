@@ -40,8 +40,8 @@ class ScriptedModels:
     Every method that writes an answer takes `endpoint` (only for calls of this endpoint, model service, app, or driver
     app as "cluster:port"), `when` (only for calls whose last message has this text in it, or for which the function
     returns true) and `times` (how often; None: always, to every call that has no other answer). A call gets the first
-    answer that is written for it and is not used up; a call without one gets the status 418 with a sentence, and makes
-    the test fail.
+    answer that is written for it, in the form that it asks for (text, vectors, predictions), and is not used up; a call
+    without one gets the status 418 with a sentence, and makes the test fail.
     """
 
     def __init__(self) -> None:
@@ -208,7 +208,8 @@ class ScriptedModels:
         """What an endpoint speaks, in the words of `client.endpoint(task=...)`: "chat", "completions", "embeddings",
         "responses", "agent", "custom"; or as a workspace says it ("llm/v1/chat" …, "" for custom).
 
-        Without this it is guessed from its next answer: chat, unless that is vectors or predictions.
+        Without this it is guessed: chat, unless its next answer, or all answers that any endpoint may give, are vectors
+        or predictions.
 
         Raises:
             ValueError: there is no such task.

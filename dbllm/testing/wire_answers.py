@@ -21,6 +21,7 @@ _PIECES = re.compile(r"\S+\s*|\s+")
 _CREATED = 1_700_000_000
 _MODEL = "scripted"
 _DONE = "data: [DONE]\n\n"
+_FORMS = {"embeddings": ("vectors",), "custom": ("predictions", "a text"), "other": ("JSON",)}
 _WITHOUT_TOOLS = ("completions", "custom", "driver_app")
 
 
@@ -53,6 +54,11 @@ class WireAnswer:
 
 class UnfitError(ValueError):
     """A scripted answer that does not fit what the request asks for."""
+
+
+def forms_for(kind: WireKind) -> tuple[str, ...]:
+    """The forms of scripted answers that a request of this kind can get; an error and JSON fit all."""
+    return (*_FORMS.get(kind, ("a text",)), "JSON", "an error")
 
 
 def wire_answer(kind: WireKind, body: Json, accept: str, answer: ScriptedAnswer, *, pause: float = 0.2) -> WireAnswer:
@@ -116,8 +122,8 @@ def _error(kind: WireKind, answer: ScriptedAnswer, request_id: Mapping[str, str]
 
 
 def _whole_body(kind: WireKind, body: Json, answer: ScriptedAnswer) -> object:
-    wanted = {"embeddings": "vectors", "custom": "predictions", "other": "JSON"}.get(kind, "a text")
-    if answer.form != wanted and not (kind == "custom" and answer.form == "a text"):
+    wanted, *others = _FORMS.get(kind, ("a text",))
+    if answer.form not in (wanted, *others):
         said = "calls no model" if kind == "other" else f"asks for {wanted} ({kind})"
         raise UnfitError(f"the scripted answer is {answer.form}, and the request {said}")
     if kind == "embeddings":

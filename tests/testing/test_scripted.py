@@ -329,6 +329,21 @@ def test_an_answer_that_cannot_be_chosen_or_made_fails_the_test_with_the_reason(
     scripted._script.problems.clear()
 
 
+def test_a_call_gets_an_answer_of_its_form_whatever_was_written_before(scripted: Scripted) -> None:
+    scripted.reply("a text", times=None)
+    scripted.predict([0.5])
+    scripted.embed([1.0], times=None)
+    with Client() as client:
+        assert client.endpoint("e").embed(["a", "b"]).vectors == [[1.0], [1.0]]
+        assert client.endpoint("m").chat("hi").text == "a text"
+        assert client.endpoint("c").predict(inputs=[1]).predictions == [0.5]
+        assert client.endpoint("c").predict(inputs=[1]).predictions == ["a text"]
+        assert client.endpoint("any").complete("hi") == "a text"
+        scripted.error(429)
+        with pytest.raises(RateLimitError):
+            client.endpoint("e").embed("a", retry=ONCE)
+
+
 def test_an_error_of_the_server_itself_fails_the_test(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     def respond(*_: object) -> None:
         raise ZeroDivisionError("a bug")
