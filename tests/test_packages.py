@@ -77,7 +77,7 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "model services, Responses on models, agents on Apps, route-optimised endpoints, tags, fallbacks, httpx2": 1450,
     "whatever was sent and may be secret is taken out of errors, tracebacks and logs": 217,
     "mistakes: other libraries' names, and what to do instead": 375,
-    "how long an attempt waited for a connection": 8,
+    "how long an attempt waited for a connection; streams end for hooks where they are read up": 15,
     "hooks of calls, streams, retries and tokens; middleware; a log by parts": 360,
     "a chat or a response without any event is no answer, though it ends with [DONE]": 6,
     "interrupts leave no socket and no module in part; parsers take linear time; each choice ends by itself": 325,

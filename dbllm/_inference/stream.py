@@ -211,8 +211,7 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
                 "this stream is being read twice at once: read it in one task, and pass the chunks on from there."
             )
         if self._ended:
-            self._read_up = True
-            return None
+            return await self._reach_end()
         self._busy = True
         try:
             opened = await self._open()
@@ -226,8 +225,13 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
         finally:
             self._busy = False
         opened.held = opened.listened or self._ended
-        self._read_up = chunk is None
-        return chunk
+        return chunk if chunk is not None else await self._reach_end()
+
+    async def _reach_end(self) -> None:
+        self._read_up = True
+        # Hooks are told of an end that closed nothing: of a whole answer, or of a run that is over.
+        if self._opened is not None and self._opened.observed is not None:
+            await self._close()
 
     @property
     def _complete(self) -> bool:

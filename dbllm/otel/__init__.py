@@ -37,8 +37,13 @@ def instrument(
 ) -> None:
     """Make a span of each call, and metrics, for all clients of this process, whether made before or after.
 
-    A span covers a whole call: look-ups, attempts, pauses, and a stream to its end. Its name is the operation and the
-    endpoint ("chat my-endpoint"); attempts are its events. Called again, this replaces what was turned on before.
+    A span covers a whole call: look-ups, attempts, pauses, batches of texts to embed, further endpoints, and a stream
+    to its end. Its name is the operation and the endpoint ("chat my-endpoint"); attempts are its events. An agent's run
+    has one for each call about it (start, result, events); bulk and Spark repeat by themselves, so each attempt of a
+    row has one. Called again, this replaces what was turned on before.
+
+    Where an instrumentation of LangChain's counts a call already (OpenTelemetry's, which stands on util-genai, or
+    OpenLLMetry's), dbllm does not: util-genai's span gets what only dbllm knows.
 
     Args:
         tracer_provider, meter_provider: where to; default: OpenTelemetry's global ones, also if they are set later.
@@ -50,7 +55,19 @@ def instrument(
 
     Raises:
         ImportError: the extra `otel` is not installed.
+        TypeError: an argument is of the wrong kind. What was turned on before stays so.
     """
+    for name, given, method in (
+        ("tracer_provider", tracer_provider, "get_tracer"),
+        ("meter_provider", meter_provider, "get_meter"),
+    ):
+        if given is not None and not callable(getattr(given, method, None)):
+            raise TypeError(f"{name} must have a method {method}, as OpenTelemetry's have, got {given!r:.80}.")
+    for name, flag in (("content", content), ("propagate", propagate)):
+        if flag is not None and not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, got {flag!r:.80}.")
+    if isinstance(content_limit, bool) or not isinstance(content_limit, int):
+        raise TypeError(f"content_limit must be a number of characters, got {content_limit!r:.80}.")
     if content is None:
         content = os.environ.get(CONTENT_VARIABLE, "").strip().lower() in ("true", "span_only", "span_and_event")
     telemetry = Telemetry(tracer_provider, meter_provider, content, max(0, content_limit), propagate)

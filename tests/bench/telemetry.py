@@ -90,7 +90,7 @@ def off(caller: Client) -> float:
     return watched + least(lambda: transport.observers) - least(lambda: transport.closed)
 
 
-def least(step: Callable[[], Any], number: int = 20_000, repeat: int = 7) -> float:
+def least(step: Callable[[], Any], number: int = 2_000, repeat: int = 150) -> float:
     """Microseconds that a step takes, the least of some measurements."""
     return min(timeit.repeat(step, number=number, repeat=repeat)) / number * 1e6
 

@@ -389,6 +389,23 @@ async def test_turned_on_twice_the_last_one_counts_alone(make, wire, make_seen):
     assert (len(first.spans), len(second.spans)) == (0, 1)
 
 
+async def test_an_argument_of_the_wrong_kind_changes_nothing(make, wire, seen):
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"tracer_provider": 5}, "tracer_provider must have a method get_tracer"),
+        ({"meter_provider": "here"}, "meter_provider must have a method get_meter"),
+        ({"content": "yes"}, "content must be True or False, got 'yes'"),
+        ({"propagate": 1}, "propagate must be True or False, got 1"),
+        ({"content_limit": "many"}, "content_limit must be a number of characters"),
+    ]
+    for options, match in wrong:
+        with pytest.raises(TypeError, match=match):
+            otel.instrument(**options)
+    wire.get("/x").respond(json=1)
+    async with make() as client:
+        await client.request("GET", "/x")
+    assert len(seen.spans) == 1
+
+
 async def test_a_call_that_is_under_way_when_it_is_turned_off_or_on_disturbs_nothing(make, wire, seen):
     route(wire).mock(side_effect=lambda _: sse(*HELLO))
     async with make() as client:

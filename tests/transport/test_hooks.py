@@ -267,7 +267,10 @@ async def test_a_stream_that_was_never_opened_is_no_call(make, wire, told):
 async def test_a_whole_answer_instead_of_a_stream_is_one_piece(make, wire, told):
     route(wire).respond(json=chat_answer())
     async with make(hooks=told.hooks()) as client:
-        assert (await client.endpoint("ep").stream_chat("hi").final()).text == "Hi there"
+        stream = client.endpoint("ep").stream_chat("hi")
+        assert (await stream.final()).text == "Hi there"
+        assert told.names == ["request", "attempt", "stream_event", "response"]  # though it is neither closed nor gone
+        await stream.aclose()
     assert told.names == ["request", "attempt", "stream_event", "response"]
     assert told.of("response")[0].outcome == "ok"
 
