@@ -227,11 +227,12 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
         opened.held = opened.listened or self._ended
         return chunk if chunk is not None else await self._reach_end()
 
-    async def _reach_end(self) -> None:
+    async def _reach_end(self) -> C | None:
         self._read_up = True
         # Hooks are told of an end that closed nothing: of a whole answer, or of a run that is over.
         if self._opened is not None and self._opened.observed is not None:
             await self._close()
+        return None
 
     @property
     def _complete(self) -> bool:
