@@ -146,7 +146,8 @@ class AsyncClient(NamesOurs, OnlyAsync):
         """A client of the workspace that `dbllm up` runs on this machine; no variable need be set.
 
         Args:
-            port: which one, if several run; default: the one that was started last.
+            port: which one, if several run; default: as `dbllm env`, the one that DATABRICKS_HOST names if it runs,
+                otherwise the one that was started last.
             **options: as for the class, without host and credentials.
 
         Raises:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..errors import ConfigError
 
@@ -34,20 +35,33 @@ def registry_folder() -> Path:
 
 
 def find_local_workspace(port: int | None = None) -> LocalWorkspace:
-    """The workspace that was started last, or the one on this port. It asks only this machine.
+    """The workspace on this port; without one the one that DATABRICKS_HOST names, if it runs, or the one started last.
+
+    It asks only this machine.
 
     Raises:
         ConfigError: none runs.
     """
-    for found in _noted(registry_folder(), port):
-        if runs(found.pid):
+    running = running_workspaces()
+    named = os.environ.get("DATABRICKS_HOST", "").strip().rstrip("/")
+    for found in running:
+        if found.host == named if port is None else urlsplit(found.host).port == port:
             return found
+    if running and port is None:
+        return running[0]
     where = "" if port is None else f" on port {port}"
-    raise ConfigError(f"no local workspace runs{where} on this machine: start one with `dbllm up`.")
+    others = ", ".join(sorted(str(urlsplit(found.host).port) for found in running))
+    others = f" (one runs on: {others})" if others else ""
+    raise ConfigError(f"no local workspace runs{where} on this machine{others}: start one with `dbllm up`.")
 
 
-def _noted(folder: Path, port: int | None) -> Iterator[LocalWorkspace]:
-    files = [folder / f"{port}.json"] if port is not None else list(folder.glob("*.json"))
+def running_workspaces() -> list[LocalWorkspace]:
+    """The workspaces that run on this machine, the one that was started last first."""
+    return [found for found in _noted(registry_folder()) if runs(found.pid)]
+
+
+def _noted(folder: Path) -> Iterator[LocalWorkspace]:
+    files = folder.glob("*.json")
     for file in sorted((file for file in files if file.is_file()), key=lambda file: -file.stat().st_mtime):
         try:
             noted = json.loads(file.read_text("utf-8"))

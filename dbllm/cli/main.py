@@ -207,12 +207,15 @@ def up(
 
 
 def _announce_workspace(workspace: Workspace) -> None:
+    from dbllm.local.running import runs_alone
+
+    which = "" if runs_alone() else f" --port {workspace.host.rpartition(':')[2]}"
     names = f"# endpoints: {', '.join(workspace.endpoint_names)}"
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else len(names)
     console.announce(
         *(f"export {name}={shlex.quote(value)}" for name, value in workspace.env.items()),
         *textwrap.wrap(names, width, subsequent_indent="#   ", break_long_words=False, break_on_hyphens=False),
-        '# try: eval "$(dbllm env)"; dbllm chat smollm2-chat "Name a colour."',
+        f'# try: eval "$(dbllm env{which})"; dbllm chat smollm2-chat "Name a colour."',
         f"# upstream: {workspace.upstream_url} takes the key {workspace.upstream_key}",
         *([f"# page: {workspace.page_url}"] if workspace.page_url else []),
         f"# ready: {workspace.host} answers (Ctrl-C stops it)",
@@ -238,13 +241,17 @@ def _print_request(entry: Entry) -> None:
 
 @app.command(cls=Command, short_help="Print the variables by which clients find a running workspace.")
 def env(
-    port: Annotated[int | None, typer.Option(help="Of which workspace.", show_default="the last one started")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Of which workspace.", show_default="DATABRICKS_HOST's, else the last one started"),
+    ] = None,
     shell: Annotated[
         Shell, typer.Option(help="The form: sh (bash, zsh), fish, powershell, dotenv (a .env file), notebook.")
     ] = Shell.sh,
 ) -> None:
     """Print the variables by which clients find the workspace that runs on this machine.
 
+    Of several it is the one that DATABRICKS_HOST names, or else the one that was started last, as for Client.local().
     In a shell: eval "$(dbllm env)". In a notebook, paste what `dbllm env --shell notebook` prints.
     """
     from dbllm.local.running import running_env

@@ -7,14 +7,29 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from dbllm._auth.local_workspace import find_local_workspace, registry_folder, runs
+from dbllm._auth.local_workspace import find_local_workspace, registry_folder, running_workspaces, runs
 from dbllm.local.storage.encryption import write_private
 
 VARIABLES = {"host": "DATABRICKS_HOST", "token": "DATABRICKS_TOKEN", "cluster_id": "DATABRICKS_CLUSTER_ID"}
 
 
+def runs_alone() -> bool:
+    """Whether at most one workspace runs on this machine: then nobody need say which one is meant."""
+    return len(running_workspaces()) < 2
+
+
+def taken_port_hint(port: int) -> str:
+    """What to do where a port is taken: by a workspace, or by another program."""
+    if any(found.host.endswith(f":{port}") for found in running_workspaces()):
+        return (
+            f"A local workspace runs there: use it (`dbllm env --port {port}` prints its variables), or start another "
+            "one with --port 0."
+        )
+    return "Stop what listens there, or choose another port with --port (0 takes a free one)."
+
+
 def running_env(port: int | None = None) -> dict[str, str]:
-    """The variables by which clients find the workspace that runs on this machine.
+    """The variables by which clients find the workspace that runs on this machine; of several, as `Client.local()`.
 
     Raises:
         ConfigError: none runs.

@@ -31,11 +31,9 @@ from dbllm.local.model.weights import default_model
 from dbllm.local.options import Options
 from dbllm.local.page.page import Page
 from dbllm.local.page.request_log import RequestLog
-from dbllm.local.running import note_running
+from dbllm.local.running import note_running, taken_port_hint
 from dbllm.local.storage.identity import Identity, identity
 from dbllm.local.storage.store import Change, Store, opened
-
-WORKSPACE_PORT_HINT = "Stop what listens there, or choose another port with --port (0 takes a free one)."
 
 
 class Workspace(Service):
@@ -161,9 +159,9 @@ class Workspace(Service):
         self._identity = stack.enter_context(identity(self._state, self._token))
         store = stack.enter_context(opened(self._state))
         # Before the model is fetched and loaded: a taken port should not cost a minute to find out.
-        sock = listen(self._bind, self._port, hint=WORKSPACE_PORT_HINT)
+        sock = listen(self._bind, self._port, hint=taken_port_hint(self._port))
         stack.callback(sock.close)
-        more = [listen(self._bind, 0, hint=WORKSPACE_PORT_HINT) for _ in fields(Origins)]
+        more = [listen(self._bind, 0, hint="") for _ in fields(Origins)]
         for one in more:
             stack.callback(one.close)
         self._host = url(sock.getsockname())

@@ -60,6 +60,30 @@ def test_one_that_is_gone_or_half_written_is_passed_over(home: Path) -> None:
         Client.local(8766)
 
 
+def test_of_several_the_environment_s_is_chosen_or_else_the_one_that_was_started_last(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dbllm.local.running import running_env
+
+    for place, port in enumerate((8765, 8766, 8767)):
+        note(home, port)
+        os.utime(home / f"{port}.json", (place, place))
+    for named, chosen in (
+        ("", 8767),
+        ("http://127.0.0.1:8766", 8766),
+        ("http://127.0.0.1:8765/", 8765),
+        ("http://127.0.0.1:9999", 8767),
+        ("https://other.cloud.databricks.com", 8767),
+    ):
+        monkeypatch.setenv("DATABRICKS_HOST", named)
+        expected = f"http://127.0.0.1:{chosen}"
+        assert [Client.local().host, AsyncClient.local().host] == [expected, expected], named
+        assert running_env()["DATABRICKS_HOST"] == expected, named
+        assert Client.local(8766).host == running_env(8766)["DATABRICKS_HOST"] == "http://127.0.0.1:8766"
+    with pytest.raises(ConfigError, match=r"no local workspace runs on port 1 .*one runs on: 8765, 8766, 8767"):
+        Client.local(1)
+
+
 def test_none_that_runs_is_said_and_a_configured_workspace_is_not_taken_instead(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,22 @@ def test_a_browser_gets_the_page_and_a_program_gets_what_databricks_would_say(ht
     assert http.get("/").status_code == 401
 
 
+def test_every_address_that_a_person_may_open_leads_to_the_page(http: httpx.Client) -> None:
+    for path in ("/index.html", "/ui", "/ui/", "/ui/env", "/docs", "/favicon.ico", "/a/b?c=d"):
+        for method in ("GET", "HEAD"):
+            answer = http.request(method, path, headers=BROWSER)
+            assert (answer.status_code, answer.headers.get("location")) == (303, "/"), path  # the fragment goes with it
+            assert answer.content == b""
+        rebound = http.get(path, headers={**BROWSER, "host": "evil.example"})
+        assert (rebound.status_code, "location" in rebound.headers) == (403, False), path
+    assert http.get("/favicon.ico", headers={"accept": "image/png,*/*"}).status_code == 204
+    for path in ("/api/2.0/serving-endpoints", "/serving-endpoints/dolly/invocations", "/ai-gateway/x", "/oidc/x"):
+        assert http.get(path, headers=BROWSER).status_code >= 400, path  # what Databricks would say
+    for headers in ({}, {"accept": "*/*"}, {**BROWSER, "authorization": "Bearer wrong"}):
+        assert http.get("/index.html", headers=headers).status_code in (401, 403), headers
+    assert http.post("/index.html", headers=BROWSER).status_code == 401
+
+
 def test_the_page_runs_no_script_but_its_own_and_sends_nowhere_else(http: httpx.Client, workspace: Workspace) -> None:
     page = http.get("/", headers=BROWSER)
     policy = page.headers["content-security-policy"]
@@ -97,10 +113,12 @@ def test_nobody_without_the_printed_session_sees_or_does_anything(
             ("GET", "/ui/call/api/2.0/serving-endpoints"),
             ("POST", "/ui/call/serving-endpoints/dolly/invocations"),
         ):
-            answer = http.request(method, path, headers=headers, json={} if method == "POST" else None)
-            said = answer.text + str(answer.headers)
-            if answer.status_code != status or workspace.token in said or session in said:
-                wrong.append((name, method, path, answer.status_code))
+            for more in ({}, BROWSER):
+                answer = http.request(method, path, headers={**headers, **more}, json={} if method == "POST" else None)
+                said = answer.text + str(answer.headers)
+                led = bool(more) and answer.status_code == 303 and answer.headers["location"] == "/"
+                if (answer.status_code != status and not led) or workspace.token in said or session in said:
+                    wrong.append((name, method, path, answer.status_code))
     assert wrong == []
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -105,11 +106,22 @@ def test_a_taken_port_is_a_sentence_and_status_one(model: Path) -> None:
     with running("up", "--port", "0", "--model", str(model)) as (_, lines):
         port = exports(lines)["DATABRICKS_HOST"].rsplit(":", 1)[1]
         done = run("up", "--port", port, "--model", str(model))
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            taken = run("up", "--port", str(other.getsockname()[1]))
+        second = run_until_ready("up", "--port", "0", "--model", str(model))
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.startswith(f"dbllm: Port {port} on 127.0.0.1 is already in use.")
-    assert "--port" in done.stderr
+    assert done.stderr.startswith(f"dbllm: Port {port} on 127.0.0.1 is already in use. A local workspace runs there")
+    assert f"`dbllm env --port {port}`" in done.stderr
+    assert "choose another port with --port" in taken.stderr
+    (line,) = (line for line in second if line.startswith("# try: "))
+    assert f'eval "$(dbllm env --port {exports(second)["DATABRICKS_HOST"].rsplit(":", 1)[1]})"' in line
     assert "Traceback" not in done.stderr
+
+
+def run_until_ready(*arguments: str) -> list[str]:
+    with running(*arguments) as (_, lines):
+        return lines
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -123,6 +135,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (["up", "--host", "192.168.0.1"], "loopback only"),
         (["up", "--driver", "80"], "3000 to 8000"),
+        (["up", "--fault", "dolly:latency=slow"], "latency must be a number, got 'slow'"),
+        (["up", "--fault", "dolly:seed=0.5"], "seed must be a whole number, got '0.5'"),
         (["up", "--custom", "mine=nowhere:function"], "nowhere:function cannot be loaded"),
         (["up", "--custom", "mine=ftp://example.com"], "neither module:function nor the URL"),
         (["up", "--port", "0", "--model", "nowhere.gguf"], "no model file nowhere.gguf"),

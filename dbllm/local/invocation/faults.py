@@ -296,12 +296,20 @@ def parse_fault(text: str) -> tuple[str, Fault]:
             if not sign:
                 raise ValueError(f"'{pair}' is not of the form name=value")
             if key.isdecimal():
-                statuses[key] = float(value)
+                statuses[key] = _parse_number(key, value)
             else:
-                settings[key] = value if key == "retry_after" else int(value) if key == "seed" else float(value)
+                settings[key] = value if key == "retry_after" else _parse_number(key, value)
         return name, read_fault({**settings, "statuses": statuses})
     except ValueError as error:
         raise LocalError(f"--fault {text}: {error}.") from None
+
+
+def _parse_number(name: str, text: str) -> float:
+    kind = int if name == "seed" else float
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{name} must be {'a whole number' if kind is int else 'a number'}, got '{text}'") from None
 
 
 def _check_number(name: str, value: object) -> float:

@@ -104,7 +104,7 @@ def load_llama(path: Path, *, slots: int, context: int) -> LlamaServer:
         LocalError: no such file, or not a model llama.cpp can run.
     """
     if not path.is_file():
-        raise LocalError(f"There is no model file {path}. --model takes the path of a GGUF file.")
+        raise LocalError(f"There is no model file {path}: name the path of a GGUF file, or none for SmolLM2.")
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise LocalError(f"{path} is not a GGUF file, the only format the local engine reads.")

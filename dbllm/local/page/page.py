@@ -29,8 +29,14 @@ from dbllm.local.page.request_log import MODEL_CALLS, RequestLog
 
 SESSION = "x-dbllm-session"
 UI = "/ui/"
+ICON = "/favicon.ico"
+"""A browser asks for it by itself; there is none."""
+
 CALL = f"{UI}call/"
 """What follows is a path of the workspace, which is asked for with its owner's token."""
+
+APIS = ("/api/", "/serving-endpoints", "/ai-gateway", "/driver-proxy-api/", "/oidc", "/upstream", "/.well-known", CALL)
+"""Where a program's paths begin; a browser too gets there what Databricks would say."""
 
 _DROPPED = (SESSION.encode(), b"authorization", b"cookie", b"origin", b"referer")
 
@@ -53,14 +59,19 @@ class Page:
         return f"{host}/#session={self.session}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and (scope["path"].startswith(UI) or _is_browser_at_root(scope))
+        ours = scope["type"] == "http" and (scope["path"].startswith(UI) or scope["path"] == ICON or _is_browser(scope))
         await (self._guarded if ours else self._log)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         check_host(headers)
-        if scope["path"] == "/":
-            await _document()(scope, receive, send)
+        if _is_browser(scope):
+            # The link's session stays in the address, for browsers keep its fragment on the way.
+            leads = Response(status_code=303, headers={"location": "/", "cache-control": "no-store"})
+            await (_document() if scope["path"] == "/" else leads)(scope, receive, send)
+            return
+        if scope["path"] == ICON:
+            await Response(status_code=204)(scope, receive, send)
             return
         self._check_session(headers)
         if scope["path"].startswith(CALL):
@@ -100,10 +111,12 @@ class Page:
         raise Problem(404, "NOT_FOUND", "The page has nothing of this name, or the request is no longer kept.")
 
 
-def _is_browser_at_root(scope: Scope) -> bool:
-    if scope["path"] != "/" or scope["method"] not in ("GET", "HEAD"):
+def _is_browser(scope: Scope) -> bool:
+    """Whether a person opened an address that is none of the API's: a browser asks for HTML, and has no credential."""
+    path, headers = scope["path"], Headers(scope=scope)
+    if scope["method"] not in ("GET", "HEAD") or path.startswith(APIS) or "authorization" in headers:
         return False
-    return "text/html" in Headers(scope=scope).get("accept", "")
+    return "text/html" in headers.get("accept", "")
 
 
 def _request_number(text: str) -> int:
