@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,12 +33,21 @@ def registry_folder() -> Path:
         raise ConfigError("the user this runs as has no home folder, where running workspaces are noted.") from None
 
 
-def find_local_workspace(port: int | None = None) -> LocalWorkspace:
+def find_local_workspace(port: int | None = None, options: Iterable[str] = ()) -> LocalWorkspace:
     """The workspace that was started last, or the one on this port. It asks only this machine.
 
+    Args:
+        port: its port; default: of the last.
+        options: what the client is made with beside it, by name.
+
     Raises:
-        ConfigError: none runs.
+        ConfigError: none runs, or the client is given another one.
     """
+    if own := {"host", "token", "profile", "client_id", "client_secret"} & {*options}:
+        what = f"local() finds host and token by itself and takes no {min(own)}="
+        raise ConfigError(f"{what}: name a workspace by its port, as in local(8765), or call the class itself.")
+    if port is not None and not str(port).isdecimal():
+        raise ConfigError(f"local() takes the port of a workspace on this machine, such as 8765, got {port!r:.80}.")
     for found in _noted(registry_folder(), port):
         if runs(found.pid):
             return found

@@ -602,7 +602,7 @@ async def test_a_400_on_the_right_verb_keeps_its_usual_hint(make, wire):
 def test_a_key_of_a_reply_is_answered_with_the_attribute_that_has_it():
     embeddings, chat = dbllm.Embeddings(data=[]), dbllm.ChatCompletion.model_construct()
     for reply, key, said in (
-        (embeddings, 0, "reply.vectors,"),
+        (embeddings, 0, r"reply.vectors\[0\],"),
         (chat, slice(0, 3), "reply.text,"),
         (chat, "id", "reply.id,"),
     ):
