@@ -561,8 +561,6 @@ REPLIES: dict[str, Row] = {
     "reply.choices[0].content": _with_reply(lambda reply: reply.choices[0].content),
     "reply.choices[0].delta": _with_reply(lambda reply: reply.choices[0].delta),
     "reply.message.function_call": _with_reply(lambda reply: reply.message.function_call),
-    "reply.raw.status_code": _with_reply(lambda reply: reply.raw.status_code),
-    "reply.raw.json()": _with_reply(lambda reply: reply.raw.json()),
     "for over a completion's reply": _with_reply(list, "generate"),
     "embeddings[0]": _with_vectors(lambda vectors: vectors[0]),
     "embeddings['data']": _with_vectors(lambda vectors: vectors["data"]),
