@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, wraps
-from inspect import CO_VARKEYWORDS, unwrap
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
@@ -76,11 +77,11 @@ def wrong_call(function: Callable[..., Any], error: TypeError, places: int, name
     """
     if error.__traceback__ is None or error.__traceback__.tb_next is not None:
         return error
-    owner, own = _name_of(function), unwrap(function)
+    owner, own = _name_of(function), inspect.unwrap(function)
     code = own.__code__
     most, known = code.co_argcount, code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     other = [name for name in named if name not in known]
-    if other and not code.co_flags & CO_VARKEYWORDS:
+    if other and not code.co_flags & inspect.CO_VARKEYWORDS:
         return unknown_keyword(owner, other[0], known)
     if places > most:
         first = f"{' and '.join(known[1:most])} by {'its place' if most == 2 else 'their places'}, and everything else"
@@ -104,6 +105,8 @@ def explain_keywords(function: F) -> F:
         finally:
             del args, options  # so that no traceback with local variables shows a credential
 
+    if sys.version_info >= (3, 12) and inspect.iscoroutinefunction(function):
+        inspect.markcoroutinefunction(explained)
     return cast("F", explained)
 
 

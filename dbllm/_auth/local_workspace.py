@@ -44,8 +44,9 @@ def find_local_workspace(port: int | None = None, options: Iterable[str] = ()) -
         ConfigError: none runs, or the client is given another one.
     """
     if own := {"host", "token", "profile", "client_id", "client_secret"} & {*options}:
-        what = f"local() finds host and token by itself and takes no {min(own)}="
-        raise ConfigError(f"{what}: name a workspace by its port, as in local(8765), or call the class itself.")
+        raise ConfigError(
+            f"local() finds its host and token, and takes no {min(own)}=: call the class with it, or a port."
+        )
     if port is not None and not str(port).isdecimal():
         raise ConfigError(f"local() takes the port of a workspace on this machine, such as 8765, got {port!r:.80}.")
     for found in _noted(registry_folder(), port):

@@ -91,7 +91,6 @@ def _plain_time(value: Any, kind: str) -> Any:
     return text if isinstance(moment, int) else moment.isoformat()  # int: nanoseconds, or a year beyond 9999
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _MENDED = 'Drop it with text.encode("utf-8", "ignore").decode(), or decode the text anew, in its own encoding.'
 
 # Circular references end in RecursionError, so the encoder's own (slower) circular check is off.
@@ -122,7 +121,7 @@ def _first_flaw(value: object, place: str) -> str:
     if isinstance(value, float):
         why = "JSON has no form for a number that is not finite."
         return "" if math.isfinite(value) else f"{place or 'the value'} = {value}: {why}"
-    if isinstance(value, str) and (half := _SURROGATE.search(value)):
+    if isinstance(value, str) and (half := re.search("[\ud800-\udfff]", value)):
         where = f"{place or 'the text'} is not Unicode: its character {half.start()}, {half[0]!r}"
         return f"{where}, is half of a surrogate pair. {_MENDED}"
     items: list[tuple[str, object]] = []

@@ -218,9 +218,20 @@ def model_params(*layers: Mapping[str, Any] | None, verb: Verb | None = None) ->
     return {name: value for name, value in merged.items() if value is not None}
 
 
+# Fields of these wire formats: as many as need no second look, and what another name may be a typing error of.
+_FIELDS = frozenset({"temperature", "top_p", "top_k", "n", "seed", "user", "tools", "tool_choice", "response_format"})
+_FIELDS |= {"logprobs", "top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "parallel_tool_calls"}
+_FIELDS |= {"reasoning_effort", "stream_options", "metadata", "dimensions", "encoding_format"}
+_OF_VERB = {"respond": {"max_output_tokens", "custom_inputs"}, "embed": {"batch_size", "concurrency", "progress"}}
+_OF_OTHERS = {"max_tokens", "max_completion_tokens", "response_model"}
+
+
 @lru_cache(maxsize=512)
 def _misnomer(name: str, verb: Verb | None) -> str:
+    fields = _FIELDS | _OF_VERB.get(str(verb), _OF_OTHERS)
+    if name in fields:
+        return ""
     with WholeImport():
         from .keywords import meant
 
-    return meant(name, verb)
+    return meant(name, verb, fields)
