@@ -102,12 +102,13 @@ def __getattr__(name: str) -> _typing.Any:
     with _WholeImport():
         from importlib.util import find_spec
 
-    from ._misnomers import MODULE_NAMES, missing_attribute
-
-    known = _MODULES if name[:1].isupper() else ()  # a name in lower case may be a module, which is imported next
-    flaw = missing_attribute("dbllm", name, MODULE_NAMES, known)
     is_from_import = _sys._getframe(1).f_code.co_name == "_handle_fromlist"
-    if is_from_import and find_spec(f"{__name__}.{name}") is None:  # of an AttributeError it keeps no word
+    if is_from_import and find_spec(f"{__name__}.{name}") is not None:  # a module, which is imported next
+        raise AttributeError(name)
+    from ._misnomers import missing_attribute, words
+
+    flaw = missing_attribute("dbllm", name, words("module"), _MODULES if name[:1].isupper() else ())
+    if is_from_import:  # of an AttributeError it keeps no word
         raise ImportError(str(flaw), name=__name__)
     raise flaw
 

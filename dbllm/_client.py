@@ -20,8 +20,8 @@ from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.prompt import PromptSignature
 from ._lazy import WholeImport
-from ._misnomers import CLIENT_NAMES, NamesOurs, OnlyAsync, explain_keywords
-from ._protocol.paths import app_name, app_path, query_string
+from ._misnomers import NamesOurs, OnlyAsync, explain_keywords
+from ._protocol.paths import app_name, app_path, request_path
 from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref, fallback_refs
 from ._protocol.tasks import parse_task
 from ._transport.options import Options
@@ -90,7 +90,7 @@ class AsyncClient(NamesOurs, OnlyAsync):
     """
 
     _backend: ClassVar[type[AsyncBackend] | type[SyncBackend]] = AsyncBackend
-    _names = CLIENT_NAMES | {"close": "await client.aclose()"}
+    _names = "client"
 
     @explain_keywords
     def __init__(
@@ -156,7 +156,7 @@ class AsyncClient(NamesOurs, OnlyAsync):
         with WholeImport():
             from ._auth.local_workspace import find_local_workspace
 
-        found = find_local_workspace(port)
+        found = find_local_workspace(port, options)
         client = cls(found.host, found.token, **options)
         client._config = replace(client._config, cluster_id=found.cluster_id)
         return client
@@ -348,6 +348,7 @@ class AsyncClient(NamesOurs, OnlyAsync):
 
         return AsyncSecrets(self._transport, self._options)
 
+    @explain_keywords
     async def request(
         self,
         method: str,
@@ -373,18 +374,15 @@ class AsyncClient(NamesOurs, OnlyAsync):
 
         Raises:
             ConfigError: `path` does not begin with "/", or begins with "//".
+            TypeError: an argument is of another kind.
             APIError: the call failed.
         """
         headers = hide_headers(headers)
-        if not path.startswith("/") or path.startswith("//"):
-            raise ConfigError(
-                f"path must begin with one '/', got {path.split('?')[0]!r}; the host is the client's own, {self.host}."
-            )
         options = self._options.merged_with(timeout, retry, headers)
-        whole = path + (("&" if "?" in path else "?") + query if (query := query_string(params)) else "")
+        whole = request_path(path, params, self.host)
         deadline = options.deadline(self._transport.backend.clock)
-        call = options.call(deadline, whole, json, method=method.upper())
-        del path, params, json, headers, whole, query  # what may be secret, no traceback with locals shall show
+        call = options.call(deadline, whole, json, method=str(method).upper())
+        del path, params, json, headers, whole  # what may be secret, no traceback with locals shall show
         answer = await self._transport.call(call)
         try:
             return json_module.loads(answer.raw.body) if answer.raw.body.strip() else None

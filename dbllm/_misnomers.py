@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from functools import lru_cache, wraps
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
 from ._lazy import WholeImport
@@ -12,95 +15,28 @@ F = TypeVar("F", bound=Callable[..., Any])
 K = TypeVar("K", bound=type)
 S = TypeVar("S", bound="NamesOurs")
 
-_TOKEN, _HOST, _RETRY = "token=", "host=, the workspace without a path", "retry=Retry(attempts=…)"
-_ENDPOINT, _CALL = "client.endpoint(NAME)", "client.endpoint(NAME, params={…}), or the call"
-KEYWORDS = {
-    **dict.fromkeys(("api_key", "access_token", "api_token", "bearer_token", "azure_ad_token", "password"), _TOKEN),
-    **dict.fromkeys(
-        ("base_url", "api_base", "url", "workspace_url", "workspace", "server_hostname", "hostname"), _HOST
-    ),
-    **dict.fromkeys(("max_retries", "retries", "max_attempts", "num_retries"), _RETRY),
-    **dict.fromkeys(("request_timeout", "http_timeout_seconds", "timeout_seconds"), "timeout= (seconds)"),
-    **dict.fromkeys(("default_headers", "extra_headers"), "headers="),
-    **dict.fromkeys(("model", "model_name", "endpoint", "endpoint_name", "deployment", "deployment_name"), _ENDPOINT),
-    **dict.fromkeys(("temperature", "max_tokens", "top_p", "stop", "model_kwargs", "extra_params"), _CALL),
-    **dict.fromkeys(("proxies", "https_proxy"), 'proxy="http://…"'),
-    **dict.fromkeys(("verify_ssl", "ssl_verify", "ssl_context"), "verify="),
-    **dict.fromkeys(("organization", "project", "api_version"), "a workspace has none, so leave it out"),
-    **dict.fromkeys(("default_query", "extra_query"), "client.request(…, params=…)"),
-    **dict.fromkeys(("max_concurrency", "pool_size"), "max_connections="),
-    **dict.fromkeys(("config_profile", "databricks_profile"), "profile="),
-    **dict.fromkeys(("fallbacks",), "fallback="),
-}
-"""Keywords of other libraries' clients: dbllm's."""
+_VERB_OF = {"messages": "chat(messages)", "prompt": "complete(prompt)", "input": "respond(input) or embed(input)"}
+_FIRST = (("messages",), ("prompt",), ("input",))
+OR_CALL = "or the call"  # where a keyword is of the call, as the client's table says
 
-_INVOKE = "chat(messages), respond(input), complete(prompt), embed(texts) or predict(…)"
-_MANAGE = "client.endpoints.{}(NAME)"
-CLIENT_NAMES = {
-    **dict.fromkeys(("chat", "ChatCompletion", "messages"), "client.endpoint(NAME).chat(messages)"),
-    **dict.fromkeys(("completions", "complete", "Completion", "generate"), "client.endpoint(NAME).complete(prompt)"),
-    **dict.fromkeys(("embeddings", "embed", "Embedding"), "client.endpoint(NAME).embed(texts)"),
-    **dict.fromkeys(("responses", "respond"), "client.endpoint(NAME).respond(input)"),
-    "stream_chat": "client.endpoint(NAME).stream_chat(messages)",
-    **dict.fromkeys(("predict", "predict_stream"), "client.endpoint(NAME).predict(…), or dbllm.deployments"),
-    **dict.fromkeys(("invoke", "query", "ask"), f"client.endpoint(NAME), and of it {_INVOKE}"),
-    **dict.fromkeys(("models", "serving_endpoints", "list_endpoints"), "client.endpoints, such as .list()"),
-    "create_endpoint": "client.endpoints.create(NAME, config)",
-    **dict.fromkeys(("apps", "agents"), "client.agent(NAME)"),
-    **dict.fromkeys(("api_client", "get", "post", "clusters", "jobs", "workspace"), 'client.request("GET", "/api/…")'),
-    **dict.fromkeys(("base_url", "url"), "client.host"),
-    **dict.fromkeys(("api_key", "token"), "client.config, which says where the token is from and does not show it"),
-    **dict.fromkeys(("timeout", "max_retries", "copy"), "client.with_options(timeout=…, retry=…)"),
-    "with_raw_response": "reply.raw, which every reply has",
-}
-"""Attributes of other libraries' clients: dbllm's."""
 
-ENDPOINT_NAMES = {
-    **dict.fromkeys(("invoke", "ainvoke", "query", "create", "ask", "call", "run", "acomplete", "achat"), _INVOKE),
-    **dict.fromkeys(
-        ("stream", "astream", "stream_generate"), "stream_chat(…), stream_complete(…) or stream_respond(…)"
-    ),
-    **dict.fromkeys(("embeddings", "embed_query", "embed_documents", "aembed", "encode"), "embed(texts)"),
-    **dict.fromkeys(("completions", "generate_text"), "complete(prompt)"),
-    "responses": "respond(input)",
-    **dict.fromkeys(("batch", "abatch", "map"), "dbllm.bulk"),
-    **{verb: _MANAGE.format(verb) for verb in ("get", "delete", "logs", "permissions", "update_config")},
-    **dict.fromkeys(("status", "state", "config", "task"), _MANAGE.format("get")),
-}
-"""Attributes of other libraries' models and endpoints: dbllm's."""
+@lru_cache
+def words(*sections: str) -> Mapping[str, str]:
+    """What to use in place of others' names: sections of `_misnomers.ini`, of which an earlier one wins."""
+    with WholeImport():
+        from configparser import ConfigParser
+        from pkgutil import get_data
 
-STREAM_NAMES = dict.fromkeys(
-    ("choices", "message", "content", "response", "parsed", "get_final_completion", "get_final_response", "result"),
-    "final(), which is the whole reply",
-) | dict.fromkeys(
-    ("text_stream", "deltas", "iter_text", "aiter_text", "output_text"), "chunk.text of each chunk, or text"
-)
-"""Attributes of other libraries' streams: dbllm's."""
-
-REPLY_NAMES = {
-    **dict.fromkeys(("content", "output_text", "completion", "response", "result", "answer", "get_text"), "text"),
-    **dict.fromkeys(("headers", "http_response", "status_code"), "raw, with status, headers and body"),
-    **dict.fromkeys(("to_dict", "dict_", "get"), "model_dump()"),
-    **dict.fromkeys(("embeddings", "embedding"), "vectors"),
-    **dict.fromkeys(("tool_calls", "role"), "message, which has it"),
-    "_request_id": "request_id",
-}
-"""Attributes of other libraries' replies: dbllm's."""
-
-SUBMODULES = frozenset(
-    {"bulk", "dbutils", "deployments", "errors", "langchain", "local", "otel", "serve", "spark", "testing"}
-)
-MODULE_NAMES = {
-    **dict.fromkeys(("OpenAI", "WorkspaceClient"), "dbllm.Client"),
-    **dict.fromkeys(("AsyncOpenAI",), "dbllm.AsyncClient"),
-    **{name: f"dbllm.langchain.{name}" for name in ("ChatDatabricks", "Databricks", "DatabricksEmbeddings")},
-    "get_deploy_client": "dbllm.deployments.get_deploy_client",
-    **dict.fromkeys(("completion", "chat", "embedding", "complete", "embed"), "dbllm.Client, and its endpoint(NAME)"),
-    "RetryPolicy": "dbllm.Retry",
-    **dict.fromkeys(("Workspace", "LocalWorkspace"), "dbllm.local.Workspace"),
-    **{name: f"`import dbllm.{name}` first" for name in SUBMODULES},
-}
-"""What others export, or dbllm elsewhere."""
+    try:
+        text = (get_data("dbllm", "_misnomers.ini") or b"").decode()
+    except OSError:  # packed without it
+        text = ""
+    parser = ConfigParser(delimiters=("=",), comment_prefixes=("#",), interpolation=None)
+    parser.optionxform = str  # type: ignore[method-assign, assignment]
+    parser.read_string(text)
+    tables = [parser[section] for section in reversed(sections) if section in parser]
+    lines = [(names.split(", "), instead) for table in tables for names, instead in table.items()]
+    return {name: instead.replace("{name}", name) for names, instead in lines for name in names}
 
 
 def suggestion(name: str, instead: Mapping[str, str], known: Iterable[str]) -> str:
@@ -115,37 +51,75 @@ def suggestion(name: str, instead: Mapping[str, str], known: Iterable[str]) -> s
     return f"did you mean {spelled[near[0]]}?" if near else ""
 
 
+def by_kind(section: str, value: object) -> str:
+    """What to pass in place of a value of this kind, as a sentence; "" where nobody can tell."""
+    table = words(section)
+    known = [table[kind.__name__] for kind in type(value).__mro__ if kind.__name__ in table]
+    return f" Pass {known[0]}." if known else ""
+
+
 def unknown_keyword(owner: str, name: str, known: Iterable[str]) -> TypeError:
     """The error for a keyword argument that `owner` does not have."""
     names = [each for each in known if each != "self"]
-    hint = suggestion(name, {key: told for key, told in KEYWORDS.items() if told != f"{name}="}, names)
-    hint = hint.replace(_RETRY, "attempts=, the first attempt included") if owner == "Retry" else hint
+    instead = words(f"keyword {owner.rpartition('.')[2]}", "keyword")
+    hint = suggestion(name, {key: found for key, found in instead.items() if found != f"{name}="}, names)
     what = f"{owner} has no argument {name}=: {hint or 'it takes ' + ', '.join(f'{each}=' for each in names)}"
     return TypeError(what if what.endswith("?") else f"{what}.")
 
 
+def wrong_call(function: Callable[..., Any], error: TypeError, places: int, named: Iterable[Any]) -> TypeError:
+    """What to raise for arguments that a method does not take; the error itself where the call had begun.
+
+    Args:
+        function: the method, as its user called it.
+        error: what Python said.
+        places, named: how many arguments came by their places, and the names of the others.
+    """
+    if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+        return error
+    owner, own = _name_of(function), inspect.unwrap(function)
+    code = own.__code__
+    most, known = code.co_argcount, code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    other = [name for name in named if name not in known]
+    if other and not code.co_flags & inspect.CO_VARKEYWORDS:
+        return unknown_keyword(owner, other[0], known)
+    if places > most:
+        first = f"{' and '.join(known[1:most])} by {'its place' if most == 2 else 'their places'}, and everything else"
+        return TypeError(f"{owner} takes {first if most > 1 else 'everything'} by its name, such as {known[most]}=.")
+    if twice := [name for name in known[1:places] if name in named]:
+        return TypeError(f"{owner} got {twice[0]} twice, by its place and by its name: leave one out.")
+    lacks = [name for name in known[places : most - len(own.__defaults__ or ())] if name not in named]
+    there = [f"; for {name}= there is {_VERB_OF[name]}" for name in other if name in _VERB_OF]
+    return TypeError(f"{owner} needs {' and '.join(lacks)}, by place or by name{''.join(there)}.")
+
+
 def explain_keywords(function: F) -> F:
-    """Make a function answer a keyword that it does not have with the one that was probably meant."""
-    code = function.__code__
-    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    names, most = frozenset(known), code.co_argcount
+    """Make a function answer arguments that it does not have with those that were probably meant."""
 
     @wraps(function)
     def explained(*args: Any, **options: Any) -> Any:
         try:
-            if options.keys() <= names and len(args) <= most:
-                return function(*args, **options)
-            owner, unknown = _name_of(explained), next(iter(options.keys() - names), None)
+            return function(*args, **options)
+        except TypeError as error:
+            raise wrong_call(explained, error, len(args), [*options]) from error.__cause__
         finally:
             del args, options  # so that no traceback with local variables shows a credential
-        if unknown is not None:
-            raise unknown_keyword(owner, unknown, known)
-        raise TypeError(
-            f"{owner} takes {' and '.join(known[1:most])} by their places, and everything else by its name, such as "
-            f"{known[most]}=."
-        )
 
+    if sys.version_info >= (3, 12) and inspect.iscoroutinefunction(function):
+        inspect.markcoroutinefunction(explained)
     return cast("F", explained)
+
+
+class nothing:  # messages say by the name of its class what they got
+    """What is passed where a verb is called without its first argument."""
+
+
+def may_lack(function: F) -> F:
+    """A verb that can be called without its first argument, which it then refuses; its signature stays."""
+    own: Any = function
+    copy = FunctionType(own.__code__, own.__globals__, own.__name__, (nothing(),), own.__closure__)
+    copy.__kwdefaults__ = own.__kwdefaults__
+    return cast("F", wraps(function)(copy))
 
 
 def explain_fields(kind: K) -> K:
@@ -174,12 +148,32 @@ def missing_attribute(owner: str, name: str, instead: Mapping[str, str], known: 
 class NamesOurs:
     """Answers an attribute that it does not have, and what cannot be done with it, with what was probably meant."""
 
-    _names: ClassVar[Mapping[str, str]] = {}
+    _names: ClassVar[str] = ""  # sections of _misnomers.ini
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, verb in [*vars(cls).items()]:
+            if isinstance(verb, FunctionType) and verb.__code__.co_varnames[1:2] in _FIRST and not verb.__defaults__:
+                setattr(cls, name, may_lack(verb))
 
     if not TYPE_CHECKING:  # a type checker finds the mistake by itself
 
         def __getattr__(self, name: str) -> Any:
-            raise missing_attribute(type(self).__name__, name, self._names, dir(type(self)))
+            raise missing_attribute(type(self).__name__, name, words(*self._names.split(", ")), dir(type(self)))
+
+        def __call__(self, *_: object, **__: object) -> Any:
+            raise self._misuse("called")
+
+        def __getitem__(self, _: object) -> Any:  # loops and `in` end here, too
+            raise self._misuse("indexed or looped over")
+
+        def __await__(self) -> Any:
+            raise self._misuse("awaited")
+
+    def _misuse(self, how: str) -> TypeError:
+        table = words(*self._names.split(", "))
+        instead = table.get(how) or f"use {table.get('()', 'its methods')}"
+        return TypeError(f"{type(self).__name__} is not {how}: {instead}.")
 
     def __copy__(self: S) -> S:
         other = type(self).__new__(type(self))
@@ -220,33 +214,21 @@ class OnlyPlain:
 
 
 class OnlyAsyncStream(OnlyAsync):
-    """The same of a stream, which is not awaited either."""
+    """The same of a stream."""
 
     if not TYPE_CHECKING:
 
         def __iter__(self) -> Any:
             raise TypeError(_ASYNC.format(type(self).__name__, "for", _twin(self)))
 
-        def __await__(self) -> Any:
-            raise TypeError(
-                "a stream is not awaited: write `async with endpoint.stream_chat(…) as stream`, then `async for chunk "
-                "in stream`."
-            )
-
 
 class OnlyPlainStream(OnlyPlain):
-    """The same of a stream, which is not awaited either."""
+    """The same of a stream."""
 
     if not TYPE_CHECKING:
 
         def __aiter__(self) -> Any:
             raise TypeError(_PLAIN.format(type(self).__name__, "for"))
-
-        def __await__(self) -> Any:
-            raise TypeError(
-                "a stream of Client is not awaited: write `with endpoint.stream_chat(…) as stream`, then `for chunk in "
-                "stream`; or use AsyncClient in an async function."
-            )
 
 
 def _twin(value: object) -> str:

@@ -17,7 +17,7 @@ from ._inference.handle import ModelHandle
 from ._inference.run import AsyncRun
 from ._inference.stream import Stream
 from ._lazy import WholeImport
-from ._misnomers import CLIENT_NAMES, ENDPOINT_NAMES, NamesOurs, OnlyPlain, explain_keywords
+from ._misnomers import NamesOurs, OnlyPlain, explain_keywords
 from ._transport.retry import Retry, Timeout
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ ClientT = TypeVar("ClientT", bound="Client")
 
 
 class _Handle(NamesOurs, SyncFacade[HandleT]):
-    _names = ENDPOINT_NAMES
+    _names = "endpoint"
 
     @property
     def name(self) -> str:
@@ -42,6 +42,8 @@ class _Handle(NamesOurs, SyncFacade[HandleT]):
 
 class DriverApp(_Handle[AsyncDriverApp]):
     """A driver proxy app in plain code; see `AsyncDriverApp`."""
+
+    _names = "app, endpoint"
 
     complete = sync_method(AsyncDriverApp.complete)
     generate = sync_method(AsyncDriverApp.generate)
@@ -65,6 +67,8 @@ class Endpoint(_Handle[AsyncEndpoint]):
 class Run(NamesOurs, SyncFacade[AsyncRun]):
     """A run of an agent in plain code; see `AsyncRun`."""
 
+    _names = "run"
+
     @property
     def id(self) -> str:
         """The run's id: a UUID that this client made, or what the app calls it."""
@@ -79,7 +83,7 @@ class Run(NamesOurs, SyncFacade[AsyncRun]):
 class Agent(NamesOurs, SyncFacade[AsyncAgent]):
     """An agent on Databricks Apps in plain code; see `AsyncAgent`."""
 
-    _names = ENDPOINT_NAMES
+    _names = "agent, endpoint"
 
     @property
     def name(self) -> str:
@@ -106,7 +110,7 @@ class Client(NamesOurs, OnlyPlain, SyncFacade[AsyncClient]):
     kinds. Threads may share it. It works inside a running event loop, which waits meanwhile, and in a forked child.
     """
 
-    _names = CLIENT_NAMES | {"aclose": "client.close()"}
+    _names = "client"
 
     @same_signature(_BlockingClient, AsyncClient.__init__)
     def __init__(self, *args: Any, **options: Any) -> None:

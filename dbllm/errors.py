@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ._lazy import WholeImport
 
@@ -130,6 +130,14 @@ class APIError(DbllmError):
         self.error_code, self.request_id, self.retry_after = error_code, request_id, retry_after
         self.attempts = attempts
         self.previous: tuple[APIError, ...] = ()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            from ._misnomers import missing_attribute, words  # here: only mistakes want it
+
+            known = ("status", "error_code", "message", "request_id", "attempts", "raw")
+            raise missing_attribute(type(self).__name__, name, words("error"), known)
 
     @property
     def message(self) -> str:

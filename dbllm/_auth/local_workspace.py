@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -34,18 +34,28 @@ def registry_folder() -> Path:
         raise ConfigError("the user this runs as has no home folder, where running workspaces are noted.") from None
 
 
-def find_local_workspace(port: int | None = None) -> LocalWorkspace:
+def find_local_workspace(port: int | None = None, options: Iterable[str] = ()) -> LocalWorkspace:
     """The workspace on this port; without one the one that DATABRICKS_HOST names, if it runs, or the one started last.
 
     It asks only this machine.
 
+    Args:
+        port: its port.
+        options: what the client is made with beside it, by name.
+
     Raises:
-        ConfigError: none runs.
+        ConfigError: none runs, or the client is given another one.
     """
+    if own := {"host", "token", "profile", "client_id", "client_secret"} & {*options}:
+        raise ConfigError(
+            f"local() finds its host and token, and takes no {min(own)}=: call the class with it, or a port."
+        )
+    if port is not None and not str(port).isdecimal():
+        raise ConfigError(f"local() takes the port of a workspace on this machine, such as 8765, got {port!r:.80}.")
     running = running_workspaces()
     named = os.environ.get("DATABRICKS_HOST", "").strip().rstrip("/")
     for found in running:
-        if found.host == named if port is None else urlsplit(found.host).port == port:
+        if found.host == named if port is None else urlsplit(found.host).port == int(port):
             return found
     if running and port is None:
         return running[0]

@@ -9,7 +9,7 @@ from inspect import unwrap
 from types import FunctionType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
-from .._misnomers import explain_keywords
+from .._misnomers import explain_keywords, wrong_call
 from .backend import run_without_loop
 
 P = ParamSpec("P")
@@ -67,6 +67,8 @@ def sync_method(
     def plain(self: _HasCore[Core], /, *args: P.args, **options: P.kwargs) -> T:
         try:
             coroutine = verb(self._core, *args, **options)
+        except TypeError as error:
+            raise wrong_call(plain, error, len(args) + 1, [*options]) from error.__cause__
         finally:
             del args, options  # so that no traceback with local variables shows them from here
         return run_without_loop(coroutine)
@@ -86,6 +88,8 @@ def sync_factory(
     def plain(self: _HasCore[Core], /, *args: P.args, **options: P.kwargs) -> Out:
         try:
             made = verb(self._core, *args, **options)
+        except TypeError as error:
+            raise wrong_call(plain, error, len(args) + 1, [*options]) from error.__cause__
         finally:
             del args, options
         return into(made)
@@ -98,7 +102,7 @@ def sync_method_into(
 ) -> Callable[Concatenate[_HasCore[Core], P], Out]:
     """A coroutine method of the core that returns an object, which `into` wraps for plain code."""
     returns: dict[str, Any] = {"return": into}
-    verb = _renamed(verb, **returns)
+    verb = explain_keywords(_renamed(verb, **returns))
 
     @wraps(verb)
     def plain(self: _HasCore[Core], /, *args: P.args, **options: P.kwargs) -> Out:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .._misnomers import ENDPOINT_NAMES, NamesOurs
+from .._misnomers import NamesOurs
 from .._protocol.agents import APPS, INVOCATIONS, RESPONSES, AgentWire, run_id_of
 from .._protocol.models import Response, ResponseEvent
 from .._protocol.paths import not_found_hint, quoted
@@ -54,7 +54,7 @@ class AsyncAgent(NamesOurs):
     after any failure where the app takes ids that the client makes, as those of Agent Bricks do.
     """
 
-    _names = ENDPOINT_NAMES
+    _names = "agent, endpoint"
 
     def __init__(self, transport: Transport, options: Options, place: AgentPlace) -> None:
         self._transport, self._options, self._where = transport, options, place

@@ -14,6 +14,8 @@ class AsyncDriverApp(ModelHandle):
     `Accept: text/event-stream`, it may answer piece by piece.
     """
 
+    _names = "app, endpoint"
+
     async def _explain(self, verb: Verb, error: APIStatusError, deadline: float) -> None:
         if error.status == 502:  # what the driver proxy answers if it does not reach the app
             error.hint = f"Is the app {self.name} (cluster:port) running, and listening on 0.0.0.0?"

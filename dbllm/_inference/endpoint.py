@@ -203,7 +203,7 @@ class AsyncEndpoint(ModelHandle):
             APIError: the call failed.
         """
         headers = hide_headers(headers)
-        wire = model_params(self._signature.params, params)
+        wire = model_params(self._signature.params, params, verb="embed")
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         deadline = options.deadline(self._transport.backend.clock)
 

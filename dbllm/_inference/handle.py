@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .._misnomers import ENDPOINT_NAMES, NamesOurs
+from .._misnomers import NamesOurs
 from .._protocol.models import Completion, CompletionChunk
 from .._protocol.reply import CallInfo
 from .._protocol.requests import request_body
@@ -49,7 +49,7 @@ def _ask(sending: Sending, accept: str, handle: ModelHandle, read: Any = same) -
 class ModelHandle(NamesOurs):
     """A model that can be called: an endpoint or a driver app. It holds no connection; making one sends nothing."""
 
-    _names = ENDPOINT_NAMES
+    _names = "endpoint"
     _streaming: Mapping[str, Any] = {}  # further body fields of a streamed call
 
     def __init__(

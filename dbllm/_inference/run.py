@@ -35,6 +35,8 @@ _NO_CANCEL = "This app cannot cancel runs: it goes on until it ends."
 class AsyncRun(NamesOurs):
     """A run of an agent, which goes on whether or not anybody waits for it."""
 
+    _names = "run"
+
     def __init__(
         self,
         transport: Transport,

@@ -12,7 +12,7 @@ from typing import Any, Generic
 from .._backends.backend import run_without_loop
 from .._backends.sync_facade import SyncFacade
 from .._deadline import FOREVER
-from .._misnomers import STREAM_NAMES, NamesOurs, OnlyAsyncStream, OnlyPlainStream
+from .._misnomers import NamesOurs, OnlyAsyncStream, OnlyPlainStream
 from .._protocol.error_responses import error_frame
 from .._protocol.models import ResponseEvent, Usage
 from .._protocol.reply import CallInfo, HasCallInfo
@@ -80,14 +80,14 @@ class Received(Generic[C, R]):
         return self._made
 
 
-class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
+class AsyncStream(OnlyAsyncStream, NamesOurs, HasCallInfo, Generic[C, R]):
     """A streamed answer.
 
     Use it in `async with`: leaving the block closes the connection, so that the model stops. `async for` gives the
     chunks; `final()` gives the whole answer, also after some or all chunks have been read.
     """
 
-    _names = STREAM_NAMES | {"close": "await stream.aclose()"}
+    _names = "stream"
 
     def __init__(
         self, clock: Callable[[], float], start: Start, wire: StreamWire[C, R], patience: float | None
@@ -295,10 +295,10 @@ class AsyncStream(NamesOurs, OnlyAsyncStream, HasCallInfo, Generic[C, R]):
         return (self._opened or OpenStream()).interrupted(detail, code, self.text, self.usage)
 
 
-class Stream(NamesOurs, OnlyPlainStream, SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
+class Stream(OnlyPlainStream, NamesOurs, SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
     """A streamed answer in plain code: `AsyncStream` with `with`, `for` and `final()`, without async."""
 
-    _names = STREAM_NAMES | {"aclose": "close()"}
+    _names = "plain stream, stream"
 
     @property
     def text(self) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from pydantic import Field
 
-from .._backends.sync_facade import SyncFacade, sync_method
+from .._backends.sync_facade import sync_method
 from .._deadline import FOREVER
 from .._lazy import WholeImport
 from .._protocol.display import Listing
@@ -20,7 +20,7 @@ from .._transport.options import EXPLAIN_SECONDS, RedactedMapping, hide_frames
 from .._transport.replies import read_json, reply_of
 from .._transport.retry import Retry, Timeout
 from ..errors import APIError, APITimeoutError, ConfigError, NotFoundError
-from .resource import Resource, redact_error
+from .resource import Resource, SyncResource, redact_error
 
 PERMISSIONS = "/api/2.0/permissions/serving-endpoints"
 
@@ -306,7 +306,7 @@ class AsyncEndpoints(Resource):
         return self._transport.backend.clock() + (Timeout(total=timeout).total or FOREVER)
 
 
-class Endpoints(SyncFacade[AsyncEndpoints]):
+class Endpoints(SyncResource[AsyncEndpoints]):
     """The serving endpoints of a workspace in plain code; see `AsyncEndpoints`."""
 
     create = sync_method(AsyncEndpoints.create)

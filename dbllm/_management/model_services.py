@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 from urllib.parse import urlencode
 
-from .._backends.sync_facade import SyncFacade, sync_method
+from .._backends.sync_facade import sync_method
 from .._protocol.display import Listing
 from .._protocol.paths import MODEL_SERVICES, endpoint_name, is_service_name, quoted, service_hint
 from .._protocol.reply import CallInfo, Reply
@@ -15,7 +15,7 @@ from .._transport.pages import PAGE_SIZE, read_pages
 from .._transport.replies import reply_of
 from ..errors import APIError, ConfigError, NotFoundError
 from .provider_secrets import check_secrets
-from .resource import Resource
+from .resource import Resource, SyncResource
 
 CATALOG = "/api/2.1/unity-catalog"
 SCHEMA = "system.ai"
@@ -258,7 +258,7 @@ def _parent(schema: str) -> str:
     return f"schemas/{'.'.join(parts)}"
 
 
-class ModelServices(SyncFacade[AsyncModelServices]):
+class ModelServices(SyncResource[AsyncModelServices]):
     """The model services of a workspace in plain code; see `AsyncModelServices`."""
 
     list = sync_method(AsyncModelServices.list)
@@ -271,7 +271,7 @@ class ModelServices(SyncFacade[AsyncModelServices]):
     revoke = sync_method(AsyncModelServices.revoke)
 
 
-class ModelProviders(SyncFacade[AsyncModelProviders]):
+class ModelProviders(SyncResource[AsyncModelProviders]):
     """The model provider services of a workspace in plain code; see `AsyncModelProviders`."""
 
     list = sync_method(AsyncModelProviders.list)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TypeVar
 
+from .._backends.sync_facade import SyncFacade
 from .._deadline import FOREVER
+from .._misnomers import NamesOurs
 from .._protocol.reply import CallInfo
 from .._transport.call import JSON
 from .._transport.options import Options
@@ -13,9 +16,13 @@ from .._transport.replies import ReplyT, raise_if_not_json, reply_of
 from .._transport.transport import Transport
 from ..errors import APIError, APIStatusError, BadRequestError, ConflictError, Raw
 
+ResourceT = TypeVar("ResourceT", bound="Resource")
 
-class Resource:
+
+class Resource(NamesOurs):
     """One area of the workspace's REST interface. Making one sends nothing; its calls use the client's options."""
+
+    _names = "area"
 
     def __init__(self, transport: Transport, options: Options) -> None:
         self._transport = transport
@@ -45,6 +52,12 @@ class Resource:
     ) -> ReplyT:
         """One call; its response as a model."""
         return reply_of(model, await self._invoke(method, path, body, deadline=deadline))
+
+
+class SyncResource(NamesOurs, SyncFacade[ResourceT]):
+    """An area in plain code."""
+
+    _names = "area"
 
 
 def _is_there(error: APIStatusError) -> bool:

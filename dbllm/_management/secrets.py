@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from .._backends.sync_facade import SyncFacade, sync_method
+from .._backends.sync_facade import sync_method
 from .._protocol.display import Listing
 from .._protocol.reply import CallInfo, Reply, WireModel
 from .._transport.options import RedactedMapping
 from ..errors import APIError, Raw
-from .resource import Resource, redact_error
+from .resource import Resource, SyncResource, redact_error
 
 SECRETS = "/api/2.0/secrets"
 
@@ -162,7 +162,7 @@ def _secrets_path(path: str, query: Mapping[str, str]) -> str:
     return f"{SECRETS}/{path}?{urlencode(query)}"
 
 
-class Secrets(SyncFacade[AsyncSecrets]):
+class Secrets(SyncResource[AsyncSecrets]):
     """The secrets of a workspace in plain code; see `AsyncSecrets`."""
 
     create_scope = sync_method(AsyncSecrets.create_scope)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
+
+from .._misnomers import by_kind
 
 
 def encode(body: object) -> bytes:
@@ -22,8 +25,8 @@ def encode(body: object) -> bytes:
     """
     try:
         return _json(body).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the request holds text that is not Unicode: {error.reason}.") from None
+    except UnicodeEncodeError:
+        raise ValueError(_first_flaw(body, "") or "the request holds text that is not Unicode.") from None
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(_first_flaw(body, "") or str(error)) from None
@@ -57,10 +60,7 @@ def plain_step(value: Any) -> Any:
                 return None if name == "isoformat" and plain == "NaT" else plain  # pandas' missing time
             if kind == "f":  # longdouble, which is wider than a number of Python
                 return float(value)
-    advice = "; a tool is a dict with its name and JSON schema" if callable(value) else ""
-    if isinstance(value, type):
-        advice += ", and the form of an answer goes in response_model="
-    raise TypeError(f"{type(value).__name__} has no form in JSON{advice}: {value!r:.80}")
+    raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r:.80}.{by_kind('json', value)}")
 
 
 def _plain_decimal(value: Any) -> float | None:
@@ -84,12 +84,14 @@ def _plain_time(value: Any, kind: str) -> Any:
     if text == "NaT":
         return None
     if kind != "M":
-        advice = "; divide it by numpy.timedelta64(1, 's') for seconds" if kind == "m" else ""
-        raise TypeError(f"{type(value).__name__} has no form in JSON{advice}: {value!r:.80}")
+        advice = " Divide it by numpy.timedelta64(1, 's') for seconds." if kind == "m" else ""
+        raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r:.80}.{advice}")
     micros = value.astype("M8[us]")
     moment = micros.tolist() if isinstance(value.tolist(), int) and micros == value else value.tolist()
     return text if isinstance(moment, int) else moment.isoformat()  # int: nanoseconds, or a year beyond 9999
 
+
+_MENDED = 'Drop it with text.encode("utf-8", "ignore").decode(), or decode the text anew, in its own encoding.'
 
 # Circular references end in RecursionError, so the encoder's own (slower) circular check is off.
 _ENCODER = json.JSONEncoder(
@@ -119,9 +121,14 @@ def _first_flaw(value: object, place: str) -> str:
     if isinstance(value, float):
         why = "JSON has no form for a number that is not finite."
         return "" if math.isfinite(value) else f"{place or 'the value'} = {value}: {why}"
+    if isinstance(value, str) and (half := re.search("[\ud800-\udfff]", value)):
+        where = f"{place or 'the text'} is not Unicode: its character {half.start()}, {half[0]!r}"
+        return f"{where}, is half of a surrogate pair. {_MENDED}"
     items: list[tuple[str, object]] = []
     if isinstance(value, Mapping):
-        keys = ((f"a key of {place or 'the request'}", key) for key in value if isinstance(key, float))
+        keys = [(f"a key of {place or 'the request'}", key) for key in value if isinstance(key, (float, str))]
+        if other := [key for key in value if key is not None and not isinstance(key, (str, int, float))]:
+            return f"a key of {place or 'the request'} must be text, got {other[0]!r:.80}."
         items = [*keys, *((f"{place}.{key}".lstrip("."), item) for key, item in value.items())]
     elif isinstance(value, (list, tuple)):
         items = [(f"{place}[{number}]", item) for number, item in enumerate(value)]

@@ -16,7 +16,7 @@ from pydantic import AliasChoices, Field, StrictStr, model_validator
 from .._lazy import WholeImport
 from .content import content_text, reasoning_text, token_count, with_predictions
 from .display import MOST_ROWS, Shown, html_table, html_text, prediction_table
-from .reply import Reply, WireModel
+from .reply import Reply, RowList, WireModel
 
 if TYPE_CHECKING:  # a default for a type variable: for type checkers, as Python itself has it from 3.13 on only
     from numpy import float32
@@ -271,7 +271,7 @@ class Embedding(WireModel):
         return numbers
 
 
-class Embeddings(Reply):
+class Embeddings(RowList[list[float]], Reply):  # type: ignore[misc]  # pydantic iterates over fields
     """Answer of `llm/v1/embeddings`. Where the texts went in several requests, `raw` is the first one's answer."""
 
     object: str | None = None
@@ -327,7 +327,7 @@ class Embeddings(Reply):
             raise self._call.unexpected(f"a vector of the answer is no base64 of float32 ({error})") from None
 
 
-class Predictions(Reply):
+class Predictions(RowList[Any], Reply):  # type: ignore[misc]
     """Answer of a custom model: `{"predictions": …}`, `{"outputs": …}` of feature serving, or a bare output."""
 
     predictions: Any

@@ -212,6 +212,21 @@ def app_path(port: int | str, cluster_id: str, org: str = "0") -> str:
     return f"/driver-proxy-api/o/{quoted(org)}/{quoted(cluster_id, 'a cluster')}/{int(digits)}"
 
 
+def request_path(path: object, params: object, host: str) -> str:
+    """The path of `client.request`, with its query.
+
+    Raises:
+        ConfigError: it has a host of its own, or is no path.
+        TypeError: the query is no dict.
+    """
+    if not isinstance(path, str) or not path.startswith("/") or path.startswith("//"):
+        shown = str(path).split("?")[0]
+        raise ConfigError(f"path must begin with one '/', got {shown!r:.80}; the host is the client's own, {host}.")
+    if params is not None and not isinstance(params, Mapping):
+        raise TypeError(f'params must be a dict such as {{"limit": 10}}, got {type(params).__name__}.')
+    return path + (("&" if "?" in path else "?") + query if (query := query_string(params)) else "")
+
+
 def query_string(params: Mapping[str, Any] | None) -> str:
     """A query: None is left out, booleans are true and false, a list is a field for each item."""
     shown = {True: "true", False: "false"}

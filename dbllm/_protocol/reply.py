@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from .._misnomers import REPLY_NAMES, missing_attribute
+from .._lazy import WholeImport
 from ..errors import APIError, APIResponseError, PublicPickle, Raw
 from .content import served_model_in
 from .display import Shown, attributes, brief
+
+if TYPE_CHECKING:
+    from typing import Generic
+else:
+
+    class Generic:  # pydantic takes the real one after its own class alone, where `RowList` would come too late
+        __class_getitem__ = classmethod(lambda kind, _: kind)
+
+
+RowT = TypeVar("RowT")
 
 
 class WireModel(PublicPickle, BaseModel):
@@ -29,6 +38,30 @@ class WireModel(PublicPickle, BaseModel):
 
     def __repr_args__(self) -> Iterator[tuple[str, Shown]]:
         return ((name, brief(value)) for name, value in self._attributes())
+
+    if not TYPE_CHECKING:  # a type checker finds the mistakes by itself
+
+        def __getattr__(self, name: str) -> Any:
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                flaw = _misuse().missing_field(type(self), name)
+            raise flaw
+
+        def __getitem__(self, key: object) -> Any:
+            raise _misuse().wrong_key(type(self), key)
+
+        def __add__(self, other: object) -> Any:
+            raise _misuse().wrong_use(type(self), "is not added to anything")
+
+        __radd__ = __add__
+
+
+def _misuse() -> Any:
+    with WholeImport():
+        from . import misuse  # here: only mistakes want it
+
+    return misuse
 
 
 _NO_RESPONSE = Raw(0)
@@ -114,22 +147,33 @@ class HasCallInfo:
 class Reply(WireModel, HasCallInfo):
     """An answer and the call that brought it."""
 
-    if not TYPE_CHECKING:  # a type checker finds the mistakes by itself
+    if not TYPE_CHECKING:
 
-        def __getattr__(self, name: str) -> Any:
-            try:
-                return super().__getattr__(name)
-            except AttributeError:
-                kind, meant = type(self), REPLY_NAMES.get(name, "")
-            known = [*kind.model_fields, *(one for one in ("text", "message", "vectors", "raw") if hasattr(kind, one))]
-            instead = {name: meant} if re.match(r"\w*", meant)[0] in (*known, "model_dump", "request_id") else {}
-            raise missing_attribute(kind.__name__, name, instead, known)
+        def __iter__(self) -> Any:
+            raise _misuse().wrong_use(type(self), "is not iterated over")
 
-        def __getitem__(self, key: object) -> Any:
-            kind, rows = type(self), next((one for one in ("vectors", "predictions") if hasattr(self, one)), "text")
-            instead = f"reply.{key}" if isinstance(key, str) and key.isidentifier() else f"reply.{rows}"
-            raise TypeError(f"{kind.__name__} has attributes and no keys: write {instead}, not reply[{key!r}].")
+        def __len__(self) -> int:
+            raise _misuse().wrong_use(type(self), "has no length")
+
+        def __bool__(self) -> bool:
+            return True
 
     def _repr_html_(self) -> str | None:
         """How a notebook shows it; None: by its repr."""
         return None
+
+
+class RowList(Generic[RowT]):
+    """A reply that is used as the list it holds: `for vector in embeddings`, `len(predictions)`."""
+
+    def _rows(self) -> list[RowT]:
+        rows = getattr(self, "vectors" if hasattr(self, "vectors") else "predictions")
+        if isinstance(rows, list):
+            return rows
+        raise _misuse().wrong_use(type(self), f"holds {type(rows).__name__} here and no list")
+
+    def __iter__(self) -> Iterator[RowT]:
+        return iter(self._rows())
+
+    def __len__(self) -> int:
+        return len(self._rows())

@@ -8,8 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 from .._lazy import WholeImport
+from .._misnomers import by_kind
 from ..errors import ConfigError
 from .models import Message, OutputItem
+from .reply import Reply
 from .tables import named_form, scoring_form
 from .tasks import ENVELOPE_KEYS, Kind, Verb
 
@@ -22,8 +24,9 @@ def prompt_request(prompt: object, stop: object, params: Mapping[str, Any]) -> d
         ValueError: `n` asks for several answers.
     """
     if not isinstance(prompt, str):
-        several = isinstance(prompt, (list, tuple))
+        several = isinstance(prompt, (list, tuple)) or "messages" in params
         more = " For many prompts at once there is dbllm.bulk; for messages there is chat()." if several else ""
+        more = more or by_kind("text", prompt)
         raise TypeError(f"complete() takes one prompt, a str, not {type(prompt).__name__}.{more}")
     if isinstance(n := params.get("n"), int) and n > 1:
         raise ValueError(f"complete() returns one text, so n={n} would lose answers: use chat(..., n={n}).")
@@ -44,20 +47,27 @@ def normalize_stop(stop: object) -> dict[str, list[str]]:
     return {"stop": list(stops)} if stops else {}
 
 
+_NAMED = ENVELOPE_KEYS | {"model", "engine", "fallback", "fallbacks", "served_model", "functions", "token", "system"}
+
+
 def request_body(kind: Kind, flat: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The body for a flat request on an endpoint of this kind.
 
     Raises:
         ConfigError: an embeddings endpoint, which completes nothing.
-        TypeError: no prompt is left (a transform dropped it) where the endpoint needs one.
+        TypeError: no prompt is left (a transform dropped it) where the endpoint needs one; or a parameter is no field
+            of its wire format.
     """
     if kind == "embeddings":
         raise ConfigError(f"endpoint {name!r} makes embeddings: use embed() on it instead of complete().")
     body = dict(flat)
-    if kind == "app" or ENVELOPE_KEYS & body.keys():
+    named = _NAMED & body.keys()
+    if kind == "app" or (named and ENVELOPE_KEYS & named):
         return body
     if kind == "custom":
         return {"dataframe_records": [body]}
+    if named:
+        raise TypeError(_misnomer(min(named), "complete"))
     if not isinstance(body.get("prompt"), str):
         raise TypeError(
             f"endpoint {name!r} needs a prompt: transform_input returned neither 'prompt' (a str) nor a whole body "
@@ -89,7 +99,8 @@ def chat_messages(messages: object, verb: Verb = "chat", told_by: tuple[str, ...
     if isinstance(messages, (Message, OutputItem, Mapping)):
         messages = [messages]
     if not isinstance(messages, Sequence) or isinstance(messages, (bytes, bytearray)):
-        raise TypeError(f"{verb}() takes a str, a message or a list of messages, got {type(messages).__name__}.")
+        what = f"{verb}() takes a str, a message or a list of messages"
+        raise TypeError(f"{what}, got {type(messages).__name__}.{by_kind('messages', messages)}")
     if not messages:
         raise ValueError(f"{verb}() needs at least one message, got an empty {type(messages).__name__}.")
     return [_wire_message(item, place, told_by) for place, item in enumerate(messages)]
@@ -113,7 +124,9 @@ def _wire_message(item: object, place: int, told_by: tuple[str, ...]) -> object:
     raise TypeError(
         f"messages[{place}] must be a Message or a dict with 'role' and 'content', got {type(item).__name__}{lacks}: "
         + (
-            "LangChain's messages go to dbllm.langchain.ChatDatabricks."
+            "pass reply.message."
+            if isinstance(item, Reply)
+            else "LangChain's messages go to dbllm.langchain.ChatDatabricks."
             if hasattr(item, "content") and hasattr(item, "type")
             else 'write {"role": "user", "content": "…"}.'
         )
@@ -129,8 +142,9 @@ _ROLES |= {name.upper(): name for name in ("user", "assistant", "system", "tool"
 def response_body(items: object, custom_inputs: object, *params: Mapping[str, Any]) -> dict[str, Any]:
     """The body for an agent (`agent/v1/responses`): its `input` is always a list of items."""
     refuse_stop(*params)
+    fields = model_params(*params, verb="respond")
     own = {} if custom_inputs is None else {"custom_inputs": custom_inputs}
-    return {"input": chat_messages(items, "respond", ("role", "type")), **own, **model_params(*params)}
+    return {"input": chat_messages(items, "respond", ("role", "type")), **own, **fields}
 
 
 def refuse_stop(*params: Mapping[str, Any]) -> None:
@@ -144,7 +158,8 @@ def refuse_stop(*params: Mapping[str, Any]) -> None:
 
 def chat_body(messages: object, stop: object, *params: Mapping[str, Any]) -> dict[str, Any]:
     """The body of a chat; later parameters win."""
-    return {"messages": chat_messages(messages), **normalize_stop(stop), **model_params(*params)}
+    fields = model_params(*params, verb="chat")  # first: what lacks may be among them by another name
+    return {"messages": chat_messages(messages), **normalize_stop(stop), **fields}
 
 
 def prediction_body(data: object, forms: Mapping[str, Any], params: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -184,38 +199,39 @@ def tags_header(tags: object) -> str:
     return json.dumps(dict(tags), separators=(",", ":"))
 
 
-OPTIONS = ("timeout", "retry", "headers", "extra_body", "tags", "stop")
-_ELSEWHERE = {
-    "max_retries": "retry=Retry(attempts=…)",
-    "retries": "retry=Retry(attempts=…)",
-    "request_timeout": "timeout",
-    **dict.fromkeys(("api_key", "api_base", "base_url"), "the client's token= and host="),
-    "extra_headers": "headers",
-    "extra_query": "client.request(..., params=…)",
-    "stream": "the verbs stream_chat and stream_complete",
-}
-
-
-def model_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
+def model_params(*layers: Mapping[str, Any] | None, verb: Verb | None = None) -> dict[str, Any]:
     """The parameters that go to the wire: later layers win, None means "not sent".
 
+    Args:
+        *layers: parameters by their names.
+        verb: what is called, where its wire format is known, and with it what is no field of it.
+
     Raises:
-        TypeError: a name that is nearly one of dbllm's own options, so that a typing error never goes to the wire.
+        TypeError: a name that is one of dbllm's own options, or nearly, so that a mistake never goes to the wire.
     """
     if not any(layers):
         return {}
     merged = {name: value for layer in layers for name, value in (layer or {}).items()}
     for name in merged:
-        if instead := _meant(name if isinstance(name, str) else repr(name)):
-            raise TypeError(f"{name!r} would go to the model. For dbllm's own option use {instead}.")
+        if flaw := _misnomer(name if isinstance(name, str) else repr(name), verb):
+            raise TypeError(flaw)
     return {name: value for name, value in merged.items() if value is not None}
 
 
-@lru_cache(maxsize=512)
-def _meant(name: str) -> str:
-    if name in OPTIONS:  # arrived inside `params=`: still ours
-        return f"the argument {name}= of the call"
-    with WholeImport():
-        from difflib import get_close_matches
+# Fields of these wire formats: as many as need no second look, and what another name may be a typing error of.
+_FIELDS = frozenset({"temperature", "top_p", "top_k", "n", "seed", "user", "tools", "tool_choice", "response_format"})
+_FIELDS |= {"logprobs", "top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "parallel_tool_calls"}
+_FIELDS |= {"reasoning_effort", "stream_options", "metadata", "dimensions", "encoding_format"}
+_OF_VERB = {"respond": {"max_output_tokens", "custom_inputs"}, "embed": {"batch_size", "concurrency", "progress"}}
+_OF_OTHERS = {"max_tokens", "max_completion_tokens", "response_model"}
 
-    return _ELSEWHERE.get(name) or next(iter(get_close_matches(name.lower(), OPTIONS, 1, 0.8)), "")
+
+@lru_cache(maxsize=512)
+def _misnomer(name: str, verb: Verb | None) -> str:
+    fields = _FIELDS | _OF_VERB.get(str(verb), _OF_OTHERS)
+    if name in fields:
+        return ""
+    with WholeImport():
+        from .keywords import meant
+
+    return meant(name, verb, fields)

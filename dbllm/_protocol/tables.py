@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
+from .._misnomers import by_kind
 from .json_encoder import plain_step
 
 
@@ -56,10 +59,10 @@ def scoring_form(data: object) -> dict[str, Any]:
     elif isinstance(data, Mapping):
         advice = " For one row pass [row]; for a whole request predict(**request); for named tensors inputs=."
     elif isinstance(data, (list, tuple)):
-        advice = " For other lists there are inputs= and instances=."
+        advice = " For other lists there are inputs= and instances=; of models pass [row.model_dump() for row in rows]."
     raise TypeError(
         f"predict() takes a pandas or polars DataFrame, a numpy array or a list of dicts, "
-        f"not {type(data).__name__}.{advice}"
+        f"not {type(data).__name__}.{advice or by_kind('rows', data)}"
     )
 
 
@@ -89,14 +92,14 @@ def read_table(data: Any) -> Table | None:
         names, columns = [*data.column_names], [column.to_pylist() for column in data.columns]
     else:
         return None
-    known: set[str | int] = set()
+    known: set[str] = set()
     for place, name in enumerate(names):
-        if not isinstance(name, (str, int)):
+        if not isinstance(name, (str, int)) or isinstance(name, bool):
             advice = "name the columns with text first, such as df.columns = [...]."
             raise ValueError(f"column {place} of the table is called {name!r}, and a name in JSON is text: {advice}")
-        if name in known:
-            raise ValueError(f"the table has two columns {name!r}, and a model could not tell them apart: rename one.")
-        known.add(name)
+        if str(name) in known:
+            raise ValueError(f"the table has two columns {str(name)!r}, which no model could tell apart: rename one.")
+        known.add(str(name))
     plain = [_plain_column(f"column {name!r}", values) for name, values in zip(names, columns, strict=True)]
     rows = [[*row] for row in zip(*plain, strict=True)] if plain else [[] for _ in range(len(data))]
     return Table(names, rows, _row_names(getattr(data, "index", None), len(rows)))
@@ -131,7 +134,7 @@ def _plain_cell(place: str, value: Any) -> Any:
         raise ValueError(f"{place}: it is nested too deep, or in itself.") from None
     except (TypeError, ValueError) as flaw:
         if isinstance(flaw, TypeError):
-            raise TypeError(f"{place}: {flaw} Convert it first, to text or to numbers.") from None
+            raise TypeError(f"{place}: {flaw}") from None
         raise ValueError(f"{place}: {flaw}") from None
 
 
@@ -149,6 +152,8 @@ def _plain_value(value: Any) -> Any:
         return {name: _plain_value(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain_value(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        raise TypeError("a set has no order, and a list has one: pass sorted(value).")
     return _plain_value(plain_step(value))
 
 
@@ -160,6 +165,9 @@ def _is_series(data: object) -> bool:
 def _has(data: object, *names: str) -> bool:
     """Whether its class has these attributes; they are not read, for some libraries warn then."""
     return all(hasattr(type(data), name) for name in names)
+
+
+_NO_LISTS = (bytes, bytearray, Mapping, BaseModel)
 
 
 def read_texts(texts: Any) -> list[str]:
@@ -176,8 +184,8 @@ def read_texts(texts: Any) -> list[str]:
         raise TypeError(f"{what}, not a whole {kind}: pass one column of it, such as df['text'].")
     if isinstance(texts, (set, frozenset)):
         raise TypeError(f"{what}, not a {kind}: it has no order that the vectors could have. Pass sorted(texts).")
-    if isinstance(texts, (bytes, bytearray, Mapping)) or not (hasattr(texts, "__iter__") or hasattr(texts, "tolist")):
-        advice = " Collect its items in a list first." if hasattr(texts, "__aiter__") else ""
+    if isinstance(texts, _NO_LISTS) or not (hasattr(texts, "__iter__") or hasattr(texts, "tolist")):
+        advice = " Collect its items in a list first." if hasattr(texts, "__aiter__") else by_kind("text", texts)
         raise TypeError(f"{what}, not {kind}.{advice}")
     lists = (getattr(texts, name, None) for name in ("tolist", "to_list", "to_pylist"))
     method = next((method for method in lists if callable(method)), None)
@@ -185,10 +193,11 @@ def read_texts(texts: Any) -> list[str]:
     items = [items] if isinstance(items, str) else [*items] if isinstance(items, Iterable) else [items]
     for place, item in enumerate(items):
         if not isinstance(item, str):
-            missing = "missing" if _is_missing(item) else type(item).__name__
-            raise TypeError(f"{what}; item {place} of the {kind} is {missing} and no text.")
+            missing = "missing" if (is_none := _is_missing(item)) else type(item).__name__
+            advice = by_kind("missing text", None) if is_none else by_kind("text", item)
+            raise TypeError(f"{what}; item {place} of the {kind} is {missing} and no text.{advice}")
     if not items:
-        raise ValueError("embed() needs at least one text.")
+        raise ValueError(f"embed() needs at least one text, and the {kind} has none: skip the call then.")
     return [str(item) for item in items]
 
 

@@ -383,9 +383,92 @@ async def test_a_number_json_has_no_form_for_is_refused_with_its_place(make):
             await endpoint.predict(inputs=[1, {"a": [float("inf")]}])
 
 
+TAKEN = {  # what Databricks' endpoints take beside the text: it goes as it is
+    "temperature": 0.1,
+    "max_tokens": 5,
+    "max_completion_tokens": 5,
+    "top_p": 0.5,
+    "top_k": 4,
+    "n": 1,
+    "seed": 7,
+    "user": "u",
+    "tools": [],
+    "tool_choice": "auto",
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_object"},
+    "reasoning_effort": "low",
+    "thinking": {"type": "enabled", "budget_tokens": 5},
+    "service_tier": "auto",
+    "logprobs": True,
+    "top_logprobs": 2,
+    "logit_bias": {"5": 1},
+    "presence_penalty": 0.1,
+    "frequency_penalty": 0.1,
+    "stream_options": {"include_usage": True},
+    "metadata": {"a": "b"},
+    "databricks_options": {"return_trace": True},
+    "context": {"user_id": "u"},
+    "custom_inputs": {"a": 1},
+    "instruction": "i",
+    "dimensions": 5,
+    "encoding_format": "float",
+    "a_field_of_the_models_own": 1,
+}
+
+
+async def test_what_databricks_takes_goes_to_the_wire_as_it_is(make, wire):
+    chats, vectors = route(wire).respond(json=chat_answer()), route(wire, "v").respond(json=vectors_answer([0.5]))
+    for name, value in TAKEN.items():
+        async with make() as client:
+            await client.endpoint("ep").chat("hi", **{name: value})
+            await client.endpoint("ep", task="chat").complete("hi", **{name: value})
+            await client.endpoint("v").embed("hi", **{name: value})
+        for call in (chats.calls[-2], chats.calls[-1], vectors.calls[-1]):
+            assert json.loads(call.request.content)[name] == value, name
+
+
+async def test_a_custom_model_and_a_driver_app_take_parameters_of_any_name(make, wire):
+    rows = route(wire).respond(json={"predictions": ["hi"]})
+    app = wire.post(url__regex=".*/driver-proxy-api/.*").respond(json="hi")
+    params = {"model": "m", "system": "s", "functions": [], "history": [], "task": "t", "temprature": 1}
+    async with make() as client:
+        await client.endpoint("ep", task="custom").complete("hi", **params)
+        await client.driver_app(7777, "c").complete("hi", **params)
+    assert json.loads(rows.calls[0].request.content) == {"dataframe_records": [{"prompt": "hi", **params}]}
+    assert json.loads(app.calls[0].request.content) == {"prompt": "hi", **params}
+
+
+async def test_extra_body_sends_what_no_verb_takes(make, wire):
+    called = route(wire).respond(json=chat_answer())
+    async with make() as client:
+        await client.endpoint("ep").chat("hi", extra_body={"model": "m", "functions": []})
+    assert json.loads(called.calls[0].request.content).items() >= {"model": "m", "functions": []}.items()
+
+
+async def test_what_belongs_elsewhere_is_refused_by_every_verb_before_anything_is_sent(make, wire):
+    names = ("model", "engine", "fallback", "served_model", "functions", "token", "system")
+    async with make() as client:
+        endpoint = client.endpoint("ep", task="chat")
+        for name in names:
+            for call in (
+                lambda name=name: endpoint.chat("hi", **{name: "x"}),
+                lambda name=name: endpoint.complete("hi", **{name: "x"}),
+                lambda name=name: endpoint.generate("hi", **{name: "x"}),
+                lambda name=name: endpoint.respond("hi", **{name: "x"}),
+                lambda name=name: endpoint.embed("hi", **{name: "x"}),
+                lambda name=name: endpoint.stream_chat("hi", **{name: "x"}).__aenter__(),
+                lambda name=name: endpoint.stream_respond("hi", **{name: "x"}).__aenter__(),
+                lambda name=name: endpoint.stream_complete("hi", **{name: "x"}).__aenter__(),
+                lambda name=name: client.endpoint("ep", params={name: "x"}).chat("hi"),
+            ):
+                with pytest.raises(TypeError, match=rf"has no {name}=: use "):
+                    await call()
+    assert not wire.calls
+
+
 async def test_half_a_surrogate_pair_is_refused_before_it_is_sent(make):
     async with make() as client:
-        with pytest.raises(ValueError, match="not Unicode"):
+        with pytest.raises(ValueError, match="is not Unicode: its character 0"):
             await client.endpoint("ep", task="chat").chat("\ud800")
 
 
@@ -602,7 +685,7 @@ async def test_a_400_on_the_right_verb_keeps_its_usual_hint(make, wire):
 def test_a_key_of_a_reply_is_answered_with_the_attribute_that_has_it():
     embeddings, chat = dbllm.Embeddings(data=[]), dbllm.ChatCompletion.model_construct()
     for reply, key, said in (
-        (embeddings, 0, "reply.vectors,"),
+        (embeddings, 0, r"reply.vectors\[0\],"),
         (chat, slice(0, 3), "reply.text,"),
         (chat, "id", "reply.id,"),
     ):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import pickle
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -259,6 +261,50 @@ def test_vectors_come_in_the_order_of_the_texts(places: list[int | None], expect
         for number, place in enumerate(places)
     ]
     assert Embeddings.model_validate({"data": data}).vectors == [[float(number)] for number in expected]
+
+
+def test_embeddings_are_looped_over_as_the_vectors_in_the_order_of_the_texts() -> None:
+    packed = base64.b64encode(struct.pack("<2f", 0.5, 2.0)).decode()
+    reply = Embeddings.model_validate({"data": [{"index": 1, "embedding": [1.0]}, {"index": 0, "embedding": packed}]})
+    assert [*reply] == reply.vectors == [[0.5, 2.0], [1.0]]
+    assert dict(zip(["a", "b"], reply, strict=True)) == {"a": [0.5, 2.0], "b": [1.0]}
+    assert len(reply) == 2
+    assert [1.0] in reply
+    assert [3.0] not in reply
+    for another in (copy.copy(reply), copy.deepcopy(reply), pickle.loads(pickle.dumps(reply)), reply.model_copy()):
+        assert another == reply
+        assert [*another] == [*reply]
+
+
+def test_predictions_are_looped_over_as_rows_where_they_are_a_list() -> None:
+    for rows in ([], [1, 2], [{"a": 1}], [[1.0], [2.0]], ["a"]):
+        reply = Predictions(predictions=rows)
+        assert [*reply] == rows
+        assert len(reply) == len(rows)
+    for other in ({"a": [1, 2]}, "text", 0.5, None):
+        for use in (list, len, iter):
+            with pytest.raises(
+                TypeError, match=rf"holds {type(other).__name__} here and no list: use reply.predictions"
+            ):
+                use(Predictions(predictions=other))
+
+
+def test_a_reply_is_true_whatever_it_holds() -> None:
+    replies = [ChatCompletion.model_validate(CHAT), Predictions(predictions=[]), Predictions(predictions={})]
+    assert all([*replies, Embeddings(data=[]), Message(content=""), Usage()])
+
+
+def test_a_part_of_a_reply_is_still_a_dict_by_dict() -> None:
+    assert dict(Message(role="user", content="hi")) == {"role": "user", "content": "hi", "tool_calls": None}
+    assert dict(Usage(total_tokens=5, more=6))["more"] == 6  # type: ignore[call-arg]
+
+
+def test_a_field_of_no_name_here_is_read_and_a_missing_one_is_missed_as_python_does() -> None:
+    reply = ChatCompletion.model_validate(CHAT)
+    assert reply.databricks_output["databricks_request_id"] == "d-1"  # type: ignore[attr-defined]
+    assert getattr(reply.message, "reasoning_content", 5) == 5
+    assert not hasattr(reply.choices[0], "delta")
+    assert not hasattr(reply, "_ipython_display_")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import datetime
 import enum
 import json
 import math
+import re
 from collections import OrderedDict
 from types import MappingProxyType
 from typing import Any
@@ -415,7 +416,7 @@ def test_numpys_times_are_sent_as_dates_whatever_their_unit_and_shape() -> None:
 def test_what_numpy_has_and_json_has_no_form_for_is_refused_by_name() -> None:
     np = pytest.importorskip("numpy")
     for value, said in (
-        (np.timedelta64(5, "ns"), r"timedelta64 has no form in JSON; divide it by numpy.timedelta64\(1, 's'\)"),
+        (np.timedelta64(5, "ns"), r"timedelta64 has no form in JSON: .* Divide it by numpy.timedelta64\(1, 's'\)"),
         (np.array([5], "m8[s]"), "timedelta64 has no form in JSON"),
         (np.clongdouble(1), "clongdouble has no form in JSON"),
         (np.void(b"abc"), "void has no form in JSON"),
@@ -502,11 +503,21 @@ def test_a_long_value_is_not_shown_whole() -> None:
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("body", [{"prompt": "a\ud800"}, {"\udfff": 1}, ["\ud83d"]])
-def test_half_a_surrogate_pair_is_refused_in_our_words(body: object) -> None:
-    with pytest.raises(ValueError, match="Unicode") as caught:
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ({"prompt": "a\ud800"}, "prompt is not Unicode: its character 1"),
+        ({"\udfff": 1}, "a key of the request is not Unicode: its character 0"),
+        (["hi", {"a": ("\ud83d",)}], "[1].a[0] is not Unicode"),
+        ("\udc80", "the text is not Unicode"),
+        ({"a": Message(content="b\ud800")}, "a.content is not Unicode"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_in_our_words(body: object, where: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(where)) as caught:
         json_encoder.encode(body)
     assert type(caught.value) is ValueError
+    assert "Drop it with" in str(caught.value)
 
 
 def test_a_whole_surrogate_pair_is_a_character() -> None:

@@ -7,6 +7,7 @@ import decimal
 import json
 import math
 import sys
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -101,11 +102,16 @@ def test_what_json_has_no_form_for_is_an_error_that_names_the_column_and_the_row
         (one(np.float32("-inf")), ValueError, ["column 'price', row 2", "-inf"]),
         (one(decimal.Decimal("Infinity")), ValueError, ["column 'price', row 2"]),
         (one(decimal.Decimal("0.12345678901234567890123")), TypeError, ["column 'price', row 2", "digits", "str()"]),
-        (one(b"bytes"), TypeError, ["column 'price', row 2", "bytes has no form in JSON", "Convert it first"]),
+        (one(b"bytes"), TypeError, ["column 'price', row 2", "bytes has no form in JSON", "Pass value.decode()"]),
         (one([1, {"a": 1j}]), TypeError, ["column 'price', row 2", "complex"]),
         (one(datetime.timedelta(1)), TypeError, ["column 'price', row 2", "timedelta"]),
         (one(pd.Interval(0, 1)), TypeError, ["column 'price', row 2", "Interval"]),
-        (one(object()), TypeError, ["column 'price', row 2", "object"]),
+        (one(object()), TypeError, ["column 'price', row 2", "object", "Pass what it holds"]),
+        (one({1, 2}), TypeError, ["column 'price', row 2", "a set has no order", "sorted(value)"]),
+        (one({"a": frozenset("b")}), TypeError, ["column 'price', row 2", "a set has no order"]),
+        (one(uuid.UUID(int=1)), TypeError, ["column 'price', row 2", "UUID", "Pass str(value)"]),
+        (lambda: pd.DataFrame([[1, 2]], columns=[1, "1"]), ValueError, ["two columns '1'", "rename"]),
+        (lambda: pd.DataFrame([[1, 2]], columns=[0, False]), ValueError, ["column 1", "False"]),
         (lambda: pd.DataFrame([[1, 2]], columns=["a", "a"]), ValueError, ["two columns 'a'", "rename"]),
         (lambda: pd.DataFrame([[1]], columns=[("a", "b")]), ValueError, ["column 0", "('a', 'b')", "df.columns ="]),
         (lambda: pd.DataFrame([[1]], columns=pd.to_datetime(["2026-01-02"])), ValueError, ["column 0", "Timestamp"]),
@@ -133,7 +139,7 @@ def test_what_json_has_no_form_for_is_an_error_that_names_the_column_and_the_row
 def test_an_array_is_a_tensor_and_a_list_of_dicts_is_rows() -> None:
     assert sent(np.array([[1, 2], [3, 4]], dtype="int32")) == {"inputs": [[1, 2], [3, 4]]}
     assert sent(np.array(["a", "b"])) == {"inputs": ["a", "b"]}
-    rows = [{"a": np.float64(0.5), "b": pd.Timestamp(MOMENT)}, {"a": NAN, "c": {"d": {1}}}]
+    rows = [{"a": np.float64(0.5), "b": pd.Timestamp(MOMENT)}, {"a": NAN, "c": {"d": (1,)}}]
     expected = [{"a": 0.5, "b": "2026-01-02T03:04:05"}, {"a": None, "c": {"d": [1]}}]
     assert sent(rows) == sent(tuple(rows)) == {"dataframe_records": expected}
     assert sent([]) == {"dataframe_records": []}

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import decimal
 import gc
 import os
 import pathlib
 import pickle
 import socket
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import pandas  # type: ignore[import-untyped, unused-ignore]
 import pytest
 from support.modes import Plain
 from support.samples import chat_answer, vectors_answer
 
 import dbllm
 from dbllm import Retry, Timeout
+from dbllm._protocol.requests import chat_messages, prompt_request
+from dbllm._protocol.tables import read_texts
 
 TOKEN = "dapi00112233445566778899aabbccddeeff"
 ELSEWHERE = "https://from-the-environment.example.com"
@@ -503,7 +508,249 @@ ANSWERS: dict[str, Row] = {
     "a model that failed": lambda w: w.ep("failing").chat("hi"),
 }
 
+
+def _with_reply(use: Callable[[Any], Any], verb: str = "chat", name: str = "chat", value: Any = "hi") -> Row:
+    """A row that does something with the reply of a verb."""
+
+    async def row(w: World) -> None:
+        use(await getattr(w.ep(name), verb)(value))
+
+    return row
+
+
+def _with_vectors(use: Callable[[Any], Any]) -> Row:
+    return _with_reply(use, "embed", "vectors")
+
+
+def _with_predictions(use: Callable[[Any], Any]) -> Row:
+    return _with_reply(use, "predict", "rows", [{"a": 1}])
+
+
+def _with_chunk(use: Callable[[Any], Any]) -> Row:
+    async def row(w: World) -> None:
+        async with w.ep().stream_chat("hi") as stream:
+            async for chunk in stream:
+                use(chunk)
+
+    return row
+
+
+def _with_error(use: Callable[[Any], Any]) -> Row:
+    async def row(w: World) -> None:
+        failed = None
+        try:
+            await w.ep("limited").chat("hi")
+        except dbllm.APIStatusError as error:
+            failed = error
+        use(failed)
+
+    return row
+
+
+REPLIES: dict[str, Row] = {
+    "for over a chat's reply": _with_reply(list),
+    "len() of a chat's reply": _with_reply(len),
+    "dict() of a chat's reply": _with_reply(dict),
+    "a chat's reply + text": _with_reply(lambda reply: "Answer: " + reply),
+    "reply.strip()": _with_reply(lambda reply: reply.strip()),
+    "reply.get('choices')": _with_reply(lambda reply: reply.get("choices")),
+    "reply.total_tokens": _with_reply(lambda reply: reply.total_tokens),
+    "reply.usage.input_tokens": _with_reply(lambda reply: reply.usage.input_tokens),
+    "reply.usage['total_tokens']": _with_reply(lambda reply: reply.usage["total_tokens"]),
+    "reply.message['content']": _with_reply(lambda reply: reply.message["content"]),
+    "reply.choices[0].content": _with_reply(lambda reply: reply.choices[0].content),
+    "reply.choices[0].delta": _with_reply(lambda reply: reply.choices[0].delta),
+    "reply.message.function_call": _with_reply(lambda reply: reply.message.function_call),
+    "for over a completion's reply": _with_reply(list, "generate"),
+    "embeddings[0]": _with_vectors(lambda vectors: vectors[0]),
+    "embeddings['data']": _with_vectors(lambda vectors: vectors["data"]),
+    "embeddings.shape": _with_vectors(lambda vectors: vectors.shape),
+    "embeddings.tolist()": _with_vectors(lambda vectors: vectors.tolist()),
+    "embeddings + embeddings": _with_vectors(lambda vectors: vectors + vectors),
+    "predictions[0]": _with_predictions(lambda rows: rows[0]),
+    "predictions.outputs": _with_predictions(lambda rows: rows.outputs),
+    "predictions.to_pandas()": _with_predictions(lambda rows: rows.to_pandas()),
+    "for over predictions that are no list": lambda w: list(
+        dbllm.Predictions.model_validate({"predictions": {"a": 1}})
+    ),
+    "chunk.content": _with_chunk(lambda chunk: chunk.content),
+    "chunk.delta": _with_chunk(lambda chunk: chunk.delta),
+    "chunk['choices']": _with_chunk(lambda chunk: chunk["choices"]),
+    "text + chunk": _with_chunk(lambda chunk: "" + chunk),
+    "chunk.choices[0].message": _with_chunk(lambda chunk: chunk.choices[0].message),
+    "error.status_code": _with_error(lambda error: error.status_code),
+    "error.response": _with_error(lambda error: error.response),
+    "error.body": _with_error(lambda error: error.body),
+    "error.nonsense": _with_error(lambda error: error.nonsense),
+}
+
+
+def _of(use: Callable[[Any], Any], of: str = "endpoint") -> Row:
+    """A row that does something with a client, an endpoint of it, or another thing that it has."""
+
+    def row(w: World) -> Any:
+        client = w.raw("https://w.example.com", TOKEN)
+        things = {"client": lambda: client, "endpoint": lambda: client.endpoint("chat"), "app": lambda: _app(client)}
+        things["stream"] = lambda: client.endpoint("chat").stream_chat("hi")
+        return use(things[of]() if of in things else getattr(client, of))
+
+    return row
+
+
+def _app(client: Any) -> Any:
+    return client.driver_app(7777, "c")
+
+
+async def _await(thing: Any) -> None:
+    await thing
+
+
+THINGS: dict[str, Row] = {
+    "client('chat')": _of(lambda client: client("chat"), "client"),
+    "client['chat']": _of(lambda client: client["chat"], "client"),
+    "await of a client": _of(_await, "client"),
+    "endpoint('hi')": _of(lambda endpoint: endpoint("hi")),
+    "endpoint['hi']": _of(lambda endpoint: endpoint["hi"]),
+    "for over an endpoint": _of(list),
+    "await of an endpoint": _of(_await),
+    "app('hi')": _of(lambda app: app("hi"), "app"),
+    "stream[0]": _of(lambda stream: stream[0], "stream"),
+    "stream()": _of(lambda stream: stream(), "stream"),
+    "stream.collect()": _of(lambda stream: stream.collect(), "stream"),
+    "stream.headers": _of(lambda stream: stream.headers, "stream"),
+    "client.endpoints['chat']": _of(lambda area: area["chat"], "endpoints"),
+    "client.endpoints('chat')": _of(lambda area: area("chat"), "endpoints"),
+    "for over client.endpoints": _of(list, "endpoints"),
+    "client.endpoints.query()": _of(lambda area: area.query("chat"), "endpoints"),
+    "client.endpoints.exists()": _of(lambda area: area.exists("chat"), "endpoints"),
+    "client.endpoints.update()": _of(lambda area: area.update("chat", {}), "endpoints"),
+    "client.secrets['s']": _of(lambda area: area["s"], "secrets"),
+    "client.secrets.get_secret()": _of(lambda area: area.get_secret("s", "k"), "secrets"),
+    "client.secrets.create()": _of(lambda area: area.create("s", "k", "v"), "secrets"),
+    "client.model_services['s']": _of(lambda area: area["s"], "model_services"),
+    "client.chat.completions.create()": _of(lambda client: client.chat.completions.create(messages=[]), "client"),
+    "client.embeddings.create()": _of(lambda client: client.embeddings.create(input="hi"), "client"),
+    "client.complete()": _of(lambda client: client.complete("hi"), "client"),
+    "client.post()": _of(lambda client: client.post("/api/2.0/x"), "client"),
+    "client.batches": _attribute("batches"),
+    "client.image": _attribute("image"),
+    "client.get_open_ai_client": _attribute("get_open_ai_client"),
+    "endpoint.bind_tools": _attribute("bind_tools", "endpoint"),
+    "endpoint.with_structured_output": _attribute("with_structured_output", "endpoint"),
+    "endpoint.with_retry": _attribute("with_retry", "endpoint"),
+    "endpoint.close": _attribute("close", "endpoint"),
+    "endpoint.wait_until_ready": _attribute("wait_until_ready", "endpoint"),
+    "local(host=)": lambda w: w.kind.local(host="http://127.0.0.1:8765"),
+    "local(token=)": lambda w: w.kind.local(token=TOKEN),
+    "local() of a URL": lambda w: w.kind.local("http://127.0.0.1:8765"),
+}
+
+
+def _call(verb: str, *args: Any, of: str = "chat", **options: Any) -> Row:
+    return lambda w: getattr(w.ep(of), verb)(*args, **options)
+
+
+def _request(*args: Any, **options: Any) -> Row:
+    return lambda w: w.here().request(*args, **options)
+
+
+KEYWORDS: dict[str, Row] = {
+    "chat(model=)": _call("chat", "hi", model="other"),
+    "stream_chat(model=)": lambda w: read(w.ep().stream_chat("hi", model="other")),
+    "complete(model=)": _call("complete", "hi", model="other"),
+    "generate(engine=)": _call("generate", "hi", engine="other"),
+    "stream_complete(model=)": lambda w: read(w.ep().stream_complete("hi", model="other")),
+    "respond(model=)": _call("respond", "hi", model="other"),
+    "embed(model=)": _call("embed", "hi", of="vectors", model="other"),
+    "endpoint(params={'model': …})": lambda w: w.ep(params={"model": "other"}).chat("hi"),
+    "chat(fallback=)": _call("chat", "hi", fallback=["other"]),
+    "chat(served_model=)": _call("chat", "hi", served_model="b"),
+    "chat(token=)": _call("chat", "hi", token=TOKEN),
+    "chat(verify=)": _call("chat", "hi", verify=False),
+    "chat(functions=)": _call("chat", "hi", functions=[{"name": "weather"}]),
+    "chat(function_call=)": _call("chat", "hi", function_call="auto"),
+    "chat(max_new_tokens=)": _call("chat", "hi", max_new_tokens=5),
+    "chat(stop_sequences=)": _call("chat", "hi", stop_sequences=["."]),
+    "chat(system=)": _call("chat", "hi", system="Be brief."),
+    "chat(history=)": _call("chat", "hi", history=[]),
+    "chat(image=)": _call("chat", "hi", image="a.png"),
+    "chat(model_kwargs=)": _call("chat", "hi", model_kwargs={"temperature": 0.1}),
+    "chat(output_format=)": _call("chat", "hi", output_format=Weather),
+    "chat(response_format=) of a class": _call("chat", "hi", response_format=Weather),
+    "chat(temprature=)": _call("chat", "hi", temprature=0.1),
+    "chat(num_retries=)": _call("chat", "hi", num_retries=2),
+    "respond(max_tokens=)": _call("respond", "hi", max_tokens=5),
+    "embed(chunk_size=)": _call("embed", ["hi"], of="vectors", chunk_size=5),
+    "embed(batchsize=)": _call("embed", ["hi"], of="vectors", batchsize=5),
+    "chat('a', 'b')": _call("chat", "a", "b"),
+    "chat('a', messages=)": _call("chat", "a", messages="b"),
+    "chat() of nothing": _call("chat"),
+    "chat(prompt=)": _call("chat", prompt="hi"),
+    "stream_chat(prompt=)": lambda w: w.ep().stream_chat(prompt="hi"),
+    "complete(messages=)": _call("complete", messages=[{"role": "user", "content": "hi"}]),
+    "respond(messages=)": _call("respond", messages="hi"),
+    "embed(texts=)": _call("embed", of="vectors", texts=["hi"]),
+    "predict(dataframe=)": _call("predict", of="rows", dataframe=[]),
+    "predict(temperature=)": _call("predict", [{"a": 1}], of="rows", temperature=0.1),
+    "predict(data, params)": _call("predict", [{"a": 1}], {"n": 1}, of="rows"),
+    "an agent's complete(prompts=)": lambda w: w.here().agent(url=w.host).complete(prompts="hi"),
+    "request(data=)": _request("POST", "/api/2.0/x", data={}),
+    "request(body=)": _request("POST", "/api/2.0/x", body={}),
+    "request(auth=)": _request("GET", "/api/2.0/x", auth=("token", TOKEN)),
+    "request('POST', path, json)": _request("POST", "/api/2.0/x", {}),
+    "request(path)": _request("/api/2.0/x"),
+    "request(params=) of a list": _request("GET", "/api/2.0/x", params=["a"]),
+    "request() of no path": _request("GET", None),
+}
+
+
+def _frame(**columns: list[Any]) -> Any:
+    return pandas.DataFrame(columns)
+
+
+def _cell(value: Any) -> Row:
+    return _call("predict", [{"a": 1}, {"a": value}], of="rows")
+
+
+DATA: dict[str, Row] = {
+    "a set in a cell": _cell({1, 2}),
+    "bytes in a cell": _cell(b"hi"),
+    "a timedelta in a cell": _cell(datetime.timedelta(seconds=5)),
+    "a long Decimal in a cell": _cell(decimal.Decimal("0.1000000000000000000001")),
+    "a path in a cell": _cell(pathlib.PurePosixPath("a")),
+    "a UUID in a cell": _cell(uuid.UUID(int=5)),
+    "an object in a cell": _cell(Weather()),
+    "infinity in a cell": _cell(float("inf")),
+    "a table in a cell": _cell(_frame(b=[1])),
+    "half a surrogate pair in a cell": _cell("a\ud800"),
+    "a tuple as a row's key": _call("predict", [{("a", "b"): 1}], of="rows"),
+    "a period in a table": _call("predict", _frame(a=[pandas.Period("2020")]), of="rows"),
+    "a table's column is called False": _call("predict", pandas.DataFrame([[1]], columns=[False]), of="rows"),
+    "a table with the columns 1 and '1'": _call("predict", pandas.DataFrame([[1, 2]], columns=[1, "1"]), of="rows"),
+    "predict() of text": _call("predict", '[{"a": 1}]', of="rows"),
+    "predict() of a generator": lambda w: w.ep("rows").predict(row for row in [{"a": 1}]),
+    "predict() of a model of pydantic": _call("predict", [dbllm.Usage()], of="rows"),
+    "predict() of a function": _call("predict", of_sync, of="rows"),
+    "embed() of a column with a missing value": _call("embed", _frame(a=["x", None])["a"], of="vectors"),
+    "embed() of a column of numbers": _call("embed", _frame(a=[1])["a"], of="vectors"),
+    "embed() of a dict": _call("embed", {"content": "hi"}, of="vectors"),
+    "embed() of messages": _call("embed", [{"role": "user", "content": "hi"}], of="vectors"),
+    "embed() of a path": _call("embed", pathlib.PurePosixPath("a"), of="vectors"),
+    "embed() of a reply": _with_reply(lambda reply: read_texts(reply)),
+    "embed() of half a surrogate pair": _call("embed", ["hi", "a\udc80b"], of="vectors"),
+    "chat() of half a surrogate pair": _call("chat", "a\ud800 b"),
+    "complete() of half a surrogate pair": _call("complete", "\udfff"),
+    "chat() of bytes": _call("chat", b"hi"),
+    "chat() of a generator": lambda w: w.ep().chat(message for message in [{"role": "user", "content": "hi"}]),
+    "chat() of a reply": _with_reply(lambda reply: chat_messages(reply)),
+    "chat() of a list with a reply": _with_reply(lambda reply: chat_messages([reply])),
+    "complete() of a reply": _with_reply(lambda reply: prompt_request(reply, None, {})),
+    "complete() of bytes": _call("complete", b"hi"),
+    "complete() of a function": _call("complete", of_sync),
+}
+
 BOTH = {**HOSTS, **CREDENTIALS, **OPTIONS, **NAMES, **ENDPOINTS, **ARGUMENTS, **STREAMS, **ANSWERS}
+BOTH |= {**REPLIES, **THINGS, **KEYWORDS, **DATA}
 
 
 async def _with_async(w: World) -> None:

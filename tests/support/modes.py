@@ -53,7 +53,7 @@ class Plain:
         found = getattr(self.plain, "close" if name == "aclose" else name)
         if name in self._areas:
             return Plain(found)
-        if not callable(found) or name in self._at_once:
+        if not callable(found) or name in self._at_once or name.startswith("_"):
             return found
         if name in self._makers or name.startswith("stream_"):
             return lambda *args, **options: Plain(found(*args, **options))

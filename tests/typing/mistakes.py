@@ -53,6 +53,33 @@ def plain(client: Client) -> None:
     client.agent("a").chat("hi")  # type: ignore[attr-defined]
     client.secrets.get("scope/key")  # type: ignore[call-arg]
     client.driver_app(7777, cluster="c")  # type: ignore[call-arg]
+    client("e")  # type: ignore[operator]
+    client["e"]  # type: ignore[index]
+    client.endpoint("e")("hi")  # type: ignore[operator]
+    client.endpoint("e")["hi"]  # type: ignore[index]
+    client.endpoints["e"]  # type: ignore[index]
+    client.endpoints.query("e")  # type: ignore[attr-defined]
+    client.endpoint("e").embed("a", "b")  # type: ignore[call-arg, arg-type]
+    client.endpoint("e").chat(prompt="hi")  # type: ignore[call-arg]
+    client.endpoint("e").complete(messages=[])  # type: ignore[call-arg]
+    client.endpoint("e").predict(dataframe=[])  # type: ignore[call-arg]
+    client.endpoint("e").stream_chat("hi")[0]  # type: ignore[index]
+
+
+def replies(client: Client) -> None:
+    reply, vectors = client.endpoint("e").chat("hi"), client.endpoint("e").embed("hi")
+    for vector in vectors:
+        vector.upper()  # type: ignore[attr-defined]
+    vectors[0]  # type: ignore[index]
+    vectors.tolist()  # type: ignore[attr-defined]
+    reply["choices"]  # type: ignore[index]
+    reply.strip()  # type: ignore[attr-defined]
+    "Answer: " + reply  # type: ignore[operator]
+    len(reply)  # type: ignore[arg-type]
+    reply.usage.input_tokens  # type: ignore[union-attr]  # noqa: B018
+    reply.message["content"]  # type: ignore[index]
+    client.endpoint("e").complete(reply)  # type: ignore[arg-type]
+    client.endpoint("e").embed(None)  # type: ignore[arg-type]
 
 
 async def modes(client: AsyncClient, plain: Client) -> None:
@@ -69,3 +96,8 @@ async def modes(client: AsyncClient, plain: Client) -> None:
     client.endpoint("e").chat("hi")  # type: ignore[unused-coroutine]
     client.endpoint("e").complete("hi").upper()  # type: ignore[attr-defined]
     client.close()  # type: ignore[attr-defined]
+    await client  # type: ignore[misc]
+    await client.endpoint("e")  # type: ignore[misc]
+    next(client.endpoint("e").stream_chat("hi"))  # type: ignore[call-overload]
+    async for _ in client.endpoint("e").chat("hi"):  # type: ignore[attr-defined]
+        pass

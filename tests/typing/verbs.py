@@ -165,6 +165,11 @@ def replies(reply: ChatCompletion, vectors: Embeddings, rows: Predictions) -> No
     assert_type(reply.raw, Raw | None)
     assert_type(reply.message.text, str)
     assert_type(vectors.vectors, list[list[float]])
+    for vector in vectors:
+        assert_type(vector, list[float])
+    for row in rows:
+        assert_type(row, Any)
+    assert_type(len(vectors) + len(rows), int)
     assert_type(rows.predictions, Any)
     assert_type(Raw(200).headers, Mapping[str, str])
     assert_type(Usage().prompt_tokens, int | None)
