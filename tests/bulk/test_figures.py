@@ -23,7 +23,10 @@ import dbllm
 from dbllm import Limits, Retry, bulk
 from dbllm.testing import ALL_FAULTS, SAFE_FAULTS, fault_server
 
-pytestmark = pytest.mark.skipif(os.environ.get("DBLLM_BULK") != "thorough", reason="figures: nox -s bulk")
+pytestmark = [
+    pytest.mark.skipif(os.environ.get("DBLLM_BULK") != "thorough", reason="figures: nox -s bulk"),
+    pytest.mark.timeout(3600),  # with 100,000 rows they take longer than other tests
+]
 
 ROWS = int(os.environ.get("DBLLM_BULK_ROWS", "5000"))
 SERVER = Path(__file__).parents[1] / "bench" / "server.py"

@@ -92,6 +92,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Any, int]:
     return path.read_bytes(), mark, length
 
 
+@pytest.mark.timeout(7200)  # in long form it tries each byte
 def test_a_journal_that_is_cut_in_its_tail_is_repaired_and_one_that_is_cut_before_is_refused(
     killed: tuple[bytes, Any, int], tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_journal_that_is_cut_in_its_tail_is_repaired_and_one_that_is_cut_befor
             journal.load(mark, length)
 
 
+@pytest.mark.timeout(7200)  # in long form it tries each byte
 def test_a_changed_byte_is_refused_wherever_it_is_before_the_last_line(
     killed: tuple[bytes, Any, int], tmp_path: Path
 ) -> None:
