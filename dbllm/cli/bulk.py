@@ -39,7 +39,8 @@ class _BulkCommand(Command):
         try:
             return super().parse_args(ctx, ["--retry-errors=*" if word == "--retry-errors" else word for word in args])
         except Exception as error:  # a UsageError: click's, or of the copy of click in newer versions of typer
-            error.exit_code = USAGE_STATUS  # type: ignore[attr-defined]
+            if hasattr(error, "message"):  # and not the end after --help
+                error.exit_code = USAGE_STATUS  # type: ignore[attr-defined]
             raise
 
 

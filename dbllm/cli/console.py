@@ -52,6 +52,16 @@ def _json_escape(error: UnicodeError) -> tuple[str, int]:
     return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
+def decode_argument(words: str) -> str:
+    """An argument as the UTF-8 that it is, also where the terminal's settings have another encoding."""
+    if not any("\udc80" <= letter <= "\udcff" for letter in words):
+        return words
+    try:
+        return os.fsencode(words).decode("utf-8")
+    except UnicodeError:
+        return words
+
+
 def drop_unwritten() -> None:
     """Drop what a standard stream did not take: the interpreter would try it once more, and show a traceback."""
     for stream in (sys.stdout, sys.stderr):

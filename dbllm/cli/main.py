@@ -63,6 +63,7 @@ def main() -> None:
     from dbllm import DbllmError
 
     console.prepare_streams()
+    sys.argv[1:] = map(console.decode_argument, sys.argv[1:])
     app.rich_markup_mode = None if console.is_plain(sys.stdout) else "rich"  # no boxes for other programs
     try:
         app()

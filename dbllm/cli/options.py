@@ -52,14 +52,32 @@ def pairs_option(help_text: str, metavar: str = "K=V", parser: Callable[[str], P
 
 
 class Command(TyperCommand):
-    """A command whose usage errors say what to write instead."""
+    """A command whose help has no type of Python's, and whose usage errors say what to write instead."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters: list[Any] = super().get_params(ctx)
+        for parameter in parameters:
+            _name_type(parameter)
+        return parameters
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
         except Exception as error:  # a UsageError: click's, or of the copy of click in newer versions of typer
-            _explain(error, self)
+            if hasattr(error, "message"):  # and not the end after --help
+                _explain(error, self)
             raise
+
+
+def _name_type(parameter: Any) -> None:
+    """Let the help say TEXT where newer versions of typer say <list[str]>; older ones do so by themselves."""
+    annotation = str(getattr(getattr(parameter, "type_descriptor", None), "annotation", ""))
+    named = {"int": "NUMBER", "float": "NUMBER", "Path": "PATH", "str": "TEXT"}
+    found = next((words for kind, words in named.items() if kind in annotation), None)
+    if getattr(parameter, "is_flag", False) or (parameter.metavar and parameter.param_type_name == "argument"):
+        parameter.display_type_rich = lambda ctx: None  # it takes no value, or has a name
+    elif found is not None and parameter.metavar is None:
+        parameter.metavar = found
 
 
 class Group(TyperGroup):

@@ -215,5 +215,6 @@ def test_a_terminal_shows_the_bar_and_then_the_report(environ: dict[str, str], t
 
 
 def test_the_help_names_every_exit_status(run: Run) -> None:
+    assert run("bulk", "--help").status == 0
     shown = run("bulk", "--help").out
     assert re.findall(r"^ *(\d+) ", shown, re.M) == ["0", "1", "2", "64", "65", "66", "73", "74", "75", "76", "77"]

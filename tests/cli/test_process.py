@@ -139,6 +139,16 @@ def test_verbose_shows_each_call(environ: dict[str, str]) -> None:
     assert environ["DATABRICKS_TOKEN"] not in ended.stderr
 
 
+def test_an_argument_is_utf_8_whatever_the_terminal_s_settings_say(environ: dict[str, str]) -> None:
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [*DBLLM, "embed", "databricks-bge-large-en", "café"]
+    shown = [
+        subprocess.run(command, env=env, capture_output=True, check=True).stdout
+        for env in ({**environ, "PYTHONUTF8": "1"}, {**environ, **plain})
+    ]
+    assert shown[0] == shown[1]
+
+
 def test_verbose_writes_no_line_into_an_answer(environ: dict[str, str]) -> None:
     terminal = Terminal(["chat", "smollm2-chat", "hi", "--max-tokens", "4", "-v"], {**environ, "NO_COLOR": "1"})
     assert terminal.end() == 0
@@ -172,9 +182,10 @@ def test_which_standard_input_counts_beside_an_argument(environ: dict[str, str],
 
 
 def test_short_help_and_completion_are_there(environ: dict[str, str]) -> None:
-    for command in ([], ["chat"], ["endpoints", "list"]):
+    for command in ([], ["chat"], ["endpoints", "list"], ["bulk"], ["up"]):
         ended = subprocess.run([*DBLLM, *command, "-h"], env=environ, capture_output=True, text=True, check=True)
         assert "--help" in ended.stdout
+        assert not re.search(r"<(list|str|int|float|bool)\b|\brange>", ended.stdout), command  # no type of Python's
     whole = subprocess.run([*DBLLM, "--help"], env=environ, capture_output=True, text=True, check=True)
     assert "--install-completion" in whole.stdout
 
