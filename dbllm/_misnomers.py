@@ -84,8 +84,9 @@ def wrong_call(function: Callable[..., Any], error: TypeError, places: int, name
     if other and not code.co_flags & inspect.CO_VARKEYWORDS:
         return unknown_keyword(owner, other[0], known)
     if places > most:
-        first = f"{' and '.join(known[1:most])} by {'its place' if most == 2 else 'their places'}, and everything else"
-        return TypeError(f"{owner} takes {first if most > 1 else 'everything'} by its name, such as {known[most]}=.")
+        own = f"{' and '.join(known[1:most]) or 'nothing'} by {'its place' if most <= 2 else 'their places'}"
+        rest = f"everything else by its name, such as {known[most]}=" if known[most:] else "nothing else"
+        return TypeError(f"{owner} takes {own}, and {rest}.")
     if twice := [name for name in known[1:places] if name in named]:
         return TypeError(f"{owner} got {twice[0]} twice, by its place and by its name: leave one out.")
     lacks = [name for name in known[places : most - len(own.__defaults__ or ())] if name not in named]
@@ -187,8 +188,8 @@ class NamesOurs:
         )
 
 
-_ASYNC = "{0} is asynchronous: write `async {1}` in an async function, or use {2} in plain code."
-_PLAIN = "{0} is for plain code: write `{1}` without async, or use Async{0} in an async function."
+_ASYNC = "{0} is asynchronous: write `async {1}` in an async function, or use Client in plain code."
+_PLAIN = "{0} is for plain code: write `{1}` without async, or use AsyncClient in an async function."
 
 
 class OnlyAsync:
@@ -197,7 +198,7 @@ class OnlyAsync:
     if not TYPE_CHECKING:
 
         def __enter__(self) -> Any:
-            raise TypeError(_ASYNC.format(type(self).__name__, "with", _twin(self)))
+            raise TypeError(_ASYNC.format(type(self).__name__, "with"))
 
         def __exit__(self, *_: object) -> None: ...
 
@@ -219,7 +220,7 @@ class OnlyAsyncStream(OnlyAsync):
     if not TYPE_CHECKING:
 
         def __iter__(self) -> Any:
-            raise TypeError(_ASYNC.format(type(self).__name__, "for", _twin(self)))
+            raise TypeError(_ASYNC.format(type(self).__name__, "for"))
 
 
 class OnlyPlainStream(OnlyPlain):
@@ -229,7 +230,3 @@ class OnlyPlainStream(OnlyPlain):
 
         def __aiter__(self) -> Any:
             raise TypeError(_PLAIN.format(type(self).__name__, "for"))
-
-
-def _twin(value: object) -> str:
-    return "Client's stream" if isinstance(value, OnlyAsyncStream) else type(value).__name__.removeprefix("Async")

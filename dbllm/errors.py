@@ -136,8 +136,7 @@ class APIError(DbllmError):
         def __getattr__(self, name: str) -> Any:
             from ._misnomers import missing_attribute, words  # here: only mistakes want it
 
-            known = ("status", "error_code", "message", "request_id", "attempts", "raw")
-            raise missing_attribute(type(self).__name__, name, words("error"), known)
+            raise missing_attribute(type(self).__name__, name, words("error"), vars(self))
 
     @property
     def message(self) -> str:

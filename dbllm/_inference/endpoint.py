@@ -263,7 +263,7 @@ class AsyncEndpoint(ModelHandle):
         headers = hide_headers(headers)
         forms = {"dataframe_records": dataframe_records, "dataframe_split": dataframe_split}
         forms |= {"inputs": inputs, "instances": instances}
-        body = prediction_body(data, forms, {**self._signature.params, **(params or {})})
+        body = prediction_body(data, forms, self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         return await self._invoke("predict", body, options, partial(reply_of, Predictions))
 

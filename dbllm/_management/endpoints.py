@@ -134,7 +134,7 @@ class AsyncEndpoints(Resource):
             ConflictError, BadRequestError: the name is taken, or the workspace does not accept the config.
             APIError: the workspace refused for another reason, or the deployment failed; see `wait_until_ready`.
         """
-        config = _checked_models(RedactedMapping(config))
+        config = _checked_models(config)
         more = {"tags": None if tags is None else _tags(tags), "ai_gateway": ai_gateway}
         given = {field: value for field, value in more.items() if value is not None}
         body = RedactedMapping({"name": name, "config": config}, extra_body or {}, given)
@@ -152,7 +152,7 @@ class AsyncEndpoints(Resource):
         self, name: str, config: Mapping[str, Any], *, wait: bool = False, timeout: float | None = None
     ) -> ServingEndpoint:
         """Replace an endpoint's config; the old one serves until the new one is ready. Arguments as for `create`."""
-        config = _checked_models(RedactedMapping(config))
+        config = _checked_models(config)
         return await self._change("PUT", f"{_path(name)}/config", config, wait, timeout)
 
     async def update_tags(
@@ -348,7 +348,10 @@ def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in tags.items()]
 
 
-def _checked_models(config: RedactedMapping) -> RedactedMapping:
+def _checked_models(given: Mapping[str, Any]) -> RedactedMapping:
+    if not isinstance(given, Mapping):
+        raise TypeError(f'the config must be a dict such as {{"served_entities": […]}}, got {type(given).__name__}.')
+    config = RedactedMapping(given)
     with WholeImport():
         from .external_models import checked_config  # imported here: only changes need its tables
 

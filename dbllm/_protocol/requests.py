@@ -162,11 +162,13 @@ def chat_body(messages: object, stop: object, *params: Mapping[str, Any]) -> dic
     return {"messages": chat_messages(messages), **normalize_stop(stop), **fields}
 
 
-def prediction_body(data: object, forms: Mapping[str, Any], params: Mapping[str, Any] | None) -> dict[str, Any]:
+def prediction_body(data: object, forms: Mapping[str, Any], *params: Mapping[str, Any] | None) -> dict[str, Any]:
     """The body of a custom model's call: exactly one input form, and `params` beside it (MLflow scoring protocol).
 
+    Later parameters win.
+
     Raises:
-        TypeError: none or several forms were given.
+        TypeError: none or several forms were given, or parameters that are no dict.
         TypeError, ValueError: the data cannot be sent; see `scoring_form`.
     """
     given = {name: named_form(name, value) for name, value in forms.items() if value is not None}
@@ -176,7 +178,10 @@ def prediction_body(data: object, forms: Mapping[str, Any], params: Mapping[str,
             f"predict() takes data, or exactly one of {', '.join(forms)}; got {' and '.join(named) or 'none'}."
         )
     given = given or scoring_form(data)
-    sent = {name: value for name, value in (params or {}).items() if value is not None}  # whatever their names
+    if wrong := [layer for layer in params if layer is not None and not isinstance(layer, Mapping)]:
+        raise TypeError(f"params must be a dict of the model's parameters, got {type(wrong[0]).__name__}.")
+    merged = {name: value for layer in params for name, value in (layer or {}).items()}  # whatever their names
+    sent = {name: value for name, value in merged.items() if value is not None}
     return {**given, **({"params": sent} if sent else {})}
 
 
@@ -220,8 +225,7 @@ def model_params(*layers: Mapping[str, Any] | None, verb: Verb | None = None) ->
 
 # Fields of these wire formats: as many as need no second look, and what another name may be a typing error of.
 _FIELDS = frozenset({"temperature", "top_p", "top_k", "n", "seed", "user", "tools", "tool_choice", "response_format"})
-_FIELDS |= {"logprobs", "top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "parallel_tool_calls"}
-_FIELDS |= {"reasoning_effort", "stream_options", "metadata", "dimensions", "encoding_format"}
+_FIELDS |= {"logprobs", "top_logprobs", "parallel_tool_calls", "reasoning_effort", "stream_options", "dimensions"}
 _OF_VERB = {"respond": {"max_output_tokens", "custom_inputs"}, "embed": {"batch_size", "concurrency", "progress"}}
 _OF_OTHERS = {"max_tokens", "max_completion_tokens", "response_model"}
 

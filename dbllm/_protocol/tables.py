@@ -66,8 +66,13 @@ def scoring_form(data: object) -> dict[str, Any]:
     )
 
 
+_NO_FORMS = {"dataframe_records": (str, bytes, dict), "dataframe_split": (str, bytes)}
+
+
 def named_form(name: str, value: object) -> object:
     """The value of an input form; a table that was passed by the form's name is brought into that form."""
+    if isinstance(value, _NO_FORMS.get(name, ())):
+        raise TypeError(f"{name}= does not take {type(value).__name__}.{by_kind('rows', value)}")
     if isinstance(value, (dict, list)) or (table := read_table(value)) is None:
         return value
     if name == "dataframe_split":
@@ -193,9 +198,8 @@ def read_texts(texts: Any) -> list[str]:
     items = [items] if isinstance(items, str) else [*items] if isinstance(items, Iterable) else [items]
     for place, item in enumerate(items):
         if not isinstance(item, str):
-            missing = "missing" if (is_none := _is_missing(item)) else type(item).__name__
-            advice = by_kind("missing text", None) if is_none else by_kind("text", item)
-            raise TypeError(f"{what}; item {place} of the {kind} is {missing} and no text.{advice}")
+            missing, section = ("missing", "missing text") if _is_missing(item) else (type(item).__name__, "text")
+            raise TypeError(f"{what}; item {place} of the {kind} is {missing} and no text.{by_kind(section, item)}")
     if not items:
         raise ValueError(f"embed() needs at least one text, and the {kind} has none: skip the call then.")
     return [str(item) for item in items]

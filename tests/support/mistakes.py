@@ -694,6 +694,15 @@ KEYWORDS: dict[str, Row] = {
     "predict(temperature=)": _call("predict", [{"a": 1}], of="rows", temperature=0.1),
     "predict(data, params)": _call("predict", [{"a": 1}], {"n": 1}, of="rows"),
     "an agent's complete(prompts=)": lambda w: w.here().agent(url=w.host).complete(prompts="hi"),
+    "predict(params=) of a list": _call("predict", [{"a": 1}], of="rows", params=["n"]),
+    "predict(dataframe_records=) of a dict": _call("predict", of="rows", dataframe_records={"a": {"0": 1}}),
+    "predict(dataframe_records=) of text": _call("predict", of="rows", dataframe_records='[{"a": 1}]'),
+    "endpoints.list() of a name": lambda w: w.here().endpoints.list("chat"),
+    "endpoints.create() of a file's name": lambda w: w.here().endpoints.create("my-chat", "config.json"),
+    "endpoints.update_config() of None": lambda w: w.here().endpoints.update_config("chat", None),
+    "dbllm.OpenAIError": lambda w: getattr(dbllm, "OpenAIError"),  # noqa: B009
+    "dbllm.HumanMessage": lambda w: getattr(dbllm, "HumanMessage"),  # noqa: B009
+    "dbllm.api_key": lambda w: getattr(dbllm, "api_key"),  # noqa: B009
     "request(data=)": _request("POST", "/api/2.0/x", data={}),
     "request(body=)": _request("POST", "/api/2.0/x", body={}),
     "request(auth=)": _request("GET", "/api/2.0/x", auth=("token", TOKEN)),
