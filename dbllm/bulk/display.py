@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
@@ -135,17 +135,37 @@ Show = Callable[[Status], object]
 
 @contextmanager
 def display(wanted: bool | Show | None, *, json_lines: bool = False, stream: TextIO | None = None) -> Iterator[Show]:
-    """A function that shows a status, whichever way suits where this runs.
+    """A function that shows a status, whichever way suits where this runs. A terminal that is gone ends no job.
 
     Args:
         wanted: False shows nothing; a function gets each status; None shows on a terminal and in a notebook, True also
             elsewhere.
         json_lines: whether elsewhere means a line of JSON each ten seconds.
     """
-    out = stream if stream is not None else sys.stderr
     if callable(wanted):
         yield wanted
-    elif wanted is False or out is None:
+        return
+    shown = _display(wanted, json_lines, stream if stream is not None else sys.stderr)
+    show, is_gone = shown.__enter__(), False
+
+    def show_if_it_can(status: Status) -> None:
+        nonlocal is_gone
+        if not is_gone:
+            try:
+                show(status)
+            except (OSError, ValueError):  # a closed pipe, a terminal that hung up, a closed file
+                is_gone = True
+
+    try:
+        yield show_if_it_can
+    finally:
+        with suppress(OSError, ValueError):
+            shown.__exit__(None, None, None)
+
+
+@contextmanager
+def _display(wanted: bool | None, json_lines: bool, out: TextIO | None) -> Iterator[Show]:
+    if wanted is False or out is None:
         yield lambda status: None
     elif out.isatty() and os.environ.get("TERM") != "dumb":
         with _terminal(out) as show:

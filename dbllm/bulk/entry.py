@@ -113,7 +113,7 @@ async def run(
         max_error_rate: stop when more than this share of the last 200 rows failed; 1 never stops, even if the endpoint
             refuses every row.
         accept_changes: go on although the input or the settings are not those the job began with.
-        overwrite: start anew, and forget an earlier job of this output.
+        overwrite: start anew, and forget an earlier job of this output once the endpoint and the input are looked at.
         price: of a million input tokens and a million output tokens.
         journal: where the journal lies, if the output's folder takes no appends (as /Volumes).
         report: write the report as an HTML page here.
@@ -217,7 +217,7 @@ async def _run_job(job: BulkJob) -> Report:
 def run_sync(source: Input, output: str | os.PathLike[str], **options: Any) -> Report:
     """As `run`, in plain code; also where an event loop runs, as in a notebook.
 
-    Ctrl-C and SIGTERM let what is in flight end, for up to 30 seconds; the second one cuts it. Then `Interrupted` is
+    Ctrl-C, SIGTERM and SIGHUP let what is in flight end, for up to 30 seconds; the second one cuts it. Then `Interrupted` is
     raised, and the same call goes on with the job.
     """
     stop = options.pop("stop", None) or StopSignal()
@@ -233,7 +233,7 @@ def run_sync(source: Input, output: str | os.PathLike[str], **options: Any) -> R
 
 
 def _run_beside(work: Any, stop: StopSignal) -> Report:
-    """Run it in a loop of a thread's own; an interrupt of this thread is passed on."""
+    """Run it in a loop of a thread's own; a signal to this thread is passed on."""
     result: list[Report] = []
     failure: list[BaseException] = []
 
@@ -243,13 +243,16 @@ def _run_beside(work: Any, stop: StopSignal) -> Report:
         except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             failure.append(error)
 
+        finally:
+            ended.set()
+
+    ended = threading.Event()  # an interrupt in `Thread.join` would make it take a thread that runs for one that ended
     thread = threading.Thread(target=play, name="dbllm bulk")
-    thread.start()
-    while thread.is_alive():
-        try:
-            thread.join(0.5)
-        except KeyboardInterrupt:
-            stop.request()
+    with _signals(stop):  # also those that asyncio has taken: it would cancel a task that this call blocks
+        thread.start()
+        while not ended.wait(0.5):
+            pass
+    thread.join()
     if failure:
         raise failure[0]
     return result[0]
@@ -257,17 +260,20 @@ def _run_beside(work: Any, stop: StopSignal) -> Report:
 
 @contextmanager
 def _signals(stop: StopSignal) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the job to end, as long as it runs. Only the main thread can take signals."""
+    """Ctrl-C, SIGTERM and a terminal that closes ask the job to end. Only the main thread can take signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    names = (signal.SIGINT, signal.SIGTERM)
+    names = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        names.append(signal.SIGHUP)
     before = {name: signal.signal(name, stop.request) for name in names}
     try:
         yield
     finally:
         for name, handler in before.items():
-            signal.signal(name, handler)
+            if handler is not None:  # one that was not set in Python cannot be put back
+                signal.signal(name, handler)
 
 
 def _mapper(endpoint: Any, client: Any, options: dict[str, Any]) -> tuple[RowMapper, bool]:

@@ -50,7 +50,7 @@ class DiskError(BulkError):
 
 
 class Interrupted(BulkError):
-    """Ctrl-C or SIGTERM ended the job; the same call goes on with it. Exit status 75."""
+    """Ctrl-C, SIGTERM or a terminal that closed ended the job; the same call goes on with it. Exit status 75."""
 
     exit_code = 75
 

@@ -69,10 +69,12 @@ class BulkJob:
                 f"the journal {path} cannot be opened: {error.strerror or error}. It needs a disk that takes appends "
                 "and locks; --journal names another place."
             ) from None
-        self.manifest = Manifest.read(self.paths["manifest"]) or Manifest()
-        if self.settings.overwrite:
-            self._start_anew()
-        self._check_journal()
+        # What --overwrite is to forget is dropped in `prepare`, once all is known to be right.
+        self.manifest = (None if self.settings.overwrite else Manifest.read(self.paths["manifest"])) or Manifest()
+        if not self.settings.overwrite:
+            self._check_journal()
+        if self.settings.journal is not None:
+            self._check_owner()
         self._read_source()
         self._check_config()
 
@@ -100,9 +102,8 @@ class BulkJob:
 
     def _start_anew(self) -> None:
         assert self._handle is not None  # noqa: S101
-        self.manifest = Manifest()
-        self.paths["manifest"].unlink(missing_ok=True)
         self.disk.truncate(self._handle, 0)
+        self.paths["manifest"].unlink(missing_ok=True)  # after the journal: one without a manifest would be refused
 
     def _check_journal(self) -> None:
         path, output = self.paths["journal"], self.settings.output
@@ -120,10 +121,18 @@ class BulkJob:
                 "to start anew (what it held is then paid again)."
             )
 
-        if self.settings.journal is not None:
-            if self.manifest.output not in (None, str(output.absolute())):
-                self._check_foreign()
-            self.manifest.output = str(output.absolute())
+    def _check_owner(self) -> None:
+        """A journal that lies elsewhere may have been of another output; and the output may have one beside it."""
+        output = self.settings.output
+        beside = output.with_name(output.name + _ENDINGS["manifest"])
+        if self.manifest.state == "new" and not self.settings.overwrite and beside.exists():
+            raise OutputError(
+                f"the output {output} has a job whose journal lies beside it ({beside.name}). Leave --journal out to go "
+                "on with that one, name another output, or pass --overwrite."
+            )
+        if self.manifest.output not in (None, str(output.absolute())):
+            self._check_foreign()
+        self.manifest.output = str(output.absolute())
 
     def _check_foreign(self) -> None:
         if self.settings.output.exists() and not self.settings.overwrite:
@@ -179,6 +188,8 @@ class BulkJob:
         summary = self.plan.summary
         if summary.bad and not settings.keep_bad_rows:
             raise BadInputError(describe_bad_rows(settings.name, summary))
+        if settings.overwrite:
+            self._start_anew()
         manifest.accepted |= self._changed
         journal = Journal(self._handle, self.paths["journal"], self.disk, manifest.job, summary.rows)
         keys = self.plan.keys
@@ -383,7 +394,8 @@ class BulkJob:
     def manifest_is_new(self) -> bool:
         """Whether nothing was ever written for this job."""
         manifest = self.__dict__.get("manifest")
-        return manifest is not None and manifest.state == "new" and not self.paths["journal"].stat().st_size
+        is_new = manifest is not None and manifest.state == "new" and not self.paths["manifest"].exists()
+        return is_new and not self.paths["journal"].stat().st_size
 
 
 _ENDINGS = {"manifest": ".job.json", "plan": ".plan", "input": ".input"}

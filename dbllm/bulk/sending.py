@@ -11,6 +11,7 @@ import anyio.to_thread
 
 from .display import REFRESH_SECONDS, Pace
 from .errors import BulkError, DiskError, Interrupted
+from .failures import single_error
 from .inputs import columns_of
 from .job import BulkJob
 from .journal import ANSWERED
@@ -91,15 +92,22 @@ class Sending:
         )
         stream._scheduler.refusals.is_proven = ANSWERED in self._journal.done  # by this run or an earlier one
         self._stream, failure = stream, None
-        async with stream, anyio.create_task_group() as group:
-            group.start_soon(self._watch, stream)
+        async with stream:
             try:
-                while await stream.batch():
-                    pass  # each was recorded as it came
-            except Exception as error:  # noqa: BLE001 - raised below, outside of the task group
-                failure = error
-            self._progress(stream)
-            group.cancel_scope.cancel()
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._watch, stream)
+                    try:
+                        while await stream.batch():
+                            pass  # each was recorded as it came
+                    except Exception as error:  # noqa: BLE001 - raised below, outside of the task group
+                        failure = error
+                    self._progress(stream)
+                    group.cancel_scope.cancel()
+            except BaseException as error:  # cancelled, or what shows the progress failed
+                self._cut = self._cut or len(stream.in_flight())
+                if (single := single_error(error)) is error:
+                    raise
+                raise single from None
         if failure is not None:
             raise failure
         if self._disk_failed is not None or self._job.sync_error is not None:

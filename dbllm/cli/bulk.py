@@ -26,7 +26,7 @@ EXIT_STATUS = """Exit status:
 66 the input cannot be read;
 73 the output cannot be made there, or another process works on it;
 74 the disk takes nothing more;
-75 interrupted (Ctrl-C, SIGTERM);
+75 interrupted (Ctrl-C, SIGTERM, a terminal that closes);
 76 too many errors (--max-error-rate);
 77 the endpoint refuses every row (token, permission, name, verb), and nothing was paid for them.
 After 74 to 77 and any crash the same command goes on where it was."""

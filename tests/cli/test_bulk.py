@@ -152,11 +152,11 @@ def test_a_dry_run_sends_nothing_and_names_bad_lines(
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
-def test_ctrl_c_and_sigterm_let_it_end_with_75_and_the_same_command_goes_on(
+def test_ctrl_c_sigterm_and_a_hangup_let_it_end_with_75_and_the_same_command_goes_on(
     server: FaultServer, environ: dict[str, str], tmp_path: Path, run: Run
 ) -> None:
     source = (tmp_path / "in.jsonl").read_bytes()
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]:
         (folder := tmp_path / name.name).mkdir()
         (folder / "in.jsonl").write_bytes(source)
         server.clear()

@@ -1,0 +1,182 @@
+"""What ends a job and what does not; and what a call that is wrong costs: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.jobs import read_rows, run_job, write_prompts
+
+from dbllm import AsyncClient, NotFoundError, bulk
+from dbllm.bulk.display import display
+from dbllm.bulk.entry import _signals
+from dbllm.bulk.manifest import StopSignal
+from dbllm.testing import FaultServer
+
+ROWS = 60
+
+
+def files_of(output: Path) -> dict[str, bytes]:
+    """What tells of a job: its output, its journal and its manifest."""
+    names = (output.name, f"{output.name}.part", f"{output.name}.job.json")
+    return {name: path.read_bytes() for name in names if (path := output.with_name(name)).exists()}
+
+
+def broken() -> Iterator[dict[str, Any]]:
+    yield {"text": "one"}
+    raise RuntimeError("the rows end here")
+
+
+def test_a_wrong_call_that_would_overwrite_a_job_leaves_it_as_it_was(
+    server: FaultServer, tmp_path: Path, serve: Callable[..., Any]
+) -> None:
+    def none(peer: Any) -> None:
+        for _ in iter(peer.request, None):
+            peer.answer({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such endpoint"}, 404)
+
+    source = write_prompts(tmp_path / "in.jsonl", ROWS)
+    (not_utf8 := tmp_path / "other.jsonl").write_bytes(b'{"text": "\xff"}\n')
+    elsewhere = AsyncClient(serve(none).host, "token").endpoint("nope")
+    wrong_calls: list[tuple[str, Any, dict[str, Any], type[Exception]]] = [
+        ("no such endpoint", source, {"endpoint": elsewhere}, NotFoundError),
+        ("no such column", source, {"prompt": "Say {txt}"}, bulk.BadInputError),
+        ("not UTF-8", not_utf8, {}, bulk.BadInputError),
+        ("no input", tmp_path / "none.jsonl", {}, bulk.InputMissingError),
+        ("rows that break off", broken, {}, RuntimeError),
+        ("a prompt that cannot be read", source, {"prompt": "Say {text"}, ValueError),
+        ("no folder for the report", source, {"report": tmp_path / "none" / "r.html"}, bulk.OutputError),
+    ]
+    half = tmp_path / "half.jsonl"
+    server.change(latency=0.05)
+    with pytest.raises(bulk.Interrupted):
+        run_job(server, source, half, concurrency=4, progress=stopping(stop := StopSignal()), stop=stop)
+    server.change(latency=0.0)
+    run_job(server, source, whole := tmp_path / "whole.jsonl")
+    for output in (half, whole):
+        before = files_of(output)
+        for what, given, options, kind in wrong_calls:
+            rows = given() if callable(given) else given
+            with pytest.raises(kind):
+                if (endpoint := options.get("endpoint")) is None:
+                    run_job(server, rows, output, overwrite=True, **options)
+                else:
+                    bulk.run_sync(rows, output, endpoint=endpoint, prompt="Say {text}", overwrite=True)
+            assert files_of(output) == before, f"{output.name}: {what}"
+        run_job(server, source, output)
+    assert all(len(server.history(f"Say row {place}")) == 2 for place in range(ROWS))  # once for each output
+    run_job(server, source, whole, overwrite=True, prompt="Tell {text}")
+    assert read_rows(whole)[0]["output"] == "Tell row 0"
+
+
+def stopping(stop: StopSignal) -> Callable[[bulk.Status], None]:
+    """A display that stops the job after its first rows."""
+
+    def show(status: bulk.Status) -> None:
+        if status.state == "running" and status.done and not stop.level:
+            stop.request()
+
+    return show
+
+
+def test_another_journal_is_refused_where_the_output_has_one_beside_it(server: FaultServer, tmp_path: Path) -> None:
+    source, output = write_prompts(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    server.change(latency=0.02)
+    with pytest.raises(bulk.Interrupted):
+        run_job(server, source, output, concurrency=2, progress=stopping(stop := StopSignal()), stop=stop)
+    with pytest.raises(bulk.OutputError, match=r"a job whose journal lies beside it \(out.jsonl.job.json\)"):
+        run_job(server, source, output, journal=tmp_path / "j.part")
+    assert not list(tmp_path.glob("j.part*"))
+    run_job(server, source, output)
+    assert server.report().executions == ROWS
+    run_job(server, source, output, journal=tmp_path / "j.part", overwrite=True)
+
+
+def test_a_signal_ends_a_plain_job_inside_a_running_loop_as_anywhere(server: FaultServer, tmp_path: Path) -> None:
+    source = write_prompts(tmp_path / "in.jsonl", ROWS)
+    server.change(latency=0.02)
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    for inside in (True, False):
+        for name in names:
+            output, sent = tmp_path / f"{name}{inside}.jsonl", []
+
+            def show(status: bulk.Status, number: int = signal.Signals[name], sent: list[int] = sent) -> None:
+                if status.state == "running" and status.done and not sent:
+                    sent.append(number)
+                    os.kill(os.getpid(), number)
+
+            async def beside(output: Path = output, show: Any = show) -> None:
+                run_job(server, source, output, concurrency=2, progress=show)
+
+            before, handler = server.report().executions, signal.getsignal(signal.Signals[name])
+            with pytest.raises(bulk.Interrupted, match=f"of {ROWS} rows done. The same again goes on from here."):
+                if inside:
+                    asyncio.run(beside())
+                else:
+                    run_job(server, source, output, concurrency=2, progress=show)
+            assert signal.getsignal(signal.Signals[name]) == handler
+            run_job(server, source, output)
+            assert server.report().executions == before + ROWS, name
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_hangup_that_is_ignored_stays_ignored_as_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _signals(StopSignal()):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class Gone(io.StringIO):
+    """A pipe whose reader has gone, or a terminal that hung up."""
+
+    def __init__(self, *, is_terminal: bool, error: Exception) -> None:
+        super().__init__()
+        self._is_terminal, self._error = is_terminal, error
+
+    def isatty(self) -> bool:
+        return self._is_terminal
+
+    def write(self, text: str) -> int:
+        raise self._error
+
+    def flush(self) -> None:
+        raise self._error
+
+
+def test_a_terminal_or_pipe_that_is_gone_ends_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for error in (BrokenPipeError(32, "Broken pipe"), OSError(5, "Input/output error"), ValueError("closed file")):
+        for is_terminal in (True, False):
+            with display(True, stream=Gone(is_terminal=is_terminal, error=error)) as show:
+                for seconds in (0.5, 100.0, 200.0):
+                    show(bulk.Status(total=5, done=2, seconds=seconds))
+                show(bulk.Status(total=5, done=5, state="done"))
+    with pytest.raises(OSError, match="of the job"), display(True, stream=io.StringIO()):
+        raise OSError("of the job")
+
+
+def test_what_a_progress_function_raises_is_raised_and_what_it_cut_is_counted(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    source, output = write_prompts(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    server.change(latency=0.2)
+
+    def show(status: bulk.Status) -> None:
+        if status.in_flight:
+            raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        run_job(server, source, output, concurrency=4, progress=show)
+    server.change(latency=0.0)
+    report = run_job(server, source, output)
+    assert report.answered == ROWS
+    assert 0 < report.paid_again <= 4
+    assert server.report().executions <= ROWS + report.paid_again
