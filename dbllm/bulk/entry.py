@@ -27,7 +27,7 @@ from .job import BulkJob
 from .journal import Disk
 from .manifest import Settings, StopSignal
 from .plan import Summary, make_plan
-from .report import Price, Report, money
+from .report import Price, Report, money, plural
 from .requests import most_tokens
 from .row_mapper import RETRY, RowMapper
 from .row_stream import check_numbers
@@ -113,7 +113,7 @@ async def run(
         max_error_rate: stop when more than this share of the last 200 rows failed; 1 never stops, even if the endpoint
             refuses every row.
         accept_changes: go on although the input or the settings are not those the job began with.
-        overwrite: start anew, and forget an earlier job of this output once the endpoint and the input are looked at.
+        overwrite: start anew, and forget an earlier job of this output, once endpoint and input are known to be right.
         price: of a million input tokens and a million output tokens.
         journal: where the journal lies, if the output's folder takes no appends (as /Volumes).
         report: write the report as an HTML page here.
@@ -217,8 +217,8 @@ async def _run_job(job: BulkJob) -> Report:
 def run_sync(source: Input, output: str | os.PathLike[str], **options: Any) -> Report:
     """As `run`, in plain code; also where an event loop runs, as in a notebook.
 
-    Ctrl-C, SIGTERM and SIGHUP let what is in flight end, for up to 30 seconds; the second one cuts it. Then `Interrupted` is
-    raised, and the same call goes on with the job.
+    Ctrl-C, SIGTERM and SIGHUP let what is in flight end, for up to 30 seconds; the second one cuts it. Then
+    `Interrupted` is raised, and the same call goes on with the job.
     """
     stop = options.pop("stop", None) or StopSignal()
     work = partial(run, source, output, stop=stop, **options)
@@ -306,11 +306,15 @@ def _set_source(settings: Settings, source: Any, input_format: str | None) -> No
         settings.input_format = input_format or file_format(settings.name)
         return
     settings.input_format = "jsonl"
+    if isinstance(source, io.TextIOBase):  # its lines are those of a file, and no prompts
+        source = getattr(source, "buffer", None) or io.BytesIO(source.read().encode("utf-8", "surrogatepass"))
     if isinstance(source, (str, io.RawIOBase, io.BufferedIOBase)):
         settings.name = "the standard input" if isinstance(source, str) else "the input"
+        if isinstance(source, str) and sys.stdin is None:
+            raise InputMissingError("the standard input is closed. Pipe the rows in, or name a file.")
         settings.rows = sys.stdin.buffer if isinstance(source, str) else source
         settings.input_format = input_format or "jsonl"
-    elif isinstance(source, Mapping) or not isinstance(source, Iterable):
+    elif isinstance(source, (Mapping, bytes, bytearray)) or not isinstance(source, Iterable):
         raise TypeError(f"the input is a file's name or an iterable of rows, got {type(source).__name__}.")
     else:
         settings.rows = source
@@ -352,6 +356,7 @@ class Estimate:
         input_tokens: estimated by the bytes of what is asked, 3.6 a token.
         output_tokens: at most so many, by max_tokens; None where a row has none, or where nobody keeps to it (agents,
             driver apps, custom models).
+        failure: why the endpoint could not be looked up, or "".
         cost: at most so much, if a price was given and output_tokens is known.
     """
 
@@ -365,9 +370,10 @@ class Estimate:
     input_cost: float | None = None
     unbound: str = ""  # why max_tokens does not bound the output
     proviso: str = ""  # what is not known of the endpoint
+    failure: str = ""  # why the endpoint could not be looked up
 
     def __str__(self) -> str:
-        lines = [f"{self.rows:,} rows, {self.distinct:,} distinct, {self.bad:,} bad"]
+        lines = [f"{plural(self.rows, 'row', 'rows')}, {self.distinct:,} distinct, {self.bad:,} bad"]
         lines += [f"  line {line}: {problem}" for line, problem in self.problems]
         if self.bad > len(self.problems):
             lines.append(f"  … and {self.bad - len(self.problems):,} more")
@@ -375,12 +381,14 @@ class Estimate:
         if self.output_tokens is None:
             lines.append(f"output tokens unknown: {self.unbound or 'rows without max_tokens'}")
         else:
-            how = "the sum of max_tokens" if self.output_tokens else "embeddings have none"
+            how = "embeddings have none" if self.output_tokens == 0 and self.distinct else "the sum of max_tokens"
             lines.append(f"at most {self.output_tokens:,} output tokens ({how}{self.proviso})")
         if self.cost is not None:
             lines.append(f"cost at most about {money(self.cost)}")
         elif self.input_cost is not None:
             lines.append(f"cost about {money(self.input_cost)} for the input, and what the output costs")
+        if self.failure:
+            lines.append(f"the endpoint could not be looked up: {self.failure}")
         return "\n".join(lines)
 
 
@@ -416,9 +424,15 @@ def estimate(
     if settings.input_format == "parquet":
         import_pyarrow()
     mapper = RowMapper("none", verb=verb, prompt=prompt, params=params)
-    task = "app" if driver_app is not None else _task_of(endpoint, host, profile)
-    if verb is None and task in ("llm/v1/embeddings", "embeddings"):
-        mapper.verb = "embed"
+    task, failure = "app" if driver_app is not None else None, ""
+    if endpoint is not None:
+        try:
+            asked = _lookup_mapper(endpoint, host, profile)
+            task, mapper._verbs = asked.look_up(), asked._verbs  # so that a row asks what it would in the job
+        except DbllmError as error:
+            failure = str(error)
+        except TypeError:  # a handle of an AsyncClient, which cannot be asked in plain code
+            pass
     with tempfile.TemporaryDirectory(prefix="dbllm-") as folder:
         path = settings.path
         if path is None:
@@ -429,19 +443,16 @@ def estimate(
         plan = make_plan(rows, mapper.request, Path(folder, "plan"), Disk(), dedupe=dedupe)
         plan.close()
     most = most_tokens(mapper.params)
-    return _estimated(plan.summary, most, Price.of(price), task)
+    made = _estimated(plan.summary, most, Price.of(price), task)
+    made.failure = failure
+    return made
 
 
-def _task_of(endpoint: Any, host: str | None, profile: str | None) -> str | None:
-    """The endpoint's task; None if none is named, or if it cannot be looked up."""
-    if endpoint is None:
-        return None
-    try:
-        if isinstance(endpoint, str):
-            return RowMapper(endpoint, host=host, profile=profile, timeout=LOOKUP_SECONDS).look_up()
-        return (endpoint if isinstance(endpoint, RowMapper) else RowMapper(handle=endpoint)).look_up()
-    except (DbllmError, TypeError):  # TypeError: a handle of an AsyncClient, which cannot be asked in plain code
-        return None
+def _lookup_mapper(endpoint: Any, host: str | None, profile: str | None) -> RowMapper:
+    """A mapper that can look an endpoint up."""
+    if isinstance(endpoint, str):
+        return RowMapper(endpoint, host=host, profile=profile, timeout=LOOKUP_SECONDS)
+    return endpoint if isinstance(endpoint, RowMapper) else RowMapper(handle=endpoint)
 
 
 def _estimated(summary: Summary, most: int | None, price: Price | None, task: str | None) -> Estimate:

@@ -31,6 +31,14 @@ FORMATS = {
 }
 PACKED = (".gz", ".zst")
 _CHECK_SECONDS = 0.2
+_OTHERS = {  # what a file begins with that is no text in UTF-8
+    b"\x1f\x8b": "packed by gzip: call it .gz, or unpack it",
+    b"\x28\xb5\x2f\xfd": "packed by zstd: call it .zst, or unpack it",
+    b"PAR1": 'Parquet: call it .parquet, or pass --input-format parquet (input_format="parquet")',
+    b"PK\x03\x04": "a zip archive, or a spreadsheet: save it as CSV or JSONL",
+    b"\xff\xfe": "UTF-16: save it as UTF-8",
+    b"\xfe\xff": "UTF-16: save it as UTF-8",
+}
 _PIECE = 1 << 14  # of a packed file: what it unpacks to is held at once
 
 
@@ -119,13 +127,11 @@ class Source:
             return
         try:
             with self.path.open("rb", buffering=0) as opened:
-                file = io.BufferedReader(_Watched(opened, watch) if watch else opened, 1 << 18)
-                packed = self.path.suffix.lower()
-                if packed == ".gz":
-                    file = io.BufferedReader(gzip.GzipFile(fileobj=file, mode="rb"), 1 << 18)  # type: ignore[arg-type]
-                elif packed == ".zst":
-                    file = io.BufferedReader(_Readable(open_zst(file, "rb")), 1 << 18)  # type: ignore[arg-type]
-                yield from _json_lines(file) if self.format == "jsonl" else self._csv_rows(file)
+                file = self._unpacked(_Watched(opened, watch) if watch else opened)
+                first = file.peek(4)
+                if what := next((what for magic, what in _OTHERS.items() if first.startswith(magic)), None):
+                    raise BadInputError(f"{self.name} is {what}.")
+                yield from self._json_lines(file) if self.format == "jsonl" else self._csv_rows(file)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             kind = "zst" if self.path.suffix.lower() == ".zst" else "gz"
             raise BadInputError(f"{self.name} is not a whole {kind} file: {error}.") from None
@@ -136,9 +142,47 @@ class Source:
                 raise
             raise BadInputError(f"{self.name} is not a whole zst file: {error}.") from None
 
-    def _csv_rows(self, file: BinaryIO) -> Iterator[RawRow]:
+    def _unpacked(self, raw: Any) -> io.BufferedReader:
+        file, packed = io.BufferedReader(raw, 1 << 18), self.path.suffix.lower()
+        if packed == ".gz":
+            return io.BufferedReader(gzip.GzipFile(fileobj=file, mode="rb"), 1 << 18)
+        return io.BufferedReader(_Readable(open_zst(file, "rb")), 1 << 18) if packed == ".zst" else file
+
+    def _json_lines(self, file: BinaryIO) -> Iterator[RawRow]:
+        """The lines that are not blank; a byte order mark is no part of them."""
+        is_first = True
+        for number, line in enumerate(file, 1):
+            line = line.removeprefix(b"\xef\xbb\xbf")  # files that were joined have one in the middle
+            if line := line.strip(b" \t\r\n"):
+                if is_first and (line in (b"[", b"{") or line.startswith((b"[{", b"[ {"))):
+                    raise BadInputError(
+                        f"{self.name}, line {number}: a whole JSON document begins here, and JSONL has one object a "
+                        "line. `jq -c '.[]'` makes that of a list, `jq -c .` of objects over several lines."
+                    )
+                is_first = False
+                yield RawRow(number, line)
+
+    def _delimiter(self, file: io.BufferedReader) -> str:
+        """What stands between the values: a comma, or what a header without one has (spreadsheets write that, too)."""
+        header = file.peek(1).split(b"\n", 1)[0]
+        signs = (
+            [] if self.format == "tsv" or b"," in header else [sign for sign in (";", "\t") if sign.encode() in header]
+        )
+        return signs[0] if signs else "\t" if self.format == "tsv" else ","
+
+    def _line_without_utf8(self) -> int:
+        """The first line that is not UTF-8."""
+        with self.path.open("rb", buffering=0) as opened, self._unpacked(opened) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError:
+                    return number
+        return 1
+
+    def _csv_rows(self, file: io.BufferedReader) -> Iterator[RawRow]:
+        delimiter = self._delimiter(file)
         text = io.TextIOWrapper(file, "utf-8-sig", newline="")
-        delimiter = "\t" if self.format == "tsv" else ","
         csv.field_size_limit(min(sys.maxsize, (1 << 31) - 1))
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         line = 1
@@ -152,15 +196,15 @@ class Source:
             line = reader.line_num + 1
             for values in reader:
                 if values:
-                    if len(values) != len(names):
-                        raise BadInputError(
-                            f"{self.name}, line {line}: {len(values)} values, and {len(names)} columns. "
-                            "Quote values that hold the delimiter."
-                        )
-                    yield RawRow(line, dict(zip(names, values)))  # noqa: B905 - of equal length
+                    fits = len(values) == len(names)
+                    yield RawRow(
+                        line,
+                        dict(zip(names, values)) if fits else UnevenRow(values, names, delimiter),  # noqa: B905
+                    )
                 line = reader.line_num + 1
         except UnicodeDecodeError as error:
-            raise BadInputError(f"{self.name}, after line {line}: no UTF-8 ({error.reason}).") from None
+            where = self._line_without_utf8()  # the decoder is ahead of the rows
+            raise BadInputError(f"{self.name}, line {where}: no UTF-8 ({error.reason}). Save it as UTF-8.") from None
         except csv.Error as error:
             raise BadInputError(f"{self.name}, line {line}: {error}.") from None
         finally:
@@ -265,20 +309,26 @@ class _Readable(io.RawIOBase):
         return len(piece)
 
 
-def _json_lines(file: BinaryIO) -> Iterator[RawRow]:
-    """The lines that are not blank; a byte order mark is no part of them."""
-    for number, line in enumerate(file, 1):
-        line = line.removeprefix(b"\xef\xbb\xbf")  # files that were joined have one in the middle
-        if line := line.strip(b" \t\r\n"):
-            yield RawRow(number, line)
+class UnevenRow(dict[str, Any]):
+    """A row of CSV that has not as many values as there are columns: its text as the column `line`."""
+
+    def __init__(self, values: list[str], names: list[str], delimiter: str) -> None:
+        text = io.StringIO()
+        csv.writer(text, delimiter=delimiter, lineterminator="").writerow(values)
+        super().__init__(line=text.getvalue())
+        self.problem = (
+            f"{len(values)} values, and the header has {len(names)}; quote values that hold the delimiter {delimiter!r}"
+        )
 
 
 def columns_of(row: RawRow) -> dict[str, Any]:
     """The columns of a row.
 
     Raises:
-        RowInputError: it is no JSON object.
+        RowInputError: it is no JSON object, or has not as many values as there are columns.
     """
+    if isinstance(row.content, UnevenRow):
+        raise RowInputError(row.content.problem)
     if isinstance(row.content, dict):
         return row.content
     try:

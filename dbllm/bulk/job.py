@@ -20,7 +20,8 @@ from .outputs import Shape, joined, write_output
 from .places import check_places
 from .plan import RowPlan, Summary, load_plan, make_plan
 from .report import Report, Sample, history_of
-from .row_mapper import RowMapper
+from .requests import RowRequest, request_of
+from .row_mapper import RowMapper, default_verb
 
 
 class BulkJob:
@@ -127,8 +128,8 @@ class BulkJob:
         beside = output.with_name(output.name + _ENDINGS["manifest"])
         if self.manifest.state == "new" and not self.settings.overwrite and beside.exists():
             raise OutputError(
-                f"the output {output} has a job whose journal lies beside it ({beside.name}). Leave --journal out to go "
-                "on with that one, name another output, or pass --overwrite."
+                f"the output {output} has a job whose journal lies beside it ({beside.name}). Leave --journal out to "
+                "go on with that one, name another output, or pass --overwrite."
             )
         if self.manifest.output not in (None, str(output.absolute())):
             self._check_foreign()
@@ -221,7 +222,13 @@ class BulkJob:
         checksum = digest.hexdigest() if watch else self.source.checksum()
         self.check_unchanged()
         self.source_now["checksum"] = checksum
+        self._plan.summary.verbs = list(self.mapper._verbs or ())
         self.manifest.plan = asdict(self._plan.summary)
+
+    def _request(self, row: dict[str, Any]) -> RowRequest:
+        """What a row asked for when the input was read."""
+        mapper, verbs = self.mapper, tuple(self.plan.summary.verbs)
+        return request_of(row, mapper.verb or default_verb(row, verbs, mapper.template), mapper.template)
 
     def check_unchanged(self) -> None:
         """Raise BadInputError if the input is no longer the file that was planned."""
@@ -307,7 +314,7 @@ class BulkJob:
         def all_rows() -> Iterator[Any]:
             nonlocal findings
             findings = Findings()
-            return joined(self.source, self.plan, self.journal, findings, self.mapper.template)
+            return joined(self.source, self.plan, self.journal, findings, self._request)
 
         summary = self.plan.summary
         shape = Shape(is_batch=summary.is_batch, columns=summary.columns, job=self.manifest.job)

@@ -16,8 +16,8 @@ from .errors import BulkError, DiskError
 from .findings import MISSING, Findings, places_of
 from .inputs import RawRow, Source, columns_of, import_pyarrow, open_zst
 from .journal import Disk, Journal, encode_json, json_text
-from .plan import BAD, RowPlan
-from .requests import Template
+from .plan import BAD, OTHER_SHAPE, RowPlan, has_batch_shape
+from .requests import RowRequest
 from .results import RowError, RowInputError, RowResult
 
 COLUMNS = (
@@ -38,9 +38,17 @@ class OutputRow(NamedTuple):
 
 
 def joined(
-    source: Source, plan: RowPlan, journal: Journal, findings: Findings | None = None, template: Template | None = None
+    source: Source,
+    plan: RowPlan,
+    journal: Journal,
+    findings: Findings | None = None,
+    request: Callable[[dict[str, Any]], RowRequest] | None = None,
 ) -> Iterator[OutputRow]:
-    """The rows of the input with their results, in order. A row that has none yet is left out."""
+    """The rows of the input with their results, in order. A row that has none yet is left out.
+
+    Args:
+        request: what a row asks; it raises RowInputError for one that cannot be sent.
+    """
     places = places_of(plan, journal)
     lines = array("I", [0]) * plan.summary.rows
     for number, row in enumerate(source.rows()):
@@ -48,7 +56,7 @@ def joined(
             return  # the input grew meanwhile, which is noticed at the end
         leader, lines[number] = plan.leaders[number], row.line
         if leader == BAD:
-            result = bad_row(number, row, template)
+            result = bad_row(number, row, request, is_batch=plan.summary.is_batch)
         elif journal.done[leader] and places[leader] != MISSING:
             result = RowResult.from_dict({"index": number, **journal.read(places[leader])})
         else:
@@ -62,12 +70,16 @@ def joined(
         yield OutputRow(row, result, lines[leader] if copied else None)
 
 
-def bad_row(number: int, row: RawRow, template: Template | None = None) -> RowResult:
+def bad_row(
+    number: int, row: RawRow, request: Callable[[dict[str, Any]], RowRequest] | None = None, *, is_batch: bool = False
+) -> RowResult:
     """The error row of a row that could not be sent."""
     try:
         columns = columns_of(row)
-        if template is not None and "custom_id" not in columns and "url" not in columns:
-            template.fill(columns)
+        if has_batch_shape(columns) != is_batch:
+            raise RowInputError(OTHER_SHAPE)
+        if request is not None:
+            request(columns).fingerprint()
         why = "the row has nothing to send; --dry-run says what is missing"
     except RowInputError as error:
         why = str(error).removesuffix(".")
@@ -142,7 +154,7 @@ class Shape:
         try:
             return {**columns_of(out.row), **self.added(out)}
         except RowInputError:
-            return self.added(out)
+            return {**(out.row.content if isinstance(out.row.content, dict) else {}), **self.added(out)}
 
     def batch(self, out: OutputRow) -> dict[str, Any]:
         """A row in the shape of OpenAI's Batch output, with `meta` beside it."""

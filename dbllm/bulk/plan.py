@@ -21,6 +21,10 @@ from .results import RowInputError
 BAD = 0xFFFF_FFFF
 """Stands in place of a row that asks the same, where a row cannot be sent."""
 
+OTHER_SHAPE = (
+    "not in the shape of the first row: either all rows have custom_id and body (OpenAI's Batch shape), or none"
+)
+
 _BUCKETS = 64
 _BUCKET_BYTES = 1 << 16
 _ENTRY = 20  # 16 bytes of a hash, 4 of a number
@@ -43,6 +47,7 @@ class Summary:
         unbound: how many rows have a verb whose output no max_tokens bounds: an agent's, or a custom model's.
         silent: how many rows have a verb that makes no output tokens (embed).
         checksum: of the rows' two numbers in the plan's file.
+        verbs: what the endpoint did when the input was read.
     """
 
     rows: int = 0
@@ -56,6 +61,7 @@ class Summary:
     unbound: int = 0
     silent: int = 0
     checksum: int = 0
+    verbs: list[str] = field(default_factory=list)
 
 
 class RowPlan:
@@ -175,15 +181,13 @@ def _read_request(
 ) -> bytes:
     """Take a row into account; returns its hash."""
     content = columns_of(row)
-    is_batch = content.get("custom_id") is not None and isinstance(content.get("body"), dict)
+    is_batch = has_batch_shape(content)
     if not columns:  # the first row that can be read
         summary.is_batch = is_batch
     if content.keys() - columns.keys():
         columns.update(dict.fromkeys(content))
     if is_batch != summary.is_batch:
-        raise RowInputError(
-            "not in the shape of the first row: either all rows have custom_id and body (OpenAI's Batch shape), or none"
-        )
+        raise RowInputError(OTHER_SHAPE)
     asked = request(content)
     if is_batch and asked.key is not None:
         names.add(blake2b(asked.key.encode("utf-8", "surrogatepass"), digest_size=16).digest(), row.line)
@@ -198,6 +202,11 @@ def _read_request(
     if most is not None and asked.verb in ("complete", "chat"):
         summary.max_tokens = (summary.max_tokens[0] + most, summary.max_tokens[1] + 1)
     return asked.fingerprint()
+
+
+def has_batch_shape(columns: dict[str, Any]) -> bool:
+    """Whether a row has OpenAI's Batch shape."""
+    return columns.get("custom_id") is not None and isinstance(columns.get("body"), dict)
 
 
 def _size(content: Any) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
@@ -14,6 +15,7 @@ from .results import RowInputError
 Verb = Literal["complete", "chat", "embed", "predict", "respond"]
 VERBS: tuple[str, ...] = get_args(Verb)
 
+_NO_NAME = re.compile(r"[{}\"'\n]|[:!].*$")  # what a column's name hardly has, and JSON in a template does
 CONTENT = {  # the columns that hold what a verb sends, the first that a row has
     "complete": ("prompt", "text"),
     "chat": ("messages", "prompt", "text"),
@@ -41,10 +43,17 @@ class RowRequest:
     key: str | None = None
 
     def fingerprint(self) -> bytes:
-        """16 bytes; equal for requests that ask the same of the same endpoint."""
+        """16 bytes; equal for requests that ask the same of the same endpoint.
+
+        Raises:
+            RowInputError: its text is not Unicode.
+        """
         asked = [self.verb, self.content, self.params]
         text = json.dumps(asked, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=repr)
-        return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        try:
+            return hashlib.blake2b(text.encode(), digest_size=16).digest()
+        except UnicodeEncodeError:
+            raise RowInputError("text that is not Unicode: half of a surrogate pair, which cannot be sent.") from None
 
 
 def most_tokens(params: Mapping[str, Any]) -> int | None:
@@ -64,6 +73,8 @@ class Template:
     def __init__(self, text: str) -> None:
         if not isinstance(text, str):
             raise TypeError(f"the prompt template must be a str, got {type(text).__name__}.")
+        if not text:
+            raise ValueError('the prompt template is empty: write one, such as "Summarise: {text}", or leave it out.')
         self.text = text
         try:
             self._parts = [(before, name) for before, name, _, _ in _template_parts(text)]
@@ -85,13 +96,24 @@ class Template:
             if name is None:
                 continue
             if name not in row:
-                has = ", ".join(map(str, row)) or "none"
-                raise RowInputError(f"column {name!r} of the prompt template is missing; the row's columns: {has}.")
+                braces = " Braces that are text are written twice: {{ }}." if _NO_NAME.search(name) else ""
+                has = _named_columns(row)
+                raise RowInputError(
+                    f"column {name!r} of the prompt template is missing; the row's columns: {has}.{braces}"
+                )
             if _is_nothing(value := row[name]):
                 raise RowInputError(f"column {name!r} of the prompt template is empty in this row.")
             plain = isinstance(value, str) or not isinstance(value, (Mapping, list, tuple))
             made.append(str(value) if plain else json.dumps(value, ensure_ascii=False, default=str))
         return "".join(made)
+
+
+def _named_columns(row: Mapping[str, Any]) -> str:
+    """The names of a row's columns, as far as a message has room; odd ones so that they can be seen."""
+    names = list(map(str, row))
+    shown = [name if name.isprintable() and name and name == name.strip() else repr(name) for name in names[:20]]
+    shown += [f"and {len(names) - 20:,} more"] if len(names) > 20 else []
+    return ", ".join(name if len(name) <= 60 else name[:59] + "…" for name in shown) or "none"
 
 
 def _template_parts(text: str) -> list[tuple[str, str | None, str | None, str | None]]:
@@ -152,8 +174,9 @@ def _content(row: Mapping[str, Any], verb: str) -> Any:
     found = next((name for name in CONTENT[verb] if not _is_nothing(row.get(name))), None)
     if found is None:
         wanted = " or ".join(repr(name) for name in CONTENT[verb])
-        has = ", ".join(map(str, row)) or "none"
-        raise RowInputError(f"{verb} needs a column {wanted}, or a prompt template; the row's columns: {has}.")
+        raise RowInputError(
+            f"{verb} needs a column {wanted}, or a prompt template; the row's columns: {_named_columns(row)}."
+        )
     return _sendable(row[found], verb)
 
 
@@ -169,7 +192,10 @@ def _sendable(content: Any, verb: str) -> Any:
         return content
     if verb != "complete" and isinstance(content, Sequence) and not isinstance(content, (bytes, bytearray)) and content:
         return list(content)
-    raise RowInputError(f"{verb} cannot send {'nothing' if content in ([], ()) else f'a {type(content).__name__}'}.")
+    if content in ([], ()):
+        raise RowInputError(f"{verb} cannot send an empty list.")
+    takes = "a text" if verb == "complete" else "a text or a list"
+    raise RowInputError(f"{verb} sends {takes}, and got {type(content).__name__}.")
 
 
 def _key(row: Mapping[str, Any]) -> str | None:

@@ -179,8 +179,8 @@ class RowMapper:
         mine = self if self._handle is not None else copy(self)  # whose clients are closed below, not those of `self`
         try:
             core = sending_once(mine.plain_handle(), self.timeout)._core
+            self._verbs = run_without_loop(core._lookup_verbs())
             if core._ref.kind or core._ref.is_service:
-                run_without_loop(core._lookup_verbs())
                 known = core._known.get(core.name)
                 return str(core._ref.kind or known.kind) if core._ref.kind or known else None
             deadline = core._options.deadline(core._transport.backend.clock)

@@ -7,6 +7,7 @@ import io
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def test_a_wrong_call_that_would_overwrite_a_job_leaves_it_as_it_was(
 
     source = write_prompts(tmp_path / "in.jsonl", ROWS)
     (not_utf8 := tmp_path / "other.jsonl").write_bytes(b'{"text": "\xff"}\n')
+    here = AsyncClient(server.host, "token").endpoint("m", task="chat")
     elsewhere = AsyncClient(serve(none).host, "token").endpoint("nope")
     wrong_calls: list[tuple[str, Any, dict[str, Any], type[Exception]]] = [
         ("no such endpoint", source, {"endpoint": elsewhere}, NotFoundError),
@@ -62,11 +64,10 @@ def test_a_wrong_call_that_would_overwrite_a_job_leaves_it_as_it_was(
         before = files_of(output)
         for what, given, options, kind in wrong_calls:
             rows = given() if callable(given) else given
+            handle = options.pop("endpoint", here)
             with pytest.raises(kind):
-                if (endpoint := options.get("endpoint")) is None:
-                    run_job(server, rows, output, overwrite=True, **options)
-                else:
-                    bulk.run_sync(rows, output, endpoint=endpoint, prompt="Say {text}", overwrite=True)
+                bulk.run_sync(rows, output, endpoint=handle, overwrite=True, **{"prompt": "Say {text}", **options})
+            options["endpoint"] = handle
             assert files_of(output) == before, f"{output.name}: {what}"
         run_job(server, source, output)
     assert all(len(server.history(f"Say row {place}")) == 2 for place in range(ROWS))  # once for each output
@@ -97,6 +98,10 @@ def test_another_journal_is_refused_where_the_output_has_one_beside_it(server: F
     run_job(server, source, output, journal=tmp_path / "j.part", overwrite=True)
 
 
+async def called_in_a_loop(plain: Callable[[], object]) -> None:
+    plain()
+
+
 def test_a_signal_ends_a_plain_job_inside_a_running_loop_as_anywhere(server: FaultServer, tmp_path: Path) -> None:
     source = write_prompts(tmp_path / "in.jsonl", ROWS)
     server.change(latency=0.02)
@@ -110,15 +115,10 @@ def test_a_signal_ends_a_plain_job_inside_a_running_loop_as_anywhere(server: Fau
                     sent.append(number)
                     os.kill(os.getpid(), number)
 
-            async def beside(output: Path = output, show: Any = show) -> None:
-                run_job(server, source, output, concurrency=2, progress=show)
-
             before, handler = server.report().executions, signal.getsignal(signal.Signals[name])
+            plainly = partial(run_job, server, source, output, concurrency=2, progress=show)
             with pytest.raises(bulk.Interrupted, match=f"of {ROWS} rows done. The same again goes on from here."):
-                if inside:
-                    asyncio.run(beside())
-                else:
-                    run_job(server, source, output, concurrency=2, progress=show)
+                asyncio.run(called_in_a_loop(plainly)) if inside else plainly()
             assert signal.getsignal(signal.Signals[name]) == handler
             run_job(server, source, output)
             assert server.report().executions == before + ROWS, name

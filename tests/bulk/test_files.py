@@ -172,7 +172,7 @@ def test_an_input_that_cannot_be_sent_is_refused_with_its_line(server: FaultServ
         "column.jsonl": (good + '{"txt": "a"}\n', "{text}", "line 2: column 'text' of the prompt template is missing"),
         "null.jsonl": ('{"text": null}\n', "{text}", "line 1: column 'text' of the prompt template is empty"),
         "column.csv": ("text,other\na,b\n", "{txt}", "line 2: column 'txt'"),
-        "short.csv": ('text,other\n"a\nb",c\nd\n', "{text}", "line 4: 1 values, and 2 columns"),
+        "short.csv": ('text,other\n"a\nb",c\nd\n', "{text}", "line 4: 1 values, and the header has 2"),
         "twice.csv": ("a,a\n1,2\n", "{a}", "two columns 'a'"),
         "quote.csv": ('text\n"a" b\n', "{text}", "line 2: "),
         "twice.jsonl": (

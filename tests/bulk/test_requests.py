@@ -72,11 +72,11 @@ def test_a_row_that_cannot_be_sent_says_what_it_lacks() -> None:
     for row, verb, why in (
         ({"a": 1}, "complete", "needs a column 'prompt' or 'text', or a prompt template; the row's columns: a"),
         ({}, "chat", "the row's columns: none"),
-        ({"prompt": 3}, "complete", "cannot send a int"),
-        ({"messages": []}, "chat", "cannot send nothing"),
-        (["a"], "complete", "cannot send a list"),
-        (b"bytes", "chat", "cannot send a bytes"),
-        (None, "complete", "cannot send a NoneType"),
+        ({"prompt": 3}, "complete", "sends a text, and got int"),
+        ({"messages": []}, "chat", "cannot send an empty list"),
+        (["a"], "complete", "sends a text, and got list"),
+        (b"bytes", "chat", "sends a text or a list, and got bytes"),
+        (None, "complete", "sends a text, and got NoneType"),
     ):
         with pytest.raises(RowInputError, match=why):
             request_of(row, verb)
