@@ -177,7 +177,8 @@ Middleware = Callable[[AttemptRequest, Callable[..., Any]], Any]
 class Hooks:
     """Functions that a client calls. Those of `AsyncClient` may be async, those of `Client` may not.
 
-    What a hook raises is logged (the first time as a WARNING, then at DEBUG), and the call goes on. What a hook itself
+    What a hook raises is logged (the first time as a WARNING, then at DEBUG), and the call goes on. It waits for a hook
+    as long as that takes, beyond its own time-out. What a hook itself
     sends is not told to hooks. Where nothing can be awaited (the call was cancelled, a stream was dropped) an async
     hook runs up to its first await.
 

@@ -47,6 +47,7 @@ def instrument(
 
     Args:
         tracer_provider, meter_provider: where to; default: OpenTelemetry's global ones, also if they are set later.
+            With a BatchSpanProcessor a collector that hangs holds up no call, with a SimpleSpanProcessor it does.
         content: put prompts and answers into the spans; default: False, unless the variable
             OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT is true, span_only or span_and_event.
         content_limit: the most characters of messages in one attribute.
