@@ -120,7 +120,7 @@ def moved_clients(
         return resolved
 
     def find_local_workspace(_original: Any) -> Callable[..., Any]:
-        return lambda port=None: local_workspace.LocalWorkspace(host, token, cluster_id, os.getpid())
+        return lambda *_, **__: local_workspace.LocalWorkspace(host, token, cluster_id, os.getpid())
 
     def add_app(original: Any) -> Callable[..., str]:
         def added(transport: Any, url: str) -> str:

@@ -361,7 +361,7 @@ def test_a_client_of_the_local_workspace_is_replayed_where_none_runs(
     upstream.reply("local")
     found = local_workspace.LocalWorkspace(upstream.host, upstream.token, "c-9", 1)
     with monkeypatch.context() as running:
-        running.setattr(local_workspace, "find_local_workspace", lambda port=None: found)
+        running.setattr(local_workspace, "find_local_workspace", lambda *_: found)
         with recording(place.file), Client.local() as client:
             assert client.driver_app(8000, "c-9").complete("hi") == "local"
     with recording(place.file, "replay"), Client.local() as client:
