@@ -17,7 +17,6 @@ S = TypeVar("S", bound="NamesOurs")
 
 _VERB_OF = {"messages": "chat(messages)", "prompt": "complete(prompt)", "input": "respond(input) or embed(input)"}
 _FIRST = (("messages",), ("prompt",), ("input",))
-OR_CALL = "or the call"  # where a keyword is of the call, as the client's table says
 
 
 @lru_cache

@@ -31,7 +31,7 @@ from .._protocol.paths import (
     service_names,
 )
 from .._protocol.reply import CallInfo
-from .._protocol.requests import chat_body, model_params, prediction_body, response_body
+from .._protocol.requests import chat_body, checked_params, prediction_body, response_body
 from .._protocol.structured_output import parsed, response_format
 from .._protocol.tables import read_texts
 from .._protocol.tasks import Verb, wrong_verb_hint
@@ -203,7 +203,7 @@ class AsyncEndpoint(ModelHandle):
             APIError: the call failed.
         """
         headers = hide_headers(headers)
-        wire = model_params(self._signature.params, params, verb="embed")
+        wire = checked_params((self._signature.params, params), "embed")
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         deadline = options.deadline(self._transport.backend.clock)
 

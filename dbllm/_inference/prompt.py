@@ -8,7 +8,7 @@ from typing import Any
 
 from .._protocol.models import Completion, Predictions
 from .._protocol.reply import CallInfo
-from .._protocol.requests import model_params, prompt_request
+from .._protocol.requests import checked_params, prompt_request
 from .._protocol.responses import answer_text, text_chunk
 from .._protocol.tasks import Kind
 from .._transport.replies import read_json, reply_of, unexpected
@@ -40,7 +40,7 @@ class PromptSignature:
         """
         if streaming and self.transform_output is not None:
             raise TypeError("transform_output needs the whole response, so it cannot be combined with a stream.")
-        flat = prompt_request(prompt, stop, model_params(self.params, params))
+        flat = prompt_request(prompt, stop, checked_params((self.params, params)))
         changed = flat if self.transform_input is None else _waited(self.transform_input(**flat), "transform_input")
         if not isinstance(changed, Mapping):
             raise TypeError(f"transform_input must return the request as a dict, got {type(changed).__name__}.")

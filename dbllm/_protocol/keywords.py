@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .._lazy import WholeImport
-from .._misnomers import OR_CALL, words
+from .._misnomers import words
 from .tasks import Verb
 
 _OURS = ("the client", "the first argument")  # what no model takes by that name
@@ -32,7 +32,7 @@ def meant(name: str, verb: Verb | None, fields: Iterable[str]) -> str:
         return ""
     instead = words(f"call {verb}", "call", "keyword").get(name, "")
     instead = instead or next((f"{close}=" for close in get_close_matches(name.lower(), fields, 1, 0.9)), "")
-    if not instead or instead.endswith(OR_CALL):
+    if not instead or instead.endswith("or the call"):
         return ""
     to_model = f" A model that does take {name!r} gets it by extra_body={{{name!r}: …}}."
     return f"{verb}() has no {name}=: use {instead}.{'' if instead.startswith(_OURS) else to_model}"

@@ -142,7 +142,7 @@ _ROLES |= {name.upper(): name for name in ("user", "assistant", "system", "tool"
 def response_body(items: object, custom_inputs: object, *params: Mapping[str, Any]) -> dict[str, Any]:
     """The body for an agent (`agent/v1/responses`): its `input` is always a list of items."""
     refuse_stop(*params)
-    fields = model_params(*params, verb="respond")
+    fields = checked_params(params, "respond")
     own = {} if custom_inputs is None else {"custom_inputs": custom_inputs}
     return {"input": chat_messages(items, "respond", ("role", "type")), **own, **fields}
 
@@ -158,7 +158,7 @@ def refuse_stop(*params: Mapping[str, Any]) -> None:
 
 def chat_body(messages: object, stop: object, *params: Mapping[str, Any]) -> dict[str, Any]:
     """The body of a chat; later parameters win."""
-    fields = model_params(*params, verb="chat")  # first: what lacks may be among them by another name
+    fields = checked_params(params, "chat")  # first: what lacks may be among them by another name
     return {"messages": chat_messages(messages), **normalize_stop(stop), **fields}
 
 
@@ -204,11 +204,16 @@ def tags_header(tags: object) -> str:
     return json.dumps(dict(tags), separators=(",", ":"))
 
 
-def model_params(*layers: Mapping[str, Any] | None, verb: Verb | None = None) -> dict[str, Any]:
+def model_params(*layers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The parameters of a model whose wire format is not known, or has any; as `checked_params`."""
+    return checked_params(layers)
+
+
+def checked_params(layers: Sequence[Mapping[str, Any] | None], verb: Verb | None = None) -> dict[str, Any]:
     """The parameters that go to the wire: later layers win, None means "not sent".
 
     Args:
-        *layers: parameters by their names.
+        layers: parameters by their names.
         verb: what is called, where its wire format is known, and with it what is no field of it.
 
     Raises:
@@ -227,12 +232,11 @@ def model_params(*layers: Mapping[str, Any] | None, verb: Verb | None = None) ->
 _FIELDS = frozenset({"temperature", "top_p", "top_k", "n", "seed", "user", "tools", "tool_choice", "response_format"})
 _FIELDS |= {"logprobs", "top_logprobs", "parallel_tool_calls", "reasoning_effort", "stream_options", "dimensions"}
 _OF_VERB = {"respond": {"max_output_tokens", "custom_inputs"}, "embed": {"batch_size", "concurrency", "progress"}}
-_OF_OTHERS = {"max_tokens", "max_completion_tokens", "response_model"}
 
 
 @lru_cache(maxsize=512)
 def _misnomer(name: str, verb: Verb | None) -> str:
-    fields = _FIELDS | _OF_VERB.get(str(verb), _OF_OTHERS)
+    fields = _FIELDS | _OF_VERB.get(str(verb), {"max_tokens", "max_completion_tokens", "response_model"})
     if name in fields:
         return ""
     with WholeImport():
