@@ -27,7 +27,7 @@ from .job import BulkJob
 from .journal import Disk
 from .manifest import Settings, StopSignal
 from .plan import Summary, make_plan
-from .report import Price, Report, money
+from .report import Price, Report, money, plural
 from .requests import most_tokens
 from .row_mapper import RETRY, RowMapper
 from .row_stream import check_numbers
@@ -361,16 +361,18 @@ class Estimate:
     proviso: str = ""  # what is not known of the endpoint
 
     def __str__(self) -> str:
-        lines = [f"{self.rows:,} rows, {self.distinct:,} distinct, {self.bad:,} bad"]
+        lines = [f"{plural(self.rows, 'row', 'rows')}, {self.distinct:,} distinct, {self.bad:,} bad"]
         lines += [f"  line {line}: {problem}" for line, problem in self.problems]
         if self.bad > len(self.problems):
             lines.append(f"  … and {self.bad - len(self.problems):,} more")
-        lines.append(f"about {self.input_tokens:,} input tokens (the bytes of what is asked / {BYTES_A_TOKEN})")
+        tokens = plural(self.input_tokens, "input token", "input tokens")
+        lines.append(f"about {tokens} (the bytes of what is asked / {BYTES_A_TOKEN})")
         if self.output_tokens is None:
             lines.append(f"output tokens unknown: {self.unbound or 'rows without max_tokens'}")
         else:
             how = "the sum of max_tokens" if self.output_tokens else "embeddings have none"
-            lines.append(f"at most {self.output_tokens:,} output tokens ({how}{self.proviso})")
+            tokens = plural(self.output_tokens, "output token", "output tokens")
+            lines.append(f"at most {tokens} ({how}{self.proviso})")
         if self.cost is not None:
             lines.append(f"cost at most about {money(self.cost)}")
         elif self.input_cost is not None:
