@@ -22,7 +22,21 @@ if TYPE_CHECKING:
     from dbllm import Agent, Client, DriverApp, Endpoint
 
 OURS = frozenset(
-    {"prompt", "messages", "input", "stop", "stream", "timeout", "retry", "headers", "extra_body", "tags", "progress"}
+    [
+        "prompt",
+        "messages",
+        "input",
+        "stop",
+        "stream",
+        "timeout",
+        "retry",
+        "headers",
+        "extra_body",
+        "tags",
+        "progress",
+        "response_model",
+        "strict",
+    ]
 )
 """Names that mean something to the SDK, so they cannot be parameters of the model."""
 
@@ -245,9 +259,10 @@ def embed(
     param: Param = None,
     tag: Tag = None,
 ) -> None:
-    """Turn texts into vectors: those that are named, and then the lines that are piped in.
+    """Turn texts into vectors.
 
-    Prints one JSON list a line, in the order of the texts. On a terminal a bar shows how far many texts are.
+    The texts are those that are named, and then the lines that are piped in. Prints one JSON list a line, in the order
+    of the texts. On a terminal a bar shows how far many texts are.
     """
     piped = console.read_pipe() if texts else console.read_stdin()
     texts = [*(texts or ()), *(line.removesuffix("\r") for line in (piped.split("\n") if piped else ()))]
