@@ -611,7 +611,21 @@ def test_what_cannot_work_is_said_before_anything_is_sent(
     spark: Any, server: FaultServer, where: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = table(spark, 5)
+    more = rows.selectExpr("*", "named_struct('role', 'user', 'content', text) as message", "array(1) as ids")
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
+        (ValueError, "struct<role.*array of structs with role", {"prompt": "message"}),
+        (ValueError, "array<int>", {"prompt": "ids"}),
+        (ValueError, "several columns 'id'", {"prompt": "text", "key": "id", "df": rows.select("id", "id", "text")}),
+        (ValueError, "column 'TEXT' already", {"prompt": "text", "column": "TEXT"}),
+        (ValueError, "a pair", {"prompt": "text", "tpm": (1, 2, 3)}),
+        (ValueError, "requests_per_minute", {"prompt": "text", "rpm": -1}),
+        (TypeError, "params must be a mapping", {"prompt": "text", "params": [1]}),
+        (TypeError, "retry must be a dbllm.Retry", {"prompt": "text", "retry": 3}),
+        (TypeError, r"createDataFrame", {"prompt": "text", "df": [{"text": "x"}]}),
+        (TypeError, "name of an endpoint", {"prompt": "text", "endpoint": None}),
+        (ConfigError, "not empty", {"prompt": "text", "endpoint": ""}),
+        (ConfigError, "https", {"prompt": "text", "host": "http://example.com"}),
+        (LedgerError, "folder", {"prompt": "text", "ledger": "s3://bucket/ledger"}),
         (ValueError, "neither a column nor a template", {"prompt": "Say it"}),
         (ValueError, "'txt'.*columns: id, text", {"prompt": "Say {txt}"}),
         (ValueError, "'ident'", {"prompt": "text", "key": "ident"}),
@@ -622,8 +636,9 @@ def test_what_cannot_work_is_said_before_anything_is_sent(
         (ConfigError, "env:NAME", {"prompt": "text", "credential": "dapi-secret"}),
     ]
     for kind, message, options in cases:
+        options = {"df": more, "endpoint": "m", **where, **options}
         with pytest.raises(kind, match=message) as caught:
-            chat(rows, "m", **{**where, **options})
+            chat(**options)
         assert "dapi-secret" not in str(caught.value)
     assert server.report().requests == 0
     capsys.readouterr()
@@ -632,6 +647,61 @@ def test_what_cannot_work_is_said_before_anything_is_sent(
     assert "concurrency 64 = 2 tasks × 32" in said
     assert "requests per minute 600 = 2 tasks × 300" in said
     assert "no ledger" in said
+
+
+def test_what_shows_only_in_a_task_is_said_in_one_sentence_and_costs_nothing(spark: Any, tmp_path: Path) -> None:
+    rows = table(spark, 30)
+    expired = {"error_code": "PERMISSION_DENIED", "message": "Invalid access token."}
+    unknown = {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "The endpoint 'doly' does not exist."}
+    spark.sql("DROP TABLE IF EXISTS theirs")
+    spark.range(3).write.saveAsTable("theirs")
+    tenths = rows.selectExpr("id div 10 as tenth", "text")
+    with MeasuringServer() as server:
+        options = in_workers(server, prompt="Say {text}", tasks=1)
+        cases: list[tuple[str, Any, Callable[[], Any]]] = [
+            (
+                "refuses every row.*'doly' does not exist",
+                ("404 Not Found", unknown),
+                lambda: chat(rows, "doly", **options),
+            ),
+            ("refuses every row.*Invalid access token", ("403 Forbidden", expired), lambda: chat(rows, "m", **options)),
+            (
+                "NOT_SET is not set where Spark's Python workers run",
+                None,
+                lambda: chat(rows, "m", **{**options, "credential": "env:NOT_SET"}),
+            ),
+            (
+                r"key=\['tenth'\] does not name a row",
+                None,
+                lambda: chat(tenths, "m", ledger=tmp_path / "tenths", key="tenth", **options),
+            ),
+            (
+                r"key=\['tenth'\] does not name a row",
+                None,
+                lambda: chat(tenths, "m", ledger="answers_of_tenths", key="tenth", **options),
+            ),
+            ("theirs cannot be a ledger", None, lambda: chat(rows, "m", ledger="theirs", key="id", **options)),
+        ]
+        for message, refusal, make in cases:
+            server.clear()
+            server.refusal = refusal
+            with pytest.raises(Exception, match=message):
+                make().collect()
+            assert refusal or not server.calls, message
+        spark.sql("DROP TABLE theirs")
+        spark.sql("DROP TABLE IF EXISTS answers_of_tenths")
+
+
+def test_no_rows_are_no_rows_and_a_cached_result_is_paid_once(
+    spark: Any, server: FaultServer, where: dict[str, Any], tmp_path: Path
+) -> None:
+    for more in ({}, {"ledger": tmp_path}):
+        assert chat(table(spark, 0), "m", prompt="text", **more, **where).collect() == []
+    assert server.report().requests == 0
+    answers = chat(table(spark, 30), "m", prompt="text", **where).cache()
+    assert (answers.count(), len(answers.collect())) == (30, 30)
+    assert server.report().executions == 30
+    answers.unpersist()
 
 
 def test_the_package_says_what_is_missing_where_there_is_no_java(
