@@ -21,8 +21,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from dbllm import AsyncClient, ConfigError, Retry, bulk
+from dbllm import AsyncClient, ConfigError, Limits, Retry, bulk
+from dbllm._transport.limits import Cost, RateLimiter
 from dbllm.spark import LedgerError, chat, complete, embed, predict, register, respond
+from dbllm.spark.worker import use_up_burst
 from dbllm.testing import SAFE_FAULTS, FaultServer
 
 from .conftest import CANARY, CONNECT, DAEMON, LONG, MAIN, SLOTS, TOKEN_VARIABLE
@@ -195,6 +197,20 @@ def test_the_tokens_are_those_of_the_whole_job(spark: Any) -> None:
                 assert minute <= 1.05 * tpm, (name, scarce)
                 assert used <= 1.05, (name, scarce)
                 assert used >= 0.85 or total < scarce * number, (name, scarce)
+
+
+def test_a_task_that_is_tried_again_has_no_burst_left() -> None:
+    for limits in (
+        Limits(requests_per_minute=600),
+        Limits(input_tokens_per_minute=6000),
+        Limits(output_tokens_per_minute=6000),
+        Limits(requests_per_minute=60, input_tokens_per_minute=6000, output_tokens_per_minute=600),
+    ):
+        limiter = RateLimiter(limits)
+        use_up_burst(limiter, 100.0)
+        wait = limiter.reserve(Cost(360, 100), 100.0)
+        assert isinstance(wait, float), limits
+        assert 0 < wait <= 10, limits  # the burst is what comes in ten seconds
 
 
 # --- S4 ---------------------------------------------------------------------------------------------------------------
