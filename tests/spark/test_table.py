@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,8 @@ def test_the_tokens_are_those_of_the_whole_job(spark: Any) -> None:
                 print(f"S3: {name} tokens: {minute} in a minute, {used:.0%} used of {tpm}")
                 assert minute <= 1.05 * tpm, (name, scarce)
                 assert used <= 1.05, (name, scarce)
-                assert used >= 0.85 or total < scarce * number, (name, scarce)
+                if (name == "input") == (given > made):
+                    assert used >= (0.85 if seconds >= 20 else 0.7), (name, scarce)
 
 
 def test_a_task_that_is_tried_again_has_no_burst_left() -> None:
@@ -230,21 +232,27 @@ def threads_of_workers() -> list[int]:
     return found
 
 
+@dataclass
+class Workers:
+    """Spark's Python workers; `usual`: how many threads one has that calls no model."""
+
+    usual: int
+
+    def are_busy(self) -> bool:
+        return max(threads_of_workers(), default=0) > self.usual
+
+    def are_quiet(self, server: MeasuringServer) -> bool:
+        """Whether within 5 seconds no connection is open, and no worker has a thread of ours."""
+        return wait_until(lambda: not server.connections and not self.are_busy(), 5.0)
+
+
 @pytest.fixture
-def nothing_is_left(spark: Any) -> Callable[[MeasuringServer], bool]:
-    """Whether within 5 seconds no connection is open, and no worker has more threads than one that calls no model."""
+def workers(spark: Any) -> Workers:
     table(spark, 4).repartition(SLOTS).mapInArrow(lambda batches: batches, "id long, text string").collect()
-    usual = min(threads_of_workers())
-
-    def is_so(server: MeasuringServer) -> bool:
-        return wait_until(lambda: not server.connections and max(threads_of_workers(), default=0) <= usual, 5.0)
-
-    return is_so
+    return Workers(min(threads_of_workers()))
 
 
-def test_who_needs_few_rows_pays_little_more_and_nothing_stays_open(
-    spark: Any, nothing_is_left: Callable[[MeasuringServer], bool]
-) -> None:
+def test_who_needs_few_rows_pays_little_more_and_nothing_stays_open(spark: Any, workers: Workers) -> None:
     with MeasuringServer(latency=0.1) as server:
         register(spark, "ask_few", "m", verb="chat", **in_workers(server))
         rows = table(spark, sized(4000, 20_000))
@@ -255,8 +263,7 @@ def test_who_needs_few_rows_pays_little_more_and_nothing_stays_open(
         ):
             server.clear()
             assert len(few.collect()) == 10
-            assert max(threads_of_workers()) > 2 or not server.connections  # what is looked for below can be seen
-            assert nothing_is_left(server), (kind, server.connections, threads_of_workers())
+            assert workers.are_quiet(server), (kind, server.connections, threads_of_workers())
             print(f"S4: {kind}: {server.calls - 10} more calls, {ALLOWED} allowed")
             assert server.calls <= 10 + ALLOWED, kind
 
@@ -285,7 +292,7 @@ def failing_sink(spark: Any) -> Callable[[Any], None]:
 
 
 def test_a_failure_downstream_ends_the_calls_in_every_attempt_of_the_task(
-    spark: Any, nothing_is_left: Callable[[MeasuringServer], bool], tmp_path: Path
+    spark: Any, workers: Workers, tmp_path: Path
 ) -> None:
     from pyspark.sql.functions import col, raise_error, udf, when
 
@@ -311,14 +318,12 @@ def test_a_failure_downstream_ends_the_calls_in_every_attempt_of_the_task(
             allowed = ALLOWED + (number if ledger else 0)
             with pytest.raises(Exception, match=message):
                 run(chat(rows, "m", prompt="Say {text}", ledger=ledger, **in_workers(server)))
-            assert nothing_is_left(server), (kind, server.connections, threads_of_workers())
+            assert workers.are_quiet(server), (kind, server.connections, threads_of_workers())
             print(f"S4: {kind} fails downstream: {server.calls} calls, {allowed} allowed")
             assert 10 <= server.calls <= allowed, kind
 
 
-def test_a_job_that_is_cancelled_pays_little_more_and_nothing_stays_open(
-    spark: Any, nothing_is_left: Callable[[MeasuringServer], bool]
-) -> None:
+def test_a_job_that_is_cancelled_pays_little_more_and_nothing_stays_open(spark: Any, workers: Workers) -> None:
     with MeasuringServer(latency=0.1) as server:
         register(spark, "ask_many", "m", verb="chat", **in_workers(server))
         rows = table(spark, sized(4000, 20_000))
@@ -339,10 +344,11 @@ def test_a_job_that_is_cancelled_pays_little_more_and_nothing_stays_open(
             thread = threading.Thread(target=job)
             thread.start()
             assert wait_until(lambda: server.calls >= 200)
+            assert workers.are_busy()
             spark.interruptAll() if CONNECT else spark.sparkContext.cancelAllJobs()
             at_cancel = server.calls
             thread.join(60)
-            assert nothing_is_left(server), (kind, server.connections, threads_of_workers())
+            assert workers.are_quiet(server), (kind, server.connections, threads_of_workers())
             print(f"S4: {kind} cancelled: {server.calls - at_cancel} more calls, {ALLOWED} allowed")
             assert failure
             assert server.calls - at_cancel <= ALLOWED, kind
