@@ -308,7 +308,7 @@ def test_a_failure_downstream_ends_the_calls_in_every_attempt_of_the_task(
         ),
         "a function": ("is broken", lambda df: save(df.select(broken(col("result.output"))))),
     }
-    if hasattr(spark, "dataSource"):  # from PySpark 4 on
+    if MAIN:  # PySpark 3.5 has no sinks of Python
         kinds["a sink"] = ("No space left", failing_sink(spark))
     rows = table(spark, number := sized(1000, 20_000))
     with MeasuringServer(latency=0.1) as server:
@@ -370,7 +370,7 @@ def test_a_ledger_that_takes_nothing_is_said_before_the_first_row_is_paid(
         resource.prlimit(process, resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))
     try:
         with pytest.raises(Exception, match=r"cannot be written: File too large\. Make room"):
-            chat(rows, "m", prompt="Say {text}", ledger=tmp_path / "ledger", **where).collect()
+            chat(rows, "m", prompt="Say {text}", ledger=tmp_path / "ledger", tasks=1, **where).collect()
     finally:
         for process in daemons():
             resource.prlimit(process, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -635,7 +635,7 @@ def test_what_cannot_work_is_said_before_anything_is_sent(
     rows = table(spark, 5)
     more = rows.selectExpr("*", "named_struct('role', 'user', 'content', text) as message", "array(1) as ids")
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
-        (ValueError, "struct<role.*array of structs with role", {"prompt": "message"}),
+        (ValueError, "array of structs with role.*struct<role", {"prompt": "message"}),
         (ValueError, "array<int>", {"prompt": "ids"}),
         (ValueError, "several columns 'id'", {"prompt": "text", "key": "id", "df": rows.select("id", "id", "text")}),
         (ValueError, "column 'TEXT' already", {"prompt": "text", "column": "TEXT"}),
@@ -671,6 +671,7 @@ def test_what_cannot_work_is_said_before_anything_is_sent(
     assert "no ledger" in said
 
 
+@pytest.mark.skipif(not (MAIN or LONG), reason="what workers say; every case is tried four times")
 def test_what_shows_only_in_a_task_is_said_in_one_sentence_and_costs_nothing(spark: Any, tmp_path: Path) -> None:
     rows = table(spark, 30)
     expired = {"error_code": "PERMISSION_DENIED", "message": "Invalid access token."}
