@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from dbllm import Limits, Retry, Timeout
+from dbllm import AsyncClient, Limits, Retry, Timeout
 
 from ..bulk import RowMapper
 from ..bulk.requests import CONTENT, Template
@@ -45,7 +45,8 @@ class JobOptions(TypedDict, total=False):
             least 8 calls for each.
         ledger: a folder that all executors see: what is answered is recorded there, some 200 rows at a time, and never
             paid again by a retry, another action or another run. Or the name of a table: the model is then called at
-            once, and the answers are recorded when all are there. Without one each action calls the model anew.
+            once, and the answers are recorded when all are there. Without one each action calls the model anew, and so
+            does each attempt of a task that fails (Spark makes four).
         key: columns whose values name a row in the ledger; default: what the row asks.
         retry_errors: call rows again whose recorded result is an error.
         on_error: "row": a row that fails is a row with an `error`. "raise": the first one ends the job. "split": two
@@ -198,6 +199,11 @@ def _map(
     response_model: type | None = None,
     columns: Sequence[str] | None = None,
 ) -> Any:
+    if not hasattr(df, "mapInArrow"):
+        kind = f"{type(df).__module__.partition('.')[0]}.{type(df).__name__}"
+        raise TypeError(
+            f"df must be a Spark DataFrame, got a {kind}: spark.createDataFrame(df), or dbllm.bulk without Spark."
+        )
     _check(options)
     template, content, needed = _row_content(df, verb, prompt, columns)
     mapper = mapper_of(options, verb, endpoint, prompt=template, response_model=response_model)
@@ -210,8 +216,11 @@ def _map(
         max_tokens=_max_tokens_of(mapper.params),
     )
     column = options.get("column", "result")
-    if column in df.columns:
+    if column.lower() in [name.lower() for name in df.columns]:  # Spark tells no case apart, unless it is told to
         raise ValueError(f"the DataFrame has a column {column!r} already: name the new one with column=.")
+    for name in (*needed, *key):
+        if df.columns.count(name) > 1:
+            raise ValueError(f"the DataFrame has several columns {name!r}: rename or drop all but one.")
     on_error = options.get("on_error", "row")
     ledger, table = options.get("ledger"), None
     if isinstance(ledger, str) and is_table(ledger):
@@ -244,7 +253,8 @@ def _map(
     if table is None:
         result = call(df)
     else:
-        result = with_table(df, table, job_name(identity), key or needed, column, call, retry_errors=plan.retry_errors)
+        job, kind = job_name(identity), spark_type(plan.output)
+        result = with_table(df, table, job, key or needed, needed, column, kind, call, retry_errors=plan.retry_errors)
     if on_error != "split":
         return result
     if table is None and plan.ledger is None:  # both halves are made of the same answers
@@ -270,6 +280,11 @@ def _check(options: JobOptions) -> None:
             raise TypeError(f"there is no argument {name!r}; there are {', '.join(known)}.")
     if (on_error := options.get("on_error", "row")) not in ("row", "raise", "split"):
         raise ValueError(f'on_error must be "row", "raise" or "split", got {on_error!r}.')
+    kinds: dict[str, type] = {"params": Mapping, "limits": Limits, "retry": Retry, "column": str}
+    for name, kind in kinds.items():
+        if (given := options.get(name)) is not None and not isinstance(given, kind):
+            what = "a mapping" if kind is Mapping else "a str" if kind is str else f"a dbllm.{kind.__name__}"
+            raise TypeError(f"{name} must be {what}, got {given!r}.")
     for name in ("concurrency", "tasks"):
         value: Any = options.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -286,7 +301,9 @@ def job_limits(options: JobOptions) -> Limits:
         if any(options.get(name) is not None for name in ("rpm", "tpm", "concurrency")):
             raise ValueError("limits= says all of it: leave out concurrency=, rpm= and tpm=.")
         return limits
-    given, made = tpm if isinstance(tpm, tuple) else (tpm, tpm)
+    if isinstance(tpm, (tuple, list)) and len(tpm) != 2:
+        raise ValueError(f"tpm must be a number, or a pair (of input tokens, of output tokens), got {tpm!r}.")
+    given, made = tpm if isinstance(tpm, (tuple, list)) else (tpm, tpm)
     return Limits(
         requests_per_minute=rpm,
         input_tokens_per_minute=given,
@@ -304,6 +321,10 @@ def mapper_of(
     response_model: type | None = None,
 ) -> RowMapper:
     """What calls the model for one row, in whatever process."""
+    if (endpoint is None) == (options.get("driver_app") is None):
+        raise TypeError('say what is called: the name of an endpoint ("dolly"), or driver_app=, and not both.')
+    if endpoint is not None:  # a name or a host that cannot be is said here, not by every worker
+        AsyncClient(options.get("host") or "https://localhost", "token").endpoint(endpoint)
     mapper = RowMapper(
         endpoint,
         driver_app=options.get("driver_app"),
@@ -353,7 +374,7 @@ def _row_content(
     elif not isinstance(prompt, str):
         raise TypeError(f"prompt must be the name of a column or a template (str), got {type(prompt).__name__}.")
     if prompt in df.columns:
-        if verb != "predict" and _type_name(df, prompt) in ("array", "struct", "map"):
+        if verb != "predict" and _is_content(df, prompt, verb):
             return None, RowContent(prompt, CONTENT[verb][0]), [prompt]
         return "{" + prompt + "}", RowContent(), [prompt]
     template = Template(prompt)
@@ -378,9 +399,19 @@ def _as_names(key: str | Sequence[str] | None) -> tuple[str, ...]:
     return () if key is None else (key,) if isinstance(key, str) else tuple(key)
 
 
-def _type_name(df: DataFrame, column: str) -> str:
-    name: str = df.schema[column].dataType.typeName()
-    return name
+def _is_content(df: DataFrame, column: str, verb: str) -> bool:
+    """Whether a column holds what the verb sends as it is: messages, or texts; False: a value that becomes a text."""
+    kind = df.schema[column].dataType
+    if kind.typeName() not in ("array", "struct", "map"):
+        return False
+    item = kind.elementType.typeName() if kind.typeName() == "array" else ""
+    if item in (("string",) if verb == "embed" else ("struct", "map")):
+        return True
+    wanted = "an array of texts" if verb == "embed" else "an array of structs with role and content"
+    raise ValueError(
+        f"{verb} sends a text or {wanted}, and column {column!r} is {kind.simpleString()}: array(…) makes an array of "
+        'one, and a template ("{' + column + '}") a text.'
+    )
 
 
 def _kind_of_output(df: DataFrame, verb: str, content: RowContent) -> str:

@@ -69,6 +69,14 @@ def ledger_folder(path: str | os.PathLike[str], identity: Mapping[str, Any]) -> 
     return folder / job_name(identity)
 
 
+def key_is_wrong(names: Sequence[str]) -> str:
+    """What is said where rows of one key ask different things."""
+    return (
+        f"key={list(names)!r} does not name a row: rows with the same values there ask different things, and a ledger "
+        "would give them one answer. Name more columns, or leave key= out: what a row asks then names it."
+    )
+
+
 def job_name(identity: Mapping[str, Any]) -> str:
     """The name that jobs share which ask the same."""
     asked = json.dumps(identity, sort_keys=True, default=repr)

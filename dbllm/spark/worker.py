@@ -31,7 +31,7 @@ from ..bulk import Item, RowMapper, RowResult, Rows
 from ..bulk.scheduler import Scheduler
 from ..errors import DbllmError
 from .columns import arrow_type, import_packages, result_of, value_of
-from .ledger import LedgerIndex, LedgerWriter, key_of_values
+from .ledger import LedgerError, LedgerIndex, LedgerWriter, key_is_wrong, key_of_values
 from .share import Share
 
 log = logging.getLogger("dbllm.spark")
@@ -373,6 +373,18 @@ class _Chunk:
     keys: list[bytes | None]
 
 
+def check_key(names: Sequence[str], rows: Sequence[dict[str, Any]], keys: Sequence[bytes | None]) -> None:
+    """Whether rows of one key ask the same, as far as these show: rows of one key are in one task.
+
+    Raises:
+        LedgerError: they do not; a ledger would give all of them one answer.
+    """
+    asked: dict[bytes | None, dict[str, Any]] = {}
+    for row, key in zip(rows, keys, strict=True):
+        if asked.setdefault(key, row) != row:
+            raise LedgerError(key_is_wrong(names))
+
+
 class MapRows:
     """The function of `mapInArrow`: batches of rows in, the same rows with one column more out."""
 
@@ -438,6 +450,8 @@ class MapRows:
                 part = batch.take(self._arrow.array(rows))
                 content = part.select(list(plan.columns)).to_pylist()
                 chunk = _Chunk(part, [self._key(row) for row in content] if index is not None else [None] * len(rows))
+                if plan.key and index is not None:
+                    check_key(plan.key, content, chunk.keys)
                 found = index.find(chunk.keys) if index is not None else chunk.keys
                 piece: list[Item] = []
                 for place, (row, value) in enumerate(zip(content, found, strict=True)):

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("pyspark", reason="the extra `spark` is not installed: `nox -s spark` has it")
 
-import pyspark.sql
+import pyspark
 
 import dbllm
 from dbllm.spark import java_home
@@ -20,7 +20,7 @@ from dbllm.testing import FaultServer, fault_server
 
 CONNECT = os.environ.get("DBLLM_SPARK") == "connect"
 LONG = bool(os.environ.get("DBLLM_SPARK_LONG"))
-MAIN = not CONNECT and hasattr(pyspark.sql, "datasource")
+MAIN = not CONNECT and not pyspark.__version__.startswith("3.")
 """Classic PySpark 4: what depends on the worker alone is measured at length here, and briefly in the other two."""
 SLOTS = 2
 DAEMON = "tests.spark.daemon"

@@ -27,6 +27,7 @@ class MeasuringServer:
     def clear(self) -> None:
         self.running = self.most_at_once = self.connections = 0
         self.came: list[float] = []
+        self.refusal: tuple[str, dict[str, Any]] | None = None  # a status line and a body, instead of answers
         self.input_tokens: list[int] = []  # of each call, in the order in which they came
         self.output_tokens: list[int] = []
         self.prompts: Counter[str] = Counter()
@@ -86,11 +87,10 @@ class MeasuringServer:
                 else:
                     body = json.loads(content)
                     said = await self._answer(body["messages"][-1]["content"], body.get("max_tokens", 4))
-                answer = json.dumps(said).encode()
-                writer.write(
-                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer)
-                    + answer
-                )
+                status, said = self.refusal or ("200 OK", said)
+                answer = json.dumps(said)
+                fields = f"content-type: application/json\r\ncontent-length: {len(answer)}"
+                writer.write(f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n{answer}".encode())
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
