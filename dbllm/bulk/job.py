@@ -45,6 +45,7 @@ class BulkJob:
         self._resumed = 0
         self._changed = False  # the input
         self._reset: list[str] = []  # the settings that were changed
+        self._notes: list[str] = []
         self._was, self._asks = "", True  # what these were; whether there is a row to ask
 
     @property
@@ -251,14 +252,19 @@ class BulkJob:
     def _forget_errors(self) -> None:
         """Rows whose errors are to be tried again are not done."""
         wanted, settings, journal = self.settings.retry_errors, self.settings, self.journal
+        found: set[str] = set()
         last = {
             row: place for row, place, _ in journal.answers() if row < len(journal.done) and journal.done[row] == FAILED
         }
         for row, place in last.items():
             error = journal.read(place)["error"]
+            found.add(error["name"])
             named = wanted is True or (wanted and error["name"] in wanted)
             if named or (settings.retry_ambiguous and error["may_be_paid"]):
                 journal.done[row] = NOT_DONE
+        if wanted and wanted is not True and (unknown := sorted(set(wanted) - found)):
+            has = ", ".join(sorted(found)) or "none"
+            self._notes.append(f"no error row was of class {', '.join(unknown)}; there were: {has}")
 
     @property
     def is_over(self) -> bool:
@@ -322,7 +328,7 @@ class BulkJob:
         write_output(self.settings.output, self.output_format, all_rows, shape, self.disk, self.check_unchanged)
         report = self._report("done", findings)
         report.output, report.slowest = self.settings.output, sorted(findings.slowest, reverse=True)
-        report.notes += self._advice(report)
+        report.notes += [*self._notes, *self._advice(report)]
         if self._reset and not self._asks:
             report.notes.append(
                 f"every row was done before the change (the job began with {self._was}), so none was asked again; "

@@ -74,13 +74,18 @@ class Disk:
     def put(self, path: Path, data: bytes) -> None:
         """Replace a whole file, so that a crash leaves the old one or the new one."""
         draft = path.with_name(path.name + ".new")
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
-            self.write_all(handle, data)
-            self.sync(handle)
-        finally:
-            os.close(handle)
-        self.replace(draft, path)
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+            try:
+                self.write_all(handle, data)
+                self.sync(handle)
+            finally:
+                os.close(handle)
+            self.replace(draft, path)
+        except OSError:
+            with suppress(OSError):
+                draft.unlink()  # it would take room on a full disk
+            raise
         self.sync_folder(path.parent)
 
 

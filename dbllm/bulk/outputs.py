@@ -26,6 +26,7 @@ COLUMNS = (
 )
 """What an output row has beside the columns of its input row. One that the input has too is called dbllm_… ."""
 
+_ERROR_FIELDS = {"status": int, "code": str, "request_id": str, "attempts": int, "retryable": bool, "may_be_paid": bool}
 _BUFFER = 1 << 20
 
 
@@ -117,6 +118,18 @@ class Shape:
         """The columns that a row gets."""
         values = {**vars_of(out.result), "same_as": out.same_as, "error": error_fields(out.result.error)}
         return {self._names[name]: values[name] for name in COLUMNS}
+
+    def types(self, pyarrow: Any) -> dict[str, Any]:
+        """The Arrow types of the columns that are the same in every job, whatever its rows have."""
+        if self.is_batch:
+            return {}
+        text, whole, yes_or_no = pyarrow.string(), pyarrow.int64(), pyarrow.bool_()
+        kinds = {str: text, int: whole, bool: yes_or_no}
+        error = [("class", text), ("message", text), *((name, kinds[kind]) for name, kind in _ERROR_FIELDS.items())]
+        own = dict.fromkeys(("finish_reason", "model", "request_id"), text)
+        own |= dict.fromkeys(("input_tokens", "output_tokens", "attempts", "same_as"), whole)
+        own |= {"latency": pyarrow.float64(), "error": pyarrow.struct(error)}
+        return {self._names[name]: kind for name, kind in own.items()}
 
     def line(self, out: OutputRow) -> bytes:
         """A row as a line of JSON. A plain row's own columns stay as they were written."""
@@ -331,15 +344,16 @@ def _write_lines(file: _File, suffix: str, rows: Iterable[OutputRow], shape: Sha
 
 def _write_parquet(file: _File, rows: Callable[[], Iterable[OutputRow]], shape: Shape) -> None:
     pyarrow = import_pyarrow()
+    own = shape.types(pyarrow)
     types: dict[str, Any] = {}
     for records in _chunks(shape.record(row) for row in rows()):
         for name in dict.fromkeys(name for record in records for name in record):
-            types[name] = _joined_type(pyarrow, types.get(name), [record.get(name) for record in records])
-    types = {
-        name: kind if kind is not None and kind != pyarrow.null() else pyarrow.string() for name, kind in types.items()
-    }
+            types[name] = own.get(name) or _joined_type(
+                pyarrow, types.get(name), [record.get(name) for record in records]
+            )
+    types = {name: _without_null(pyarrow, kind) for name, kind in types.items()}
     if not types:
-        types = {name: pyarrow.string() for name in COLUMNS}
+        types = {**{name: pyarrow.string() for name in COLUMNS}, **own}
     schema = pyarrow.schema(list(types.items()))
     with pyarrow.parquet.ParquetWriter(file, schema) as writer:
         for records in _chunks(shape.record(row) for row in rows()):
@@ -368,6 +382,16 @@ def _joined_type(pyarrow: Any, known: Any, values: list[Any]) -> Any:
     except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
         return pyarrow.string()
     return kind if _can_be_stored(pyarrow, kind) else pyarrow.string()
+
+
+def _without_null(pyarrow: Any, kind: Any) -> Any:
+    """The type with text for what was null in all rows, also inside: other readers of Parquet know no type of null."""
+    if kind is None or pyarrow.types.is_null(kind):
+        return pyarrow.string()
+    if pyarrow.types.is_struct(kind):
+        fields = [kind.field(place) for place in range(kind.num_fields)]
+        return pyarrow.struct([field.with_type(_without_null(pyarrow, field.type)) for field in fields])
+    return pyarrow.list_(_without_null(pyarrow, kind.value_type)) if pyarrow.types.is_list(kind) else kind
 
 
 def _can_be_stored(pyarrow: Any, kind: Any) -> bool:

@@ -126,7 +126,8 @@ class Report:
         if self.seconds >= 1 and self.answered:
             lines[0] += f", {self.answered / self.seconds:,.1f} rows/s"
         if self.failed:
-            lines.append(f"{plural(self.failed, 'error row', 'error rows')}: {by_class(self.errors)}")
+            again = "" if self.may_be_paid or self.failed == self.bad_rows else "; --retry-errors asks them again"
+            lines.append(f"{plural(self.failed, 'error row', 'error rows')}: {by_class(self.errors)}{again}")
         if self.may_be_paid:
             lines.append(
                 f"{self.may_be_paid:,} of them may have been paid (may_be_paid); --retry-ambiguous asks them again"

@@ -17,6 +17,7 @@ from support.jobs import read_rows, run_job, write_prompts
 from dbllm import AsyncClient, NotFoundError, bulk
 from dbllm.bulk.display import display
 from dbllm.bulk.entry import _signals
+from dbllm.bulk.journal import Disk
 from dbllm.bulk.manifest import StopSignal
 from dbllm.testing import FaultServer
 
@@ -180,3 +181,31 @@ def test_what_a_progress_function_raises_is_raised_and_what_it_cut_is_counted(
     assert report.answered == ROWS
     assert 0 < report.paid_again <= 4
     assert server.report().executions <= ROWS + report.paid_again
+
+
+def test_the_report_says_how_error_rows_are_asked_again_and_if_a_class_was_none_of_theirs(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    source, output = write_prompts(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    server.change(mix={"early_413": 0.2}, seed=3)
+    first = run_job(server, source, output)
+    (name,) = first.errors
+    assert f"{first.failed} error rows: {first.failed} {name}; --retry-errors asks them again" in str(first)
+    server.change(mix={})
+    before = server.report().executions
+    again = run_job(server, source, output, retry_errors="RateLimitErorr")
+    assert f"no error row was of class RateLimitErorr; there were: {name}" in str(again)
+    assert (again.failed, server.report().executions) == (first.failed, before)
+    last = run_job(server, source, output, retry_errors=name)
+    assert (last.failed, last.notes) == (0, [])
+
+
+def test_a_manifest_that_a_full_disk_does_not_take_leaves_no_draft(tmp_path: Path) -> None:
+    class Full(Disk):
+        def write(self, handle: int, data: bytes | bytearray | memoryview) -> int:
+            raise OSError(28, "No space left on device")
+
+    (tmp_path / "a").write_bytes(b"before")
+    with pytest.raises(OSError, match="No space"):
+        Full().put(tmp_path / "a", b"after")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"before"}

@@ -167,3 +167,29 @@ def test_a_dry_run_asks_of_rows_what_the_job_would_and_says_if_there_is_no_such_
     assert "the endpoint could not be looked up: HTTP 404 RESOURCE_DOES_NOT_EXIST" in found
     assert found.startswith("1 row, 1 distinct, 0 bad")
     assert "embeddings" not in str(bulk.estimate([]))
+
+
+def test_parquet_files_of_jobs_have_the_same_types_whatever_became_of_their_rows(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow", reason="the extra `bulk` is not installed")
+    from pyarrow import concat_tables
+    from pyarrow.parquet import read_table
+
+    inputs = {
+        "answered": [{"text": "a", "n": {"x": None, "y": [None]}}],
+        "bad": [{"text": None, "n": None}],
+        "same": [{"text": "b", "n": None}] * 2,
+        "none": [],
+    }
+    tables = {}
+    for name, rows in inputs.items():
+        run_job(server, rows, tmp_path / f"{name}.parquet", prompt="{text}", keep_bad_rows=True)
+        tables[name] = read_table(tmp_path / f"{name}.parquet")
+    own = ["finish_reason", "input_tokens", "model", "request_id", "attempts", "latency", "same_as", "error"]
+    joined = concat_tables([tables[name].select(own) for name in inputs])
+    assert joined.column("same_as").to_pylist() == [None, None, None, 1]
+    assert [error and error["class"] for error in joined.column("error").to_pylist()] == [
+        None, "RowInputError", None, None,
+    ]  # fmt: skip
+    assert "null" not in str(tables["answered"].schema.field("n").type)
