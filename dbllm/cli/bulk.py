@@ -149,7 +149,9 @@ def bulk(
     host: Host = None,
     profile: Profile = None,
 ) -> None:
-    """Ask a model for each row of a file, and write a file with the answers.
+    """Ask a model for each row of a file.
+
+    It writes a file with the answers:
 
     dbllm bulk prompts.jsonl -o answers.jsonl --endpoint dolly --prompt "Summarise: {text}"
 

@@ -186,6 +186,8 @@ def obey(talk: Conversation, command: str, words: str) -> None:
     elif command == "save":
         if not words:
             raise ValueError("/save FILE: it needs the name of a file.")
+        if not talk.history:
+            raise ValueError("there is nothing to save yet.")
         text = json.dumps(talk.history, ensure_ascii=False, indent=2) + "\n"
         with Path(words).expanduser().open("x", encoding="utf-8", errors="replace") as file:  # it replaces no file
             file.write(text)

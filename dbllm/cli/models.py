@@ -245,9 +245,10 @@ def embed(
     param: Param = None,
     tag: Tag = None,
 ) -> None:
-    """Turn texts into vectors: those that are named, and then the lines that are piped in.
+    """Turn texts into vectors.
 
-    Prints one JSON list a line, in the order of the texts. On a terminal a bar shows how far many texts are.
+    The texts are those that are named, and then the lines that are piped in. Prints one JSON list a line, in the order
+    of the texts. On a terminal a bar shows how far many texts are.
     """
     piped = console.read_pipe() if texts else console.read_stdin()
     texts = [*(texts or ()), *(line.removesuffix("\r") for line in (piped.split("\n") if piped else ()))]

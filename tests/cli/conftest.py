@@ -19,6 +19,8 @@ from dbllm.__main__ import main
 from dbllm.local import Workspace
 from dbllm.local.driver.server import DriverServer
 
+PRINCIPAL, SECRET = "principal-of-the-terminal", "secret-of-the-terminal"  # gets tokens by OAuth
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -42,7 +44,7 @@ def clear_databricks(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def workspace() -> Iterator[Workspace]:
-    with Workspace() as running:
+    with Workspace(principals={PRINCIPAL: SECRET}) as running:
         yield running
 
 

@@ -153,6 +153,60 @@ class TestConversation:
 
 
 @pytest.mark.usefixtures("environ")
+class TestRespond:
+    ARGUMENTS = ("hello", "--max-tokens", "6", "--temperature", "0")
+
+    def test_streamed_or_whole_an_endpoint_s_answer_is_the_same(self, run: Any) -> None:
+        streamed = run("respond", "smollm2-agent", *self.ARGUMENTS)
+        assert (streamed.status, streamed.err) == (0, "")
+        assert streamed.out.strip()
+        assert run("respond", "smollm2-agent", *self.ARGUMENTS, "--no-stream").out == streamed.out
+        whole = json.loads(run("respond", "smollm2-agent", *self.ARGUMENTS, "--json").out)
+        assert (whole["object"], whole["max_output_tokens"]) == ("response", 6)
+        events = run("respond", "smollm2-agent", *self.ARGUMENTS, "--json", "--stream").out.splitlines()
+        assert json.loads(events[-1])["type"] == "response.incomplete"
+
+    def test_an_app_is_asked_by_its_name_with_a_service_principal_s_token(
+        self, run: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refused = run("respond", "apps/smollm2-agent", "hello")
+        assert (refused.status, refused.out, refused.err.count("\n")) == (1, "", 1)
+        assert "set DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET" in refused.err
+        monkeypatch.delenv("DATABRICKS_TOKEN")
+        monkeypatch.setenv("DATABRICKS_CLIENT_ID", "principal-of-the-terminal")
+        monkeypatch.setenv("DATABRICKS_CLIENT_SECRET", "secret-of-the-terminal")
+        for options in ((), ("--no-stream",)):
+            ended = run("respond", "apps/smollm2-agent", "hello", *options)
+            assert (ended.status, ended.err) == (0, ""), ended
+            assert ended.out.strip()
+
+    def test_another_s_address_gets_no_token(self, run: Any) -> None:
+        ended = run("respond", "https://agent.example.com", "hello")
+        assert (ended.status, ended.out, ended.err.count("\n")) == (1, "", 1)
+        assert "not an address of Databricks Apps" in ended.err
+        assert "`dbllm respond apps/one`" in run("chat", "apps/one", "hello").err
+
+
+def test_each_command_that_calls_a_model_takes_tags(run: Any, environ: dict[str, str]) -> None:
+    few = ("--max-tokens", "1")
+    for words in (
+        ("complete", "dolly", "hi", *few),
+        ("chat", "smollm2-chat", "hi", *few),
+        ("respond", "smollm2-agent", "hi", *few),
+        ("embed", "databricks-bge-large-en", "hi"),
+        ("predict", "dolly", '[{"prompt": "hi"}]'),
+    ):
+        assert run(*words, "--tag", f"team={words[0]}", "--tag", "from=terminal").status == 0, words
+    with Client() as client:
+        listed = client.request("GET", "/api/local/request-tags")
+    assert isinstance(listed, dict)
+    found = {(one["name"], tag["key"], tag["value"]) for one in listed["endpoints"] for tag in one["tags"]}
+    for name, command in (("dolly", "complete"), ("dolly", "predict"), ("smollm2-chat", "chat")):
+        assert {(name, "team", command), (name, "from", "terminal")} <= found
+    assert {("smollm2-agent", "team", "respond"), ("databricks-bge-large-en", "team", "embed")} <= found
+
+
+@pytest.mark.usefixtures("environ")
 class TestEmbed:
     def test_prints_one_vector_a_line_in_the_order_of_the_texts(self, run: Any) -> None:
         both = run("embed", "databricks-bge-large-en", "hello", "good morning").out.splitlines()

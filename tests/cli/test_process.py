@@ -46,6 +46,7 @@ def test_a_conversation_greets_takes_commands_and_long_texts_and_stops_an_answer
 
     terminal.read_until(lambda seen: b"(SmolLM2-135M-Instruct" in seen and b"> " in seen)
     enter(b"/help\n", b"/save FILE", b"> ")
+    enter(b"/save empty.json\n", b"nothing to save", b"\n> ")
     enter(b"/system Be brief.\n", b"system: Be brief.", b"\n> ")
     enter(b"/nothing\n", b"there is no /nothing", b"\n> ")
     enter(b"/save\n", b"needs the name of a file", b"\n> ")
