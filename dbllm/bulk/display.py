@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
-from .report import by_class, duration, money, short
+from .report import by_class, duration, money, plural, short
 
 REFRESH_SECONDS = 0.5
 JSON_SECONDS = 10.0
@@ -113,7 +113,7 @@ def status_lines(status: Status, width: int) -> list[str]:
             second = longer
     lines = [first[:width], second]
     if status.failed:
-        text = f"{status.failed:,} errors: {by_class(status.errors)}"
+        text = f"{plural(status.failed, 'error', 'errors')}: {by_class(status.errors)}"
         lines.append(text if len(text) <= width else text[: width - 1] + "…")
     return lines
 

@@ -377,12 +377,14 @@ class Estimate:
         lines += [f"  line {line}: {problem}" for line, problem in self.problems]
         if self.bad > len(self.problems):
             lines.append(f"  … and {self.bad - len(self.problems):,} more")
-        lines.append(f"about {self.input_tokens:,} input tokens (the bytes of what is asked / {BYTES_A_TOKEN})")
+        tokens = plural(self.input_tokens, "input token", "input tokens")
+        lines.append(f"about {tokens} (the bytes of what is asked / {BYTES_A_TOKEN})")
         if self.output_tokens is None:
             lines.append(f"output tokens unknown: {self.unbound or 'rows without max_tokens'}")
         else:
             how = "embeddings have none" if self.output_tokens == 0 and self.distinct else "the sum of max_tokens"
-            lines.append(f"at most {self.output_tokens:,} output tokens ({how}{self.proviso})")
+            tokens = plural(self.output_tokens, "output token", "output tokens")
+            lines.append(f"at most {tokens} ({how}{self.proviso})")
         if self.cost is not None:
             lines.append(f"cost at most about {money(self.cost)}")
         elif self.input_cost is not None:

@@ -122,21 +122,21 @@ class Report:
 
     def _lines(self) -> list[str]:
         same = f" ({self.copied:,} by an equal row)" if self.copied else ""
-        lines = [f"{self.answered:,} of {self.rows:,} rows answered{same} in {duration(self.seconds)}"]
+        lines = [f"{self.answered:,} of {plural(self.rows, 'row', 'rows')} answered{same} in {duration(self.seconds)}"]
         if self.seconds >= 1 and self.answered:
             lines[0] += f", {self.answered / self.seconds:,.1f} rows/s"
         if self.failed:
-            lines.append(f"{self.failed:,} error rows: {by_class(self.errors)}")
+            lines.append(f"{plural(self.failed, 'error row', 'error rows')}: {by_class(self.errors)}")
         if self.may_be_paid:
             lines.append(
                 f"{self.may_be_paid:,} of them may have been paid (may_be_paid); --retry-ambiguous asks them again"
             )
         if self.crashes:
-            lines.append(
-                f"{plural(self.crashes, 'crash', 'crashes')}: at most {self.paid_again:,} rows were paid twice"
-            )
+            again = plural(self.paid_again, "row was", "rows were")
+            lines.append(f"{plural(self.crashes, 'crash', 'crashes')}: at most {again} paid twice")
         if self.resumed:
-            lines.append(f"{self.resumed:,} rows were done before and not sent again")
+            done = plural(self.resumed, "row was", "rows were")
+            lines.append(f"{done} done before and not sent again")
         tokens = f"{self.input_tokens:,} input and {self.output_tokens:,} output tokens"
         price = f", cost {money(self.cost)}" if self.cost is not None else ""
         lines.append(f"{tokens}{price}, {plural(self.attempts, 'request', 'requests')}")
