@@ -38,6 +38,7 @@ UNREACHED = re.compile(  # by a command: it does not pass the argument, or reads
     r"|a function that returns one|a secret must|limits must|Limits\(\w|adaptive\"|batch|tags: pass"
     r"|final\(\)|needs an extra|with_options|token= and host=|client\.request|its value must|async, and|needs a prompt"
     r"|inputs=|stream_|update_mask=\[|^await |^Check that the host is right and|request_id=|`dbllm up|task=5 is"
+    r"|local\(\)|model_dump"
 )
 
 
@@ -90,6 +91,12 @@ def test_what_the_sdk_says_is_said_in_the_terminal_s_words() -> None:
         ("use client.agent('mine').", "use `dbllm respond apps/mine`."),
         ("Limits: requests_per_minute must be above 0, or None.", "--rpm must be above 0."),
         ("n=2: use chat(..., n=2).", "n=2: use `dbllm chat --json --param n=2`."),
+        ("chat() has no maxtokens=: use max_tokens=.", "`dbllm chat` has no parameter maxtokens: use --max-tokens."),
+        ("chat() has no topp=: use top_p=.", "`dbllm chat` has no parameter topp: use --param top_p."),
+        (
+            "'retries' would go to the model. For dbllm's own option use retry=Retry(attempts=…).",
+            "'retries' is no parameter of a model; see --help.",
+        ),
         ("https://x/?timeout=5&host=a my_timeout=3", "https://x/?timeout=5&host=a my_timeout=3"),
     ):  # fmt: skip
         assert in_terminal_words(said) == shown
