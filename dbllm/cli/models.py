@@ -22,21 +22,8 @@ if TYPE_CHECKING:
     from dbllm import Agent, Client, DriverApp, Endpoint
 
 OURS = frozenset(
-    [
-        "prompt",
-        "messages",
-        "input",
-        "stop",
-        "stream",
-        "timeout",
-        "retry",
-        "headers",
-        "extra_body",
-        "tags",
-        "progress",
-        "response_model",
-        "strict",
-    ]
+    {"prompt", "messages", "input", "stop", "stream", "timeout", "retry", "headers", "extra_body", "tags", "progress"}
+    | {"response_model", "strict"}
 )
 """Names that mean something to the SDK, so they cannot be parameters of the model."""
 

@@ -53,7 +53,7 @@ _TABLE: tuple[tuple[str, _Words], ...] = (
     (r"(no connection to \S+ within ([\d.e-]+) s.*); Timeout\(connect=…\) allows more time\.", _slow_dial),
     (r"Timeout\(read=…\) allows more time between two events\. ?", ""),
     (r"; Retry\(breaker=False\) calls at once", ""),
-    (r" \(max_error_rate=1\)", ""),
+    (r"(--[\w-]+ \S+) \(\w+=[^()]*\)", r"\1"),  # both are named
     (r", or use verify='system'", ""),
     (r" If it is an agent that knows them nevertheless, pass extra_body=\{.*?\}\.", ""),
     (r"The text received so far is in error\.partial_text; call again", "Call again"),
