@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,6 +72,7 @@ def test_each_block_of_python_runs_and_prints(
 def test_each_line_of_the_shell_runs_and_prints(document: Path, app_port: int, noted: dict[str, str]) -> None:
     model = ast.literal_eval("".join(PYTHON[GUIDE]).split("model = {")[1].split("\n}\n")[0].join("{}"))
     Path("my-chat.json").write_text(json.dumps({"served_entities": [{"external_model": model}]}))
+    shutil.copy(README, "README.md")  # a line reads it
     lines = [line for line in shell_lines(document) if not any(re.match(rest, line) for rest in NOT_RUN)]
     if document != README:  # what is there, too, is run once
         lines = [line for line in lines if line not in SHELL or "prompts.jsonl" in line]
