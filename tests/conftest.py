@@ -218,3 +218,14 @@ def script(tmp_path: Path) -> Callable[..., str]:
         return said
 
     return play
+
+
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """SIGHUP ends a process and what it starts, also where the tests themselves run under nohup."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

@@ -103,6 +103,7 @@ async def called_in_a_loop(plain: Callable[[], object]) -> None:
     plain()
 
 
+@pytest.mark.usefixtures("hangups")
 def test_a_signal_ends_a_plain_job_inside_a_running_loop_as_anywhere(server: FaultServer, tmp_path: Path) -> None:
     source = write_prompts(tmp_path / "in.jsonl", ROWS)
     server.change(latency=0.02)

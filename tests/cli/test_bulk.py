@@ -152,6 +152,7 @@ def test_a_dry_run_sends_nothing_and_names_bad_lines(
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
 
 
+@pytest.mark.usefixtures("hangups")
 def test_ctrl_c_sigterm_and_a_hangup_let_it_end_with_75_and_the_same_command_goes_on(
     server: FaultServer, environ: dict[str, str], tmp_path: Path, run: Run
 ) -> None:
