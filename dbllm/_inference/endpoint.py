@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from .._lazy import WholeImport
 from .._protocol.models import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -33,7 +34,6 @@ from .._protocol.paths import (
 from .._protocol.reply import CallInfo
 from .._protocol.requests import chat_body, checked_params, prediction_body, response_body
 from .._protocol.structured_output import parsed, response_format
-from .._protocol.tables import read_texts
 from .._protocol.tasks import Verb, wrong_verb_hint
 from .._transport.options import EXPLAIN_SECONDS, Options, hide_headers
 from .._transport.pages import PAGE_SIZE, read_pages
@@ -206,6 +206,9 @@ class AsyncEndpoint(ModelHandle):
         wire = checked_params((self._signature.params, params), "embed")
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         deadline = options.deadline(self._transport.backend.clock)
+
+        with WholeImport():
+            from .._protocol.tables import read_texts
 
         batches, limit = split(read_texts(input), batch_size, batch_bytes), positive("concurrency", concurrency)
         show = progress_function(progress)

@@ -183,10 +183,9 @@ class ModelHandle(NamesOurs):
     ) -> Coroutine[Any, Any, T]:
         """Send a prompt in the form that the endpoint's kind takes; `read` gets the kind and the response."""
         ends = options.deadline(self._transport.backend.clock)
-
-        def ask(handle: ModelHandle, read: Any = same) -> Coroutine[Any, Any, Any]:
-            return handle._send_prompt(flat, options, ends, send, read, accept)
-
+        if self._fallback is None and self._transport.observers is None:  # as in `_invoke`
+            return self._send_prompt(flat, options, ends, send, read, accept)
+        ask: Ask = lambda handle, read=same: handle._send_prompt(flat, options, ends, send, read, accept)  # noqa: E731
         return self._watched("complete", flat, options, ask, read, stream=accept == EVENTS)
 
     def _watched(
@@ -206,7 +205,8 @@ class ModelHandle(NamesOurs):
     ) -> T:
         rejected: list[BadRequestError] = []
         try:
-            known = await self._lookup_kind(options, ends)
+            learned = self._known.get(self.name)
+            known = self._ref.kind or (learned and learned.kind) or await self._lookup_kind(options, ends)
             for kind in candidate_kinds(known, flat, self._ref.guesses):
                 try:
                     body = request_body(kind, flat, self.name)

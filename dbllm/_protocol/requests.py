@@ -12,7 +12,6 @@ from .._misnomers import by_kind
 from ..errors import ConfigError
 from .models import Message, OutputItem
 from .reply import Reply
-from .tables import named_form, scoring_form
 from .tasks import ENVELOPE_KEYS, Kind, Verb
 
 
@@ -171,6 +170,9 @@ def prediction_body(data: object, forms: Mapping[str, Any], *params: Mapping[str
         TypeError: none or several forms were given, or parameters that are no dict.
         TypeError, ValueError: the data cannot be sent; see `scoring_form`.
     """
+    with WholeImport():
+        from .tables import named_form, scoring_form  # here: a program that chats has no tables
+
     given = {name: named_form(name, value) for name, value in forms.items() if value is not None}
     if len(given) + (data is not None) != 1:
         named = [*(["data"] if data is not None else []), *given]

@@ -79,7 +79,9 @@ def test_a_stream_that_counts_as_whole_at_its_first_end_is_seen(monkeypatch: pyt
     """Without the rule that each choice ends by itself."""
     from dbllm._inference.stream import AsyncStream
 
-    monkeypatch.setattr(AsyncStream, "_complete", property(lambda self: self._done or any(self._received.choices.values())))
+    monkeypatch.setattr(
+        AsyncStream, "_complete", property(lambda self: self._done or any(self._received.choices.values()))
+    )
     script = Script()
     choices, events, whole = STREAMS["one after the other"]
     data = framed(events, "close")
