@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,8 @@ def play(make: Callable[[], Model], until: float, concurrency: int | None = None
         assert model.running == 0
         return model
 
+    random.seed(0)  # the pauses between attempts
+    trio._core._run._r.seed(0)  # the order in which trio's tasks run: the same job twice is the same
     return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 

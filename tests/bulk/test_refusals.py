@@ -72,10 +72,12 @@ def test_a_job_whose_rows_are_all_refused_ends_early_and_goes_on_when_the_cause_
         most = (LATER_REFUSALS if after else FIRST_REFUSALS) + 4
         assert server.calls - server.answered <= most, status
         assert "Nothing was paid" in str(caught.value)
-        assert (caught.value.exit_code, caught.value.report.answered, caught.value.report.failed) == (77, after, 0)
+        assert (caught.value.exit_code, caught.value.report.answered) == (77, after)
+        # Of four calls at once, a refusal may arrive before the last answer: it is an error row like any other.
+        assert caught.value.report.failed <= (3 if after else 0)
         assert not output.exists()
         server.refuses = False
-        report = run_job(server, source, output)
+        report = run_job(server, source, output, retry_errors=True)
         assert (report.answered, report.failed, server.answered) == (ROWS, 0, ROWS), status
         assert all(row["output"] == "yes" for row in read_rows(output))
 

@@ -23,7 +23,8 @@ def test_the_answer_is_a_message_with_an_id_and_repeats_the_custom_inputs(http: 
     assert message["content"]
     assert message["id"]
     assert answer["custom_outputs"] == HELLO["custom_inputs"]
-    assert (answer["finish_reason"], answer["usage"]["completion_tokens"]) == ("length", 5)
+    assert answer["finish_reason"] in ("length", "stop")  # a model may end before its limit
+    assert 1 <= answer["usage"]["completion_tokens"] <= 5
     described = http.get("/api/2.0/serving-endpoints/smollm2-chat-agent").json()
     assert described["task"] == "agent/v2/chat"
 
@@ -34,7 +35,8 @@ def test_chunks_carry_the_parts_of_one_message(http: httpx.Client) -> None:
     chunks = [json.loads(frame.removeprefix("data: ")) for frame in frames]
     assert len({chunk["delta"]["id"] for chunk in chunks}) == 1
     assert "".join(chunk["delta"]["content"] for chunk in chunks)
-    assert [chunk.get("finish_reason") for chunk in chunks if "finish_reason" in chunk] == ["length"]
+    reasons = [chunk.get("finish_reason") for chunk in chunks if "finish_reason" in chunk]
+    assert reasons in (["length"], ["stop"])  # a model may end before its limit
     assert chunks[-1]["custom_outputs"] == HELLO["custom_inputs"]
 
 
