@@ -149,7 +149,7 @@ class ModelHandle(NamesOurs):
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         streaming = options.merged_with(extra_body=self._streaming)
 
-        async def start() -> OpenStream:
+        async def start(_: object) -> OpenStream:
             return await self._complete(flat, streaming, self._transport.open, lambda answer: answer[1], EVENTS)
 
         return AsyncStream(self._transport.backend.clock, start, TextWire(), options.timeout.read)
@@ -161,7 +161,7 @@ class ModelHandle(NamesOurs):
         options = options.merged_with(extra_body=self._streaming)
         clock = self._transport.backend.clock
 
-        async def start() -> OpenStream:
+        async def start(_: object) -> OpenStream:
             sending = verb, KIND_OF[verb], body, options, options.deadline(clock), self._transport.open
             return await self._watched(verb, body, options, partial(_ask, sending, EVENTS), same, stream=True)
 

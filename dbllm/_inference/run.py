@@ -188,7 +188,7 @@ class RunEvents(AsyncStream[ResponseEvent, Response]):
         patience: float | None,
         after: int | None = None,
     ) -> None:
-        super().__init__(backend.clock, lambda: start(self), ResponsesWire(), patience)
+        super().__init__(backend.clock, start, ResponsesWire(), patience)
         self._backend, self._after, self._is_broken = backend, after, False
         self._run: AsyncRun | None = None
         self._state: CallInfo | None = None  # of a run that has ended

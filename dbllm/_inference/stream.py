@@ -23,7 +23,8 @@ from .._transport.replies import decode_or_raise
 from ..errors import APIError, APITimeoutError, StreamInterruptedError
 from .chunks import C, R, StreamWire
 
-Start = Callable[[], Awaitable[OpenStream]]
+Start = Callable[[Any], Awaitable[OpenStream]]
+"""Opens a stream, which it gets and must not keep: a stream that is dropped would be held by its own function."""
 
 _AFTER_DONE = 0.2  # seconds for the end of the body that follows [DONE]; it is usually there already
 
@@ -195,7 +196,7 @@ class AsyncStream(OnlyAsyncStream, NamesOurs, HasCallInfo, Generic[C, R]):
         if self._opened is None:
             if self._ended:
                 raise RuntimeError("this stream is closed; call the verb again for a new one.")
-            self._opened = await self._start()
+            self._opened = await self._start(self)
         return self._opened
 
     async def _close(self, error: BaseException | None = None) -> None:

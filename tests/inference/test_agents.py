@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+import weakref
 from typing import Any
 
 import httpx
@@ -419,3 +420,24 @@ async def test_an_app_that_lets_nobody_in_says_which_permission_is_missing(askin
     async with asking() as client:
         with pytest.raises(dbllm.APIStatusError, match="CAN_USE"):
             await client.agent(url=APP).respond("hi")
+
+
+async def test_a_stream_that_is_dropped_is_gone_at_once(make):
+    """In a cycle it would wait for the collector, which closes the sockets in one first, with a warning."""
+    async with make("https://ws") as client:
+        endpoint, agent = client.endpoint("m"), client.agent("a")
+        streams = {
+            "chat": lambda: endpoint.stream_chat("x"),
+            "respond": lambda: endpoint.stream_respond("x"),
+            "complete": lambda: endpoint.stream_complete("x"),
+            "app": lambda: client.driver_app(7777, "c").stream_complete("x"),
+            "agent": lambda: agent.stream_respond("x"),
+            "run": lambda: agent.run("r").events(),
+        }
+        kept = []
+        for name, made in streams.items():
+            stream = made()
+            known = weakref.ref(stream), weakref.ref(getattr(stream, "_core", stream))
+            del stream
+            kept += [name] if any(each() is not None for each in known) else []
+        assert kept == []

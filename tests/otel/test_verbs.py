@@ -125,9 +125,6 @@ async def test_every_verb_has_one_span_in_every_outcome(make, models, seen, capl
     assert TOKEN not in data.to_json()
 
 
-@pytest.mark.filterwarnings(
-    "ignore"
-)  # of a stream that is dropped in a cycle, Python may close the socket, and says so
 async def test_every_stream_has_one_span_however_it_ends(make, models, seen):
     async def cut(stream: Any) -> None:
         await attempted(stream.final())
