@@ -18,6 +18,7 @@ import pytest
 import respx
 
 import dbllm
+from dbllm.testing import FaultServer, fault_server
 from dbllm.testing.leak_census import descriptor_numbers, wait_for_end
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules beside this file
@@ -229,3 +230,18 @@ def hangups() -> Iterator[None]:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[FaultServer]:
+    """A fault server of this module's own."""
+    with fault_server() as started:
+        yield started
+
+
+@pytest.fixture
+def server(running: FaultServer) -> FaultServer:
+    """The module's fault server, which knows nothing of earlier tests, and answers well until it is told otherwise."""
+    running.clear()
+    running.change(mix={}, latency=0.0)
+    return running

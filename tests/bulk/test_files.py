@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,21 +19,9 @@ from support.jobs import read_rows, run_job, write_prompts
 
 from dbllm import AsyncClient, Client, NotFoundError, bulk
 from dbllm.bulk.inputs import open_zst
-from dbllm.testing import FaultServer, fault_server
+from dbllm.testing import FaultServer
 
 ROWS = [{"text": "one, with a comma"}, {"text": 'a "quoted"\nline'}, {"text": "é😀"}]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[FaultServer]:
-    with fault_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: FaultServer) -> FaultServer:
-    running.clear()
-    return running
 
 
 def jsonl() -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -16,18 +16,12 @@ from support.jobs import run_job
 from support.loopback import Peer, Server
 
 from dbllm import Client, bulk
-from dbllm.testing import FaultServer, fault_server
+from dbllm.testing import FaultServer
 
 NAN, INF = float("nan"), float("inf")
 TEN = [{"text": f"row {place}", "x": value} for place, value in enumerate([NAN, INF, -INF, 1.5, None])]
 TEN += [{"text": "row 5", "x": [1.0, NAN, {"y": INF}]}, {"text": "row 6", "x": "NaN and Infinity"}]
 PLAIN = [None, None, None, 1.5, None, [1.0, None, {"y": None}], "NaN and Infinity"]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[FaultServer]:
-    with fault_server() as running:
-        yield running
 
 
 def strictly(path: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,9 @@ import pytest
 from support.loopback import Peer, Server
 from support.terminal import DBLLM, PATIENCE, Terminal
 
-from dbllm.testing import FaultServer, fault_server
+from dbllm.testing import FaultServer
 
 Run = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[FaultServer]:
-    with fault_server() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: FaultServer) -> FaultServer:
-    running.clear()
-    running.change(mix={}, latency=0.0)
-    return running
 
 
 @pytest.fixture

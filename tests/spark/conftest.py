@@ -80,14 +80,6 @@ def running() -> Iterator[FaultServer]:
 
 
 @pytest.fixture
-def server(running: FaultServer) -> FaultServer:
-    """A server that fails as it is told to."""
-    running.clear()
-    running.change(mix={}, latency=0.0)
-    return running
-
-
-@pytest.fixture
 def where(server: FaultServer) -> dict[str, Any]:
     """The arguments that lead workers to the fault server."""
     return {"host": server.host, "credential": f"env:{TOKEN_VARIABLE}"}
