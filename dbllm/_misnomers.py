@@ -167,9 +167,6 @@ class NamesOurs:
         def __getitem__(self, _: object) -> Any:  # loops and `in` end here, too
             raise self._misuse("indexed or looped over")
 
-        def __await__(self) -> Any:
-            raise self._misuse("awaited")
-
     def _misuse(self, how: str) -> TypeError:
         table = words(*self._names.split(", "))
         instead = table.get(how) or f"use {table.get('()', 'its methods')}"
@@ -185,6 +182,19 @@ class NamesOurs:
             f"{type(self).__name__} holds connections and credentials, so it is not pickled: make the client where it "
             "is used, from the environment or a profile."
         )
+
+
+class NotAwaited(NamesOurs):
+    """Answers `await` as well: of streams and runs alone.
+
+    What has `__await__` is awaited by whoever asks whether it can be, such as frameworks that hand on what a user's
+    function made: a client or an endpoint among them must not look like that.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __await__(self) -> Any:
+            raise self._misuse("awaited")
 
 
 _ASYNC = "{0} is asynchronous: write `async {1}` in an async function, or use Client in plain code."

@@ -17,7 +17,7 @@ from ._inference.handle import ModelHandle
 from ._inference.run import AsyncRun
 from ._inference.stream import Stream
 from ._lazy import WholeImport
-from ._misnomers import NamesOurs, OnlyPlain, explain_keywords
+from ._misnomers import NamesOurs, NotAwaited, OnlyPlain, explain_keywords
 from ._transport.retry import Retry, Timeout
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Endpoint(_Handle[AsyncEndpoint]):
     predict = sync_method(AsyncEndpoint.predict)
 
 
-class Run(NamesOurs, SyncFacade[AsyncRun]):
+class Run(NotAwaited, SyncFacade[AsyncRun]):
     """A run of an agent in plain code; see `AsyncRun`."""
 
     _names = "run"

@@ -144,3 +144,11 @@ def test_without_the_file_an_error_is_still_raised_in_our_words(monkeypatch: pyt
             dbllm.Usage().input_tokens  # type: ignore[attr-defined]  # noqa: B018
     finally:
         _misnomers.words.cache_clear()
+
+
+async def test_no_client_and_no_handle_looks_as_if_it_could_be_awaited(make):
+    """Frameworks await what says so, and hand on clients that a user's function made."""
+    async with make("https://ws") as client:
+        own = getattr(client, "plain", client)
+        things = [own, own.endpoint("m"), own.driver_app(7777, "c"), own.agent("a"), own.endpoints, own.secrets]
+        assert [thing for thing in things if inspect.isawaitable(thing)] == []

@@ -206,7 +206,9 @@ class ModelHandle(NamesOurs):
         rejected: list[BadRequestError] = []
         try:
             learned = self._known.get(self.name)
-            known = self._ref.kind or (learned and learned.kind) or await self._lookup_kind(options, ends)
+            if self._ref.kind is None and (learned is None or learned.kind is None):
+                learned = await self._learn(options, ends)
+            known = self._ref.kind or (learned.kind if learned else None)
             for kind in candidate_kinds(known, flat, self._ref.guesses):
                 try:
                     body = request_body(kind, flat, self.name)
@@ -280,13 +282,6 @@ class ModelHandle(NamesOurs):
         """Of several routes this one was accepted."""
         known = self._known.get(self.name) or Learned(None, ())
         self._known[self.name] = replace(known, routes={**known.routes, kind: (route,)})
-
-    async def _lookup_kind(self, options: Options, deadline: float) -> Kind | None:
-        """What `complete` speaks; None if the look-up is forbidden or tells nothing."""
-        if self._ref.kind:
-            return self._ref.kind
-        learned = await self._learn(options, deadline)
-        return learned.kind if learned else None
 
     async def _learn(self, options: Options, deadline: float) -> Learned | None:
         """What the endpoint's description says; None if it may not be read. Concurrent callers share one look-up."""

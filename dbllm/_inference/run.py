@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from .._backends.backend import Backend
 from .._deadline import FOREVER
-from .._misnomers import NamesOurs
+from .._misnomers import NotAwaited
 from .._protocol.agents import INVOCATIONS, OVER, RESPONSES, AgentWire, response_json, status_of, wire_of_run
 from .._protocol.error_responses import error_frame
 from .._protocol.models import Response, ResponseEvent
@@ -32,7 +32,7 @@ _UNKNOWN = "The app knows no run {!r}, or knows it no longer."
 _NO_CANCEL = "This app cannot cancel runs: it goes on until it ends."
 
 
-class AsyncRun(NamesOurs):
+class AsyncRun(NotAwaited):
     """A run of an agent, which goes on whether or not anybody waits for it."""
 
     _names = "run"

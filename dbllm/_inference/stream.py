@@ -12,7 +12,7 @@ from typing import Any, Generic
 from .._backends.backend import run_without_loop
 from .._backends.sync_facade import SyncFacade
 from .._deadline import FOREVER
-from .._misnomers import NamesOurs, OnlyAsyncStream, OnlyPlainStream
+from .._misnomers import NotAwaited, OnlyAsyncStream, OnlyPlainStream
 from .._protocol.error_responses import error_frame
 from .._protocol.models import ResponseEvent, Usage
 from .._protocol.reply import CallInfo, HasCallInfo
@@ -81,7 +81,7 @@ class Received(Generic[C, R]):
         return self._made
 
 
-class AsyncStream(OnlyAsyncStream, NamesOurs, HasCallInfo, Generic[C, R]):
+class AsyncStream(OnlyAsyncStream, NotAwaited, HasCallInfo, Generic[C, R]):
     """A streamed answer.
 
     Use it in `async with`: leaving the block closes the connection, so that the model stops. `async for` gives the
@@ -296,7 +296,7 @@ class AsyncStream(OnlyAsyncStream, NamesOurs, HasCallInfo, Generic[C, R]):
         return (self._opened or OpenStream()).interrupted(detail, code, self.text, self.usage)
 
 
-class Stream(OnlyPlainStream, NamesOurs, SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
+class Stream(OnlyPlainStream, NotAwaited, SyncFacade[AsyncStream[C, R]], HasCallInfo, Generic[C, R]):
     """A streamed answer in plain code: `AsyncStream` with `with`, `for` and `final()`, without async."""
 
     _names = "plain stream, stream"

@@ -601,18 +601,12 @@ def _app(client: Any) -> Any:
     return client.driver_app(7777, "c")
 
 
-async def _await(thing: Any) -> None:
-    await thing
-
-
 THINGS: dict[str, Row] = {
     "client('chat')": _of(lambda client: client("chat"), "client"),
     "client['chat']": _of(lambda client: client["chat"], "client"),
-    "await of a client": _of(_await, "client"),
     "endpoint('hi')": _of(lambda endpoint: endpoint("hi")),
     "endpoint['hi']": _of(lambda endpoint: endpoint["hi"]),
     "for over an endpoint": _of(list),
-    "await of an endpoint": _of(_await),
     "app('hi')": _of(lambda app: app("hi"), "app"),
     "stream[0]": _of(lambda stream: stream[0], "stream"),
     "stream()": _of(lambda stream: stream(), "stream"),
