@@ -1,6 +1,6 @@
 """The concurrency that is found out, and the limits that are kept, on models of servers and a virtual clock.
 
-`DBLLM_BULK_SWEEP=1` compares with more fixed numbers of calls at once, and takes longer.
+`DBLLM_BULK_SWEEP=1` compares a hundred jobs, and with more fixed numbers of calls at once, and takes longer.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import itertools
 import os
 import random
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import anyio
@@ -22,7 +23,9 @@ from dbllm import Limits, bulk
 SWEEP = bool(os.environ.get("DBLLM_BULK_SWEEP"))
 
 
-def play(make: Callable[[], Model], until: float, concurrency: int | None = None, limits: Limits | None = None) -> Any:
+def play(
+    make: Callable[[], Model], until: float, concurrency: int | None = None, limits: Limits | None = None, seed: int = 0
+) -> Any:
     """A job without end on such a server, for some seconds of a clock that costs no time."""
 
     async def main() -> Model:
@@ -35,8 +38,8 @@ def play(make: Callable[[], Model], until: float, concurrency: int | None = None
         assert model.running == 0
         return model
 
-    random.seed(0)  # the pauses between attempts
-    trio._core._run._r.seed(0)  # the order in which trio's tasks run: the same job twice is the same
+    random.seed(seed)  # the pauses between attempts
+    trio._core._run._r.seed(seed)  # the order in which trio's tasks run: the same job twice is the same
     return trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
@@ -64,6 +67,10 @@ def test_the_concurrency_that_is_found_out_serves_as_the_best_fixed_one(name: st
         rate(play(make, end, fixed).answered, begin, end)
         for fixed in ((1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256) if SWEEP else usual)
     )
+    if SWEEP:  # a job in a hundred may have bad luck
+        shares = sorted(rate(play(make, end, seed=seed).answered, begin, end) / best for seed in range(100))
+        print(f"{name}: median {median(shares):.1%} of the best, least of a hundred jobs {shares[0]:.1%}")
+        assert median(shares) >= 0.9
     model = play(make, end)
     found, refused = rate(model.answered, begin, end), rate(model.refused, begin, end)
     print(f"{name}: {found:.2f} of {best:.2f} answers a second; {refused / (found + refused):.1%} refused")
