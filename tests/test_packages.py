@@ -80,7 +80,7 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "how long an attempt waited for a connection; streams end for hooks where they are read up": 15,
     "hooks of calls, streams, retries and tokens; middleware; a log by parts": 360,
     "a chat or a response without any event is no answer, though it ends with [DONE]": 6,
-    "interrupts leave no socket and no module in part; parsers take linear time; each choice ends by itself": 325,
+    "interrupts leave no socket and no module in part; parsers take linear time; each choice ends by itself": 329,
     "adaptive concurrency tells noise from load, and follows a quota of a minute": 31,
     "mistakes: replies as lists, keywords of calls, missing arguments; the words are in _misnomers.ini": 80,
     "replies, clients and lists show themselves; tables, series and arrays in and out; progress": 390,

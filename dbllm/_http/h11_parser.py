@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import h11
 
 from .parser import MAX_HEAD, ChunkedBody, HeadBuffer, SizedBody
 from .request import RawHeaders, RequestHeaders
+
+# An answer before the answer (1xx), and no change of the protocol.
+_INTERIM = re.compile(rb"HTTP/1\.\d 1(?!01)\d\d[ \r\n]")
 
 
 class H11Parser:
@@ -47,13 +52,14 @@ class H11Parser:
         end = 0
         while end < len(data) and (found := self._head.add(data, end)) is not None:
             data, begin, end = found
+            if _INTERIM.match(data, begin):  # it says nothing that is wanted here, and there may be thousands
+                continue
             self._connection.receive_data(data[begin:end])
             event = self._connection.next_event()
             if isinstance(event, h11.Response):
                 self._begin(event, data[end:])
                 return
-            if not isinstance(event, h11.InformationalResponse) or event.status_code == 101:
-                raise EOFError("the server left without an answer")
+            raise EOFError("the server left without an answer")
 
     def _begin(self, event: h11.Response, data: bytes) -> None:
         """The answer's head has come, and `data` after it."""

@@ -50,6 +50,8 @@ class HeadBuffer:
         before = len(self._kept)
         if before:
             self._kept += data
+            if b"\n" not in data and len(self._kept) <= MAX_HEAD:
+                return None  # a head ends with a line: what comes byte by byte is searched once a line
         whole: bytes | bytearray = self._kept if before else data
         while not before and at < len(whole) and whole[at] < 33:
             if whole[at] not in b"\r\n":  # a TLS alert, say

@@ -86,10 +86,38 @@ def test_no_call_gets_what_another_was_to_get(kind: str, engine: str) -> None:
     assert wrong == 0
 
 
-@pytest.mark.timeout(0)  # as long as it takes
-def test_without_a_look_at_the_socket_answers_cross(monkeypatch: pytest.MonkeyPatch) -> None:
+class Late:
+    """Answers each call with its own number; when the test says so, comes another that nobody asked for."""
+
+    def __init__(self) -> None:
+        self.wanted, self.sent = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, peer: Peer) -> None:
+        while request := peer.request():
+            number = request.line.split(" ")[1].removeprefix("/").encode()
+            peer.send(head(length=len(number)) + number)
+            self.wanted.acquire()
+            peer.send(head(length=2) + b"-1")
+            self.sent.release()
+
+
+@pytest.mark.parametrize(("looks", "answer"), [(True, 2), (False, -1)])
+def test_it_is_the_look_at_the_socket_that_keeps_answers_apart(
+    monkeypatch: pytest.MonkeyPatch, looks: bool, answer: int
+) -> None:
     def ready(self: Any) -> bool:
         return self.reusable
 
-    monkeypatch.setattr(H1Connection, "ready", property(ready))
-    assert crossed("sync", "h11")[0] > 0
+    if not looks:
+        monkeypatch.setattr(H1Connection, "ready", property(ready))
+    script = Late()
+    server = Server((script,))
+    try:
+        with dbllm.Client(server.host, "t", engine="h11") as client:
+            assert client.request("GET", "/1") == 1
+            script.wanted.release()
+            script.sent.acquire()
+            assert client.request("GET", "/2") == answer
+    finally:
+        script.wanted.release()
+        server.close()
