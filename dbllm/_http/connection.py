@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import anyio
-import h11
 import httpx
 
 from .._deadline import FOREVER
@@ -23,12 +22,11 @@ from ..errors import APIError, Raw
 from .blocking_socket import BlockingSocket
 from .decompression import Decompressor, decompressor
 from .errors import broken_connection_error, connect_error, undecodable_error, without_tracebacks
-from .h11_parser import H11Parser
 from .parser import Parser
 from .request import HttpRequest, RequestHeaders, decode_headers, request_target, require_sendable
 from .sockets import Socket, new_socket
 
-_BROKEN = (OSError, EOFError, h11.RemoteProtocolError, anyio.BrokenResourceError, anyio.ClosedResourceError)
+_BROKEN = (OSError, EOFError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 _SHORTEST_RACE, _LONGEST_RACE = (
     0.05,
     0.25,
@@ -206,12 +204,14 @@ class H1Connection:
         except (*_BROKEN, UnicodeError) as error:
             raise connect_error(error, isinstance(error, TimeoutError)) from without_tracebacks(error)
         self._race = min(max(_SHORTEST_RACE, settings.clock() - began), _LONGEST_RACE)  # a busy loop dials slowly, too
-        if not settings.fast or not sock.in_asyncio:
-            return H11Parser()
-        with WholeImport():
-            from .llhttp_parser import LlhttpParser
+        with WholeImport():  # here: of two parsers, most programs need one
+            if settings.fast and sock.in_asyncio:
+                from .llhttp_parser import LlhttpParser
 
-        return LlhttpParser()
+                return LlhttpParser()
+            from .h11_parser import H11Parser
+
+        return H11Parser()
 
     def _ours(self, error: BaseException, sent: bool) -> APIError:
         raw: Raw | None = None

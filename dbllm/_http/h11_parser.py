@@ -55,7 +55,7 @@ class H11Parser:
             if _INTERIM.match(data, begin):  # it says nothing that is wanted here, and there may be thousands
                 continue
             self._connection.receive_data(data[begin:end])
-            event = self._connection.next_event()
+            event = self._next_event()
             if isinstance(event, h11.Response):
                 self._begin(event, data[end:])
                 return
@@ -78,13 +78,19 @@ class H11Parser:
 
     def _read_on(self) -> None:
         while not self.finished:
-            event = self._connection.next_event()
+            event = self._next_event()
             if isinstance(event, h11.Data):
                 self._body.append(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 self.finished = True
             else:
                 return
+
+    def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        try:
+            return self._connection.next_event()
+        except h11.RemoteProtocolError as error:
+            raise ConnectionError(f"the answer is no HTTP: {error}") from None
 
     def take_body(self) -> bytes:
         """The body since the last time."""

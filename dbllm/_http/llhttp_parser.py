@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import httptools
 
-from .h11_parser import H11Parser
+from .._lazy import WholeImport
 from .parser import HeadBuffer
 from .request import RawHeaders, RequestHeaders, header_lines
+
+if TYPE_CHECKING:
+    from .h11_parser import H11Parser
 
 _ANY = [(b"host", b"any")]
 
@@ -62,6 +67,9 @@ class LlhttpParser:
             except ConnectionError:
                 if self.status:
                     raise
+                with WholeImport():
+                    from .h11_parser import H11Parser  # here: few servers write such heads
+
                 self.fields, self._by_h11 = [], H11Parser()
                 self._by_h11.request(self._method, b"/", _ANY, None)
                 self._feed_h11(self._by_h11, data[begin:])

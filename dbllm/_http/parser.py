@@ -17,7 +17,7 @@ _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?\Z")
 
 
 class Parser(Protocol):
-    """The client's end of HTTP/1.1, without a socket. Raises EOFError, OSError or h11.RemoteProtocolError."""
+    """The client's end of HTTP/1.1, without a socket. Raises EOFError or OSError."""
 
     status: int
     fields: RawHeaders
