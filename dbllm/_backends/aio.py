@@ -115,6 +115,12 @@ class AsyncBackend(Backend):
         """Wait."""
         await anyio.sleep(seconds)
 
+    async def within(self, seconds: float, waiting: Awaitable[T], late: Exception) -> T:
+        """What it gives; `late` where it takes longer: it is cancelled then."""
+        with anyio.move_on_after(seconds):
+            return await waiting
+        raise late
+
     async def run_in_thread(self, function: Callable[[], T]) -> T:
         """Call it in a worker thread; after a cancellation its result is dropped."""
         return await anyio.to_thread.run_sync(function, abandon_on_cancel=True)

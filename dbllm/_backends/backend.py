@@ -183,6 +183,10 @@ class Backend(ABC):
     async def sleep(self, seconds: float) -> None:
         """Wait."""
 
+    async def within(self, seconds: float, waiting: Awaitable[T], late: Exception) -> T:
+        """What a user's function gives; `late` where it takes longer: it is cancelled then. Plain code cannot."""
+        return await waiting
+
     @abstractmethod
     def lock(self, name: str, deadline: float, *, wait: bool = True) -> AbstractAsyncContextManager[bool]:
         """A lock of that name; APITimeoutError at the deadline. Without `wait` it is False when another has it."""

@@ -176,7 +176,7 @@ class ModelHandle(NamesOurs):
         if self._fallback is None and transport.observers is None:  # in two steps less
             return self._send(verb, kind, body, options, ends, transport.call, read)
         ask = partial(_ask, (verb, kind, body, options, ends, transport.call), JSON)
-        return self._watched(verb, body, options, ask, read)
+        return self._observed(ask, read, options, verb, False, body)
 
     def _complete(
         self, flat: Mapping[str, Any], options: Options, send: Send[InfoT], read: Read[T], accept: str = JSON
@@ -194,11 +194,14 @@ class ModelHandle(NamesOurs):
         """One call, of which hooks are told: `ask(handle)` this endpoint, or its fallback, and `read` the answer."""
         if self._fallback is None and self._transport.observers is None:
             return ask(self, read)  # in one step less
-        work = partial(ask, self)
+        return self._observed(ask, read, options, verb, stream, body)
+
+    def _observed(self, ask: Ask, read: Read[T], options: Options, verb: Verb, *about: Any) -> Coroutine[Any, Any, T]:
+        work, clock = partial(ask, self), self._transport.backend.clock
         if self._fallback is not None:
-            clock = self._transport.backend.clock
             work = partial(self._fallback.first_answer, ask, options.retry, clock)
-        return self._transport.watch((verb, self.name, self._transport.host, stream, body), work, read)
+        about = verb, self.name, self._transport.host, *about
+        return self._transport.watch(about, work, read, options.deadline(clock))
 
     async def _send_prompt(
         self, flat: Mapping[str, Any], options: Options, ends: float, send: Send[InfoT], read: Read[T], accept: str

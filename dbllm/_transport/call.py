@@ -17,15 +17,15 @@ from .health import EndpointHealth
 from .retry import FailedAttempts, Retry, Timeout
 
 if TYPE_CHECKING:
-    from .hooks import Hooks, ObservedStream
     from .limited import CallLimiter
+    from .observers import ObservedStream, Tracer
 
 log = logging.getLogger("dbllm.stream")
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
 
-process_hooks: list[Hooks] = []  # what is told of the calls of all clients of this process
+tracers: list[Tracer] = []  # telemetry, which is told of the calls of all clients of this process; at most one
 
 
 @dataclass(slots=True, eq=False)  # not frozen: see `HttpRequest`

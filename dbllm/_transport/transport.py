@@ -20,12 +20,13 @@ from .._protocol.error_responses import status_error
 from .._protocol.paths import app_origin
 from .._protocol.reply import CallInfo
 from ..errors import APIError, APIStatusError, ConfigError, Raw
-from .call import JSON, Call, OpenStream, process_hooks
+from .call import JSON, Call, OpenStream, tracers
 from .health import HealthRecords
 from .retry import FailedAttempts, classify, failure_cost, retry_call
 
 if TYPE_CHECKING:
-    from .hooks import Hooks, Observers, OnAttempt
+    from .hooks import Hooks, OnAttempt
+    from .observers import Observers
     from .stats import Stats
 
 log = logging.getLogger("dbllm")
@@ -116,7 +117,7 @@ class Transport:
 
     def _observe(self, hooks: Hooks | None = None, on_attempt: OnAttempt | None = None) -> Observers:
         with WholeImport():
-            from .hooks import Observers  # here: most clients have no hooks
+            from .observers import Observers  # here: most clients have no hooks
 
         self._observers = Observers(hooks, on_attempt, self.backend)
         return self._observers
@@ -124,15 +125,15 @@ class Transport:
     @property
     def observers(self) -> Observers | None:
         """What tells hooks of the call that begins here; None where there are none to tell."""
-        if self._observers is None and not process_hooks:
+        if self._observers is None and not tracers:
             return None
         observers = self._observers or self._observe()
         return observers if observers.active() else None
 
-    def watch(self, about: tuple[Any, ...], work: Work[T], read: Callable[[T], ReadT]) -> Coroutine[Any, Any, ReadT]:
+    def watch(self, about: Any, work: Work[T], read: Callable[[T], ReadT], *ends: float) -> Coroutine[Any, Any, ReadT]:
         """Do a call's work and read its answer; hooks are told of it, where there are any: see `Observers.watch`."""
-        observers = self.observers
-        return _unwatched(work, read) if observers is None else observers.watch(about, work, read)
+        observers = self._observers or (self._observe() if tracers else None)
+        return _unwatched(work, read) if observers is None else observers.watch(about, work, read, *ends)
 
     async def aclose(self) -> None:
         """Close the connections; later calls fail."""
@@ -142,9 +143,9 @@ class Transport:
     async def _carry(self, call: Call, send: Send[InfoT], stream: bool = False) -> InfoT:
         attempt = send
         if (observers := self.observers) is not None:
-            if observers.request is None:  # it is part of no verb: hooks are told of it as of a call
+            if not observers.watching():  # it is part of no verb: hooks are told of it as of a call
                 about = "request", f"{call.method} {call.logged}", call.origin or self.host, stream
-                return await observers.watch(about, partial(self._carry, call, send), lambda info: info)
+                return await observers.watch(about, partial(self._carry, call, send), lambda info: info, call.deadline)
             attempt = partial(observers.attempt, pause=self._pause_after, send=send)
         began = call.began = self.backend.clock()
         health = call.health = self._records.of(call.origin, call.path, call.model)

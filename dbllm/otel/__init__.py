@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from dbllm._transport.call import process_hooks
+from dbllm._transport.call import tracers
 from dbllm.otel.names import CONTENT_VARIABLE, CONVENTIONS
 
 try:
@@ -38,9 +38,10 @@ def instrument(
     """Make a span of each call, and metrics, for all clients of this process, whether made before or after.
 
     A span covers a whole call: look-ups, attempts, pauses, batches of texts to embed, further endpoints, and a stream
-    to its end. Its name is the operation and the endpoint ("chat my-endpoint"); attempts are its events. An agent's run
-    has one for each call about it (start, result, events); bulk and Spark repeat by themselves, so each attempt of a
-    row has one. Called again, this replaces what was turned on before.
+    to its end. Its name is the operation and the endpoint ("chat my-endpoint"). Attempts are its events, unless one
+    request was answered at once: then the span itself says all of it. An agent's run has one for each call about it
+    (start, result, events); bulk and Spark repeat by themselves, so each attempt of a row has one. Called again, this
+    replaces what was turned on before.
 
     Where an instrumentation of LangChain's counts a call already (OpenTelemetry's, which stands on util-genai, or
     OpenLLMetry's), dbllm does not: util-genai's span gets what only dbllm knows.
@@ -75,7 +76,7 @@ def instrument(
     uninstrument()
     telemetry.start()
     _active.append(telemetry)
-    process_hooks.insert(0, telemetry.hooks)
+    tracers.append(telemetry)
 
 
 def uninstrument() -> None:
@@ -83,4 +84,4 @@ def uninstrument() -> None:
     while _active:
         telemetry = _active.pop()
         telemetry.stop()
-        process_hooks.remove(telemetry.hooks)
+        tracers.remove(telemetry)

@@ -1,112 +1,77 @@
-"""Spans and metrics of calls, made of what hooks are told."""
+"""Spans and metrics of calls, made of what `Observers` tells."""
 
 from __future__ import annotations
 
 import _thread
 import gc
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
+from time import time_ns
 from typing import Any
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 from opentelemetry import context, metrics, propagate, trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from dbllm import (
-    AsyncStream,
-    Attempt,
-    AttemptRequest,
-    ChatCompletion,
-    Completion,
-    Embeddings,
-    Hooks,
-    Predictions,
-    Raw,
-    RequestInfo,
-    Response,
-    ResponseInfo,
-    TokenRefresh,
-    __version__,
-)
+from dbllm import AsyncStream, ChatCompletion, Completion, Embeddings, Predictions, Raw, Response, Usage, __version__
 from dbllm.otel import names
 from dbllm.otel.content import input_messages, output_messages
+from dbllm.otel.counters import Counters, counters_of
 
-_ANSWERS = (AsyncStream, ChatCompletion, Completion, Embeddings, Predictions, Response)
+_ANSWERS = (ChatCompletion, Completion, Embeddings, Predictions, Response, AsyncStream)
 _TOKENS = [names.USAGE[field] for field in names.TOKENS]
 _SUPPRESSED = getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
 
 
-class _Totals:
-    """Counters that are read when metrics are collected: to count costs a call little then.
+class _Kind:
+    """What all calls of an operation to an endpoint have in common; of other requests, those of a method to a host."""
 
-    Args:
-        meter: it has one of these, however often telemetry is turned on.
-        names: of the counters, which have one set of attributes.
-        unit: of all.
-    """
+    def __init__(self, operation: str, name: str, host: str, totals: Counters) -> None:
+        self.operation, self.host, self.name = operation, host, name
+        address, port = _address(host)
+        if operation == "request":
+            self.span_name = name
+            self.attributes: dict[str, Any] = {names.METHOD: name}
+        else:
+            said = names.OPERATIONS.get(operation, operation)
+            self.span_name = f"{said} {name}"
+            self.attributes = {names.OPERATION: said, names.PROVIDER_NAME: names.PROVIDER, names.MODEL: name}
+        self.attributes |= {names.ADDRESS: address, names.PORT: port}
+        agent = {names.AGENT: name} if self.attributes.get(names.OPERATION) == "invoke_agent" else {}
+        self.of_span = self.attributes | agent
+        self.outer_key = names.EMBEDDING_CONTEXT if operation == "embed" else names.INFERENCE_CONTEXT
+        self._totals = totals
+        self._counted: dict[tuple[str | None, str | None], tuple[dict[str, Any], list[int]]] = {}
 
-    def __init__(self, meter: metrics.Meter, names: Sequence[str], unit: str) -> None:
-        self._lock = threading.Lock()
-        self._sums: dict[tuple[Any, ...], list[int]] = {}
-        self._empty = [0] * len(names)
-        for place, name in enumerate(names):
-            meter.create_observable_counter(name, [partial(self._observe, place)], unit)
-
-    def add(self, attributes: dict[str, Any], *counts: int | None) -> None:
-        """Count, in the order of the names; None is nothing."""
-        key = (*attributes, *attributes.values())
-        with self._lock:
-            sums = self._sums.get(key)
-            if sums is None:
-                sums = self._sums[key] = self._empty.copy()
-            for place, count in enumerate(counts):
-                if count:
-                    sums[place] += count
-
-    def _observe(self, place: int, _: metrics.CallbackOptions) -> list[metrics.Observation]:
-        """What has been counted until now."""
-        with self._lock:
-            found = [(key, sums[place]) for key, sums in self._sums.items() if sums[place]]
-        return [
-            metrics.Observation(total, dict(zip(key[: len(key) // 2], key[len(key) // 2 :], strict=True)))
-            for key, total in found
-        ]
+    def counted(self, model: str | None, error: str | None) -> tuple[dict[str, Any], list[int]]:
+        """The attributes of the metrics of a call that ends like this, and the sums of its tokens."""
+        if (found := self._counted.get((model, error))) is None:
+            attributes = {**self.attributes}
+            if model is not None:
+                attributes[names.RESPONSE_MODEL] = model
+            if error is not None:
+                attributes[names.ERROR] = error
+            _bounded(self._counted)[model, error] = found = attributes, self._totals.sums(attributes)
+        return found
 
 
-_by_meter: WeakKeyDictionary[Any, dict[tuple[str, ...], _Totals]] = WeakKeyDictionary()
-
-
-def _totals(meter: metrics.Meter, unit: str, *names: str) -> _Totals:
-    """The totals of these names: one for each meter, however often telemetry is turned on."""
-    known = _by_meter.setdefault(meter, {})
-    if names not in known:
-        known[names] = _Totals(meter, names, unit)
-    return known[names]
-
-
-class _Observed:
-    """A call: its span, and what all its metrics say of it. Without a span, another instrumentation counts it."""
-
-    __slots__ = ("attributes", "outer", "span", "within")
-
-    def __init__(self, span: Span | None, attributes: dict[str, Any], outer: Any = None) -> None:
-        self.span, self.attributes, self.outer = span, attributes, outer
-        self.within = trace.set_span_in_context(span) if span is not None else None
+def _bounded(cache: dict[Any, Any]) -> dict[Any, Any]:
+    """The same, with a place for one more."""
+    if len(cache) >= 1000:
+        cache.clear()
+    return cache
 
 
 class Telemetry:
-    """Makes a span of each call, and counts. Its methods are hooks."""
+    """Makes a span of each call, and counts: a `Tracer`, as clients call it."""
 
     def __init__(
         self, tracer_provider: Any, meter_provider: Any, content: bool, content_limit: int, propagates: bool
     ) -> None:
         self._tracer = trace.get_tracer("dbllm", __version__, tracer_provider)
         meter = metrics.get_meter("dbllm", __version__, meter_provider)
-        self._content_limit = content_limit if content else 0
-        self._propagates = propagates
+        self.content_limit = content_limit if content else 0
+        self.propagates = propagates
 
         def histogram(name: str, unit: str, what: str) -> Any:
             buckets = names.SECONDS_BUCKETS if unit == "s" else names.TOKENS_BUCKETS
@@ -116,28 +81,21 @@ class Telemetry:
         self._embeddings_duration = histogram(names.EMBEDDINGS_DURATION, "s", "Duration of a call for embeddings.")
         self._request_duration = histogram(names.REQUEST_DURATION, "s", "Duration of another request.")
         self._first_chunk = histogram(names.TIME_TO_FIRST_CHUNK, "s", "Time to the first event of a stream.")
-        self._wait = histogram(names.LIMITS_WAIT, "s", "Time that an attempt waited for the client's Limits.")
-        self._queue = histogram(names.CONNECTION_WAIT, "s", "Time that an attempt waited for a connection.")
+        self.wait = histogram(names.LIMITS_WAIT, "s", "Time that an attempt waited for the client's Limits.")
+        self.queue = histogram(names.CONNECTION_WAIT, "s", "Time that an attempt waited for a connection.")
         self._embeddings_tokens = histogram(
             names.EMBEDDINGS_TOKENS, "{token}", "Input tokens of a call for embeddings."
         )
-        self._tokens = _totals(meter, "{token}", *names.TOKENS.values())
-        self._retries = _totals(meter, "{retry}", names.RETRIES)
+        self._tokens = counters_of(meter, "{token}", *names.TOKENS.values())
+        self.retries = counters_of(meter, "{retry}", names.RETRIES)
         self._changes = meter.create_counter(names.LIMITS_CHANGES, "{change}", "Changes of an adaptive limit.")
         self._concurrency = meter.create_gauge(names.LIMITS_CONCURRENCY, "{call}", "Calls at once that are allowed.")
         self._limits: dict[tuple[str, str], int] = {}
-        self._collecting = False
-        self.hooks = Hooks(
-            on_request=self._begin,
-            on_response=self._end,
-            on_attempt=self._attempt,
-            on_retry=self._retry,
-            on_token_refresh=self._token_refresh,
-            middleware=self._around,
-        )
+        self._kinds: dict[tuple[str, str, str], _Kind] = {}
+        self.collecting = False
 
     def start(self) -> None:
-        """Begin to watch the garbage collector; see `_end`."""
+        """Begin to watch the garbage collector; see `_Trace.end`."""
         gc.callbacks.append(self._note_collection)
 
     def stop(self) -> None:
@@ -145,157 +103,222 @@ class Telemetry:
         gc.callbacks.remove(self._note_collection)
 
     def _note_collection(self, phase: str, info: object) -> None:
-        self._collecting = phase == "start"
+        self.collecting = phase == "start"
 
-    def _begin(self, request: RequestInfo) -> None:
+    def begin(
+        self, operation: str, name: str, host: str, stream: bool = False, body: Mapping[str, Any] | None = None
+    ) -> _Trace | None:
+        """A call begins; None where it is not to be seen."""
         around = context.get_current()
-        if around.get(_SUPPRESSED):
-            return
-        address, port = _address(request.host)
-        if request.operation == "request":
-            method, path = request.name.split(" ", 1)
-            attributes: dict[str, Any] = {names.METHOD: method, names.ADDRESS: address, names.PORT: port}
-            span = self._tracer.start_span(method, kind=SpanKind.CLIENT, attributes={**attributes, names.PATH: path})
-            request.notes[self] = _Observed(span, attributes)
-            return
-        if around.get(names.SUPPRESSED_FOR_MODELS):
-            return
-        operation = names.OPERATIONS.get(request.operation, request.operation)
-        attributes = {
-            names.OPERATION: operation,
-            names.PROVIDER_NAME: names.PROVIDER,
-            names.MODEL: request.name,
-            names.ADDRESS: address,
-            names.PORT: port,
-        }
-        key = names.EMBEDDING_CONTEXT if request.operation == "embed" else names.INFERENCE_CONTEXT
-        said = attributes | _parameters(request.body or {})
-        if request.stream:
-            said[names.STREAM] = True
-        if operation == "invoke_agent":
-            said[names.AGENT] = request.name
-        if (outer := around.get(key)) is not None:
-            request.notes[self] = _Observed(None, said, outer)
-            return
-        span = self._tracer.start_span(f"{operation} {request.name}", kind=SpanKind.CLIENT, attributes=said)
-        if (limit := self._content_limit) and span.is_recording() and (text := input_messages(request.body, limit)):
-            span.set_attribute(names.INPUT, text)
-        request.notes[self] = _Observed(span, attributes)
-
-    def _end(self, response: ResponseInfo) -> None:
-        observed = response.request.notes.pop(self, None)
-        if observed is None:
-            return
-        if self._collecting and response.outcome == "abandoned":
-            # The collector may have come in the middle of an exporter's or a metric's own lock, in this thread.
-            _thread.start_new_thread(self._finish, (observed, response))
-        else:
-            self._finish(observed, response)
-
-    def _finish(self, observed: _Observed, response: ResponseInfo) -> None:
-        span, reply = observed.span, response.reply
-        try:
-            if isinstance(reply, str):  # `complete` gives the text alone
-                response = replace(response, **_behind(response.raw))
-            said = _said_of(response)
-            if span is None:
-                _publish({**observed.attributes, **said}, observed.outer)
-                return
-            if span.is_recording():
-                limit = self._content_limit
-                if limit and (text := output_messages(reply, response.finish_reason, limit)):
-                    said[names.OUTPUT] = text
-                span.set_attributes(said)
-                if response.outcome == "error":
-                    span.set_status(Status(StatusCode.ERROR, said[names.ERROR]))
-            self._count(response, observed.attributes, said, observed)
-        finally:
-            if span is not None:
-                span.end()
-
-    def _count(
-        self, response: ResponseInfo, attributes: dict[str, Any], said: dict[str, Any], observed: _Observed
-    ) -> None:
-        for name in (names.RESPONSE_MODEL, names.ERROR):
-            if name in said:
-                attributes[name] = said[name]
-        within, operation = observed.within, response.request.operation
+        if around and (around.get(_SUPPRESSED) or (operation != "request" and around.get(names.SUPPRESSED_FOR_MODELS))):
+            return None
+        name, _, path = name.partition(" ") if operation == "request" else (name, "", "")
+        if (kind := self._kinds.get((operation, name, host))) is None:
+            _bounded(self._kinds)[operation, name, host] = kind = _Kind(operation, name, host, self._tokens)
+        said = {**kind.of_span}
         if operation == "request":
-            self._request_duration.record(response.seconds, attributes, within)
-            return
-        usage = response.usage
-        if operation == "embed":
-            self._embeddings_duration.record(response.seconds, attributes, within)
-            if usage is not None and usage.prompt_tokens is not None:
-                self._embeddings_tokens.record(usage.prompt_tokens, attributes, within)
-            return
-        self._duration.record(response.seconds, attributes, within)
-        if response.first_event is not None:
-            self._first_chunk.record(response.first_event, attributes, within)
-        if usage is not None:
-            self._tokens.add(attributes, *map(said.get, _TOKENS))
+            said[names.PATH] = path
+        else:
+            if body:
+                _add_parameters(said, body)
+            if stream:
+                said[names.STREAM] = True
+            if around and (outer := around.get(kind.outer_key)) is not None:
+                return _Trace(self, kind, None, None, said, outer)
+        span = self._tracer.start_span(kind.span_name, around, SpanKind.CLIENT, said)
+        if (limit := self.content_limit) and span.is_recording() and (text := input_messages(body, limit)):
+            span.set_attribute(names.INPUT, text)
+        return _Trace(self, kind, span, trace.set_span_in_context(span, around))
 
-    def _attempt(self, attempt: Attempt) -> None:
-        observed = attempt.request.notes.get(self) if attempt.request is not None else None
-        if attempt.limit is not None and attempt.request is not None:
-            self._note_limit(attempt.request, attempt.limit)
-        if observed is None or observed.span is None:
-            return
-        if attempt.waited > 0:
-            self._wait.record(attempt.waited, observed.attributes, observed.within)
-        if attempt.queued > 0:
-            self._queue.record(attempt.queued, observed.attributes, observed.within)
-        if observed.span.is_recording():
-            observed.span.add_event(names.ATTEMPT, _event(attempt))
+    def count(
+        self,
+        kind: _Kind,
+        model: str | None,
+        failure: str | None,
+        seconds: float,
+        first_event: float | None,
+        tokens: Sequence[int | None],
+        within: Any,
+    ) -> None:
+        """A call has ended: its metrics."""
+        attributes, sums = kind.counted(model, failure)
+        if kind.operation == "request":
+            self._request_duration.record(seconds, attributes, within)
+        elif kind.operation == "embed":
+            self._embeddings_duration.record(seconds, attributes, within)
+            if tokens and tokens[0] is not None:
+                self._embeddings_tokens.record(tokens[0], attributes, within)
+        else:
+            self._duration.record(seconds, attributes, within)
+            if first_event is not None:
+                self._first_chunk.record(first_event, attributes, within)
+            if tokens:
+                self._tokens.add(sums, tokens)
 
-    def _note_limit(self, request: RequestInfo, limit: int) -> None:
-        place = request.host, request.name
+    def note_limit(self, kind: _Kind, limit: int) -> None:
+        """How many calls at once an adaptive limit allows."""
+        place = kind.host, kind.name
         if (before := self._limits.get(place)) != limit:
-            if len(self._limits) >= 1000:
-                self._limits.clear()
-            self._limits[place] = limit
-            attributes = {names.MODEL: request.name, names.ADDRESS: _address(request.host)[0]}
+            _bounded(self._limits)[place] = limit
+            attributes = {names.MODEL: kind.name, names.ADDRESS: _address(kind.host)[0]}
             self._concurrency.set(limit, attributes)
             if before is not None:
                 self._changes.add(1, attributes)
 
-    def _retry(self, attempt: Attempt) -> None:
-        observed = attempt.request.notes.get(self) if attempt.request is not None else None
-        if observed is not None and observed.span is not None:
-            self._retries.add({**observed.attributes, names.ERROR: _error_type(attempt.error)}, 1)
-
-    def _token_refresh(self, refresh: TokenRefresh) -> None:
+    def token_refresh(self, seconds: float, lifetime: float | None = None, error: BaseException | None = None) -> None:
+        """A token was fetched, or could not be."""
         span = trace.get_current_span()
         if span.is_recording():
-            said = {"seconds": refresh.seconds}
-            span.add_event(
-                names.TOKEN_REFRESH,
-                said if refresh.error is None else {**said, names.ERROR: _error_type(refresh.error)},
-            )
+            said: dict[str, Any] = {"seconds": seconds}
+            span.add_event(names.TOKEN_REFRESH, said if error is None else {**said, names.ERROR: _error_type(error)})
 
-    def _around(self, request: AttemptRequest, send: Any) -> Any:
-        """An attempt within its span: whatever makes spans below (httpx's instrumentation) makes children of it."""
-        observed = request.request.notes.get(self) if request.request is not None else None
-        if observed is None or observed.within is None:
-            return send(request)
-        if self._propagates:
-            headers = dict(request.headers)
-            propagate.inject(headers, observed.within)
-            request = AttemptRequest(request.method, request.path, request.number, headers, request.request)
-        token = context.attach(observed.within)
+
+class _Trace:
+    """A call: its span, and what all its metrics say of it. Without a span, another instrumentation counts it."""
+
+    __slots__ = ("_alone", "_kind", "_outer", "_said", "_telemetry", "span", "within")
+
+    def __init__(
+        self, telemetry: Telemetry, kind: _Kind, span: Span | None, within: Any, said: Any = None, outer: Any = None
+    ) -> None:
+        self._telemetry, self._kind, self.span, self.within = telemetry, kind, span, within
+        self._said, self._outer = said, outer  # where another instrumentation counts it
+        self._alone: tuple[Any, ...] | None = ()  # the first attempt, as long as it is the only one and went well
+
+    def begin_attempt(self, headers: Mapping[str, str]) -> tuple[Any, Mapping[str, str]]:
+        """An attempt begins. Whatever makes spans below (httpx's instrumentation) makes children of this one.
+
+        Where that is asked for, the trace's context is sent with it.
+        """
+        if self.within is None:
+            return None, headers
+        if self._telemetry.propagates:
+            headers = dict(headers)
+            propagate.inject(headers, self.within)
+        return context.attach(self.within), headers
+
+    def end_attempt(self, mark: Any, queued: float, *said: Any) -> None:
+        """It has ended; `said` is empty if it was cancelled."""
+        if mark is not None:
+            context.detach(mark)
+        if said:
+            self._attempt(queued, *said)
+
+    def _attempt(
+        self,
+        queued: float,
+        method: str,
+        path: str,
+        number: int,
+        seconds: float,
+        status: int | None,
+        request_id: str | None,
+        error: BaseException | None,
+        wait: float | None,
+        hedge: bool,
+        waited: float,
+        limit: int | None,
+    ) -> None:
+        """How it ended: an event of the span. An attempt that went well and stays the only one needs none."""
+        telemetry, span = self._telemetry, self.span
+        if limit is not None:
+            telemetry.note_limit(self._kind, limit)
+        if span is None:
+            return
+        if self._alone == () and error is None and not (waited or queued or hedge or number > 1):
+            self._alone = path, seconds, status, time_ns()
+            return
+        if self._alone:
+            span.add_event(names.ATTEMPT, _event(1, *self._alone[:3]), self._alone[3])
+        self._alone, said = None, _event(number, path, seconds, status)
+        if error is not None:
+            said[names.ERROR] = kind = _error_type(error)
+            if request_id is not None:  # of an answer the span has it
+                said[names.REQUEST_ID] = request_id
+            if wait is not None:
+                said["wait"] = wait
+                telemetry.retries.add(telemetry.retries.sums({**self._kind.attributes, names.ERROR: kind}), [1])
+        if waited:
+            said["waited"] = waited
+            telemetry.wait.record(waited, self._kind.attributes, self.within)
+        if queued:
+            said["queued"] = queued
+            telemetry.queue.record(queued, self._kind.attributes, self.within)
+        if hedge:
+            said["hedge"] = True
+        if span.is_recording():
+            span.add_event(names.ATTEMPT, said)
+
+    def end(
+        self,
+        outcome: str,
+        seconds: float,
+        reply: Any,
+        error: BaseException | None,
+        raw: Raw | None,
+        attempts: int,
+        usage: Usage | None = None,
+        finish_reason: str | None = None,
+        first_event: float | None = None,
+        events: int = 0,
+        elsewhere: bool = False,
+    ) -> None:
+        """How the call ended: the fields of a `ResponseInfo` after `request`."""
+        kind, span = self._kind, self.span
+        if outcome == "abandoned" and self._telemetry.collecting and not elsewhere:
+            # The collector may have come in the middle of an exporter's or a metric's own lock, in this thread.
+            said_of_it = outcome, seconds, reply, error, raw, attempts, usage, finish_reason, first_event, events
+            _thread.start_new_thread(self.end, (*said_of_it, True))
+            return
         try:
-            answer = send(request)
+            failure = _error_type(error) if error is not None and outcome == "error" else None
+            text = reply
+            if isinstance(reply, str) and (reply := _behind(raw)) is not None:  # `complete` gives the text alone
+                usage, finish_reason = reply.usage, reply.finish_reason
+            last = _last_json(reply) if kind.operation != "request" else None
+            model = last.get("model") if last is not None else None
+            model = model if isinstance(model, str) else None
+            counts = _token_counts(usage) if usage is not None else ()
+            if span is None or span.is_recording():
+                said: dict[str, Any] = {names.OUTCOME: outcome, names.ATTEMPTS: attempts}
+                if failure is not None:
+                    said[names.ERROR] = failure
+                if raw is not None:
+                    said[names.STATUS] = raw.status
+                    if (request_id := raw.request_id) is not None:
+                        said[names.REQUEST_ID] = request_id
+                if self._alone:
+                    said[names.PATH] = self._alone[0]
+                if first_event is not None:
+                    said[names.FIRST_CHUNK], said[names.EVENTS] = first_event, events
+                if finish_reason:
+                    said[names.FINISH_REASONS] = (finish_reason,)
+                for name, count in zip(_TOKENS, counts, strict=False):
+                    if count is not None:
+                        said[name] = count
+                if last is not None:
+                    if model is not None:
+                        said[names.RESPONSE_MODEL] = model
+                    if isinstance(answer_id := last.get("id"), str):
+                        said[names.RESPONSE_ID] = answer_id
+                    served = raw.headers.get("served-model-name") if raw is not None else None
+                    if served or (first_event is None and reply.model_extra and (served := reply.served_model)):
+                        said[names.SERVED_MODEL] = served
+                    if (answered_by := reply.answered_by) and answered_by != kind.name:
+                        said[names.ANSWERED_BY] = answered_by
+                if span is None:
+                    _publish({**self._said, **said}, self._outer)
+                    return
+                limit = self._telemetry.content_limit
+                if limit and (shown := output_messages(text, finish_reason, limit)):
+                    said[names.OUTPUT] = shown
+                span.set_attributes(said)
+                if failure is not None:
+                    span.set_status(Status(StatusCode.ERROR, failure))
+            self._telemetry.count(kind, model, failure, seconds, first_event, counts, self.within)
         finally:
-            context.detach(token)
-        return _within(observed.within, answer) if hasattr(answer, "__await__") else answer
-
-
-async def _within(where: Any, sending: Any) -> Any:
-    token = context.attach(where)
-    try:
-        return await sending
-    finally:
-        context.detach(token)
+            if span is not None:
+                span.end()
 
 
 @lru_cache(maxsize=1000)
@@ -304,8 +327,12 @@ def _address(host: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
 
 
-def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
-    said: dict[str, Any] = {}
+def _event(number: int, path: str, seconds: float, status: int | None) -> dict[str, Any]:
+    said = {"number": number, "seconds": seconds, names.PATH: path}
+    return said if status is None else {**said, names.STATUS: status}
+
+
+def _add_parameters(said: dict[str, Any], body: Mapping[str, Any]) -> None:
     for name, value in body.items():
         if (known := names.REQUEST.get(name)) is not None:
             if isinstance(value, (int, float, str)):
@@ -315,68 +342,28 @@ def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
                 said[names.STOP] = tuple(value)
         elif name == "dimensions" and isinstance(value, int):
             said[names.DIMENSIONS] = value
-    return said
 
 
-def _said_of(response: ResponseInfo) -> dict[str, Any]:
-    """What is known of a call at its end."""
-    said: dict[str, Any] = {names.OUTCOME: response.outcome, names.ATTEMPTS: response.attempts}
-    raw, reply, usage = response.raw, response.reply, response.usage
-    if response.error is not None and response.outcome == "error":
-        said[names.ERROR] = _error_type(response.error)
-    if raw is not None:
-        said[names.STATUS] = raw.status
-        if (request_id := raw.request_id) is not None:
-            said[names.REQUEST_ID] = request_id
-    if response.request.operation == "request":
-        return said
-    if response.first_event is not None:
-        said |= {names.FIRST_CHUNK: response.first_event, names.EVENTS: response.events}
-    if response.finish_reason:
-        said[names.FINISH_REASONS] = (response.finish_reason,)
-    if usage is not None:
-        for field, name in (names.USAGE if usage.model_extra else names.FEW_USAGE).items():
-            if (count := getattr(usage, field)) is not None:
-                said[name] = count
-    if isinstance(reply, _ANSWERS):
-        last = reply.last_received if isinstance(reply, AsyncStream) else vars(reply)  # of a stream, its last JSON
-        for field, name in (("model", names.RESPONSE_MODEL), ("id", names.RESPONSE_ID)):
-            if isinstance(last, Mapping) and isinstance(value := last.get(field), str):
-                said[name] = value
-        served = raw.headers.get("served-model-name") if raw is not None else None
-        if served or (not isinstance(reply, AsyncStream) and (served := reply.served_model)):
-            said[names.SERVED_MODEL] = served
-        if (answered_by := reply.answered_by) and answered_by != response.request.name:
-            said[names.ANSWERED_BY] = answered_by
-    return said
+def _token_counts(usage: Usage) -> tuple[int | None, ...]:
+    """Its tokens, in the order of the names."""
+    few = usage.prompt_tokens, usage.completion_tokens
+    return (*few, usage.cached_tokens, usage.reasoning_tokens) if usage.model_extra else few
 
 
-def _behind(raw: Raw | None) -> dict[str, Any]:
-    """What the answer behind a text says of itself, as the fields of a `ResponseInfo`."""
+def _last_json(reply: Any) -> Mapping[str, Any] | None:
+    """What an answer says of itself; of a stream, its last piece."""
+    if not isinstance(reply, _ANSWERS):
+        return None
+    last: Any = reply.last_received if isinstance(reply, AsyncStream) else vars(reply)
+    return last if isinstance(last, Mapping) else {}
+
+
+def _behind(raw: Raw | None) -> Completion | None:
+    """What the answer behind a text says of itself; None: it is no chat, no completion."""
     try:
-        completion = Completion.model_validate_json(raw.body if raw is not None else b"")
-    except ValueError:  # it is no chat, no completion
-        return {}
-    return {"reply": completion, "usage": completion.usage, "finish_reason": completion.finish_reason}
-
-
-def _event(attempt: Attempt) -> dict[str, Any]:
-    said: dict[str, Any] = {"number": attempt.number, "seconds": attempt.seconds, names.PATH: attempt.path}
-    if attempt.status is not None:
-        said[names.STATUS] = attempt.status
-    if attempt.error is not None:
-        said[names.ERROR] = _error_type(attempt.error)
-        if attempt.request_id is not None:  # of an answer the span has it
-            said[names.REQUEST_ID] = attempt.request_id
-    if attempt.wait is not None:
-        said["wait"] = attempt.wait
-    if attempt.waited:
-        said["waited"] = attempt.waited
-    if attempt.queued:
-        said["queued"] = attempt.queued
-    if attempt.hedge:
-        said["hedge"] = True
-    return said
+        return Completion.model_validate_json(raw.body if raw is not None else b"")
+    except ValueError:
+        return None
 
 
 def _error_type(error: BaseException | None) -> str:

@@ -176,7 +176,7 @@ async def test_a_tracer_that_fails_breaks_no_call_and_is_told_once(make, wire, m
         for _ in range(3):
             assert await client.request("GET", "/x") == 1
     warned = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert [record.getMessage() for record in warned] == ["on_request raised an exception; the call goes on"]
+    assert [record.getMessage() for record in warned] == ["telemetry raised an exception; the call goes on"]
 
 
 # --- no credential anywhere

@@ -199,6 +199,27 @@ async def test_the_span_of_a_chat_says_what_was_asked_and_answered_but_not_the_t
     assert "an answer" not in seen.everything()
 
 
+async def test_a_request_that_is_answered_at_once_is_no_event_and_all_are_where_there_are_several(make, wire, seen):
+    wire.get(LOOK_UP + "ep").respond(json={"name": "ep", "task": "llm/v1/chat"})
+    route(wire).mock(side_effect=[ANSWER, ANSWER, httpx.Response(400, json={}), sse(*HELLO)])
+    async with make() as client:
+        await client.endpoint("ep", task="chat").chat("hi")
+        await client.endpoint("ep").complete("hi")  # looks the endpoint up first
+        with pytest.raises(dbllm.BadRequestError):
+            await client.endpoint("ep", task="chat").chat("hi")
+        await client.endpoint("ep", task="chat").stream_chat("hi").final()
+    alone, looked_up, refused, streamed = seen.spans
+    assert [alone.events, streamed.events] == [(), ()]
+    path = "/serving-endpoints/ep/invocations"
+    assert (said(alone)["url.path"], said(streamed)["url.path"]) == (path, path)
+    assert [event.attributes["url.path"] for event in looked_up.events] == [LOOK_UP + "ep", path]
+    assert {(event.attributes["number"], event.attributes[names.STATUS]) for event in looked_up.events} == {(1, 200)}
+    first, second = looked_up.events
+    assert looked_up.start_time <= first.timestamp <= second.timestamp <= looked_up.end_time
+    assert all(event.attributes["seconds"] >= 0 for event in looked_up.events)
+    assert [event.attributes["error.type"] for event in refused.events] == ["BadRequestError"]
+
+
 async def test_each_verb_has_its_operation(make, wire, seen):
     route(wire).mock(side_effect=[
         httpx.Response(200, json=chat_answer()),

@@ -19,7 +19,8 @@ from support.samples import HELLO, LOOK_UP, chat_answer, piece, route, sse, vect
 import dbllm
 from dbllm import Hooks
 from dbllm._auth.refresh import ExpiringHeaders, RefreshingAuth
-from dbllm._transport.call import process_hooks
+from dbllm._transport import observers
+from dbllm._transport.call import tracers
 
 PATH = "/serving-endpoints/ep/invocations"
 NAMES = [item.name for item in dataclasses.fields(Hooks) if item.name != "middleware"]
@@ -414,16 +415,39 @@ async def test_what_a_hook_sends_is_not_told(make, wire, mode, told):
     assert wire.calls.call_count == 2
 
 
-async def test_hooks_of_the_process_are_told_of_clients_made_before(make, wire, told):
+class Counting:
+    """Telemetry that counts what it is told, and fails where it is told to."""
+
+    def __init__(self, told: list[str], fails: str = "") -> None:
+        self.told, self._fails = told, fails
+
+    def __getattr__(self, step: str) -> Callable[..., Any]:
+        def note(*said: Any) -> Any:
+            self.told.append(step)
+            if step == self._fails:
+                raise ZeroDivisionError("a bug of telemetry's")
+            return self if step == "begin" else ("a mark", said[0]) if step == "begin_attempt" else None
+
+        return note
+
+
+async def test_telemetry_is_told_of_clients_made_before_and_its_failures_break_nothing(make, wire, caplog):
     wire.get("/x").respond(json=1)
-    async with make() as client:
-        process_hooks.append(hooks := told.hooks())
-        try:
+    steps = ["begin", "begin_attempt", "end_attempt", "end"]
+    for fails in ("", *steps):
+        told: list[str] = []
+        caplog.clear()
+        async with make() as client:
+            tracers.append(telemetry := Counting(told, fails))
+            try:
+                assert await client.request("GET", "/x") == 1
+                assert await client.request("GET", "/x") == 1
+            finally:
+                tracers.remove(telemetry)
             await client.request("GET", "/x")
-        finally:
-            process_hooks.remove(hooks)
-        await client.request("GET", "/x")
-    assert told.names == ["request", "attempt", "response"]
+        assert told == (["begin"] * 2 if fails == "begin" else steps * 2), fails
+        warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert warned == (["telemetry raised an exception; the call goes on"] if fails else []), fails
 
 
 async def test_on_attempt_beside_hooks_is_told_too(make, wire, told):
@@ -443,6 +467,123 @@ async def test_what_hooks_get_has_no_text_of_the_user_in_its_repr_and_can_be_pic
     for _, value in told.events:
         again = pickle.loads(pickle.dumps(value))
         assert type(again) is type(value)
+
+
+# --- functions that never end
+
+
+@pytest.mark.parametrize(
+    ("left", "seconds"), [(None, 5), (float("inf"), 5), (300, 5), (10, 5), (4, 2), (0.5, 0.25), (0, 0), (-3, 0)]
+)
+def test_a_hook_has_a_while_and_leaves_the_call_at_least_as_long(left, seconds) -> None:
+    assert observers.hook_seconds(left) == seconds
+
+
+def never_ends(ended: list[str], name: str) -> Callable[[Any], Any]:
+    async def hangs(value: Any) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append(name)
+
+    return hangs
+
+
+async def test_an_async_hook_that_never_ends_is_cancelled_and_told_once(make, wire, clock, mode, caplog, monkeypatch):
+    if mode == "sync":
+        pytest.skip("a plain client takes no async hooks")
+    monkeypatch.setattr(observers, "HOOK_SECONDS", 0.001)
+    route(wire).mock(side_effect=[httpx.Response(503), sse(*HELLO)] * 2)
+    ended: list[str] = []
+    hooks = Hooks(**{name: never_ends(ended, name) for name in NAMES})
+    async with make(hooks=hooks) as client:
+        for _ in range(2):
+            assert (await clock.on(client).endpoint("ep").stream_chat("hi").final()).text == "Hello"
+    assert len(ended) == 2 * (5 + 2)  # two attempts and two pieces a call
+    told = [record for record in caplog.records if record.name == "dbllm.hooks" and record.levelname == "WARNING"]
+    names = sorted({name for name in NAMES if name != "on_token_refresh"})
+    assert sorted(record.getMessage().split()[0] for record in told) == names
+    why = [str(record.exc_info[1]) for record in told if record.exc_info]
+    assert sorted(why) == [f"{name} had not ended after 0.001 s, and was cancelled" for name in names]
+
+
+async def test_a_hook_that_never_ends_takes_half_of_the_calls_time_where_that_is_short(make, wire, clock, mode, caplog):
+    if mode == "sync":
+        pytest.skip("a plain client takes no async hooks")
+    route(wire).respond(json=chat_answer())
+    async with make(hooks=Hooks(on_request=never_ends([], "")), timeout=0.002) as client:
+        reply = await clock.on(client).endpoint("ep", task="chat").chat("hi")  # on this clock no time passes
+    assert reply.text == "Hi there"
+    assert "on_request had not ended after 0.001 s, and was cancelled" in caplog.text
+
+
+async def test_a_hook_that_is_cancelled_with_its_call_is_no_failure_of_its_own(make, wire, mode, caplog):
+    if mode == "sync":
+        pytest.skip("plain code has no cancellation")
+    begun, ended = anyio.Event(), []
+
+    async def hangs(value: Any) -> None:
+        begun.set()
+        await never_ends(ended, "on_request")(value)
+
+    wire.get("/x").respond(json=1)
+    async with make(hooks=Hooks(on_request=hangs)) as client, anyio.create_task_group() as group:
+        group.start_soon(client.request, "GET", "/x")
+        await begun.wait()
+        group.cancel_scope.cancel()
+    assert ended == ["on_request"]
+    assert wire.calls.call_count == 0
+    assert caplog.records == []
+
+
+async def test_a_plain_hook_that_blocks_holds_up_its_call_also_beyond_its_deadline(make, wire, clock):
+    def blocks(value: Any) -> None:
+        clock.time += 400
+
+    route(wire).respond(json=chat_answer())
+    async with make(hooks=Hooks(on_response=blocks)) as client:
+        assert (await clock.on(client).endpoint("ep", task="chat").chat("hi")).text == "Hi there"
+    async with make(hooks=Hooks(on_request=blocks)) as client:
+        with pytest.raises(dbllm.APITimeoutError):
+            await clock.on(client).endpoint("ep", task="chat").chat("hi")
+
+
+async def test_middleware_that_never_returns_ends_with_the_calls_time(make, wire, clock, mode, told, monkeypatch):
+    if mode == "sync":
+        pytest.skip("plain code cannot be cancelled")
+    monkeypatch.setattr(observers, "LATE_SECONDS", 0)
+    ended: list[str] = []
+
+    async def before(request: dbllm.AttemptRequest, send: Any) -> Any:
+        await never_ends(ended, "before")(request)
+
+    async def after(request: dbllm.AttemptRequest, send: Any) -> Any:
+        await send(request)
+        await never_ends(ended, "after")(request)
+
+    for number, hangs in enumerate([before, after]):
+        route(wire).respond(json=chat_answer())
+        async with make(hooks=told.hooks(middleware=hangs), timeout=0.001) as client:
+            with pytest.raises(dbllm.APITimeoutError, match="the middleware had not returned at the call's deadline"):
+                await clock.on(client).endpoint("ep", task="chat").chat("hi")
+        assert wire.calls.call_count == number
+    assert ended == ["before", "after"]
+    assert [response.outcome for response in told.of("response")] == ["error", "error"]
+    assert [type(attempt.error) for attempt in told.of("attempt")] == [dbllm.APITimeoutError] * 2
+
+
+async def test_where_the_answer_is_late_within_middleware_the_error_is_that_of_the_answer(make, serve, mode):
+    def stalled(peer: Peer) -> None:
+        while peer.request():
+            peer.wait()
+
+    server = serve(stalled)
+    around = middleware(mode, lambda request: request, lambda answer: answer)
+    async with make(server.host, hooks=Hooks(middleware=around), timeout=0.05) as client:
+        with pytest.raises(dbllm.APITimeoutError) as caught:
+            await client.endpoint("ep", task="chat").chat("hi")
+    server.go.set()
+    assert "middleware" not in str(caught.value)
 
 
 # --- limits
