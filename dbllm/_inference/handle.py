@@ -173,10 +173,13 @@ class ModelHandle(NamesOurs):
         """Send a complete body, and read the response."""
         transport = self._transport
         kind, ends = KIND_OF[verb], options.deadline(transport.backend.clock)
-        if self._fallback is None and transport.observers is None:  # in two steps less
-            return self._send(verb, kind, body, options, ends, transport.call, read)
+        if self._fallback is None:  # in some steps less
+            if (observers := transport.observers) is None:
+                return self._send(verb, kind, body, options, ends, transport.call, read)
+            work = partial(self._send, verb, kind, body, options, ends, transport.call, same)
+            return observers.watch((verb, self.name, transport.host, False, body), work, read, ends)
         ask = partial(_ask, (verb, kind, body, options, ends, transport.call), JSON)
-        return self._observed(ask, read, options, verb, False, body)
+        return self._watched(verb, body, options, ask, read)
 
     def _complete(
         self, flat: Mapping[str, Any], options: Options, send: Send[InfoT], read: Read[T], accept: str = JSON
@@ -194,13 +197,10 @@ class ModelHandle(NamesOurs):
         """One call, of which hooks are told: `ask(handle)` this endpoint, or its fallback, and `read` the answer."""
         if self._fallback is None and self._transport.observers is None:
             return ask(self, read)  # in one step less
-        return self._observed(ask, read, options, verb, stream, body)
-
-    def _observed(self, ask: Ask, read: Read[T], options: Options, verb: Verb, *about: Any) -> Coroutine[Any, Any, T]:
         work, clock = partial(ask, self), self._transport.backend.clock
         if self._fallback is not None:
             work = partial(self._fallback.first_answer, ask, options.retry, clock)
-        about = verb, self.name, self._transport.host, *about
+        about = verb, self.name, self._transport.host, stream, body
         return self._transport.watch(about, work, read, options.deadline(clock))
 
     async def _send_prompt(

@@ -193,7 +193,7 @@ class _WholeFields(_CompletionFields):
 
     @property
     def _first(self) -> Any:
-        return min(self.choices, key=lambda choice: choice.index)
+        return self.choices[0] if len(self.choices) == 1 else min(self.choices, key=lambda choice: choice.index)
 
     @property
     def text(self) -> str:

@@ -278,7 +278,11 @@ class _Trace:
             last = _last_json(reply) if kind.operation != "request" else None
             model = last.get("model") if last is not None else None
             model = model if isinstance(model, str) else None
-            counts = _token_counts(usage) if usage is not None else ()
+            counts: Sequence[int | None] = ()
+            if usage is not None:
+                counts = usage.prompt_tokens, usage.completion_tokens
+                if usage.model_extra:
+                    counts = *counts, usage.cached_tokens, usage.reasoning_tokens
             if span is None or span.is_recording():
                 said: dict[str, Any] = {names.OUTCOME: outcome, names.ATTEMPTS: attempts}
                 if failure is not None:
@@ -342,12 +346,6 @@ def _add_parameters(said: dict[str, Any], body: Mapping[str, Any]) -> None:
                 said[names.STOP] = tuple(value)
         elif name == "dimensions" and isinstance(value, int):
             said[names.DIMENSIONS] = value
-
-
-def _token_counts(usage: Usage) -> tuple[int | None, ...]:
-    """Its tokens, in the order of the names."""
-    few = usage.prompt_tokens, usage.completion_tokens
-    return (*few, usage.cached_tokens, usage.reasoning_tokens) if usage.model_extra else few
 
 
 def _last_json(reply: Any) -> Mapping[str, Any] | None:

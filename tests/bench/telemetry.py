@@ -4,8 +4,9 @@ One plain client calls an endpoint whose answer is in memory (a socket costs mor
 more), in many short rounds that go from row to row, so that what else the machine does falls on all alike. A row is CPU
 time of this thread per call. What counts is the least of its rounds, less that of the row without hooks; the median of
 the differences within a round stands beside it. The control is that row once more. The spans go to a BatchSpanProcessor
-whose exporter drops them. "Off" is measured apart, for it is less than two rounds differ: the steps that a call without
-hooks takes for them.
+whose exporter drops them. The SDK's row makes the same span and records the same duration by hand, with as many
+attributes: what a call takes beyond that is dbllm's own. "Off" is measured apart, for it is less than two rounds
+differ: the steps that a call without hooks takes for them.
 """
 
 from __future__ import annotations
