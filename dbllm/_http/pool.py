@@ -144,9 +144,12 @@ class Exchange:
         pool = self._pool
         left = out.deadline - pool.context.clock()
         patience = left if out.queue is None else min(left, out.queue)
-        if left <= 0 or not await pool.limiter.acquire(self, None if patience == FOREVER else patience, out):
+        if left <= 0:
+            hint = "What came before took it: earlier attempts, Limits, a hook, a function for tokens. Allow more."
+            raise APITimeoutError("the call's time was up before it could be sent", hint=hint, sent=False)
+        if not await pool.limiter.acquire(self, None if patience == FOREVER else patience, out):
             hint = "More calls are under way than max_connections allows: raise it, or send fewer at a time."
-            raise APITimeoutError(f"no free connection within {max(0.0, patience):.1f} s", hint=hint, sent=False)
+            raise APITimeoutError(f"no free connection within {patience:.1f} s", hint=hint, sent=False)
         if pool.closed:
             raise APIConnectionError("the client was closed while this call waited", sent=False)
         connection = pool.acquire_connection(self, out.fresh)

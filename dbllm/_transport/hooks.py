@@ -169,8 +169,9 @@ class Hooks:
     hook runs up to its first await.
 
     An async hook has 5 s, and half of the call's remaining time where the call has yet something to do; then it is
-    cancelled, and logged like one that raises. A plain function that blocks cannot be ended: the call waits for it
-    (and in `AsyncClient` everything else in its event loop too), also beyond its own time-out.
+    cancelled, logged like one that raises, and not waited for again in this call. A plain function that blocks cannot
+    be ended: the call waits for it (and in `AsyncClient` everything else in its event loop too), also beyond its own
+    time-out.
 
     `middleware(request, send)` runs around each attempt and is part of it: it must call `send` once (in `AsyncClient`:
     await what that gives) and return the answer, which has `raw` (status, headers; the body, but of no stream) and

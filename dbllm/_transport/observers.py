@@ -67,12 +67,13 @@ class Tracer(Protocol):
 class _ObservedCall:
     """A call that is under way, and what hooks and telemetry know it by."""
 
-    __slots__ = ("began", "ends", "observers", "request", "trace")
+    __slots__ = ("began", "ends", "given_up", "observers", "request", "trace")
 
     def __init__(self, observers: Observers | None, began: float, ends: float) -> None:
         self.observers, self.began, self.ends = observers, began, ends
         self.request: RequestInfo | None = None  # where there are hooks
         self.trace: Trace | None = None  # where there is telemetry
+        self.given_up: list[str] = []  # hooks that had to be cancelled: in this call they are not waited for again
 
 
 # The call that is under way here; none while a hook runs.
@@ -141,7 +142,7 @@ class Observers:
                     self._log_failure("telemetry")
             if self._hooks:
                 call.request = RequestInfo(*about)
-                await self.tell("on_request", call.request, ends)
+                await self.tell("on_request", call.request, call, ends)
             mark = _current.set(call)
             try:
                 answer = await work()
@@ -150,7 +151,7 @@ class Observers:
             reply = read(answer)
         except BaseException as error:
             said = self.end(call, None, error, error)
-            await self.tell("on_response", said, wait=isinstance(error, Exception))
+            await self.tell("on_response", said, call, wait=isinstance(error, Exception))
             raise
         info: Any = answer[-1] if isinstance(answer, tuple) else getattr(answer, "_call", answer)
         if len(about) > 3 and about[3]:
@@ -159,7 +160,7 @@ class Observers:
         else:
             said = self.end(call, reply, info)
             if said is not None:
-                await self.tell("on_response", said)
+                await self.tell("on_response", said, call)
         return reply
 
     def end(
@@ -216,9 +217,9 @@ class Observers:
                     self._log_failure("telemetry")
             if said is not None and self._hooks:
                 attempt = Attempt(*said, watched.request, queued)
-                await self.tell("on_attempt", attempt, None if wait is None else call.deadline)
+                await self.tell("on_attempt", attempt, watched, None if wait is None else call.deadline)
                 if wait is not None:
-                    await self.tell("on_retry", attempt, call.deadline)
+                    await self.tell("on_retry", attempt, watched, call.deadline)
         return info
 
     async def _send_through(self, middleware: Middleware, send: Callable[[Call], Any], call: Call) -> Any:
@@ -248,13 +249,17 @@ class Observers:
                 tracer.token_refresh(*what)
             except Exception:  # noqa: BLE001 - as of a hook
                 self._log_failure("telemetry")
-        await self.tell("on_token_refresh", TokenRefresh(*what), current.ends if current is not None else FOREVER)
+        around = current or _ObservedCall(self, 0, FOREVER)
+        await self.tell("on_token_refresh", TokenRefresh(*what), around, around.ends)
 
-    async def tell(self, name: str, value: object, ends: float | None = None, *, wait: bool = True) -> None:
+    async def tell(
+        self, name: str, value: object, call: _ObservedCall, ends: float | None = None, *, wait: bool = True
+    ) -> None:
         """Call the hooks of this name. Without `wait`, those that are async run to their first await.
 
         `ends` is the deadline of a call that has yet something to do.
         """
+        late: Exception | None = None
         for hooks in self._hooks:
             if (hook := getattr(hooks, name)) is None:
                 continue
@@ -262,13 +267,15 @@ class Observers:
             try:
                 if (result := hook(value)) is None or not inspect.isawaitable(result):
                     continue
-                if wait and not self._is_sync:
+                if wait and not self._is_sync and name not in call.given_up:
                     seconds = hook_seconds(None if ends is None else ends - self._backend.clock())
                     late = TimeoutError(f"{name} had not ended after {seconds:.3g} s, and was cancelled")
                     await self._backend.within(seconds, result, late)
                 else:
                     await _at_once(result, name)
-            except Exception:  # noqa: BLE001 - whatever it is, it is the user's own
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the user's own
+                if error is late:
+                    call.given_up.append(name)
                 self._log_failure(name)
             finally:
                 _reset(mark)
@@ -315,7 +322,7 @@ class ObservedStream:
             _reset(mark)
         if chunk is not None and call.request is not None:
             event = StreamEvent(call.request, self._events, self._clock() - call.began, chunk)
-            await self._observers.tell("on_stream_event", event)
+            await self._observers.tell("on_stream_event", event, call)
         return chunk
 
     async def end(self, stream: Any, whole: bool, error: BaseException | None = None, *, dropped: bool = False) -> None:
@@ -325,4 +332,4 @@ class ObservedStream:
         said = outcome, self._usage, self._finish_reason, self._first_event, self._events
         wait = not dropped and isinstance(error, Exception | None)
         response = self._observers.end(self._watched, stream, info, error, *said)
-        await self._observers.tell("on_response", response, wait=wait)
+        await self._observers.tell("on_response", response, self._watched, wait=wait)

@@ -199,8 +199,10 @@ class _Trace:
 
     def end_attempt(self, mark: Any, queued: float, *said: Any) -> None:
         """It has ended; `said` is empty if it was cancelled."""
-        if mark is not None:
-            context.detach(mark)
+        if mark is not None and (said or context.get_current() is self.within):
+            context.detach(
+                mark
+            )  # not where the coroutine was closed from elsewhere: the context that it ran in is gone
         if said:
             self._attempt(queued, *said)
 

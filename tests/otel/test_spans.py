@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 import anyio
@@ -145,6 +146,26 @@ async def test_a_cancelled_call_and_a_cancelled_stream_have_one_span_each(make, 
     assert [said(span)[names.OUTCOME] for span in seen.spans] == ["cancelled", "cancelled"]
     assert {span.status.status_code for span in seen.spans} == {StatusCode.UNSET}
     assert said(seen.spans[1])[names.EVENTS] == 1
+
+
+async def test_a_call_that_is_closed_from_elsewhere_has_one_span_and_logs_nothing(make, wire, mode, seen, caplog):
+    if mode == "sync":
+        pytest.skip("plain code has no coroutines to close")
+
+    class Never:
+        def __await__(self) -> Any:
+            yield
+
+    async def hangs(request: dbllm.AttemptRequest, send: Any) -> Any:
+        await Never()
+
+    async with make(hooks=dbllm.Hooks(middleware=hangs)) as client:
+        calling = client.endpoint("ep", task="chat").chat("hi")
+        copy_context().run(calling.send, None)
+        calling.close()
+    assert [said(span)[names.OUTCOME] for span in seen.spans] == ["cancelled"]
+    assert caplog.records == []
+    assert trace.get_current_span() is trace.INVALID_SPAN
 
 
 async def test_a_stream_that_is_never_opened_has_no_span(make, seen):
