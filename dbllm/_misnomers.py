@@ -46,8 +46,9 @@ def suggestion(name: str, instead: Mapping[str, str], known: Iterable[str]) -> s
         from difflib import get_close_matches  # here: rarely wanted, and slow to import
 
     spelled = {each.lower(): each for each in sorted(known)}
-    near = get_close_matches(name.lower(), spelled, 1, 0.75)
-    return f"did you mean {spelled[near[0]]}?" if near else ""
+    if near := get_close_matches(name.lower(), spelled, 1, 0.75):
+        return f"did you mean {spelled[near[0]]}?"
+    return f"use {instead['*']}" if "*" in instead else ""
 
 
 def by_kind(section: str, value: object) -> str:
@@ -90,6 +91,8 @@ def wrong_call(function: Callable[..., Any], error: TypeError, places: int, name
         return TypeError(f"{owner} got {twice[0]} twice, by its place and by its name: leave one out.")
     lacks = [name for name in known[places : most - len(own.__defaults__ or ())] if name not in named]
     there = [f"; for {name}= there is {_VERB_OF[name]}" for name in other if name in _VERB_OF]
+    meant = [name for name in other if words(f"call {own.__name__}").get(name, "").startswith("the first argument")]
+    there = there or [f": write {lacks[0]}= in place of {name}=" for name in meant[:1]]
     return TypeError(f"{owner} needs {' and '.join(lacks)}, by place or by name{''.join(there)}.")
 
 

@@ -26,7 +26,9 @@ def meant(name: str, verb: Verb | None, fields: Iterable[str]) -> str:
     near = get_close_matches(name.lower(), OPTIONS, 1, 0.8)
     if name in OPTIONS:  # arrived inside `params=`: still ours
         near = [f"the argument {name}= of the call"]
-    if own := words("call anywhere").get(name) or "".join(near):
+    anywhere = words("call anywhere")
+    spelled = "".join(get_close_matches(name.lower(), anywhere, 1, 0.9))
+    if own := anywhere.get(name) or "".join(near) or anywhere.get(spelled):
         return f"{name!r} would go to the model. For dbllm's own option use {own}."
     if verb is None:
         return ""

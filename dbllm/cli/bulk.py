@@ -35,6 +35,9 @@ After 74 to 77 and any crash the same command goes on where it was."""
 class _BulkCommand(Command):
     """The command's own rules: --retry-errors may stand alone, and wrong usage has a status of its own."""
 
+    def say_extra(self, message: str) -> str:
+        return f"{message}. The output is named by -o FILE; a text with spaces needs quotes."
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, ["--retry-errors=*" if word == "--retry-errors" else word for word in args])

@@ -257,8 +257,8 @@ def format_time(milliseconds: float | None) -> str:
     return f"{datetime.fromtimestamp(milliseconds / 1000, timezone.utc):%Y-%m-%d %H:%M:%S}"
 
 
-def read_stdin() -> str:
-    """All of the standard input as text, without the line end that `echo` adds.
+def read_stdin(instead_of: str = "") -> str:
+    """All of the standard input as text, without the line end that `echo` adds; of an argument that was left out.
 
     Raises:
         ValueError: it is empty, cannot be read, or is no text.
@@ -270,6 +270,11 @@ def read_stdin() -> str:
     except OSError as error:
         raise ValueError(f"the standard input cannot be read: {error.strerror}. Pipe text into it.") from None
     if not (text := text.removesuffix("\n").removesuffix("\r")):
+        if instead_of:
+            raise ValueError(
+                f"{instead_of} is missing, the standard input is empty, and nothing was sent. Pipe text into it, or "
+                f"give {instead_of}."
+            )
         raise ValueError("the standard input is empty, and nothing was sent. Pipe text into it.")
     return text
 
@@ -328,7 +333,7 @@ def with_pipe(words: str | None, what: str) -> str:
         ValueError: there is no text at all, or it cannot be read; `what` is the argument's name.
     """
     if words is None or words == "-":
-        return read_stdin()
+        return read_stdin("" if words else what)
     text = "\n\n".join(filter(None, (words, read_pipe())))
     if not text:
         raise ValueError(f"{what} is empty, and nothing was sent. Give it a text, or pipe one in.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The serving endpoint's name.")]
 Json = Annotated[
-    str, typer.Argument(metavar="JSON", help="A JSON object, or @FILE that holds it, or - for the standard input.")
+    str, typer.Argument(metavar="JSON", help="A JSON object, or @FILE that holds it; without it the standard input.")
 ]
 Entity = Annotated[str | None, typer.Argument(metavar="ENTITY", help="The served entity.", show_default="the only one")]
 Wait = Annotated[bool, typer.Option("--wait", help="Come back when it is ready.")]
@@ -47,7 +47,7 @@ def get(client: Client, name: Name, as_json: AsJson = False) -> None:
 
 @client_command(endpoints)
 def create(
-    client: Client, name: Name, config: Json, wait: Wait = False, as_json: AsJson = False, timeout: ToWait = None
+    client: Client, name: Name, config: Json = "-", wait: Wait = False, as_json: AsJson = False, timeout: ToWait = None
 ) -> None:
     """Make an endpoint.
 
@@ -64,7 +64,7 @@ def create(
 
 @client_command(endpoints)
 def update(
-    client: Client, name: Name, config: Json, wait: Wait = False, as_json: AsJson = False, timeout: ToWait = None
+    client: Client, name: Name, config: Json = "-", wait: Wait = False, as_json: AsJson = False, timeout: ToWait = None
 ) -> None:
     """Give an endpoint another config; the old one serves until the new one is ready."""
     note_wait(name, wait)
@@ -124,7 +124,7 @@ def tags(
 
 
 @client_command(endpoints)
-def rate_limits(client: Client, name: Name, limits: Json) -> None:
+def rate_limits(client: Client, name: Name, limits: Json = "-") -> None:
     """Replace the rate limits: {"rate_limits": [{"calls": 10, "key": "user", "renewal_period": "minute"}]}."""
     rate_limits = console.load_json(limits).get("rate_limits")
     if not isinstance(rate_limits, list):
@@ -133,7 +133,7 @@ def rate_limits(client: Client, name: Name, limits: Json) -> None:
 
 
 @client_command(endpoints)
-def ai_gateway(client: Client, name: Name, config: Json) -> None:
+def ai_gateway(client: Client, name: Name, config: Json = "-") -> None:
     """Replace the AI gateway's config: rate limits, guardrails, fallbacks, usage tracking."""
     console.write_json(client.endpoints.set_ai_gateway(name, console.load_json(config)))
 

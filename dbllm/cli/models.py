@@ -284,4 +284,7 @@ def predict(
     request = console.load_json(body, rows="dataframe_records")
     known = ("dataframe_records", "dataframe_split", "inputs", "instances", "params")
     forms = {key: request.pop(key) for key in known if key in request}
+    if request and not forms.keys() - {"params"}:
+        one = ", ".join(f'"{name}": …' for name in request)
+        raise ValueError(f"BODY has none of {', '.join(known[:3])} and instances. For one row write [{{{one:.80}}}].")
     console.write_json(_tagged(client, tag).endpoint(name).predict(**forms, extra_body=request), indent=None)

@@ -54,6 +54,15 @@ def pairs_option(help_text: str, metavar: str = "K=V", parser: Callable[[str], P
 class Command(TyperCommand):
     """A command whose help has no type of Python's, and whose usage errors say what to write instead."""
 
+    def say_extra(self, message: str) -> str:
+        """What to say of words that no argument takes."""
+        texts = ("MESSAGE", "PROMPT", "BODY", "JSON")
+        arguments = [each for each in self.params if each.param_type_name == "argument"]
+        if any(each.metavar in texts for each in arguments):
+            return f"{message}. A text with spaces needs quotes."
+        names = " and ".join(str(each.metavar) for each in arguments)
+        return f"{message}. It takes {names or 'options alone'}{' and options' if names else ''}."
+
     def get_params(self, ctx: Any) -> list[Any]:
         parameters: list[Any] = super().get_params(ctx)
         for parameter in parameters:
@@ -88,18 +97,33 @@ class Group(TyperGroup):
             return super().resolve_command(ctx, args)
         except Exception as error:
             message = getattr(error, "message", "")
-            if "No such command" in message and "Did you mean" not in message:
-                error.message = f"{message} There are: {', '.join(self.commands)}."  # type: ignore[attr-defined]
+            if "No such command" in message:
+                error.message = _other_command(self, ctx, args[0]) or message  # type: ignore[attr-defined]
             raise
 
 
-def _explain(error: Any, command: TyperCommand) -> None:
-    from dbllm.cli.words import option_problem  # here: no command needs it that is used rightly
+def _other_command(group: TyperGroup, ctx: Any, name: str) -> str:
+    """What to say of a command that there is not; "" where the parser has said it."""
+    from dbllm.cli.misnomers import other_command
 
-    takes_param = any(each.name == "param" for each in command.params)
+    own = other_command("dbllm" if ctx.parent is None else str(group.name), name)
+    if not own and difflib.get_close_matches(name, group.commands):
+        return ""
+    hint = f"Use {own}." if own else f"There are: {', '.join(group.commands)}."
+    return f"No such command '{name}'. {hint}"
+
+
+def _explain(error: Any, command: Command) -> None:
+    from dbllm.cli.misnomers import other_option  # here: no command needs it that is used rightly
+    from dbllm.cli.words import option_problem
+
+    named = {each.name for each in command.params}
+    takes_param = "param" in named
     message, option = getattr(error, "message", ""), getattr(error, "option_name", None) or ""
     if "extra argument" in message:
-        message += ". A text with spaces needs quotes."
+        message = command.say_extra(message)
+    elif own := other_option(str(command.name), option, of_models=bool(named & {"param", "tag"})):
+        message, error.possibilities = f"No such option: {option}. {own}.", None
     elif option.startswith("--") and takes_param and not _is_near(option, command):
         message += f". A parameter of the model is --param {option[2:].replace('-', '_')}=VALUE."
     error.message = option_problem(error) or message
@@ -137,7 +161,7 @@ def show_calls() -> None:
 
 
 def client_command(
-    app: typer.Typer, name: str | None = None, *, check: Callable[..., None] | None = None
+    app: typer.Typer, name: str | None = None, *, check: Callable[..., None] | None = None, cls: type[Command] = Command
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a function a command of `app`: it gets a client before its own words, and the command gets its options.
 
@@ -169,6 +193,6 @@ def client_command(
             [each.replace(kind=each.KEYWORD_ONLY, annotation=hints[each.name]) for each in parameters]
         )
         command.__annotations__ = {each.name: hints[each.name] for each in parameters}
-        return app.command(name, cls=Command)(command)
+        return app.command(name, cls=cls)(command)
 
     return register

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dbllm.cli import console
-from dbllm.cli.options import AsJson, Group, client_command
+from dbllm.cli.options import AsJson, Command, Group, client_command
 
 if TYPE_CHECKING:
     from dbllm import Client
@@ -56,7 +56,14 @@ def _check_value(string_value: str | None, binary_file: Path | None, **_: object
         raise typer.BadParameter("--string-value and --binary-file were given: it is one or the other.")
 
 
-@client_command(secrets, check=_check_value)
+class _PutSecret(Command):
+    """A command that does not repeat a value which was written where none belongs."""
+
+    def say_extra(self, message: str) -> str:
+        return "Got more than SCOPE and KEY. The value is asked for, piped in, or given by --string-value."
+
+
+@client_command(secrets, check=_check_value, cls=_PutSecret)
 def put_secret(
     client: Client,
     scope: Scope,

@@ -50,7 +50,7 @@ def get_service(client: Client, name: Name, providers: Providers = False) -> Non
 
 @client_command(services, "create")
 def create_service(
-    client: Client, name: Name, config: Json, comment: Comment = None, providers: Providers = False
+    client: Client, name: Name, config: Json = "-", comment: Comment = None, providers: Providers = False
 ) -> None:
     """Make a model service with this config. A provider's key stands in it by secret_reference only."""
     console.write_json(_of(client, providers).create(name, console.load_json(config), comment=comment))
@@ -60,13 +60,18 @@ def create_service(
 def update_service(
     client: Client,
     name: Name,
-    config: Annotated[str | None, typer.Argument(metavar="JSON", help="As for create.")] = None,
+    config: Annotated[
+        str | None,
+        typer.Argument(metavar="JSON", help="As for create; may be left out beside --comment.", show_default="-"),
+    ] = None,
     comment: Comment = None,
     mask: Annotated[list[str] | None, typer.Option(help="A field to change; may be repeated.")] = None,
     etag: Etag = None,
     providers: Providers = False,
 ) -> None:
     """Change the config or the comment of a model service, or the fields that --mask names."""
+    if config is None and comment is None and not mask:
+        config = "-"
     read = None if config is None else console.load_json(config)
     changed = _of(client, providers).update(name, read, comment=comment, update_mask=mask or None, etag=etag)
     console.write_json(changed)

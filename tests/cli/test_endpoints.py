@@ -96,16 +96,32 @@ class TestLooking:
 
 
 class TestMaking:
-    @pytest.mark.parametrize("how", ["argument", "file", "stdin", "whole request"])
-    def test_the_config_comes_in_four_ways(self, run: Any, rest: respx.MockRouter, tmp_path: Path, how: str) -> None:
+    @pytest.mark.parametrize("how", ["argument", "file", "stdin", "pipe", "whole request"])
+    def test_the_config_comes_in_five_ways(self, run: Any, rest: respx.MockRouter, tmp_path: Path, how: str) -> None:
         route = rest.post(ALL).respond(json=BUSY)
         text = json.dumps({"config": CONFIG, "description": "d"} if how == "whole request" else CONFIG)
         (tmp_path / "config.json").write_text(text)
         given = {"file": f"@{tmp_path / 'config.json'}", "stdin": "-"}.get(how, text)
-        ended = run("endpoints", "create", "my-chat", given, stdin=text.encode())
+        words = () if how == "pipe" else (given,)
+        ended = run("endpoints", "create", "my-chat", *words, stdin=text.encode())
         assert (ended.status, ended.err) == (0, "")
         expected = {"name": "my-chat", "config": CONFIG}
         assert body(route) == {**expected, "description": "d"} if how == "whole request" else expected
+
+    def test_each_command_that_takes_json_reads_a_pipe(self, run: Any, rest: respx.MockRouter) -> None:
+        limits = {"rate_limits": [{"calls": 10, "key": "user", "renewal_period": "minute"}]}
+        rest.get(ONE).respond(json=ENDPOINT)
+        for command, path, sent in (
+            ("update", "config", CONFIG),
+            ("rate-limits", "rate-limits", limits),
+            ("ai-gateway", "ai-gateway", limits),
+        ):
+            route = rest.put(f"{ONE}/{path}").respond(json=ENDPOINT)
+            ended = run("endpoints", command, "my-chat", stdin=json.dumps(sent).encode())
+            assert (ended.status, ended.err, body(route)) == (0, "", sent), command
+            ended = run("endpoints", command, "my-chat", stdin=b"")
+            assert (ended.status, ended.err.count("\n"), route.call_count) == (1, 1, 1), command
+            assert "the standard input is empty" in ended.err
 
     def test_it_can_wait_until_the_endpoint_is_ready(self, run: Any, rest: respx.MockRouter) -> None:
         rest.post(ALL).respond(json=ENDPOINT)

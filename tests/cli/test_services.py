@@ -38,6 +38,10 @@ def test_services_are_listed_shown_made_changed_granted_and_deleted(run: Any, re
     assert json.loads(made.calls[0].request.content) == {"config": {"routing": {}}, "comment": "c"}
     assert run("services", "update", "main.ml.chat", "--comment", "d", "--etag", "e").status == 0
     assert dict(changed.calls[0].request.url.params) == {"update_mask": "comment", "etag": "e"}
+    assert run("services", "create", "main.ml.chat", stdin=b'{"routing": {"a": 1}}').status == 0
+    assert json.loads(made.calls[1].request.content) == {"config": {"routing": {"a": 1}}}
+    assert run("services", "update", "main.ml.chat", stdin=b'{"routing": {}}').status == 0
+    assert json.loads(changed.calls[1].request.content)["config"] == {"routing": {}}
     assert run("services", "grants", "main.ml.chat", "--grant", "team", "--revoke", "old").out == "team\tEXECUTE\n"
     assert [json.loads(call.request.content)["changes"][0]["principal"] for call in granted.calls] == ["team", "old"]
     assert run("services", "delete", "main.ml.chat").status == 0

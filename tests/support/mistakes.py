@@ -672,6 +672,11 @@ KEYWORDS: dict[str, Row] = {
     "chat(output_format=)": _call("chat", "hi", output_format=Weather),
     "chat(response_format=) of a class": _call("chat", "hi", response_format=Weather),
     "chat(temprature=)": _call("chat", "hi", temprature=0.1),
+    "chat(stram=)": _call("chat", "hi", stram=True),
+    "chat(streaming=)": _call("chat", "hi", streaming=True),
+    "chat(max_length=)": _call("chat", "hi", max_length=5),
+    "chat(json_schema=)": _call("chat", "hi", json_schema={}),
+    "complete(extra_header=) of a custom model": _call("complete", "hi", of="rows", extra_header={"a": "b"}),
     "chat(num_retries=)": _call("chat", "hi", num_retries=2),
     "respond(max_tokens=)": _call("respond", "hi", max_tokens=5),
     "embed(chunk_size=)": _call("embed", ["hi"], of="vectors", chunk_size=5),
@@ -684,6 +689,11 @@ KEYWORDS: dict[str, Row] = {
     "complete(messages=)": _call("complete", messages=[{"role": "user", "content": "hi"}]),
     "respond(messages=)": _call("respond", messages="hi"),
     "embed(texts=)": _call("embed", of="vectors", texts=["hi"]),
+    "embed(text=)": _call("embed", of="vectors", text="hi"),
+    "chat(message=)": _call("chat", message="hi"),
+    "complete(text=)": _call("complete", text="hi"),
+    "complete(question=)": _call("complete", question="hi"),
+    "respond(query=)": _call("respond", query="hi"),
     "predict(dataframe=)": _call("predict", of="rows", dataframe=[]),
     "predict(temperature=)": _call("predict", [{"a": 1}], of="rows", temperature=0.1),
     "predict(data, params)": _call("predict", [{"a": 1}], {"n": 1}, of="rows"),
@@ -696,6 +706,9 @@ KEYWORDS: dict[str, Row] = {
     "endpoints.update_config() of None": lambda w: w.here().endpoints.update_config("chat", None),
     "dbllm.OpenAIError": lambda w: getattr(dbllm, "OpenAIError"),  # noqa: B009
     "dbllm.HumanMessage": lambda w: getattr(dbllm, "HumanMessage"),  # noqa: B009
+    "dbllm.connect": lambda w: getattr(dbllm, "connect"),  # noqa: B009
+    "dbllm.exceptions": lambda w: getattr(dbllm, "exceptions"),  # noqa: B009
+    "dbllm.Conversation": lambda w: getattr(dbllm, "Conversation"),  # noqa: B009
     "dbllm.api_key": lambda w: getattr(dbllm, "api_key"),  # noqa: B009
     "request(data=)": _request("POST", "/api/2.0/x", data={}),
     "request(body=)": _request("POST", "/api/2.0/x", body={}),
