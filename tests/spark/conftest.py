@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ pytest.importorskip("pyspark", reason="the extra `spark` is not installed: `nox 
 import pyspark
 
 import dbllm
+from dbllm import ConfigError
 from dbllm.spark import java_home
 from dbllm.testing import FaultServer, fault_server
 
@@ -22,10 +24,27 @@ CONNECT = os.environ.get("DBLLM_SPARK") == "connect"
 LONG = bool(os.environ.get("DBLLM_SPARK_LONG"))
 MAIN = not CONNECT and not pyspark.__version__.startswith("3.")
 """Classic PySpark 4: what depends on the worker alone is measured at length here, and briefly in the other two."""
+OF_DBLLM = pytest.mark.skipif(
+    not (MAIN or LONG), reason="in a worker dbllm does this alone, so classic PySpark 4 shows it for all"
+)
+OF_WORKERS = pytest.mark.skipif(
+    CONNECT and not LONG, reason="Spark Connect has the workers of classic PySpark 4, which shows it"
+)
 SLOTS = 2
+ATTEMPTS = 25 if LONG else 2
+"""How often a task may fail. Each attempt that fails ends its Python worker, so these are what failures cost here."""
 DAEMON = "tests.spark.daemon"
 CANARY = "dapi-canary-0123456789abcdef"
 TOKEN_VARIABLE = "SPARK_WORKERS_TOKEN"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def java() -> Path:
+    """Without a Java nothing here can be tested: one sentence ends the run, and it fails."""
+    try:
+        return java_home()
+    except ConfigError as error:
+        pytest.exit(str(error), returncode=1)
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +54,7 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def spark(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def spark(java: Path, events: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A session with two slots. Its workers find a credential in an environment variable of their own."""
     from pyspark.sql import SparkSession
 
@@ -53,17 +72,19 @@ def spark(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
         "spark.sql.shuffle.partitions": str(SLOTS),
         "spark.ui.showConsoleProgress": "false",
     }
-    os.environ["JAVA_HOME"] = str(java_home())
+    if not LONG:  # Java's second compiler pays in the long run alone, and two cores have no use for more collectors
+        settings["spark.driver.extraJavaOptions"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    os.environ["JAVA_HOME"] = str(java)
     os.environ["PYSPARK_PYTHON"] = sys.executable
     # Workers have the dbllm of these tests, and what a test defines itself.
     os.environ["PYTHONPATH"] = os.pathsep.join(
         str(Path(file).parents[up]) for file, up in ((dbllm.__file__, 1), (__file__, 2))
     )
     os.environ["PYSPARK_SUBMIT_ARGS"] = " ".join(
-        [*(f"--conf {name}={value}" for name, value in settings.items()), "pyspark-shell"]
+        [*(f"--conf {shlex.quote(f'{name}={value}')}" for name, value in settings.items()), "pyspark-shell"]
     )
     os.environ[TOKEN_VARIABLE] = CANARY
-    master = f"local[{SLOTS},{25 if LONG else 4}]"  # a task may fail so often
+    master = f"local[{SLOTS},{ATTEMPTS}]"
     if CONNECT:
         os.environ["SPARK_LOCAL_REMOTE"] = "1"
         session = SparkSession.builder.remote(master).getOrCreate()

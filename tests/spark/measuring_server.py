@@ -1,7 +1,7 @@
 """A chat endpoint that counts what a whole job does to it: how many calls at once, when each came, and its tokens.
 
 The answer repeats the prompt, and has half of the tokens that it may. A prompt may say how long its answer takes: "…
-after 60 s".
+after 60 s"; or that it comes when so many calls have come: "… after 500 calls".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from typing import Any
 
-_AFTER = re.compile(r"after ([\d.]+) s")
+_AFTER = re.compile(r"after ([\d.]+) (s|calls)\b")
 
 
 class MeasuringServer:
@@ -31,6 +31,7 @@ class MeasuringServer:
         self.input_tokens: list[int] = []  # of each call, in the order in which they came
         self.output_tokens: list[int] = []
         self.prompts: Counter[str] = Counter()
+        self.waited_in_vain = False
 
     @property
     def calls(self) -> int:
@@ -98,6 +99,13 @@ class MeasuringServer:
             self._tasks.discard(task)
             writer.close()
 
+    async def _until(self, calls: int, most_seconds: float = 60.0) -> None:
+        """Wait for calls that others make; where they wait for this one, it says so in the end."""
+        end = time.monotonic() + most_seconds
+        while self.calls < calls and not self.waited_in_vain:
+            await asyncio.sleep(0.02)
+            self.waited_in_vain = time.monotonic() > end
+
     async def _answer(self, prompt: str, max_tokens: int) -> dict[str, Any]:
         given, made = len(prompt) // 4 + 1, max_tokens // 2
         self.came.append(time.monotonic())
@@ -108,7 +116,10 @@ class MeasuringServer:
         self.most_at_once = max(self.most_at_once, self.running)
         try:
             after = _AFTER.search(prompt)
-            await asyncio.sleep(float(after[1]) if after else self.latency)
+            if after and after[2] == "calls":
+                await self._until(int(after[1]))
+            else:
+                await asyncio.sleep(float(after[1]) if after else self.latency)
         finally:
             self.running -= 1
         message = {"role": "assistant", "content": prompt}
