@@ -24,10 +24,10 @@ def main() -> None:
     from pyspark.sql import SparkSession
 
     spark = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
-    rows = spark.range(ROWS).selectExpr("id", "concat('What is ', id % 50, ' years old?') AS text")
+    rows = spark.range(ROWS).selectExpr("id", "concat('What is ', id div 10, ' years old?') AS text")
 
     with tempfile.TemporaryDirectory() as ledger:
-        options = {"params": {"max_tokens": 4, "temperature": 0}, "concurrency": 4}
+        options = {"params": {"max_tokens": 3, "temperature": 0}, "concurrency": 4}
         answers = chat(rows, "smollm2-chat", prompt="text", ledger=ledger, key="id", **options)
         answers.selectExpr("id", "result.output", "result.usage.output_tokens", "result.error").show(5, truncate=False)
         print("answered:", answers.where("result.error IS NULL").count())  # the ledger has them: nothing is paid again
