@@ -143,14 +143,14 @@ def test_workers_that_are_killed_cost_no_more_than_what_was_under_way(spark: Any
         thread = threading.Thread(target=lambda: found.extend(answers.collect()))
         thread.start()
         killed = 0
-        first: list[int] = []
+        assert wait_until(lambda: server.calls > 0 and len(python_workers()) >= SLOTS)
+        first = set(python_workers())
         for kill in range(kills):
             if not wait_until(lambda goal=server.calls + number // (2 * kills): server.calls >= goal):
                 break
             workers = list(python_workers())
-            first = first or workers
             if workers and thread.is_alive():
-                # In the short form a task may fail once: each kill hits a worker, and so a task, that had none yet.
+                # In the short form a task may fail once: each kill hits one of the first workers, so another task.
                 victims = workers if LONG else [one for one in workers if one in first]
                 os.kill(victims[kill % len(victims)], signal.SIGKILL)
                 killed += 1
