@@ -32,6 +32,8 @@ class MeasuringServer:
         self.output_tokens: list[int] = []
         self.prompts: Counter[str] = Counter()
         self.waited_in_vain = False
+        self.hold_from: int | None = None  # the number of the first call whose answer waits until this is another
+        self.held = 0
 
     @property
     def calls(self) -> int:
@@ -99,6 +101,14 @@ class MeasuringServer:
             self._tasks.discard(task)
             writer.close()
 
+    async def _while_held(self, number: int) -> None:
+        self.held += 1
+        try:
+            while self.hold_from is not None and number >= self.hold_from:  # noqa: ASYNC110 - another thread sets it
+                await asyncio.sleep(0.02)
+        finally:
+            self.held -= 1
+
     async def _until(self, calls: int, most_seconds: float = 60.0) -> None:
         """Wait for calls that others make; where they wait for this one, it says so in the end."""
         end = time.monotonic() + most_seconds
@@ -112,9 +122,12 @@ class MeasuringServer:
         self.input_tokens.append(given)
         self.output_tokens.append(made)
         self.prompts[prompt] += 1
+        number = self.calls
         self.running += 1
         self.most_at_once = max(self.most_at_once, self.running)
         try:
+            if self.hold_from is not None and number >= self.hold_from:
+                await self._while_held(number)
             after = _AFTER.search(prompt)
             if after and after[2] == "calls":
                 await self._until(int(after[1]))
