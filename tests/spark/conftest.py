@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,8 @@ def spark(java: Path, events: Path, tmp_path_factory: pytest.TempPathFactory) ->
     }
     if not LONG:  # Java's second compiler pays in the long run alone, and two cores have no use for more collectors
         settings["spark.driver.extraJavaOptions"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    if CONNECT:
+        settings["spark.connect.grpc.binding.port"] = str(_free_port_of_connect())
     os.environ["JAVA_HOME"] = str(java)
     os.environ["PYSPARK_PYTHON"] = sys.executable
     # Workers have the dbllm of these tests, and what a test defines itself.
@@ -92,6 +95,17 @@ def spark(java: Path, events: Path, tmp_path_factory: pytest.TempPathFactory) ->
         session = SparkSession.builder.master(master).getOrCreate()
     yield session
     session.stop()
+
+
+def _free_port_of_connect() -> int:
+    """A port for a server of these tests alone: PySpark would have each of them on the same one."""
+    from pyspark.sql.connect.client.core import DefaultChannelBuilder
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    DefaultChannelBuilder.default_port = staticmethod(lambda: port)
+    return port
 
 
 @pytest.fixture(scope="session")
