@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from dbllm import AsyncClient, ConfigError, Limits, Retry, bulk
 from dbllm._transport.limits import Cost, RateLimiter
 from dbllm.spark import LedgerError, chat, complete, embed, predict, register, respond
-from dbllm.spark.worker import use_up_burst
+from dbllm.spark.worker import rows_of_retry, use_up_burst
 from dbllm.testing import SAFE_FAULTS, FaultServer
 
 from .conftest import CANARY, CONNECT, DAEMON, LONG, MAIN, OF_DBLLM, OF_WORKERS, SLOTS, TOKEN_VARIABLE
@@ -394,6 +394,15 @@ def test_a_failure_downstream_ends_the_calls_in_every_attempt_of_the_task(
             assert 10 <= server.calls <= allowed, kind
 
 
+def test_what_fails_downstream_again_and_again_costs_less_each_time() -> None:
+    for attempts in (2, 4, 25):  # Spark makes four, and others where spark.task.maxFailures says so
+        sent = [WINDOW // SLOTS, *(rows_of_retry(WINDOW // SLOTS, attempt) for attempt in range(1, attempts))]
+        assert sent == sorted(sent, reverse=True)
+        assert min(sent) >= 1
+        assert SLOTS * sum(sent) <= ALLOWED
+    assert rows_of_retry(3, 1) == 3
+
+
 def test_a_job_that_is_cancelled_pays_little_more_and_nothing_stays_open(spark: Any, workers: Workers) -> None:
     with MeasuringServer(latency=0.1) as server:
         register(spark, "ask_many", "m", verb="chat", **in_workers(server))
@@ -473,6 +482,7 @@ def test_with_a_ledger_only_what_is_missing_is_called(
         more = chat(table(spark, number + number // 20), "m", **options, **key).collect()
         assert server.report().executions == number + number // 20
         assert outputs(more) == {place: f"Say row {place}" for place in range(number + number // 20)}
+        print(f"S5: {number} rows, key {key}: 0 calls in a second action; {number // 20} new rows, as many calls")
     server.clear()
     chat(table(spark, 20), "m", **{**options, "prompt": "Tell {text}"}).collect()
     assert server.report().executions == 20  # another prompt is another question
