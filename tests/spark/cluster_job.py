@@ -1,6 +1,7 @@
 """A job on a cluster, as a program of its own: each row with what was answered, a line of JSON.
 
-`cluster_job.py MASTER HOST ROWS CONCURRENCY LEDGER`: one executor for each core, which may be killed while it runs.
+`cluster_job.py MASTER HOST ROWS CONCURRENCY TASKS [LEDGER]`: on a cluster there is one executor for each core, which
+may be killed while it runs. With a ledger the rows are printed by a second action, too.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ SETTINGS = {
 }
 
 
-def main(master: str, host: str, number: int, concurrency: int, ledger: str) -> None:
+def main(master: str, host: str, number: str, concurrency: str, tasks: str, ledger: str | None = None) -> None:
     builder = SparkSession.builder.master(master)
     for name, value in SETTINGS.items():
         builder = builder.config(name, value)
     spark = builder.getOrCreate()
-    rows = spark.range(number).selectExpr("id", "concat('row ', id) as text")
-    limits = {"concurrency": concurrency, "tasks": 2}
+    rows = spark.range(int(number)).selectExpr("id", "concat('row ', id) as text")
+    limits = {"concurrency": int(concurrency), "tasks": int(tasks)}
     where = {"host": host, "credential": "env:SPARK_WORKERS_TOKEN"}
     answers = chat(rows, "m", prompt="Say {text}", ledger=ledger, key="id", **limits, **where)
-    for _ in range(2):  # the second action pays nothing
+    for _ in range(2 if ledger else 1):
         print(json.dumps({row["id"]: row["result"]["output"] for row in answers.collect()}), flush=True)
     spark.stop()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    main(*sys.argv[1:])

@@ -1,5 +1,7 @@
-"""Executors that are killed. `local[…]` has none, and `local-cluster[…]` does not start from the package; a master and
-a worker of Spark's own do, on this machine, and give each job its executors.
+"""What takes a Spark of its own: executors that are killed, and more tasks at once than the other tests have.
+
+`local[…]` has no executors, and `local-cluster[…]` does not start from the package; a master and a worker of Spark
+itself do, on this machine, and give each job its executors.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from .test_table import wait_until
 
 HOME = Path(pyspark.__file__).parent
 ROOT = Path(__file__).parents[2]
+JOB = (sys.executable, "-m", "tests.spark.cluster_job")
 DEPLOY = "org.apache.spark.deploy"
 OF_THE_TEST_SESSION = ("SPARK_LOCAL_REMOTE", "SPARK_REMOTE", "PYSPARK_SUBMIT_ARGS", "PYSPARK_GATEWAY_PORT")
 
@@ -115,8 +118,8 @@ def executors() -> list[int]:
 def test_executors_that_are_killed_cost_no_more_than_what_was_under_way(master: str, tmp_path: Path) -> None:
     kills, number, concurrency = 3, 4000, 16
     with MeasuringServer(latency=0.05) as server:
-        words = (master, server.host, str(number), str(concurrency), str(tmp_path / "ledger"))
-        job = Program(tmp_path / "job.log", sys.executable, "-m", "tests.spark.cluster_job", *words)
+        words = (master, server.host, str(number), str(concurrency), "2", str(tmp_path / "ledger"))
+        job = Program(tmp_path / "job.log", *JOB, *words)
         with job:
             left_behind: set[int] = set()
             for kill in range(kills):
@@ -136,3 +139,19 @@ def test_executors_that_are_killed_cost_no_more_than_what_was_under_way(master: 
         first, second = (json.loads(line) for line in job.log.read_text().splitlines() if line.startswith('{"'))
         assert first == second == {str(place): f"Say row {place}" for place in range(number)}
         assert 0 <= again <= allowed
+
+
+@pytest.mark.speed
+@pytest.mark.skipif(CONNECT, reason="what bounds it is the worker, which is the same")
+def test_more_tasks_do_more(tmp_path: Path) -> None:
+    each, rates = 400 if LONG else 200, []
+    with MeasuringServer(latency=0.5) as server:
+        for tasks in (1, 4):
+            server.clear()
+            words = ("local[4]", server.host, str(each * tasks), str(8 * tasks), str(tasks))
+            with Program(tmp_path / f"{tasks}.log", *JOB, *words) as job:
+                job.process.wait(300)
+            assert server.calls == each * tasks, job.log.read_text()[-3000:]
+            rates.append(server.calls / (server.seconds() + server.latency))
+    print(f"S8: {rates[0]:.1f} rows in a second with 1 task, {rates[1]:.1f} with 4: {rates[1] / rates[0]:.2f} times")
+    assert rates[1] >= 3 * rates[0]

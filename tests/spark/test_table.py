@@ -519,7 +519,7 @@ def test_a_damaged_segment_costs_its_rows_and_no_more(
     assert 300 < server.report().executions <= 700
 
 
-# --- S6, S7, S8 -------------------------------------------------------------------------------------------------------
+# --- S6, S7; S8 is in test_cluster.py ---------------------------------------------------------------------------------
 
 
 @OF_WORKERS
@@ -549,34 +549,16 @@ def test_a_worker_needs_little_memory(spark: Any) -> None:
         )
         thread = threading.Thread(target=lambda: answers.write.format("noop").mode("overwrite").save())
         thread.start()
+        said = 0
         while thread.is_alive():
             most = max([most, *python_workers().values()])
             time.sleep(0.1)
+            if server.calls // 100_000 > said:
+                said = server.calls // 100_000
+                print(f"S7: after {server.calls} calls a worker had {most // 1024} MB", flush=True)
         print(f"S7: {number} rows of 4 KB, {server.calls} calls; a worker had {most // 1024} MB")
         assert server.calls == number
     assert 0 < most <= 300 * 1024
-
-
-@pytest.mark.speed
-def test_more_tasks_do_more(spark: Any) -> None:
-    rates = []
-    with MeasuringServer(latency=0.5) as server:
-        for tasks in (1, 4):
-            server.clear()
-            list(
-                chat(
-                    table(spark, 200 * tasks),
-                    "m",
-                    prompt="Say {text}",
-                    tasks=tasks,
-                    concurrency=8 * tasks,
-                    host=server.host,
-                    credential=f"env:{TOKEN_VARIABLE}",
-                ).collect()
-            )
-            rates.append(server.calls / (max(server.came) - min(server.came) + 0.5))
-    print(f"S8: {rates[0]:.0f} and {rates[1]:.0f} rows in a second")
-    assert rates[1] >= 3 * rates[0]
 
 
 # --- S9, S10 ----------------------------------------------------------------------------------------------------------
