@@ -4,7 +4,9 @@ Three things are told apart. *Overload*: the server turns requests away; no more
 that ends the losses, this is the limit. Losses that go on whatever the number are the server's noise. *Plateau*: more
 calls at once bring no more answers in a second, because the server queues them: the limit goes back. *Quota*: the
 server turns requests away even when nothing runs; then one request tries from time to time, and once it is answered the
-starts are spread over time at the rate that was served before. Latency is never a signal: it grows with the answers.
+starts are spread over time at the rate that was served before. Where noise is known, it takes more refusals in a row to
+be a quota; and where the losses go on at half of the rate, it was none. Latency is never a signal: it grows with the
+answers.
 """
 
 from __future__ import annotations
