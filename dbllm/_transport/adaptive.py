@@ -4,12 +4,15 @@ Three things are told apart. *Overload*: the server turns requests away; no more
 that ends the losses, this is the limit. Losses that go on whatever the number are the server's noise. *Plateau*: more
 calls at once bring no more answers in a second, because the server queues them: the limit goes back. *Quota*: the
 server turns requests away even when nothing runs; then one request tries from time to time, and once it is answered the
-starts are spread over time at the rate that was served before. Latency is never a signal: it grows with the answers.
+starts are spread over time at the rate that was served before. Where noise is known, it takes more refusals in a row to
+be a quota; and where the losses go on at half of the rate, it was none. Latency is never a signal: it grows with the
+answers.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from math import log
 from typing import Literal
 
 Outcome = Literal["ok", "lost", "other"]
@@ -21,8 +24,9 @@ HOLD = (4.0, 12.0)  # seconds between probes, at first and at most
 BLOCKED = (0.25, 4.0)  # seconds between the tries while everything is turned away, at first and at most
 BURST = 0.1  # seconds whose starts a learned rate lets through at once
 MINUTE = 60.0
-REFUSALS = 3  # in a row, and nothing else is running: then it is not the number at once
-CUTS = 15  # of a learned rate in a row: then it is not the rate
+REFUSALS = 3  # in a row, at the least, and nothing else is running: then it is not the number at once
+CHANCE = 1e-5  # that so many in a row are noise
+LEAST_RATE = 0.5  # of the highest that a learned rate was: losses that go on below are not the rate's
 SHORT = 2.0  # seconds: how long a block lasts at most where a rate is filled all the time
 CERTAIN = 3.0  # standard deviations by which losses must be more before the cap than after it
 MEMORY = 0.7  # of what earlier windows saw of losses: small ones add up
@@ -65,7 +69,8 @@ class AdaptiveConcurrency(FixedConcurrency):
         self._capped_at = 0.0
         self._latency = 0.0
         self._unlost = self._limit  # the limit of the last window without an overload
-        self._refusals = self._cuts = 0  # in a row
+        self._refusals = 0  # in a row
+        self._noise = 0.0  # the share that is lost under a cap or a rate
         self._opens_at: float | None = None  # when the counting of this window begins
         self._ok = self._peak = 0
         self._ended, self._losses = [0, 0], [0, 0]  # calls and losses until the cap had its effect, and after
@@ -78,6 +83,7 @@ class AdaptiveConcurrency(FixedConcurrency):
         self._pause, self._blocked_until = 0.0, 0.0  # a pause above 0: everything is turned away
         self._rate: float | None = None  # starts in a second, where there is a quota
         self._rate_at = self._next_start = self._blocked_at = 0.0
+        self._highest_rate = 0.0
         self._growth = RATE_GROWTH[1]
         self._began: float | None = None
         self._opened, self._taken = 0.0, 0  # when it was last blocked no longer, and what was taken since
@@ -132,18 +138,16 @@ class AdaptiveConcurrency(FixedConcurrency):
 
     def _lost(self, now: float, running: int) -> None:
         self._refusals += 1
-        if self._pause or (running == 0 and self._refusals >= REFUSALS):
+        many = self._refusals - self._refusals_of_noise()
+        if self._pause or (running == 0 and many >= 0):
             self._block(now)
             return
         if self._rate is not None:  # the starts came too fast
+            self._losses[0] += 1
             if now - self._rate_at > 1.0:
-                self._cuts += 1
-                less = 0.95 if self._growth == RATE_GROWTH[1] else 0.5
-                self._growth = RATE_GROWTH[1]
-                self._rate, self._rate_at = (less * self._rate if self._cuts < CUTS else None), now
-                self._next_start = now + BLOCKED[0]
-            if self._refusals >= REFUSALS:  # most likely all that come are turned away
-                self._next_start = max(self._next_start, now + BLOCKED[0] * (self._refusals - REFUSALS + 1))
+                self._cut_rate(now, self._rate, few=many < 0)
+            if many >= 0:  # most likely all that come are turned away
+                self._next_start = max(self._next_start, now + BLOCKED[0] * (many + 1))
             return
         if self._cap is None:
             self._cap, self._capped_at = max(1, running), now
@@ -152,7 +156,7 @@ class AdaptiveConcurrency(FixedConcurrency):
         if not late:
             self._cap = max(1, min(self._cap, running))
             self._rooms.append(running)
-        elif self._losses[1] > 4 and self._losses[1] > 0.3 * self._ended[1]:  # it has become still less
+        elif self._losses[1] > 4 and self._losses[1] > (0.3 + self._noise) * self._ended[1]:  # it has become still less
             self._capped_at = now
             self._ended, self._losses = [sum(self._ended), 0], [sum(self._losses), 0]
 
@@ -177,7 +181,20 @@ class AdaptiveConcurrency(FixedConcurrency):
         self._rate = max(self._recent_rate(now) if filled else served, 0.1)
         self._opened, self._taken = now, 0
         self._rate_at = self._next_start = now
+        self._highest_rate = 0.0
         self._open_window(now + self._latency)
+
+    def _cut_rate(self, now: float, rate: float, *, few: bool) -> None:
+        """A loss although the rate was kept; `few` in a row."""
+        rate *= 0.95 if self._growth == RATE_GROWTH[1] else 0.5
+        self._growth = RATE_GROWTH[1]
+        self._highest_rate = max(self._highest_rate, rate)
+        self._rate = None if few and rate < LEAST_RATE * self._highest_rate else rate
+        self._rate_at, self._next_start = now, now + BLOCKED[0]
+
+    def _refusals_of_noise(self) -> int:
+        """How many losses in a row may well be noise."""
+        return max(REFUSALS, int(log(CHANCE) / log(min(max(self._noise, CHANCE), 0.5))))
 
     def _count_taken(self, now: float) -> None:
         self._taken += 1
@@ -196,7 +213,6 @@ class AdaptiveConcurrency(FixedConcurrency):
     def _adapt_rate(self, now: float, goodput: float) -> None:
         """A learned rate grows while it is what holds the calls back."""
         if self._rate is not None and now > self._rate_at:
-            self._cuts = 0
             if goodput > 0.5 * self._rate:
                 self._rate *= self._growth ** (now - self._rate_at)
             self._rate_at = now
@@ -233,6 +249,8 @@ class AdaptiveConcurrency(FixedConcurrency):
     def _close_window(self, now: float, goodput: float) -> None:
         """Decide the next window's limit by what came of this one."""
         self._adapt_rate(now, goodput)
+        late = self._cap is not None
+        self._noise += (self._losses[late] / max(1, self._ended[late]) - self._noise) * 0.5
         if (room := self._overload()) is not None:
             self._limit, self._standing = room, None
             self._forget_losses()

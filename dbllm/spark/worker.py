@@ -43,7 +43,7 @@ YIELD_ROWS = 200  # of all tasks together: so many answers wait at the most unti
 FEWEST_YIELD_ROWS = 8
 YIELD_SECONDS = (0.05, 1.0)  # how long a ready row waits for others: little at first, so that a `limit` costs little
 FIRST_LOOK_SECONDS = 0.2  # after the first rows: a `limit` may have enough of them, or what follows may fail
-RETRY_ROWS = 8  # sent first by a task that is tried again: what follows may fail again
+RETRY_ROWS = 8  # sent first by a task that is tried again: what follows may fail again; half of them the next time
 HEARTBEAT_SECONDS = 1.0
 IDLE_SECONDS = 2.0
 STOP_SECONDS = 5.0
@@ -245,6 +245,11 @@ def use_up_burst(limiter: RateLimiter, now: float) -> None:
         limiter.reserve(Cost(0, 1), now)
 
 
+def rows_of_retry(window: int, attempt: int) -> int:
+    """How many rows an attempt sends before any has left: all attempts together few, however often Spark tries."""
+    return min(window, max(1, RETRY_ROWS >> (attempt - 1)))
+
+
 class TaskRun:
     """A context: the rows of one task, with the worker's state around them, and the pipe by which they leave.
 
@@ -265,7 +270,7 @@ class TaskRun:
         window = plan.share.concurrency(self.partition)
         self._later_ahead = None if in_order else window + self.yield_rows
         first = None if in_order else window
-        self._ahead = min(window, RETRY_ROWS) if self.attempt else first
+        self._ahead = rows_of_retry(window, self.attempt) if self.attempt else first
 
     def __enter__(self) -> TaskRun:
         self._state = acquire_state(self._plan)

@@ -19,18 +19,26 @@ import trio.testing
 from support.bulk_models import CapacityStep, HardLimit, Model, Noisy, Queueing, RandomRefusals, TokenBucket, TokenQuota
 
 from dbllm import Limits, bulk
+from dbllm._transport.adaptive import AdaptiveConcurrency
 
 SWEEP = bool(os.environ.get("DBLLM_BULK_SWEEP"))
 
 
 def play(
-    make: Callable[[], Model], until: float, concurrency: int | None = None, limits: Limits | None = None, seed: int = 0
+    make: Callable[[], Model],
+    until: float,
+    concurrency: int | AdaptiveConcurrency | None = None,
+    limits: Limits | None = None,
+    seed: int = 0,
 ) -> Any:
     """A job without end on such a server, for some seconds of a clock that costs no time."""
+    number = None if isinstance(concurrency, AdaptiveConcurrency) else concurrency
 
     async def main() -> Model:
         model: Any = make()
-        rows = bulk.rows(model, (f"p{n}" for n in itertools.count()), concurrency=concurrency, limits=limits)
+        rows = bulk.rows(model, (f"p{n}" for n in itertools.count()), concurrency=number, limits=limits)
+        if isinstance(concurrency, AdaptiveConcurrency):
+            rows._scheduler.concurrency = concurrency  # as a task of Spark, whose share of the calls is small
         with anyio.move_on_after(until):
             async for row in rows:
                 model.errors += row.error is not None
@@ -90,6 +98,22 @@ def test_a_quota_of_a_minute_that_nobody_tells_is_used_as_soon_as_it_is_filled_a
         print(f"{quota} tokens a minute, answers by each half minute: {found}, by the best fixed number {best}")
         assert all(mine >= 0.9 * theirs for mine, theirs in zip(found, best, strict=True))
         assert model.errors == 0
+
+
+def test_few_calls_at_once_go_on_though_many_are_turned_away_at_random() -> None:
+    """Some refusals in a row look like a quota; what is learned of it must not slow the job down for ever."""
+    slow = []
+    for share, most, seed in itertools.product((0.15, 0.2, 0.3), (2, 8), range(6 if SWEEP else 3)):
+
+        def make(share: float = share, seed: int = seed) -> Model:
+            return RandomRefusals(1000, seed, share=share, seconds=0.3)
+
+        best = most * (1 - share) / 0.3  # none waits
+        found = rate(play(make, 180, AdaptiveConcurrency(most, most), seed=seed).answered, 90, 180)
+        print(f"{share:.0%} turned away, {most} at once: {found:.1f} of {best:.1f} answers a second")
+        if found < 0.4 * best:
+            slow.append((share, most, seed, found, best))
+    assert not slow
 
 
 def test_a_capacity_that_falls_to_a_quarter_is_followed_at_once_and_its_return_within_half_a_minute() -> None:

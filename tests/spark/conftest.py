@@ -124,5 +124,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The first action of a Spark takes half a minute where the machine is busy; its libraries warn of their own."""
     for item in items:
         if "tests/spark" in item.path.as_posix():
-            item.add_marker(pytest.mark.timeout(600))
+            item.add_marker(pytest.mark.timeout(7200 if LONG else 600))
             item.add_marker(pytest.mark.filterwarnings("default"))

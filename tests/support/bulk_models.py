@@ -104,16 +104,18 @@ class Noisy(Queueing):
 
 
 class RandomRefusals(Queueing):
-    """One request in twenty is a 429 at once, whatever the load; with `hard`, so are those over the limit."""
+    """A share of the requests is a 429 at once, whatever the load; with `hard`, so are those over the limit."""
 
-    def __init__(self, limit: int = 48, seed: int = 3, *, hard: bool = False) -> None:
-        super().__init__(limit)
-        self.limit, self.hard, self.random = limit, hard, random.Random(seed)
+    def __init__(
+        self, limit: int = 48, seed: int = 3, *, hard: bool = False, share: float = 0.05, seconds: float = 1.0
+    ) -> None:
+        super().__init__(limit, seconds)
+        self.limit, self.hard, self.share, self.random = limit, hard, share, random.Random(seed)
 
     def refuses(self) -> str | None:
         if self.hard and self.running >= self.limit:
             return "too many at once"
-        return "by chance" if self.random.random() < 0.05 else None
+        return "by chance" if self.random.random() < self.share else None
 
 
 class TokenQuota(Model):
