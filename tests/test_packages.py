@@ -48,7 +48,7 @@ LENT = {
     # bulk repeats, limits and looks up as the core does, by the core's own decisions
     "bulk.failures": {"_transport.retry", "_transport.limited"},
     "bulk.scheduler": {"_transport.limits", "_transport.adaptive"},
-    "bulk.row_mapper": {"_backends.backend"},  # a handle of a Client, looked up in a thread
+    "bulk.row_mapper": {"_backends.backend", "_protocol.requests"},  # a Client's handle in a thread; what tags may be
     "spark.worker": {"_transport.limits", "_transport.adaptive"},  # each task's share, as bulk's scheduler keeps it
     "local.gateway.gateway": {"_protocol.sse"},  # a provider's stream is read by the decoder of the core
     "otel": {"_transport.call"},  # whose `tracers` all clients of a process tell

@@ -58,6 +58,7 @@ async def run(
     prompt: str | None = None,
     params: Mapping[str, Any] | None = None,
     response_model: type | None = None,
+    tags: Mapping[str, str] | None = None,
     concurrency: int | None = None,
     limits: Limits | None = None,
     retry: Retry | None = None,
@@ -101,6 +102,7 @@ async def run(
             `input`, or OpenAI's Batch shape.
         params: the model's parameters, for all rows.
         response_model: as for `chat`.
+        tags: names and values for the workspace's usage tables, with the call of each row.
         concurrency: how many calls at once; default: what serves best, found out on the way.
         limits: rates to keep; see `Limits`.
         retry: the policy; default: 8 attempts.
@@ -137,6 +139,7 @@ async def run(
             "prompt": prompt,
             "params": params,
             "response_model": response_model,
+            "tags": tags,
             "retry": retry,
             "timeout": timeout,
             "host": host,

@@ -114,6 +114,7 @@ def rows(
     prompt: str | None = None,
     params: Mapping[str, Any] | None = None,
     response_model: type | None = None,
+    tags: Mapping[str, str] | None = None,
     timeout: float | Timeout | None = None,
     on_send: Callable[[int], object] | None = None,
     on_result: Callable[[RowResult], object] | None = None,
@@ -132,11 +133,12 @@ def rows(
         retry: the policy; default `RETRY`: 8 attempts.
         max_error_rate: stop when more than this share of the last 200 rows failed; 1 never stops, even if every row is
             refused.
-        verb, prompt, params, response_model, timeout: as for `RowMapper`; `timeout` is one attempt's.
+        verb, prompt, params, response_model, tags, timeout: as for `RowMapper`; `timeout` is one attempt's.
         on_send: called with a row's index before each attempt.
         on_result: called with each result as soon as it is there, which is before the iterator gives it.
     """
-    own = {"verb": verb, "prompt": prompt, "params": params, "response_model": response_model, "timeout": timeout}
+    own = {"verb": verb, "prompt": prompt, "params": params, "response_model": response_model, "tags": tags}
+    own["timeout"] = timeout
     if isinstance(handle, RowMapper):
         if given := [name for name, value in own.items() if value is not None]:
             raise TypeError(f"the RowMapper has its own {', '.join(given)}: pass them to RowMapper.")
