@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from dbllm import DbllmError, Limits, Retry, Timeout
+from dbllm._misnomers import explain_keywords
 
 from .display import Show, display
 from .errors import InputMissingError, OutputError
@@ -46,6 +47,7 @@ Many = Iterable[Any] | AsyncIterable[Any]
 Input = str | os.PathLike[str] | Many
 
 
+@explain_keywords
 async def run(
     source: Input,
     output: str | os.PathLike[str],
@@ -217,6 +219,7 @@ async def _run_job(job: BulkJob) -> Report:
     return await anyio.to_thread.run_sync(job.finish)
 
 
+@explain_keywords
 def run_sync(source: Input, output: str | os.PathLike[str], **options: Any) -> Report:
     """As `run`, in plain code; also where an event loop runs, as in a notebook.
 
@@ -397,6 +400,7 @@ class Estimate:
         return "\n".join(lines)
 
 
+@explain_keywords
 def estimate(
     source: Input,
     *,

@@ -14,6 +14,7 @@ import anyio.to_thread
 from dbllm import AsyncClient, AsyncDriverApp, AsyncEndpoint, Client, DriverApp, Endpoint, Limits, Retry, Timeout
 
 from .._backends.backend import run_without_loop
+from .._misnomers import explain_keywords
 from .._protocol.requests import tags_header
 from .failures import failed_result
 from .requests import VERBS, RowRequest, Template, request_of
@@ -55,6 +56,7 @@ class RowMapper:
         TypeError, ValueError, ConfigError: an argument cannot be used.
     """
 
+    @explain_keywords
     def __init__(
         self,
         endpoint: str | None = None,
