@@ -17,7 +17,7 @@ Token = str | Callable[[], str | Awaitable[str]]
 _EXPIRED = re.compile(r"expir|invalid_token", re.IGNORECASE)
 _PERSONAL = ("dapi", "dkea")  # how Databricks' personal access tokens begin
 _VARIABLE = re.compile(r"[A-Z]+(_[A-Z]+)+")
-_PLACEHOLDER = re.compile(r"""["'`<>{}]|^\$|^%.*%$|^\[.*\]$|^\.+$|^(dapi)?[xX*]{3,}$""")
+_PLACEHOLDER = re.compile(r"""["'`<>{}]|^\$|^%.*%$|^\[.*\]$|^\.+$|^(dapi)?[xX*]{3,40}$""")
 
 
 class Auth(Protocol):

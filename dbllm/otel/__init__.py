@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from dbllm._misnomers import explain_keywords
+from dbllm._misnomers import explain_keywords, missing_name
 from dbllm._transport.call import tracers
 from dbllm.otel.names import CONTENT_VARIABLE, CONVENTIONS
 
@@ -92,6 +92,4 @@ def uninstrument() -> None:
 if not TYPE_CHECKING:  # a type checker finds the mistake by itself
 
     def __getattr__(name: str) -> object:
-        from dbllm._misnomers import missing_name
-
         raise missing_name(__name__, name, __all__)
