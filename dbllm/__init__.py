@@ -4,7 +4,6 @@ Each name below is imported when it is first used, so that `dbllm --help` starts
 """
 
 import importlib as _importlib
-import sys as _sys
 import typing as _typing
 
 from ._lazy import WholeImport as _WholeImport
@@ -99,18 +98,9 @@ def __getattr__(name: str) -> _typing.Any:
         return value
     if name == "__version__":
         return _own_version()
-    with _WholeImport():
-        from importlib.util import find_spec
+    from ._misnomers import missing_name
 
-    is_from_import = _sys._getframe(1).f_code.co_name == "_handle_fromlist"
-    if is_from_import and find_spec(f"{__name__}.{name}") is not None:  # a module, which is imported next
-        raise AttributeError(name)
-    from ._misnomers import missing_attribute, words
-
-    flaw = missing_attribute("dbllm", name, words("module"), _MODULES if name[:1].isupper() else ())
-    if is_from_import:  # of an AttributeError it keeps no word
-        raise ImportError(str(flaw), name=__name__)
-    raise flaw
+    raise missing_name(__name__, name, _MODULES if name[:1].isupper() else ())
 
 
 def __dir__() -> list[str]:

@@ -20,7 +20,7 @@ from ._inference.driver_app import AsyncDriverApp
 from ._inference.endpoint import AsyncEndpoint
 from ._inference.prompt import PromptSignature
 from ._lazy import WholeImport
-from ._misnomers import NamesOurs, OnlyAsync, explain_keywords
+from ._misnomers import Fixed, OnlyAsync, explain_keywords
 from ._protocol.paths import app_name, app_path, request_path
 from ._protocol.routes import EndpointRef, Gateway, Learned, Route, endpoint_ref, fallback_refs
 from ._protocol.tasks import parse_task
@@ -44,7 +44,7 @@ ClientT = TypeVar("ClientT", bound="AsyncClient")
 MAX_CONNECTIONS = 1000
 
 
-class AsyncClient(NamesOurs, OnlyAsync):
+class AsyncClient(Fixed, OnlyAsync):
     """Calls the models of one Databricks workspace; for asyncio and trio.
 
     Creating a client sends nothing. It may serve several event loops, at once or one after another: each loop has its
@@ -140,6 +140,7 @@ class AsyncClient(NamesOurs, OnlyAsync):
         self._cooling: dict[str, float] = {}  # until when an endpoint is passed over, where there is another
         self._agents: dict[str, AgentPlace] = {}  # and of each agent
         self._config, self._limits, self._owns_connections = config, limits, True
+        self._limited("", limits, self._options)  # what are no limits is said here, not with the first handle
 
     @classmethod
     def local(cls: type[ClientT], port: int | None = None, **options: Any) -> ClientT:

@@ -148,6 +148,18 @@ def missing_attribute(owner: str, name: str, instead: Mapping[str, str], known: 
     return AttributeError(f"{said}: {hint}{'' if hint.endswith('?') else '.'}" if hint else f"{said}.")
 
 
+def missing_name(package: str, name: str, known: Iterable[str]) -> Exception:
+    """The error for a name that a package does not have, for its `__getattr__`; an import by that name has its own."""
+    is_import = sys._getframe(2).f_code.co_name == "_handle_fromlist"  # of an AttributeError it keeps no word
+    with WholeImport():
+        from importlib.util import find_spec
+
+    if is_import and find_spec(f"{package}.{name}") is not None:  # a module, which is imported next
+        return AttributeError(name)
+    flaw = missing_attribute(package, name, words(f"module {package}"), known)
+    return ImportError(str(flaw), name=package) if is_import else flaw
+
+
 class NamesOurs:
     """Answers an attribute that it does not have, and what cannot be done with it, with what was probably meant."""
 
@@ -185,6 +197,22 @@ class NamesOurs:
             f"{type(self).__name__} holds connections and credentials, so it is not pickled: make the client where it "
             "is used, from the environment or a profile."
         )
+
+
+class Fixed(NamesOurs):
+    """Refuses an attribute that it does not have: setting one would change nothing, silently.
+
+    Of its own classes alone: a program's subclass may hold what it likes.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            kind = type(self)
+            if name[0] != "_" and not hasattr(kind, name) and kind.__module__.partition(".")[0] == "dbllm":
+                del value  # it may be a token
+                raise missing_attribute(kind.__name__, name, words(f"set {self._names.rpartition(', ')[2]}"), ())
+            object.__setattr__(self, name, value)
 
 
 class NotAwaited(NamesOurs):

@@ -17,7 +17,7 @@ from ._inference.handle import ModelHandle
 from ._inference.run import AsyncRun
 from ._inference.stream import Stream
 from ._lazy import WholeImport
-from ._misnomers import NamesOurs, NotAwaited, OnlyPlain, explain_keywords
+from ._misnomers import Fixed, NamesOurs, NotAwaited, OnlyPlain, explain_keywords
 from ._transport.retry import Retry, Timeout
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ HandleT = TypeVar("HandleT", bound=ModelHandle)
 ClientT = TypeVar("ClientT", bound="Client")
 
 
-class _Handle(NamesOurs, SyncFacade[HandleT]):
+class _Handle(Fixed, SyncFacade[HandleT]):
     _names = "endpoint"
 
     @property
@@ -103,7 +103,7 @@ class _BlockingClient(AsyncClient):
     _backend = SyncBackend
 
 
-class Client(NamesOurs, OnlyPlain, SyncFacade[AsyncClient]):
+class Client(Fixed, OnlyPlain, SyncFacade[AsyncClient]):
     """Calls the models of one Databricks workspace from plain code: scripts, notebooks, threads.
 
     It has the names and arguments of `AsyncClient`, without await; `transport` and `http_client` are httpx's sync

@@ -44,14 +44,18 @@ EXTRAS = {  # they use public names of dbllm, and what is said here
     "spark": {"bulk"},
 }
 LENT = {
+    # what is said of a name that is another library's, or has a typing error in it
+    **{name: {"_misnomers"} for name in ("bulk", "bulk.entry", "langchain", "local", "spark", "testing")},
+    "bulk.row_stream": {"_misnomers"},
     "local.running": {"_auth.local_workspace"},  # who writes the note of a running workspace, and who reads it
     # bulk repeats, limits and looks up as the core does, by the core's own decisions
     "bulk.failures": {"_transport.retry", "_transport.limited"},
     "bulk.scheduler": {"_transport.limits", "_transport.adaptive"},
-    "bulk.row_mapper": {"_backends.backend"},  # a handle of a Client, looked up in a thread
+    # a handle of a Client, looked up in a thread; what can be a tag
+    "bulk.row_mapper": {"_backends.backend", "_misnomers", "_protocol.requests"},
     "spark.worker": {"_transport.limits", "_transport.adaptive"},  # each task's share, as bulk's scheduler keeps it
     "local.gateway.gateway": {"_protocol.sse"},  # a provider's stream is read by the decoder of the core
-    "otel": {"_transport.call"},  # whose `tracers` all clients of a process tell
+    "otel": {"_transport.call", "_misnomers"},  # whose `tracers` all clients of a process tell
     # a recording sees what every client of the process sends, and a replay answers it
     "testing.own_clients": {"_client", "_auth.local_workspace", "_backends", "_transport.transport"},
     "langchain.tools": {"_protocol.structured_output"},  # what is strict, is strict in the same way
@@ -89,6 +93,7 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "an endpoint that a job does not find is told with those there are; counts have their noun": 9,
     "mistakes: options with typing errors, arguments by another verb's names, settings that are set too late": 40,
     "adaptive concurrency: what noise looked like a quota is forgotten again": 12,
+    "mistakes: options with typing errors, arguments by another verb's names, settings that are set too late": 32,
 }
 
 MODULES = {  # dotted name below dbllm: its file

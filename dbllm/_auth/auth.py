@@ -17,7 +17,7 @@ Token = str | Callable[[], str | Awaitable[str]]
 _EXPIRED = re.compile(r"expir|invalid_token", re.IGNORECASE)
 _PERSONAL = ("dapi", "dkea")  # how Databricks' personal access tokens begin
 _VARIABLE = re.compile(r"[A-Z]+(_[A-Z]+)+")
-_PLACEHOLDER = re.compile(r"""["'`<>{}]|^\$|^%.*%$|^\[.*\]$""")
+_PLACEHOLDER = re.compile(r"""["'`<>{}]|^\$|^%.*%$|^\[.*\]$|^\.+$|^(dapi)?[xX*]{3,40}$""")
 
 
 class Auth(Protocol):
@@ -77,7 +77,7 @@ def token_flaw(token: Secret) -> str:
     if is_address(text()):
         return "is an address: host and token are exchanged"
     if _PLACEHOLDER.search(text()):
-        return "has quotes, brackets or a placeholder such as ${NAME} or <token> in it: give the bare token"
+        return "has quotes, brackets or a placeholder such as ${NAME}, <token> or ... in it: give the bare token"
     if _VARIABLE.fullmatch(text()):
         return "is the name of a variable: give its value, os.environ[…], or leave it out to have DATABRICKS_TOKEN read"
     return ""

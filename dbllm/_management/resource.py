@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from functools import wraps
+from inspect import iscoroutinefunction, unwrap
+from typing import Any, TypeVar
 
 from .._backends.sync_facade import SyncFacade
 from .._deadline import FOREVER
-from .._misnomers import NamesOurs
+from .._misnomers import NamesOurs, wrong_call
 from .._protocol.reply import CallInfo
 from .._transport.call import JSON
 from .._transport.options import Options
@@ -19,10 +21,33 @@ from ..errors import APIError, APIStatusError, BadRequestError, ConflictError, R
 ResourceT = TypeVar("ResourceT", bound="Resource")
 
 
+def _explained(verb: Callable[..., Coroutine[Any, Any, Any]], name: str) -> Any:
+    """A verb that answers arguments which it does not take with those that were probably meant."""
+
+    @wraps(verb)
+    async def explained(*args: Any, **options: Any) -> Any:
+        try:
+            coroutine = verb(*args, **options)
+        except TypeError as error:
+            raise wrong_call(explained, error, len(args), [*options]) from error.__cause__
+        finally:
+            del args, options  # so that no traceback with local variables shows a secret
+        return await coroutine
+
+    explained.__qualname__ = name
+    return explained
+
+
 class Resource(NamesOurs):
     """One area of the workspace's REST interface. Making one sends nothing; its calls use the client's options."""
 
     _names = "area"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in dir(cls):
+            if name[0] != "_" and iscoroutinefunction(verb := unwrap(getattr(cls, name))):
+                setattr(cls, name, _explained(verb, f"{cls.__qualname__}.{name}"))
 
     def __init__(self, transport: Transport, options: Options) -> None:
         self._transport = transport

@@ -6,6 +6,8 @@ as they come; `RowMapper` is one row's call for Spark, Ray, Dask, Daft.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .display import Status
 from .entry import Estimate, estimate, run, run_sync
 from .errors import (
@@ -53,3 +55,11 @@ __all__ = [
     "run",
     "run_sync",
 ]
+
+
+if not TYPE_CHECKING:  # a type checker finds the mistake by itself
+
+    def __getattr__(name: str) -> object:
+        from dbllm._misnomers import missing_name
+
+        raise missing_name(__name__, name, __all__)

@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from dbllm import DbllmError, Limits, Retry, Timeout
+from dbllm._misnomers import explain_keywords
 
 from .display import Show, display
 from .errors import InputMissingError, OutputError
@@ -46,6 +47,7 @@ Many = Iterable[Any] | AsyncIterable[Any]
 Input = str | os.PathLike[str] | Many
 
 
+@explain_keywords
 async def run(
     source: Input,
     output: str | os.PathLike[str],
@@ -58,6 +60,7 @@ async def run(
     prompt: str | None = None,
     params: Mapping[str, Any] | None = None,
     response_model: type | None = None,
+    tags: Mapping[str, str] | None = None,
     concurrency: int | None = None,
     limits: Limits | None = None,
     retry: Retry | None = None,
@@ -101,6 +104,7 @@ async def run(
             `input`, or OpenAI's Batch shape.
         params: the model's parameters, for all rows.
         response_model: as for `chat`.
+        tags: names and values for the workspace's usage tables, with the call of each row.
         concurrency: how many calls at once; default: what serves best, found out on the way.
         limits: rates to keep; see `Limits`.
         retry: the policy; default: 8 attempts.
@@ -137,6 +141,7 @@ async def run(
             "prompt": prompt,
             "params": params,
             "response_model": response_model,
+            "tags": tags,
             "retry": retry,
             "timeout": timeout,
             "host": host,
@@ -214,6 +219,7 @@ async def _run_job(job: BulkJob) -> Report:
     return await anyio.to_thread.run_sync(job.finish)
 
 
+@explain_keywords
 def run_sync(source: Input, output: str | os.PathLike[str], **options: Any) -> Report:
     """As `run`, in plain code; also where an event loop runs, as in a notebook.
 
@@ -394,6 +400,7 @@ class Estimate:
         return "\n".join(lines)
 
 
+@explain_keywords
 def estimate(
     source: Input,
     *,

@@ -39,6 +39,7 @@ class Findings:
         answered, failed: rows with an answer, and error rows.
         copied: answered rows that were not sent, because an equal row was.
         errors: error rows by class.
+        first: what the first of them says.
         may_be_paid: error rows that may have been paid although no answer came.
         input_tokens, output_tokens: the usage of the answers.
         attempts: how often the rows were sent.
@@ -52,6 +53,7 @@ class Findings:
     failed: int = 0
     copied: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    first: str = ""
     may_be_paid: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -69,6 +71,9 @@ class Findings:
             self.failed += 1
             self.errors[result.error.name] += 1
             self.may_be_paid += result.error.may_be_paid
+            if not self.first and row is not None:
+                said = " ".join(result.error.message.split())
+                self.first = f"the first error row is line {row.line:,}: {said:.300}{'…' * (len(said) > 300)}"
         if copied:
             self.copied += result.error is None
             return

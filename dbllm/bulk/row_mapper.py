@@ -14,6 +14,8 @@ import anyio.to_thread
 from dbllm import AsyncClient, AsyncDriverApp, AsyncEndpoint, Client, DriverApp, Endpoint, Limits, Retry, Timeout
 
 from .._backends.backend import run_without_loop
+from .._misnomers import explain_keywords
+from .._protocol.requests import tags_header
 from .failures import failed_result
 from .requests import VERBS, RowRequest, Template, request_of
 from .results import RowInputError, RowResult
@@ -40,6 +42,7 @@ class RowMapper:
             `prompt`, `messages` or `input`, or OpenAI Batch's shape.
         params: the model's parameters, for all rows.
         response_model: as for `chat`; it needs the verb chat.
+        tags: names and values for the workspace's usage tables, with every row's call; not for a driver app.
         retry: the policy; default `RETRY`: 8 attempts.
         timeout: seconds for one row, all attempts included, or a `Timeout`; default the client's.
         limits: the rates that this mapper's calls must keep, in each process.
@@ -53,6 +56,7 @@ class RowMapper:
         TypeError, ValueError, ConfigError: an argument cannot be used.
     """
 
+    @explain_keywords
     def __init__(
         self,
         endpoint: str | None = None,
@@ -63,6 +67,7 @@ class RowMapper:
         prompt: str | None = None,
         params: Mapping[str, Any] | None = None,
         response_model: type | None = None,
+        tags: Mapping[str, str] | None = None,
         retry: Retry | None = None,
         timeout: float | Timeout | None = None,
         limits: Limits | None = None,
@@ -83,11 +88,15 @@ class RowMapper:
             )
         if response_model is not None and verb not in (None, "chat"):
             raise ValueError(f"response_model needs verb='chat', got {verb!r}.")
+        if tags is not None:
+            tags_header(tags)  # raises for what is none
+        if tags and (driver_app is not None or isinstance(handle, (AsyncDriverApp, DriverApp))):
+            raise TypeError("a driver app takes no tags.")
         if timeout is not None and not isinstance(timeout, Timeout):
             Timeout(total=timeout)  # said now, not with the first row
         self.endpoint, self.driver_app, self.cluster_id = endpoint, driver_app, cluster_id
         self.verb = "chat" if response_model is not None else verb
-        self.params, self.response_model = dict(params or {}), response_model
+        self.params, self.response_model, self.tags = dict(params or {}), response_model, dict(tags or {})
         self.retry, self.timeout, self.limits = retry or RETRY, timeout, limits
         self.template = None if prompt is None else Template(prompt)
         self._settings = {"host": host, "profile": profile, "token": token}
@@ -259,6 +268,8 @@ class RowMapper:
     def send(self, handle: Any, request: RowRequest, **options: Any) -> Any:
         """Call the verb: a coroutine of an async handle, the reply of a plain one."""
         verb, content = request.verb, request.content
+        if self.tags:
+            options["tags"] = self.tags
         params = {**self.params, **request.params} if request.params else self.params
         if verb == "complete":
             return handle.generate(content, **options, **params)

@@ -6,11 +6,12 @@ import weakref
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyio.from_thread import start_blocking_portal
 
 from dbllm import Limits, Retry, Timeout
+from dbllm._misnomers import explain_keywords
 
 from .progress import Item, Progress
 from .results import RowResult
@@ -33,6 +34,13 @@ class Rows:
 
     def __aiter__(self) -> Rows:
         return self
+
+    if not TYPE_CHECKING:  # a type checker finds the mistake by itself
+
+        def __iter__(self) -> Any:
+            raise TypeError(
+                "Rows is asynchronous: write `async for` in an async function, or use rows_sync(…) in plain code."
+            )
 
     async def __anext__(self) -> RowResult:
         """The next result.
@@ -102,6 +110,7 @@ class Rows:
                 pass
 
 
+@explain_keywords
 def rows(
     handle: Handle | RowMapper,
     prompts: Source,
@@ -114,6 +123,7 @@ def rows(
     prompt: str | None = None,
     params: Mapping[str, Any] | None = None,
     response_model: type | None = None,
+    tags: Mapping[str, str] | None = None,
     timeout: float | Timeout | None = None,
     on_send: Callable[[int], object] | None = None,
     on_result: Callable[[RowResult], object] | None = None,
@@ -132,17 +142,24 @@ def rows(
         retry: the policy; default `RETRY`: 8 attempts.
         max_error_rate: stop when more than this share of the last 200 rows failed; 1 never stops, even if every row is
             refused.
-        verb, prompt, params, response_model, timeout: as for `RowMapper`; `timeout` is one attempt's.
+        verb, prompt, params, response_model, tags, timeout: as for `RowMapper`; `timeout` is one attempt's.
         on_send: called with a row's index before each attempt.
         on_result: called with each result as soon as it is there, which is before the iterator gives it.
     """
-    own = {"verb": verb, "prompt": prompt, "params": params, "response_model": response_model, "timeout": timeout}
+    own: dict[str, Any] = {
+        "verb": verb,
+        "prompt": prompt,
+        "params": params,
+        "response_model": response_model,
+        "tags": tags,
+    }
+    own["timeout"] = timeout
     if isinstance(handle, RowMapper):
         if given := [name for name, value in own.items() if value is not None]:
             raise TypeError(f"the RowMapper has its own {', '.join(given)}: pass them to RowMapper.")
         mapper = handle
     else:
-        mapper = RowMapper(handle=handle, **own)  # type: ignore[arg-type]
+        mapper = RowMapper(handle=handle, **own)
     check_numbers(concurrency, max_error_rate)
     items = _NumberedAsync(prompts) if isinstance(prompts, AsyncIterable) else _numbered(prompts)
     return Rows(
@@ -201,9 +218,10 @@ class PlainRows:
     """
 
     def __init__(self, made: Callable[[], Rows]) -> None:
-        stack = ExitStack()
-        self._portal = stack.enter_context(start_blocking_portal("asyncio"))
-        self._rows = made()
+        with ExitStack() as opened:  # which ends the thread again where an argument is wrong
+            self._portal = opened.enter_context(start_blocking_portal("asyncio"))
+            self._rows = made()
+            stack = opened.pop_all()
         self._ready: list[RowResult] = []
         self._close = weakref.finalize(self, _close, stack, self._portal, self._rows)
 
@@ -251,6 +269,7 @@ def _close(stack: ExitStack, portal: Any, rows: Rows) -> None:
         stack.close()
 
 
+@explain_keywords
 def rows_sync(handle: Handle | RowMapper, prompts: Iterable[Any], **options: Any) -> PlainRows:
     """As `rows`, in plain code: `for row in rows_sync(client.endpoint("dolly"), prompts): …`.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dbllm.cli import console
-from dbllm.cli.models import Param
+from dbllm.cli.models import Param, Tag
 from dbllm.cli.options import Command, Host, Profile
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def bulk(
         typer.Option(help="complete, chat, embed, predict or respond.", show_default="what the endpoint speaks"),
     ] = None,
     param: Param = None,
+    tag: Tag = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count rows, tokens and cost; send nothing.")] = False,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Calls at once, in all.", show_default="what serves best")
@@ -186,9 +187,12 @@ def bulk(
             raise typer.BadParameter("it is missing: -o answers.jsonl.", param_hint="--output")
         if (endpoint is None) == (driver_app is None):
             raise typer.BadParameter("name one of --endpoint and --app.", param_hint="--endpoint")
+        if driver_app is not None and tag:
+            raise typer.BadParameter("a driver app takes no tags.", param_hint="--tag")
         options = {
             **about,
             "cluster_id": cluster,
+            "tags": dict(tag or ()),
             "concurrency": concurrency,
             "limits": _limits(rpm, rph, itpm, otpm),
             "retry": _retry(attempts),

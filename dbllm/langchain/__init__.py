@@ -6,6 +6,8 @@ pool. They need langchain-core and nothing else of LangChain: pip install 'dbllm
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 try:
     import langchain_core as _langchain_core  # noqa: F401 - to tell its absence from other import errors
 except ModuleNotFoundError as error:
@@ -26,3 +28,11 @@ __all__ = [
     "get_default_host",
     "get_repl_context",
 ]
+
+
+if not TYPE_CHECKING:  # a type checker finds the mistake by itself
+
+    def __getattr__(name: str) -> object:
+        from dbllm._misnomers import missing_name
+
+        raise missing_name(__name__, name, __all__)

@@ -28,6 +28,8 @@ _LATER = {"Options": "dbllm.local.options", "Workspace": "dbllm.local.workspace"
 
 def __getattr__(name: str) -> object:
     if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from dbllm._misnomers import missing_name
+
+        raise missing_name(__name__, name, __all__)
     value: object = getattr(load(_LATER[name]), name)
     return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from dbllm._misnomers import explain_keywords, missing_name
 from dbllm._transport.call import tracers
 from dbllm.otel.names import CONTENT_VARIABLE, CONVENTIONS
 
@@ -27,6 +28,7 @@ __all__ = ["CONVENTIONS", "instrument", "uninstrument"]
 _active: list[Telemetry] = []
 
 
+@explain_keywords
 def instrument(
     *,
     tracer_provider: TracerProvider | None = None,
@@ -85,3 +87,9 @@ def uninstrument() -> None:
         telemetry = _active.pop()
         telemetry.stop()
         tracers.remove(telemetry)
+
+
+if not TYPE_CHECKING:  # a type checker finds the mistake by itself
+
+    def __getattr__(name: str) -> object:
+        raise missing_name(__name__, name, __all__)

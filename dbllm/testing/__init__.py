@@ -97,6 +97,8 @@ _MODULES = {name: module for module, names in _NAMES.items() for name in names.s
 
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from dbllm._misnomers import missing_name
+
+        raise missing_name(__name__, name, __all__)
     value: object = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     return value

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from support.jobs import read_rows, run_job, write_prompts
+from support.loopback import Peer, Server
+from support.samples import chat_answer
 
 from dbllm import AsyncClient, NotFoundError, bulk
 from dbllm.bulk.display import display
@@ -182,6 +184,27 @@ def test_what_a_progress_function_raises_is_raised_and_what_it_cut_is_counted(
     assert report.answered == ROWS
     assert 0 < report.paid_again <= 4
     assert server.report().executions <= ROWS + report.paid_again
+
+
+def test_the_report_says_what_the_first_error_row_says(tmp_path: Path) -> None:
+    def play(peer: Peer) -> None:
+        while request := peer.request():
+            asked = request.json["messages"][0]["content"] if request.body else "2"  # it is asked first without a row
+            if "2" in asked or "3" in asked:
+                peer.answer({"error_code": "BAD_REQUEST", "message": f"no\n{asked} " + 400 * "x"}, 400)
+            else:
+                peer.answer(chat_answer())
+
+    server = Server((play,))
+    endpoint = AsyncClient(server.host, "token").endpoint("m", task="chat")
+    output = tmp_path / "out.jsonl"
+    for _ in range(2):  # also of a finished job
+        report = bulk.run_sync(["row 1", "row 2", "row 3"], output, endpoint=endpoint, verb="chat")
+        (note,) = [line for line in str(report).splitlines() if "first error row" in line]
+        assert note.startswith("the first error row is line 2: no row 2 xxx"), note
+        assert len(note) < 350
+    server.close()
+    assert sum(bool(request.body) for request in server.requests) == 3
 
 
 def test_the_report_says_how_error_rows_are_asked_again_and_if_a_class_was_none_of_theirs(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.loopback import Peer, Server
+from support.samples import chat_answer
 from support.terminal import DBLLM, PATIENCE, Terminal
 
 from dbllm.testing import FaultServer
@@ -47,6 +48,24 @@ def test_it_answers_a_file_and_says_so(environ: dict[str, str], tmp_path: Path, 
     assert (json.loads(again.out)["answered"], again.err) == (40, "")
 
 
+def test_the_rows_carry_the_tags_of_the_command(
+    environ: dict[str, str], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play(peer: Peer) -> None:
+        while peer.request():
+            peer.answer(chat_answer())
+
+    server = Server((play,))
+    monkeypatch.setenv("DATABRICKS_HOST", server.host)
+    ended = run(*words(tmp_path, "--verb", "chat", "--tag", "project=x", "--tag", "team=a=b", "--quiet"))
+    server.close()
+    assert (ended.status, ended.err) == (0, "")
+    sent = [request for request in server.requests if request.line.startswith("POST")]
+    assert len(sent) == 40
+    tags = {request.headers["databricks-ai-gateway-request-tags"] for request in sent}
+    assert tags == {'{"project":"x","team":"a=b"}'}
+
+
 def test_each_way_to_end_has_its_status_and_one_sentence(
     server: FaultServer, environ: dict[str, str], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +77,8 @@ def test_each_way_to_end_has_its_status_and_one_sentence(
         (64, ["bulk", "in.jsonl", "--endpoint", "m"], "-o answers.jsonl"),
         (64, ["bulk", "in.jsonl", "-o", out], "--endpoint"),
         (64, words(tmp_path, "--price", "one"), "two numbers"),
+        (64, words(tmp_path, "--tag", "project"), "name=value"),
+        (64, ["bulk", "in.jsonl", "-o", out, "--app", "7777", "--tag", "a=b"], "a driver app takes no tags"),
         (64, words(tmp_path, "--verb", "sing"), "verb must be one of"),
         (64, words(tmp_path, "--prompt", "{"), "cannot be read"),
         (

@@ -706,6 +706,21 @@ KEYWORDS: dict[str, Row] = {
     "endpoints.update_config() of None": lambda w: w.here().endpoints.update_config("chat", None),
     "dbllm.OpenAIError": lambda w: getattr(dbllm, "OpenAIError"),  # noqa: B009
     "dbllm.HumanMessage": lambda w: getattr(dbllm, "HumanMessage"),  # noqa: B009
+    "client.timeout = 5": lambda w: setattr(w.raw(w.host, TOKEN), "timeout", 5),
+    "client.retry = Retry(…)": lambda w: setattr(w.raw(w.host, TOKEN), "retry", dbllm.Retry()),
+    "client.max_retries = 5": lambda w: setattr(w.raw(w.host, TOKEN), "max_retries", 5),
+    "client.token = …": lambda w: setattr(w.raw(w.host, TOKEN), "token", TOKEN),
+    "client.api_key = …": lambda w: setattr(w.raw(w.host, TOKEN), "api_key", TOKEN),
+    "limits= is a number": lambda w: w.here(limits=5),
+    "limits= is a dict": lambda w: w.here(limits={"concurrency": 5}),
+    "token= is dots": lambda w: w.raw(w.host, "..."),
+    "token= is a row of x": lambda w: w.raw(w.host, "dapiXXXXXXXX"),
+    "endpoints.get() of nothing": lambda w: w.here().endpoints.get(),
+    "endpoints.get('a', 'b')": lambda w: w.here().endpoints.get("a", "b"),
+    "endpoints.get(nam=)": lambda w: w.here().endpoints.get(nam="a"),
+    "secrets.put(scope)": lambda w: w.here().secrets.put("scope"),
+    "secrets.put(secret=)": lambda w: w.here().secrets.put("scope", "key", secret=TOKEN),
+    "model_services.get() of nothing": lambda w: w.here().model_services.get(),
     "dbllm.connect": lambda w: getattr(dbllm, "connect"),  # noqa: B009
     "dbllm.exceptions": lambda w: getattr(dbllm, "exceptions"),  # noqa: B009
     "dbllm.Conversation": lambda w: getattr(dbllm, "Conversation"),  # noqa: B009
