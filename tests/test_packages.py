@@ -91,9 +91,8 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "less time: hooks, redaction and parsers come late, bodies without an encoder of their own": 69,
     "telemetry is told in few steps; hooks and middleware that never end are cancelled": 108,
     "an endpoint that a job does not find is told with those there are; counts have their noun": 9,
-    "mistakes: options with typing errors, arguments by another verb's names, settings that are set too late": 40,
-    "adaptive concurrency: what noise looked like a quota is forgotten again": 12,
     "mistakes: options with typing errors, arguments by another verb's names, settings that are set too late": 32,
+    "adaptive concurrency: what noise looked like a quota is forgotten again": 12,
 }
 
 MODULES = {  # dotted name below dbllm: its file
