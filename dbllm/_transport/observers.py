@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar, Token
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from .._auth.redaction import hide_headers
 from .._backends.backend import Backend, run_without_loop
@@ -16,7 +16,7 @@ from .._deadline import FOREVER
 from .._protocol.models import Usage
 from .._protocol.reply import CallInfo, HasCallInfo
 from ..errors import APIError, APITimeoutError, ConfigError, Raw
-from .call import Call, tracers
+from .call import Call, Trace, tracers
 from .hooks import (
     Attempt,
     AttemptRequest,
@@ -39,29 +39,6 @@ LATE_SECONDS = 1.0  # that middleware has beyond the deadline, at which what it 
 
 _GETS = {item.name: f"one {str(item.type).partition('[')[2].partition(']')[0]}" for item in fields(Hooks)}
 _GETS["middleware"] = "an AttemptRequest and send"
-
-
-class Trace(Protocol):
-    """A call, as telemetry knows it."""
-
-    def begin_attempt(self, headers: Mapping[str, str]) -> tuple[Any, Mapping[str, str]]:
-        """An attempt begins, which would send these headers: a mark for `end_attempt`, and those that it sends."""
-
-    def end_attempt(self, mark: Any, queued: float, *said: Any) -> None:
-        """It has ended: `queued` and, unless it was cancelled, the other fields of an `Attempt` up to `limit`."""
-
-    def end(self, *said: Any) -> None:
-        """How the call ended: the fields of a `ResponseInfo` after `request`."""
-
-
-class Tracer(Protocol):
-    """Telemetry. It is told directly, and in values: objects that nobody else reads would be half of its costs."""
-
-    def begin(self, *about: Any) -> Trace | None:
-        """A call begins: the fields of its `RequestInfo`."""
-
-    def token_refresh(self, *said: Any) -> None:
-        """A token was fetched, or could not be: the fields of a `TokenRefresh`."""
 
 
 class _ObservedCall:
