@@ -45,7 +45,10 @@ EXTRAS = {  # they use public names of dbllm, and what is said here
 }
 LENT = {
     # what is said of a name that is another library's, or has a typing error in it
-    **{name: {"_misnomers"} for name in ("bulk", "bulk.entry", "langchain", "local", "spark", "testing")},
+    **{
+        name: {"_misnomers"}
+        for name in ("bulk", "bulk.dry_run", "bulk.entry", "langchain", "local", "spark", "testing")
+    },
     "bulk.row_stream": {"_misnomers"},
     "local.running": {"_auth.local_workspace"},  # who writes the note of a running workspace, and who reads it
     # bulk repeats, limits and looks up as the core does, by the core's own decisions

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .display import Status
-from .entry import Estimate, estimate, run, run_sync
+from .dry_run import Estimate, estimate
+from .entry import run, run_sync
 from .errors import (
     BadInputError,
     BulkError,

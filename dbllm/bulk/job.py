@@ -384,12 +384,10 @@ class BulkJob:
         report.output_p99 = None if longest is None else round(longest)
         if self.settings.price is not None:
             report.cost = self.settings.price.cost(totals.prompt_tokens, totals.completion_tokens)
-        if findings.first:
-            report.notes.append(findings.first)
+        report.notes += [findings.first] if findings.first else []
         if journal.lost:
-            report.notes.append(
-                f"the journal was {journal.lost:,} bytes longer before a power failure or a cut; its rows go again"
-            )
+            lost = f"the journal was {journal.lost:,} bytes longer before a power failure or a cut; its rows go again"
+            report.notes.append(lost)
         return report
 
     def close(self) -> None:
