@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,22 +31,29 @@ class Trace(Protocol):
 
     def begin_attempt(self, headers: Mapping[str, str]) -> tuple[Any, Mapping[str, str]]:
         """An attempt begins, which would send these headers: a mark for `end_attempt`, and those that it sends."""
+        ...
 
     def end_attempt(self, mark: Any, queued: float, *said: Any) -> None:
         """It has ended: `queued` and, unless it was cancelled, the other fields of an `Attempt` up to `limit`."""
 
-    def end(self, *said: Any) -> None:
-        """How the call ended: the fields of a `ResponseInfo` after `request`."""
+    @property
+    def end(self) -> Callable[..., None]:
+        """Is told how the call ended: the fields of a `ResponseInfo` after `request`."""
+        ...
 
 
 class Tracer(Protocol):
     """Telemetry. It is told directly, and in values: objects that nobody else reads would be half of its costs."""
 
-    def begin(self, *about: Any) -> Trace | None:
-        """A call begins: the fields of its `RequestInfo`."""
+    @property
+    def begin(self) -> Callable[..., Trace | None]:
+        """Is told that a call begins: the fields of its `RequestInfo`."""
+        ...
 
-    def token_refresh(self, *said: Any) -> None:
-        """A token was fetched, or could not be: the fields of a `TokenRefresh`."""
+    @property
+    def token_refresh(self) -> Callable[..., None]:
+        """Is told that a token was fetched, or could not be: the fields of a `TokenRefresh`."""
+        ...
 
 
 tracers: list[Tracer] = []  # telemetry, which is told of the calls of all clients of this process; at most one

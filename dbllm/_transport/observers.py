@@ -150,7 +150,8 @@ class Observers:
             of = "", vars(reply).get("usage"), said.finish_reason if hasattr(type(reply), "finish_reason") else None
         raw, attempts = (info.raw, info.attempts) if isinstance(info, (CallInfo, APIError)) else (None, 0)
         seconds = self._backend.clock() - call.began
-        all_of_it = (of and of[0]) or outcome, seconds, reply, error, raw, attempts, *of[1:]
+        told: Any = (of and of[0]) or outcome
+        all_of_it = told, seconds, reply, error, raw, attempts, *of[1:]
         if call.trace is not None:
             try:
                 call.trace.end(*all_of_it)

@@ -302,7 +302,7 @@ class _Trace:
                 for name, count in zip(_TOKENS, counts, strict=False):
                     if count is not None:
                         said[name] = count
-                if last is not None:
+                if last is not None and reply is not None:
                     if model is not None:
                         said[names.RESPONSE_MODEL] = model
                     if isinstance(answer_id := last.get("id"), str):

@@ -103,20 +103,24 @@ def test_a_quota_of_a_minute_that_nobody_tells_is_used_as_soon_as_it_is_filled_a
 def test_few_calls_at_once_go_on_though_many_are_turned_away_at_random() -> None:
     """Some refusals in a row look like a quota; what is learned of it must not slow the job down for ever.
 
-    Of the 36 jobs of the sweep one may have bad luck: it had 35 % of the best.
+    One job may have bad luck; most of those that differ by chance alone have not.
     """
     slow = []
-    for share, most, seed in itertools.product((0.15, 0.2, 0.3), (2, 8), range(6 if SWEEP else 3)):
-
-        def make(share: float = share, seed: int = seed) -> Model:
-            return RandomRefusals(1000, seed, share=share, seconds=0.3)
-
+    for share, most in itertools.product((0.15, 0.2, 0.3), (2, 8)):
         best = most * (1 - share) / 0.3  # none waits
-        found = rate(play(make, 180, AdaptiveConcurrency(most, most), seed=seed).answered, 90, 180)
-        print(f"{share:.0%} turned away, {most} at once: {found:.1f} of {best:.1f} answers a second")
-        if found < 0.4 * best:
-            slow.append((share, most, seed, found, best))
-    assert len(slow) <= SWEEP, slow
+        found = []
+        for seed in range(6 if SWEEP else 3):
+
+            def make(share: float = share, seed: int = seed) -> Model:
+                return RandomRefusals(1000, seed, share=share, seconds=0.3)
+
+            found.append(rate(play(make, 180, AdaptiveConcurrency(most, most), seed=seed).answered, 90, 180))
+        print(
+            f"{share:.0%} turned away, {most} at once: of {best:.1f} answers a second", *(f"{one:.1f}" for one in found)
+        )
+        if median(found) < 0.4 * best:
+            slow.append((share, most, found, best))
+    assert not slow
 
 
 def test_a_capacity_that_falls_to_a_quarter_is_followed_at_once_and_its_return_within_half_a_minute() -> None:
