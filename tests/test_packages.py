@@ -92,7 +92,7 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "mistakes: replies as lists, keywords of calls, missing arguments; the words are in _misnomers.ini": 80,
     "replies, clients and lists show themselves; tables, series and arrays in and out; progress": 390,
     "less time: hooks, redaction and parsers come late, bodies without an encoder of their own": 69,
-    "telemetry is told in few steps; hooks and middleware that never end are cancelled": 116,
+    "telemetry is told in few steps; hooks and middleware that never end are cancelled": 115,
     "an endpoint that a job does not find is told with those there are; counts have their noun": 9,
     "mistakes: options with typing errors, arguments by another verb's names, settings that are set too late": 32,
     "adaptive concurrency: what noise looked like a quota is forgotten again": 12,

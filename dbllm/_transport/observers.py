@@ -144,14 +144,13 @@ class Observers:
         self, call: _ObservedCall, reply: Any, info: Any, error: BaseException | None = None, *of: Any
     ) -> ResponseInfo | None:
         """A call has ended: what hooks get then. `of` is what a stream has said: outcome, usage, fields after it."""
-        outcome = "ok" if error is None else "error" if isinstance(error, Exception) else "cancelled"
+        outcome: Any = "ok" if error is None else "error" if isinstance(error, Exception) else "cancelled"
         if not of and isinstance(reply, HasCallInfo):  # a reply says at length what it has not, where it is asked
             said: Any = reply
             of = "", vars(reply).get("usage"), said.finish_reason if hasattr(type(reply), "finish_reason") else None
         raw, attempts = (info.raw, info.attempts) if isinstance(info, (CallInfo, APIError)) else (None, 0)
         seconds = self._backend.clock() - call.began
-        told: Any = (of and of[0]) or outcome
-        all_of_it = told, seconds, reply, error, raw, attempts, *of[1:]
+        all_of_it = of[0] or outcome if of else outcome, seconds, reply, error, raw, attempts, *of[1:]
         if call.trace is not None:
             try:
                 call.trace.end(*all_of_it)
