@@ -15,7 +15,7 @@ import pytest
 
 COMPLETIONS = "/serving-endpoints/smollm2-completions/invocations"
 STREAMS = 256
-TOKENS = 8
+TOKENS = 4
 
 
 def memory() -> float:
