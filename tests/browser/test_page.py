@@ -76,9 +76,9 @@ def test_without_the_link_it_says_what_to_do_and_shows_nothing(browser: WebDrive
 
 
 def test_the_playground_calls_every_kind_of_endpoint(page: WebDriver) -> None:
-    assert len(ask(page, "smollm2-chat", "Tell me about rivers.")) > 5
+    assert ask(page, "smollm2-chat", "Tell me about rivers.")  # what it says is up to the model
     assert "tokens" in text(page, "speed")
-    assert len(ask(page, "smollm2-completions", "Once upon a time")) > 5
+    assert ask(page, "smollm2-completions", "Once upon a time")
     vectors = ask(page, "databricks-bge-large-en", "a dog\na cat")
     assert vectors.count("numbers") == 2
     assert "predictions" in ask(page, "dolly", "How are you?")
