@@ -82,7 +82,7 @@ def test_the_playground_calls_every_kind_of_endpoint(page: WebDriver) -> None:
     vectors = ask(page, "databricks-bge-large-en", "a dog\na cat")
     assert vectors.count("numbers") == 2
     assert "predictions" in ask(page, "dolly", "How are you?")
-    assert len(ask(page, "smollm2-agent", "hello")) > 3
+    assert ask(page, "smollm2-agent", "hello")
 
 
 def test_the_keyboard_alone_asks_and_opens_a_request(page: WebDriver, workspace: Workspace) -> None:
