@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 from urllib.parse import quote, quote_plus, unquote_plus
 
+from .._http.request import NamesOnly
 from .._urls import LOOKS_LIKE, parse_host
 from ..errors import APIError, Raw
 
@@ -169,25 +170,10 @@ def _is_opaque(word: str) -> bool:
     return bool(_UUID.fullmatch(word)) or any(re.match(mixed, run) for run in runs)
 
 
-class RedactedMapping(_Redacted, Mapping[str, Any]):
-    """Headers, the environment, a body with secrets: the repr shows names only. No dict, of which rich prints all."""
+class RedactedMapping(_Redacted, NamesOnly[Any]):
+    """Headers, the environment, a body with secrets: the repr shows names only."""
 
-    __slots__ = ("_items",)
-
-    def __init__(self, *parts: Mapping[str, Any]) -> None:
-        self._items = {name: value for part in parts for name, value in part.items()}
-
-    def __getitem__(self, name: str) -> Any:
-        return self._items[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(self._items)})"
+    __slots__ = ()
 
 
 def hide_headers(headers: Mapping[str, Any] | None) -> Any:

@@ -6,34 +6,28 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import httpx
 
 from ..errors import ConfigError
 
 RawHeaders = list[tuple[bytes, bytes]]
+T_co = TypeVar("T_co", covariant=True)
 
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 TOKEN, _VALUE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"), re.compile(r"[\t -~\x80-\xff]*")
 
 
-class RequestHeaders(Mapping[str, str]):
-    """The header fields of a request, also in the forms in which they are sent. Immutable; its repr shows names only.
+class NamesOnly(Mapping[str, T_co]):
+    """A mapping whose repr shows its names only. No dict, of which rich prints all."""
 
-    A value serves many requests: what is made of it is made once.
-    """
+    __slots__ = ("_items",)
 
-    __slots__ = ("_fields", "_items", "_lines")
+    def __init__(self, *parts: Mapping[str, T_co]) -> None:
+        self._items = {name: value for part in parts for name, value in part.items()}
 
-    def __init__(self, url: str, *parts: Mapping[str, str]) -> None:
-        """`url` is that of the request or its origin: field `host` is its name and port."""
-        self._items = {"host": request_target(url)[0].decode()}
-        self._items.update((name, value) for part in parts for name, value in part.items())
-        self._fields: RawHeaders | None = None
-        self._lines = b""
-
-    def __getitem__(self, name: str) -> str:
+    def __getitem__(self, name: str) -> T_co:
         return self._items[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -43,7 +37,22 @@ class RequestHeaders(Mapping[str, str]):
         return len(self._items)
 
     def __repr__(self) -> str:
-        return f"RequestHeaders({', '.join(self._items)})"
+        return f"{type(self).__name__}({', '.join(self._items)})"
+
+
+class RequestHeaders(NamesOnly[str]):
+    """The header fields of a request, also in the forms in which they are sent. Immutable.
+
+    A value serves many requests: what is made of it is made once.
+    """
+
+    __slots__ = ("_fields", "_lines")
+
+    def __init__(self, url: str, *parts: Mapping[str, str]) -> None:
+        """`url` is that of the request or its origin: field `host` is its name and port."""
+        super().__init__({"host": request_target(url)[0].decode()}, *parts)
+        self._fields: RawHeaders | None = None
+        self._lines = b""
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("dbllm's credentials are not pickled.")

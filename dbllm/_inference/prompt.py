@@ -67,9 +67,10 @@ class PromptSignature:
         return completion
 
     def _text(self, content: Any, info: CallInfo) -> str:
-        text = _waited((self.transform_output or answer_text)(content), "transform_output")
+        text = (self.transform_output or answer_text)(content)
         if isinstance(text, str):
             return text
+        _waited(text, "transform_output")
         if self.transform_output is None:
             raise unexpected(info, "the answer holds no text", "Say where the text is with transform_output=.")
         raise TypeError(f"transform_output must return the text as a str, got {type(text).__name__}.")

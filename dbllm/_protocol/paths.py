@@ -16,9 +16,7 @@ MODEL_SERVICES = "/api/2.1/unity-catalog/model-services"
 SERVICE = "model-services/"
 NO_GATEWAY = frozenset({"FEATURE_DISABLED", "ENDPOINT_NOT_FOUND", "501", "NOT_IMPLEMENTED"})
 """What workspaces without the AI Gateway answer."""
-_TWO_FORMS = (
-    "a serving endpoint's name has no dot (my-endpoint), a model service's has two (system.ai.claude-sonnet-4-5)"
-)
+_TWO_FORMS = "a serving endpoint's name has no dot (my-endpoint), a model service's two (system.ai.claude-sonnet-4-5)"
 
 
 def endpoint_names(listed: Any) -> list[str]:

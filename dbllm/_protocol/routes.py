@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -18,11 +19,7 @@ KIND_OF: dict[Verb, Kind] = {"chat": "chat", "respond": "responses", "embed": "e
 """What a verb speaks; `complete` speaks what the endpoint does."""
 
 _API_TYPES: dict[str, Kind] = {"chat/completions": "chat", "responses": "responses", "embeddings": "embeddings"}
-_OPENAI = (
-    "openai",
-    "gpt",
-    "codex",
-)  # in the name of a model or its provider: OpenAI's own wire takes all of its fields
+_OPENAI = ("openai", "gpt", "codex")  # in a model's or its provider's name: OpenAI's own wire takes all of its fields
 _MODELS = frozenset({"FOUNDATION_MODEL_API", "EXTERNAL_MODEL"})
 
 
@@ -134,6 +131,12 @@ def endpoint_ref(name: str, kind: Kind | None, served_model: str | None, gateway
     """
     if gateway not in (None, "mlflow", "openai"):
         raise ConfigError(f"gateway must be 'mlflow' or 'openai', got {gateway!r}.")
+    if isinstance(name, str) and served_model is None:  # some make a handle for each call, as LangChain's models do
+        return _known_ref(name, kind, None, gateway)
+    return _ref(name, kind, served_model, gateway)
+
+
+def _ref(name: str, kind: Kind | None, served_model: str | None, gateway: Gateway | None) -> EndpointRef:
     name, service = endpoint_name(name), is_service_name(name)
     if served_model is not None and (service or gateway):
         what = f"{name!r} is a model service" if service else f"gateway={gateway!r}"
@@ -153,6 +156,9 @@ def endpoint_ref(name: str, kind: Kind | None, served_model: str | None, gateway
     return EndpointRef(name, kind, own, described_at, served_model=served_model)
 
 
+_known_ref = lru_cache(_ref)
+
+
 def fallback_refs(ref: EndpointRef, fallback: object, gateway: Gateway | None) -> list[EndpointRef]:
     """What is called in turn where `ref` does not answer; nothing for None.
 
@@ -160,7 +166,9 @@ def fallback_refs(ref: EndpointRef, fallback: object, gateway: Gateway | None) -
         ConfigError: a name is none, or an endpoint is named twice.
         TypeError: `fallback` is no list of names.
     """
-    names = () if fallback is None else [fallback] if isinstance(fallback, str) else fallback
+    if fallback is None:
+        return []
+    names = [fallback] if isinstance(fallback, str) else fallback
     if not isinstance(names, Iterable):
         raise TypeError(f"fallback is a list of names of endpoints, not {type(fallback).__name__}.")
     refs, named = [endpoint_ref(name, None, None, gateway) for name in names], [ref.name]

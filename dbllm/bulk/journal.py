@@ -183,7 +183,6 @@ class Journal:
         self.path, self.done = path, bytearray(rows)
         self._handle, self._disk, self._job = handle, disk, job
         self.error: OSError | None = None
-        self.repaired = 0  # bytes of a torn last line that were removed
         self.lost = 0  # bytes that the journal had once, and a power failure took
         self._pending = bytearray()
         self._set(_Mark())
@@ -266,13 +265,11 @@ class Journal:
                         "no crash does that. Restore it from a copy, or move it away together with its .job.json to "
                         "start anew (what it held is then paid again)."
                     )
-                self.repaired = len(line)
                 self._disk.truncate(self._handle, self.size)
                 return
             self._take(whole, accept)
             self._crc, self.size = crc32(whole[-_END_BYTES:], crc), self.size + len(whole)
             if whole is not line:
-                self.repaired = 1
                 self._disk.write_all(self._handle, b"\n")
 
     def _take(self, line: bytes, accept: Callable[[int, int], bool] | None) -> None:

@@ -50,7 +50,6 @@ USAGE = {  # our `Usage`'s names
     "cached_tokens": "gen_ai.usage.cache_read.input_tokens",
     "reasoning_tokens": "gen_ai.usage.reasoning.output_tokens",
 }
-FEW_USAGE = {field: USAGE[field] for field in ("prompt_tokens", "completion_tokens")}  # which every usage has
 INPUT = "gen_ai.input.messages"
 OUTPUT = "gen_ai.output.messages"
 ADDRESS = "server.address"

@@ -17,28 +17,16 @@ from dbllm.testing.server import ServerSettings
 _BACKLOG = 1024
 
 
-class LoopbackWorkspace(ABC):
-    """A server at a port of its own; each app has a further one.
+class WorkspaceAddress:
+    """Where a workspace is, for the clients of all libraries.
 
     Attributes:
         host: its address, for any client.
         token: opens it, as any other does.
-        settings: seconds of faults, as `fault_server` has them.
     """
 
-    def __init__(self) -> None:
-        self.host, self.token = "", f"loopback-{secrets.token_hex(8)}"
-        self.settings = ServerSettings()
-        self.connections: set[LoopbackConnection] = set()
-        self.accepted = 0
-        self.flaws: list[str] = []
-        self._thread = LoopbackThread(self._serve, "loopback workspace")
-        self._apps: dict[str, str] = {}
-        self._servers: list[asyncio.AbstractServer] = []
-
-    @abstractmethod
-    def connection(self, app: str) -> LoopbackConnection:
-        """Serves one connection, to the workspace or to an app."""
+    host: str
+    token: str
 
     @property
     def openai_base_url(self) -> str:
@@ -58,6 +46,28 @@ class LoopbackWorkspace(ABC):
             "DATABRICKS_TOKEN": self.token,
             "DATABRICKS_CLUSTER_ID": "0000-000000-scripted",
         }
+
+
+class LoopbackWorkspace(WorkspaceAddress, ABC):
+    """A server at a port of its own; each app has a further one.
+
+    Attributes:
+        settings: seconds of faults, as `fault_server` has them.
+    """
+
+    def __init__(self) -> None:
+        self.host, self.token = "", f"loopback-{secrets.token_hex(8)}"
+        self.settings = ServerSettings()
+        self.connections: set[LoopbackConnection] = set()
+        self.accepted = 0
+        self.flaws: list[str] = []
+        self._thread = LoopbackThread(self._serve, "loopback workspace")
+        self._apps: dict[str, str] = {}
+        self._servers: list[asyncio.AbstractServer] = []
+
+    @abstractmethod
+    def connection(self, app: str) -> LoopbackConnection:
+        """Serves one connection, to the workspace or to an app."""
 
     def is_own(self, address: str) -> bool:
         """Whether it is an address of this server."""

@@ -21,7 +21,7 @@ import anyio
 import httpx
 
 from dbllm.testing.fault_plans import FAULT_STATUSES
-from dbllm.testing.loopback_workspace import workspace_environment
+from dbllm.testing.loopback_workspace import WorkspaceAddress, workspace_environment
 from dbllm.testing.model_answers import Asked
 from dbllm.testing.scripted_models import ScriptedModels
 from dbllm.testing.virtual_clock import VirtualClock
@@ -48,7 +48,7 @@ _IN_BODY: dict[str, type[httpx.TransportError]] = {
 }
 
 
-class ScriptedRouter(ScriptedModels):
+class ScriptedRouter(ScriptedModels, WorkspaceAddress):
     """Scripted models behind a respx router; `respx_router` makes one.
 
     A time-out is raised at once where a server would stay silent. Faults of bytes that httpx never shows (a damaged
@@ -64,22 +64,6 @@ class ScriptedRouter(ScriptedModels):
         self.router, self.host, self.token = router, host, "scripted-token"
         router.route(host=httpx.URL(host).host).mock(side_effect=self._answer)
         router.route(host__regex=rf".*{_APPS.replace('.', '[.]')}$").mock(side_effect=self._answer)
-
-    @property
-    def openai_base_url(self) -> str:
-        """The `base_url` for OpenAI's clients that use httpx."""
-        return f"{self.host}/serving-endpoints"
-
-    @property
-    def anthropic_base_url(self) -> str:
-        """The `base_url` for Anthropic's clients; pass `auth_token=` the token."""
-        return f"{self.host}/serving-endpoints/anthropic"
-
-    @property
-    def env(self) -> dict[str, str]:
-        """The variables by which clients find it."""
-        cluster = "0000-000000-scripted"
-        return {"DATABRICKS_HOST": self.host, "DATABRICKS_TOKEN": self.token, "DATABRICKS_CLUSTER_ID": cluster}
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         name = request.url.host
