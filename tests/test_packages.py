@@ -95,6 +95,7 @@ MOST_LINES = {  # of the whole core: what it was in one folder, and what each ch
     "telemetry is told in few steps; hooks and middleware that never end are cancelled": 115,
     "an endpoint that a job does not find is told with those there are; counts have their noun": 9,
     "mistakes: options with typing errors, arguments by another verb's names, settings that are set too late": 32,
+    "what to do where nothing listens on this machine; trust_env is a bool": 4,
     "adaptive concurrency: what noise looked like a quota is forgotten again": 12,
 }
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 import httpx
 
+from .._urls import is_loopback
 from ..errors import APIConnectionError, APIError, APIResponseError, APIStatusError, APITimeoutError, Raw
 from .tls import tls_advice
 
@@ -65,6 +67,8 @@ def name_server(error: APIError, server: str, connect: float | None, total: floa
     elif isinstance(error, APIConnectionError):
         named = error.detail.replace(f"to {_SERVER} ", f"to {server} ")
         error.detail = named.replace("the connection broke (", f"the connection broke ({server}: ", 1)
+        if error.unreachable and error.hint == error.next_step and is_loopback(urlsplit(server).hostname or ""):
+            error.hint = "Nothing listens there: start a workspace with `dbllm up`, and compare the host with its own."
 
 
 def undecodable_error(error: Exception, raw: Raw) -> APIError:

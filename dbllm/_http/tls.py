@@ -113,6 +113,8 @@ def tls_and_proxy(base: str, network: Network) -> tuple[ssl.SSLContext, httpx.Pr
     if not isinstance(verify, (bool, str, ssl.SSLContext)):
         shown = type(verify).__name__
         raise ConfigError(f"verify= must be True, False, a path, 'system' or an ssl.SSLContext, got {shown}.")
+    if not isinstance(network.trust_env, bool):  # "no" would count as True
+        raise ConfigError(f"trust_env= must be True or False, got {network.trust_env!r:.80}.")
     if isinstance(verify, ssl.SSLContext) and network.cert is not None:
         raise ConfigError("cert= does not go with an ssl.SSLContext as verify=: load the certificate into the context.")
     if parts.scheme == "https" or network.cert is not None or verify is not True:

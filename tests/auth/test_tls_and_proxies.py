@@ -343,6 +343,8 @@ def test_the_environments_proxy_is_used_for_others_unless_no_proxy_or_trust_env_
     [
         ({"verify": "/no/such/file.pem"}, "verify='/no/such/file.pem' must be a file or folder of CA certificates"),
         ({"verify": 3}, "verify= must be True, False, a path.*got int"),
+        ({"trust_env": "no"}, "trust_env= must be True or False, got 'no'"),
+        ({"trust_env": None}, "trust_env= must be True or False, got None"),
         ({"cert": "/no/such/cert.pem"}, "cert= cannot be used: /no/such/cert.pem"),
         ({"cert": "x.pem", "verify": ssl.create_default_context()}, "load the certificate into the context"),
         ({"proxy": "ftp://proxy.example.com"}, "proxy= must be a proxy's URL"),

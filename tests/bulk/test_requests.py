@@ -82,6 +82,9 @@ def test_a_row_that_cannot_be_sent_says_what_it_lacks() -> None:
             request_of(row, verb)
     with pytest.raises(RowInputError, match="needs a row with columns, got list"):
         request_of([1], "complete", Template("{a}"))
+    for line in ({"custom_id": "a", "body": {"prompt": "hi"}}, {"url": "/v1/embeddings", "body": {"input": "hi"}}):
+        with pytest.raises(RowInputError, match="body says what is sent: leave out the prompt template"):
+            request_of(line, "complete", Template("{body}"))
 
 
 def test_equal_requests_have_equal_fingerprints() -> None:

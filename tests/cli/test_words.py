@@ -33,7 +33,7 @@ UNREACHED = re.compile(  # by a command: it does not pass the argument, or reads
     r"|verify= must|cert= |verify='system' needs|fallback|progress takes|params must|audio\(\)|as_numpy|as_pandas"
     r"|Hooks|strict|middleware|hedge|retry must|extra_body must|\bid must|\bid=|events\(\)|result\(\)|get_bytes"
     r"|a Message|predict\(\) takes|embed\(\) (takes|needs)|to_frame|toPandas|reset_index|JSON has no form|as float\(\)"
-    r"|tool is a dict"
+    r"|tool is a dict|trust_env="
     r"|stop must|respond\(\) has no stop|complete\(\) takes one|takes a str, a message|tags must|no text but"
     r"|a function that returns one|a secret must|limits must|Limits\(\w|adaptive\"|batch|tags: pass"
     r"|final\(\)|needs an extra|with_options|token= and host=|client\.request|its value must|async, and|needs a prompt"

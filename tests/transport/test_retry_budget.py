@@ -286,6 +286,7 @@ async def test_a_port_where_nobody_listens_is_not_dialled_twice_for_ever(make, s
                 await client.request("POST", "/x", json={})
         assert (caught.value.attempts, caught.value.unreachable) == (1, True)
         assert DENIED in str(caught.value)
+        assert caught.value.hint.startswith("Nothing listens there: start a workspace with `dbllm up`")
         assert client.stats().attempts <= 60 + 40
 
 
