@@ -137,8 +137,8 @@ def request_of(row: Any, verb: str, template: Template | None = None) -> RowRequ
     if isinstance(row, Mapping) and isinstance(row.get("body"), Mapping) and ("custom_id" in row or "url" in row):
         if template is not None:
             raise RowInputError(
-                "the row has OpenAI Batch's shape, whose body says what is sent: leave out the prompt template, or give "
-                "rows of plain columns."
+                "the row has OpenAI Batch's shape, whose body says what is sent: leave out the prompt template, or "
+                "give rows of plain columns."
             )
         return _batch_row(row, verb)
     if template is not None:
