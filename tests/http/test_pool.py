@@ -17,7 +17,7 @@ from support.modes import Steps, backend_of, idle, permits, together, waited
 from support.samples import HELLO, piece, sse
 
 import dbllm
-from dbllm._http.pool import ConnectionLimiter
+from dbllm._http.pool import ConnectionLimiter, Exchange
 
 ONCE = dbllm.Retry(attempts=1)
 
@@ -159,7 +159,18 @@ async def test_one_connection_serves_calls_one_after_another(make, serve):
     assert (server.connections, len(server.requests)) == (1, 20)
 
 
-async def test_errors_give_their_connection_back_too(make, serve):
+async def test_errors_give_their_connection_back_too(make, serve, monkeypatch):
+    living = []
+
+    class Kept(Exchange):
+        """One that something still holds, as a traceback may: the collector gives nothing back."""
+
+        def __init__(self, pool: Any) -> None:
+            super().__init__(pool)
+            living.append(self)
+
+    monkeypatch.setattr("dbllm._http.pool.Exchange", Kept)
+
     def refusing(peer: Peer) -> None:
         while peer.request():
             peer.answer({"message": "no"}, 400)
@@ -169,7 +180,7 @@ async def test_errors_give_their_connection_back_too(make, serve):
         for _ in range(5):
             with pytest.raises(dbllm.BadRequestError):
                 await client.request("POST", "/x", json={})
-        assert (permits(client), idle(client)) == (0, 1)
+        assert (permits(client), idle(client), len(living)) == (0, 1, 5)
     assert server.connections == 1
 
 
