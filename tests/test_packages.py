@@ -50,6 +50,7 @@ LENT = {
         for name in ("bulk", "bulk.dry_run", "bulk.entry", "langchain", "local", "spark", "testing")
     },
     "bulk.row_stream": {"_misnomers"},
+    **{f"spark.{name}": {"_misnomers"} for name in ("functions", "options", "query")},
     "local.running": {"_auth.local_workspace"},  # who writes the note of a running workspace, and who reads it
     # bulk repeats, limits and looks up as the core does, by the core's own decisions
     "bulk.failures": {"_transport.retry", "_transport.limited"},

@@ -117,6 +117,27 @@ def result_of(value: Mapping[str, Any], index: int) -> RowResult:
     )
 
 
+def quoted_column(name: str) -> Any:
+    """A column by its name, whatever characters that has."""
+    return import_packages("pyspark.sql.functions").col("`" + name.replace("`", "``") + "`")
+
+
+def python_values(column: Any) -> list[Any]:
+    """The values of a column of Arrow; maps as dicts, which are lists of pairs for Arrow."""
+    return [_with_dicts(value, column.type) for value in column.to_pylist()]
+
+
+def _with_dicts(value: Any, kind: Any) -> Any:
+    types = import_packages("pyarrow").types
+    if value is None or not types.is_nested(kind):
+        return value
+    if types.is_map(kind):
+        return {name: _with_dicts(inner, kind.item_type) for name, inner in value}
+    if types.is_struct(kind):
+        return {field.name: _with_dicts(value[field.name], field.type) for field in kind}
+    return [_with_dicts(inner, kind.value_type) for inner in value]
+
+
 def import_packages(name: str) -> Any:
     """A module of a package that the extra brings.
 

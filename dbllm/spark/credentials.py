@@ -32,6 +32,15 @@ def settings_of(credential: str | None, host: str | None) -> dict[str, Any]:
     )
 
 
+def host_of(credential: str | None, host: str | None) -> str | None:
+    """The workspace that is called, as far as the driver knows: answers of one are none of another."""
+    try:
+        with Client(**settings_of(credential, host)) as client:
+            return client.host
+    except ConfigError:  # the workers have what the driver lacks
+        return host if host is not None or credential is None else credential
+
+
 @dataclass(frozen=True)
 class EnvironmentToken:
     """A token in an environment variable of the workers."""

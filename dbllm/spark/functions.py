@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
+import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from dbllm import AsyncClient, Limits, Retry, Timeout
+from dbllm import ConfigError
+from dbllm._misnomers import explain_keywords
 
-from ..bulk import RowMapper
+from ..bulk import RowInputError, RowMapper
 from ..bulk.requests import CONTENT, Template
-from .columns import TEXT, VECTOR, VECTORS, import_packages, spark_type
-from .credentials import settings_of
+from .columns import TEXT, VECTOR, VECTORS, import_packages, quoted_column, spark_type
+from .credentials import host_of
 from .ledger import job_name, ledger_folder
+from .options import JobOptions, check_options, job_limits, mapper_of, names_of
 from .share import share_of
 from .tables import is_table, with_table
 from .worker import MapRows, TaskPlan
@@ -30,58 +32,7 @@ DataFrame = Any
 """A DataFrame of classic Spark or of Spark Connect."""
 
 
-class JobOptions(TypedDict, total=False):
-    """What every function here takes, too.
-
-    The limits are those of the whole job: the tasks that run at once share them, and a printed line says how.
-
-    Attributes:
-        concurrency: how many calls at once, at the most; default 64. Each task's share goes down when the endpoint
-            turns calls away, and up again.
-        rpm, tpm: requests and tokens per minute. `tpm` is what input tokens and output tokens (reserved as
-            `max_tokens`) may come to, each; a pair names them apart: `tpm=(200_000, 20_000)`.
-        limits: instead of these, a `Limits`.
-        tasks: how many tasks; the DataFrame is repartitioned into so many. Default: as many as run at once, but at
-            least 8 calls for each.
-        ledger: a folder that all executors see: what is answered is recorded there, some 200 rows at a time, and never
-            paid again by a retry, another action or another run. Or the name of a table: the model is then called at
-            once, and the answers are recorded when all are there. Without one each action calls the model anew, and so
-            does each attempt of a task that fails (Spark makes four).
-        key: columns whose values name a row in the ledger; default: what the row asks.
-        retry_errors: call rows again whose recorded result is an error.
-        on_error: "row": a row that fails is a row with an `error`. "raise": the first one ends the job. "split": two
-            DataFrames come back, the rows with an answer and those without.
-        max_error_rate: end the job when more than this share of a task's last 200 rows failed.
-        column: the name of the column that is added; default "result".
-        params: the model's parameters, for all rows.
-        driver_app, cluster_id: instead of an endpoint, a driver proxy app; see `AsyncClient.driver_app`.
-        host: of the workspace; default: as in every client.
-        credential: where each worker finds its credential: "env:NAME", "profile:NAME" or "secret:scope/key". Default:
-            as in every client (environment, profile, Databricks runtime). A credential itself is never taken.
-        retry: the policy; default `dbllm.bulk.RETRY`, 8 attempts.
-        timeout: of one attempt: seconds, or a `Timeout`.
-    """
-
-    concurrency: int
-    rpm: float | None
-    tpm: float | tuple[float | None, float | None] | None
-    limits: Limits | None
-    tasks: int | None
-    ledger: str | os.PathLike[str] | None
-    key: str | Sequence[str] | None
-    retry_errors: bool
-    on_error: Literal["row", "raise", "split"]
-    max_error_rate: float | None
-    column: str
-    params: Mapping[str, Any] | None
-    driver_app: int | str | None
-    cluster_id: str | None
-    host: str | None
-    credential: str | None
-    retry: Retry | None
-    timeout: float | Timeout | None
-
-
+@explain_keywords
 def complete(
     df: DataFrame, endpoint: str | None = None, *, prompt: str | None = None, **options: Unpack[JobOptions]
 ) -> Any:
@@ -105,6 +56,7 @@ def complete(
     return _map(df, "complete", endpoint, prompt, options)
 
 
+@explain_keywords
 def chat(
     df: DataFrame,
     endpoint: str | None = None,
@@ -126,6 +78,7 @@ def chat(
     return _map(df, "chat", endpoint, prompt, options, response_model=response_model)
 
 
+@explain_keywords
 def embed(
     df: DataFrame, endpoint: str | None = None, *, prompt: str | None = None, **options: Unpack[JobOptions]
 ) -> Any:
@@ -140,6 +93,7 @@ def embed(
     return _map(df, "embed", endpoint, prompt, options)
 
 
+@explain_keywords
 def predict(
     df: DataFrame,
     endpoint: str | None = None,
@@ -160,6 +114,7 @@ def predict(
     return _map(df, "predict", endpoint, prompt, options, columns=columns)
 
 
+@explain_keywords
 def respond(
     df: DataFrame, endpoint: str | None = None, *, prompt: str | None = None, **options: Unpack[JobOptions]
 ) -> Any:
@@ -180,13 +135,42 @@ def respond(
 
 @dataclass(frozen=True)
 class RowContent:
-    """How a row of Spark becomes one of the mapper: a column under the mapper's name for it, or the columns."""
+    """How a row of Spark becomes one of the mapper.
 
-    column: str | None = None
+    Attributes:
+        columns: those that are sent, or that the template names.
+        name: the mapper's name for the one column that holds what is sent; "" where several columns are.
+        records: the columns are the features of a custom model, whatever their names.
+    """
+
+    columns: tuple[str, ...]
     name: str = ""
+    records: bool = False
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {self.name: row[self.column]} if self.column is not None else dict(row)
+        """What the mapper is given.
+
+        Raises:
+            RowInputError: the column that is sent is null.
+        """
+        if self.name:
+            (column,) = self.columns
+            if row[column] is None:
+                raise RowInputError(f"column {column!r} is empty in this row.")
+            return {self.name: _without_null_fields(row[column])}
+        chosen = {name: row[name] for name in self.columns}
+        return {"dataframe_records": [chosen]} if self.records else chosen
+
+
+def _without_null_fields(value: Any, *, keep: str = "content") -> Any:
+    """Messages without the fields that are null: in a column all messages have all fields."""
+    if isinstance(value, dict):
+        return {
+            name: _without_null_fields(inner, keep="")
+            for name, inner in value.items()
+            if inner is not None or name == keep
+        }
+    return [_without_null_fields(inner, keep=keep) for inner in value] if isinstance(value, list) else value
 
 
 def _map(
@@ -199,22 +183,13 @@ def _map(
     response_model: type | None = None,
     columns: Sequence[str] | None = None,
 ) -> Any:
-    if not hasattr(df, "mapInArrow"):
-        kind = f"{type(df).__module__.partition('.')[0]}.{type(df).__name__}"
-        raise TypeError(
-            f"df must be a Spark DataFrame, got a {kind}: spark.createDataFrame(df), or dbllm.bulk without Spark."
-        )
-    _check(options)
-    template, content, needed = _row_content(df, verb, prompt, columns)
+    require_dataframe(df)
+    check_options(options)
+    template, content = _row_content(df, verb, prompt, columns)
+    needed = content.columns
     mapper = mapper_of(options, verb, endpoint, prompt=template, response_model=response_model)
-    key = _as_names(options.get("key"))
+    key = () if options.get("key") is None else names_of(options["key"], "key")
     _require(df, key, "key")
-    share = share_of(
-        job_limits(options),
-        slots_of(df.sparkSession),
-        tasks=options.get("tasks"),
-        max_tokens=_max_tokens_of(mapper.params),
-    )
     column = options.get("column", "result")
     if column.lower() in [name.lower() for name in df.columns]:  # Spark tells no case apart, unless it is told to
         raise ValueError(f"the DataFrame has a column {column!r} already: name the new one with column=.")
@@ -225,14 +200,26 @@ def _map(
     ledger, table = options.get("ledger"), None
     if isinstance(ledger, str) and is_table(ledger):
         ledger, table = None, ledger
-    identity = _identity(mapper, verb, content, key, columns, options)
+    if df.isStreaming and (table is not None or on_error == "split"):
+        raise ValueError(
+            'a streaming DataFrame takes no table as its ledger, and no on_error="split": call this for each batch, in '
+            "the function of writeStream.foreachBatch."
+        )
+    identity = _identity(mapper, verb, content, key, options)
+    share = share_of(
+        job_limits(options),
+        slots_of(df.sparkSession),
+        tasks=options.get("tasks"),
+        max_tokens=_max_tokens_of(mapper.params),
+    )
+    used = tuple(dict.fromkeys((*needed, *key)))
     plan = TaskPlan(
         uid=uuid.uuid4().hex,
         mapper=mapper,
         share=share,
         row_of=content,
-        columns=tuple(dict.fromkeys((*needed, *key))),
-        output=_kind_of_output(df, verb, content),
+        columns=used,
+        output=_kind_of_output(verb, template),
         ledger=None if ledger is None else ledger_folder(ledger, identity),
         key=key,
         on_error="raise" if on_error == "raise" else "row",
@@ -240,27 +227,75 @@ def _map(
         retry_errors=options.get("retry_errors", False),
     )
     where = endpoint or f"driver app {options.get('driver_app')}"
-    recorded = table or plan.ledger or "no ledger: each action on the result calls the model anew"
+    recorded = f"ledger {plan.ledger}" if table is None else f"ledger: the table {table}"
+    if table is None and plan.ledger is None:
+        recorded = "no ledger: each action on the result calls the model anew"
     _print(f"dbllm.spark: {verb} {where}: {share}; {recorded}")
-    # Rows that ask the same meet in one partition, so that a ledger can tell.
-    by = [_quoted_column(name) for name in (key or needed)] if plan.ledger is not None else []
-    types = import_packages("pyspark.sql.types")
 
     def call(rows: DataFrame) -> DataFrame:
-        schema = types.StructType([*rows.schema.fields, types.StructField(column, spark_type(plan.output))])
-        return rows.repartition(share.tasks, *by).mapInArrow(arrow_function(plan, column, verb), schema)
+        return _with_answers(rows, plan, column, verb)
 
     if table is None:
         result = call(df)
     else:
         job, kind = job_name(identity), spark_type(plan.output)
-        result = with_table(df, table, job, key or needed, needed, column, kind, call, retry_errors=plan.retry_errors)
+        result = with_table(df, table, job, used, column, kind, call, retry_errors=plan.retry_errors)
     if on_error != "split":
         return result
     if table is None and plan.ledger is None:  # both halves are made of the same answers
         result = result.persist()
-    failed = result[column]["error"].isNotNull()
+    failed = quoted_column(column)["error"].isNotNull()
     return result.where(~failed), result.where(failed)
+
+
+def _with_answers(rows: DataFrame, plan: TaskPlan, column: str, verb: str) -> DataFrame:
+    """The rows with a column more.
+
+    On their way the columns are called by their places: Spark has a name with a dot, or one that another differs from
+    by its case alone, for that of something else.
+    """
+    types = import_packages("pyspark.sql.types")
+    names, fields = rows.columns, rows.schema.fields
+    inner = [f"c{place}" for place in range(len(names))]
+    schema = [
+        types.StructField(name, field.dataType, field.nullable, field.metadata)
+        for name, field in zip(inner, fields, strict=True)
+    ]
+    schema.append(types.StructField(column_inside := f"c{len(names)}", spark_type(plan.output)))
+    plan = replace(plan, places=tuple(map(names.index, plan.columns)))
+    function = arrow_function(plan, column_inside, verb)
+    spread = rows.toDF(*inner).repartition(plan.share.tasks)
+    return spread.mapInArrow(function, types.StructType(schema)).toDF(*names, column)
+
+
+def require_dataframe(df: Any) -> None:
+    """Refuse what is no DataFrame of Spark.
+
+    Raises:
+        TypeError: it is none; the message says how one is made of it.
+        ConfigError: its session has ended.
+    """
+    if hasattr(type(df), "mapInArrow"):
+        return
+    kind = f"{type(df).__module__}.{type(df).__name__}"
+    how = "spark.createDataFrame(…) makes one, or take dbllm.bulk without Spark"
+    for what, instead in _MADE_OF.items():
+        if kind.startswith(what):
+            how = instead
+    raise TypeError(f"df must be a Spark DataFrame, got {type(df).__name__} ({kind.partition('.')[0]}): {how}.")
+
+
+_MADE_OF = {
+    "pyspark.pandas.": "df.to_spark() makes one",
+    "pyspark.core.rdd.": "rdd.toDF() makes one",
+    "pyspark.rdd.": "rdd.toDF() makes one",
+    "pyspark.sql.group.": "aggregate first, with .agg(…)",
+    "pyspark.sql.session.": 'spark.table("…") reads one',
+    "pyspark.sql.classic.column.": "pass the DataFrame, and the column's name as prompt=",
+    "pyspark.sql.column.": "pass the DataFrame, and the column's name as prompt=",
+    "pyspark.sql.connect.column.": "pass the DataFrame, and the column's name as prompt=",
+    "builtins.str": 'spark.table("…") reads one',
+}
 
 
 def arrow_function(plan: TaskPlan, column: str, verb: str) -> Callable[[Iterator[Any]], Iterator[Any]]:
@@ -273,97 +308,37 @@ def arrow_function(plan: TaskPlan, column: str, verb: str) -> Callable[[Iterator
     return run
 
 
-def _check(options: JobOptions) -> None:
-    known = JobOptions.__annotations__
-    for name in options:
-        if name not in known:
-            raise TypeError(f"there is no argument {name!r}; there are {', '.join(known)}.")
-    if (on_error := options.get("on_error", "row")) not in ("row", "raise", "split"):
-        raise ValueError(f'on_error must be "row", "raise" or "split", got {on_error!r}.')
-    kinds: dict[str, type] = {"params": Mapping, "limits": Limits, "retry": Retry, "column": str}
-    for name, kind in kinds.items():
-        if (given := options.get(name)) is not None and not isinstance(given, kind):
-            what = "a mapping" if kind is Mapping else "a str" if kind is str else f"a dbllm.{kind.__name__}"
-            raise TypeError(f"{name} must be {what}, got {given!r}.")
-    for name in ("concurrency", "tasks"):
-        value: Any = options.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be an integer, 1 or more, got {value!r}.")
-    rate = options.get("max_error_rate")
-    if rate is not None and not 0 <= rate <= 1:
-        raise ValueError(f"max_error_rate must be between 0 and 1, got {rate!r}.")
-
-
-def job_limits(options: JobOptions) -> Limits:
-    """The limits of the whole job."""
-    rpm, tpm, limits = options.get("rpm"), options.get("tpm"), options.get("limits")
-    if limits is not None:
-        if any(options.get(name) is not None for name in ("rpm", "tpm", "concurrency")):
-            raise ValueError("limits= says all of it: leave out concurrency=, rpm= and tpm=.")
-        return limits
-    if isinstance(tpm, (tuple, list)) and len(tpm) != 2:
-        raise ValueError(f"tpm must be a number, or a pair (of input tokens, of output tokens), got {tpm!r}.")
-    given, made = tpm if isinstance(tpm, (tuple, list)) else (tpm, tpm)
-    return Limits(
-        requests_per_minute=rpm,
-        input_tokens_per_minute=given,
-        output_tokens_per_minute=made,
-        concurrency=options.get("concurrency", 64),
-    )
-
-
-def mapper_of(
-    options: JobOptions,
-    verb: str | None,
-    endpoint: str | None,
-    *,
-    prompt: str | None = None,
-    response_model: type | None = None,
-) -> RowMapper:
-    """What calls the model for one row, in whatever process."""
-    if (endpoint is None) == (options.get("driver_app") is None):
-        raise TypeError('say what is called: the name of an endpoint ("dolly"), or driver_app=, and not both.')
-    if endpoint is not None:  # a name or a host that cannot be is said here, not by every worker
-        AsyncClient(options.get("host") or "https://localhost", "token").endpoint(endpoint)
-    mapper = RowMapper(
-        endpoint,
-        driver_app=options.get("driver_app"),
-        cluster_id=options.get("cluster_id"),
-        verb=verb,
-        prompt=prompt,
-        params=options.get("params"),
-        response_model=response_model,
-        retry=options.get("retry"),
-        timeout=options.get("timeout"),
-        **settings_of(options.get("credential"), options.get("host")),
-    )
-    # The verb is known, so no worker looks the endpoint up: a task whose rows the ledger has sends nothing at all.
-    mapper._verbs = ()
-    return mapper
-
-
 def slots_of(spark: Any) -> int:
     """How many tasks Spark runs at once."""
     try:
         return max(1, int(spark.sparkContext.defaultParallelism))
     except Exception:  # noqa: BLE001 - Connect has no context, and says so with errors of several kinds
         functions = import_packages("pyspark.sql.functions")
+    try:
         places = spark.range(1 << 16).select(functions.spark_partition_id().alias("place"))
         return 1 + int(places.agg(functions.max("place")).collect()[0][0])
+    except Exception as error:
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        raise ConfigError(
+            f"the Spark session does not answer ({why:.200}). If it was stopped, start one, and make the DataFrame "
+            "anew; nothing was sent to the model."
+        ) from error
 
 
 def _row_content(
     df: DataFrame, verb: str, prompt: str | None, columns: Sequence[str] | None
-) -> tuple[str | None, RowContent, list[str]]:
-    """The template, how rows are read, and the columns that this needs."""
+) -> tuple[str | None, RowContent]:
+    """The template, and how rows are read."""
+    if verb == "predict" and prompt is None:
+        names = tuple(dict.fromkeys(names_of(df.columns if columns is None else columns, "columns")))
+        if not names:
+            raise ValueError("columns is empty: name those that the model is given, or leave it out (all of them).")
+        _require(df, names, "columns")
+        _refuse_binary(df, names)
+        return None, RowContent(names, records=True)
     if columns is not None:
-        if prompt is not None:
-            raise ValueError("predict takes either columns= or prompt=.")
-        _require(df, columns, "columns")
-        return None, RowContent(), list(columns)
+        raise ValueError("predict takes either columns= or prompt=.")
     if prompt is None:
-        if verb == "predict":
-            return None, RowContent(), list(df.columns)
         found = [name for name in CONTENT[verb] if name in df.columns]
         if not found:
             wanted = " or ".join(map(repr, CONTENT[verb]))
@@ -374,9 +349,11 @@ def _row_content(
     elif not isinstance(prompt, str):
         raise TypeError(f"prompt must be the name of a column or a template (str), got {type(prompt).__name__}.")
     if prompt in df.columns:
+        _refuse_binary(df, [prompt])
         if verb != "predict" and _is_content(df, prompt, verb):
-            return None, RowContent(prompt, CONTENT[verb][0]), [prompt]
-        return "{" + prompt + "}", RowContent(), [prompt]
+            return None, RowContent((prompt,), CONTENT[verb][0])
+        called = re.sub(r"[^\w .-]", "_", prompt) or "column"  # no template can have a brace in a column's name
+        return "{" + called + "}", RowContent((prompt,), called)
     template = Template(prompt)
     if not template.columns:
         raise ValueError(
@@ -384,7 +361,24 @@ def _row_content(
             f"{', '.join(df.columns)}."
         )
     _require(df, template.columns, "prompt")
-    return prompt, RowContent(), list(template.columns)
+    _refuse_binary(df, template.columns)
+    return prompt, RowContent(template.columns)
+
+
+def _refuse_binary(df: DataFrame, names: Sequence[str]) -> None:
+    for name, field in zip(df.columns, df.schema.fields, strict=True):
+        if name in names and _has_binary(field.dataType):
+            quoted = "`" + name.replace("`", "``") + "`"
+            raise ValueError(
+                f"column {name!r} is {field.dataType.simpleString()}, and bytes are no text: decode({quoted}, 'UTF-8') "
+                f"makes a text of them, base64({quoted}) what a model may read of other data."
+            )
+
+
+def _has_binary(kind: Any) -> bool:
+    inner = [getattr(kind, name, None) for name in ("elementType", "keyType", "valueType")]
+    inner += [field.dataType for field in getattr(kind, "fields", ())]
+    return kind.typeName() == "binary" or any(_has_binary(each) for each in inner if each is not None)
 
 
 def _require(df: DataFrame, names: Sequence[str], argument: str) -> None:
@@ -395,29 +389,32 @@ def _require(df: DataFrame, names: Sequence[str], argument: str) -> None:
         )
 
 
-def _as_names(key: str | Sequence[str] | None) -> tuple[str, ...]:
-    return () if key is None else (key,) if isinstance(key, str) else tuple(key)
-
-
 def _is_content(df: DataFrame, column: str, verb: str) -> bool:
     """Whether a column holds what the verb sends as it is: messages, or texts; False: a value that becomes a text."""
-    kind = df.schema[column].dataType
+    kind = df.schema.fields[df.columns.index(column)].dataType
     if kind.typeName() not in ("array", "struct", "map"):
         return False
-    item = kind.elementType.typeName() if kind.typeName() == "array" else ""
-    if item in (("string",) if verb == "embed" else ("struct", "map")):
+    item: Any = kind.elementType if kind.typeName() == "array" else None
+    name = "" if item is None else item.typeName()
+    if verb == "embed":
+        wanted, fits = "a text or an array of texts", name == "string"
+    elif verb == "complete":
+        wanted, fits = "text alone (chat sends an array of structs with role and content)", False
+    else:
+        wanted = "a text or an array of structs with role and content"
+        fits = name == "map" or (name == "struct" and bool({"role", "type"} & {*item.fieldNames()}))
+    if fits:
         return True
-    wanted = "an array of texts" if verb == "embed" else "an array of structs with role and content"
     raise ValueError(
-        f"{verb} sends a text or {wanted}, and column {column!r} is {kind.simpleString()}: array(…) makes an array of "
+        f"{verb} sends {wanted}, and column {column!r} is {kind.simpleString()}: array(…) makes an array of "
         'one, and a template ("{' + column + '}") a text.'
     )
 
 
-def _kind_of_output(df: DataFrame, verb: str, content: RowContent) -> str:
+def _kind_of_output(verb: str, template: str | None) -> str:
     if verb != "embed":
         return TEXT
-    return VECTOR if content.column is None else VECTORS
+    return VECTORS if template is None else VECTOR
 
 
 def _max_tokens_of(params: Mapping[str, Any]) -> int | None:
@@ -426,33 +423,21 @@ def _max_tokens_of(params: Mapping[str, Any]) -> int | None:
 
 
 def _identity(
-    mapper: RowMapper,
-    verb: str,
-    content: RowContent,
-    key: tuple[str, ...],
-    columns: Sequence[str] | None,
-    options: JobOptions,
+    mapper: RowMapper, verb: str, content: RowContent, key: tuple[str, ...], options: JobOptions
 ) -> dict[str, Any]:
     """What makes two jobs ask the same."""
     model = mapper.response_model
-    schema = getattr(model, "model_json_schema", lambda: repr(model))
     return {
         "endpoint": mapper.endpoint,
         "driver_app": [mapper.driver_app, mapper.cluster_id],
-        "host": options.get("host"),
+        "host": host_of(options.get("credential"), options.get("host")),
         "verb": verb,
         "prompt": mapper.prompt,
-        "content": content.column,
-        "columns": columns,
+        "content": [content.columns, content.name],
         "params": mapper.params,
-        "response_model": None if model is None else schema(),
+        "response_model": None if model is None else import_packages("pydantic").TypeAdapter(model).json_schema(),
         "key": key,
     }
-
-
-def _quoted_column(name: str) -> Any:
-    quoted = "`" + name.replace("`", "``") + "`"
-    return import_packages("pyspark.sql.functions").col(quoted)
 
 
 def _print(line: str) -> None:

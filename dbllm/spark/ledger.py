@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 from zlib import crc32
 
 from ..errors import DbllmError
@@ -51,13 +52,13 @@ def ledger_folder(path: str | os.PathLike[str], identity: Mapping[str, Any]) -> 
         LedgerError: the path is none that files can be opened at.
     """
     text = os.fspath(path)
-    if text.startswith("dbfs:/Volumes/"):
-        text = text.removeprefix("dbfs:")
-    elif text.startswith("dbfs:/"):
-        text = "/dbfs/" + text.removeprefix("dbfs:").lstrip("/")
-    elif text.startswith("file:/"):
-        text = "/" + text.removeprefix("file:").lstrip("/")
-    elif "://" in text or not text.strip():
+    scheme, colon, rest = text.partition(":")
+    if rest.startswith("/") and scheme == "dbfs":
+        text = "/" + rest.lstrip("/")
+        text = text if text.startswith("/Volumes/") else "/dbfs" + text
+    elif rest.startswith("/") and scheme == "file" and (not rest.startswith("//") or rest.startswith("///")):
+        text = "/" + unquote(rest).lstrip("/")
+    elif (colon and rest.startswith("/") and len(scheme) > 1) or not text.strip() or "\0" in text:
         raise LedgerError(
             f"ledger={text!r} must be a folder that every executor can open as files: /Volumes/…, /dbfs/…, or a shared "
             "mount."
@@ -67,14 +68,6 @@ def ledger_folder(path: str | os.PathLike[str], identity: Mapping[str, Any]) -> 
     if not there.is_dir():
         raise LedgerError(f"ledger={text!r} must be a folder, and {there} is a file: name another.")
     return folder / job_name(identity)
-
-
-def key_is_wrong(names: Sequence[str]) -> str:
-    """What is said where rows of one key ask different things."""
-    return (
-        f"key={list(names)!r} does not name a row: rows with the same values there ask different things, and a ledger "
-        "would give them one answer. Name more columns, or leave key= out: what a row asks then names it."
-    )
 
 
 def job_name(identity: Mapping[str, Any]) -> str:

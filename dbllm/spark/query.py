@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from dbllm import AsyncClient, Limits
+from dbllm import AsyncClient, ConfigError, Limits
+from dbllm._misnomers import explain_keywords
 
 from ..bulk import Item, RowInputError, RowMapper
-from ..bulk.requests import RowRequest
+from ..bulk.failures import failed_result
+from ..bulk.requests import VERBS, RowRequest
 from ..bulk.row_mapper import sending_once
 from .columns import TEXT, VECTOR, arrow_type, import_packages, spark_type, value_of
-from .functions import JobOptions, RowContent, job_limits, mapper_of, slots_of
+from .functions import RowContent, slots_of
+from .options import JobOptions, check_options, job_limits, mapper_of
 from .share import share_of
 from .worker import CHUNK_ROWS, TaskPlan, TaskRun
 
@@ -25,9 +28,12 @@ if TYPE_CHECKING:
 AS_AI_QUERY = {"response": "string", "errorMessage": "string"}
 """The fields that `ai_query` returns with `failOnError => false`; ours follow."""
 
+_HOW = "dbllm_query('dolly', text), or dbllm_query(text) where register was given an endpoint"
+
 _NOT_HERE = {"ledger", "key", "retry_errors", "on_error", "column", "tasks", "max_error_rate"}
 
 
+@explain_keywords
 def register(
     spark: Any,
     name: str = "dbllm_query",
@@ -57,6 +63,15 @@ def register(
     Raises:
         ValueError, TypeError, ConfigError: an argument cannot be used.
     """
+    if not hasattr(type(spark), "udf"):
+        raise TypeError(
+            f"spark must be the Spark session, got {type(spark).__name__}: register(spark, name, endpoint)."
+        )
+    if not isinstance(name, str) or not name or set(name) & set(".`"):
+        raise ValueError(f"the function's name must be a word for SQL, such as 'dbllm_query', got {name!r}.")
+    if verb not in VERBS:
+        raise ValueError(f"verb must be one of {', '.join(VERBS)}, got {verb!r}.")
+    check_options(options)
     if unusable := sorted(_NOT_HERE & options.keys()):
         raise TypeError(f"{', '.join(unusable)}: a function for SQL has none; dbllm.spark.complete has.")
     fixed = endpoint is not None or options.get("driver_app") is not None
@@ -69,7 +84,7 @@ def register(
         )
     output = VECTOR if verb == "embed" else TEXT
     more = {**AS_AI_QUERY, **({"response": "vector"} if output == VECTOR else {})}
-    plan = TaskPlan(uuid.uuid4().hex, mapper, share, RowContent(), (), output)
+    plan = TaskPlan(uuid.uuid4().hex, mapper, share, RowContent(()), (), output)
     print(f"dbllm.spark: {name}: {share} at most", file=sys.stderr)
     function = import_packages("pyspark.sql.functions").pandas_udf(
         query_function(plan, fixed), spark_type(output, **more)
@@ -120,14 +135,22 @@ class QueryMapper(RowMapper):
         """What a row asks for; its key is the endpoint."""
         if not isinstance(row.endpoint, str) or not row.endpoint:
             raise RowInputError("the endpoint is NULL or no name.")
+        self._handle_of(row.endpoint)
         return replace(super().request(row.request), key=row.endpoint)
 
     def send(self, handle: Any, request: RowRequest, **options: Any) -> Any:
         """Call the endpoint that the row names."""
-        name = request.key or ""
+        return super().send(self._handle_of(request.key or ""), request, **options)
+
+    def _handle_of(self, name: str) -> Any:
+        """The handle of an endpoint. A name that none can have is the mistake of its row."""
         if name not in self._handles:
-            self._handles[name] = sending_once(self._client(AsyncClient).endpoint(name), self.timeout)
-        return super().send(self._handles[name], request, **options)
+            client = self._client(AsyncClient)
+            try:
+                self._handles[name] = sending_once(client.endpoint(name), self.timeout)
+            except ConfigError as error:
+                raise RowInputError(str(error)) from None
+        return self._handles[name]
 
 
 class QueryRows:
@@ -171,18 +194,38 @@ class QueryRows:
     def _read(self, batches: Iterator[Any]) -> Iterator[list[Item]]:
         numbers = count()
         for batch in batches:
-            columns = (batch,) if self._fixed else batch
+            columns = batch if isinstance(batch, tuple) else (batch,)
+            if len(columns) != (1 if self._fixed else 2):
+                takes = "the request alone" if self._fixed else "an endpoint's name and the request"
+                raise TypeError(f"this function takes {takes}, and was called with {len(columns)} arguments: {_HOW}.")
             size = len(columns[0])
             for start in range(0, size, CHUNK_ROWS):
                 piece = []
                 for place in range(start, min(start + CHUNK_ROWS, size)):
-                    values = [_python_value(column.iloc[place]) for column in columns]
-                    piece.append(Item(next(numbers), values[0] if self._fixed else EndpointRow(*values)))
+                    values = [_value_at(column, place) for column in columns]
+                    number = next(numbers)
+                    if isinstance(values[-1], list) and self._plan.output == VECTOR:
+                        several = RowInputError("here embed takes one text a row, and got a list: explode it.")
+                        piece.append(Item(number, failed_result([several], number, None)))
+                    else:
+                        piece.append(Item(number, values[0] if self._fixed else EndpointRow(*values)))
                 yield piece
+
+
+def _value_at(column: Any, place: int) -> Any:
+    """A value of pandas; a struct, which is a row of a frame, as a dict."""
+    if hasattr(column, "columns"):
+        return {name: _python_value(column[name].iloc[place]) for name in column.columns}
+    return _python_value(column.iloc[place])
 
 
 def _python_value(value: Any) -> Any:
     """A value of pandas as Python has it."""
+    if hasattr(value, "asDict"):  # a struct within another value
+        value = value.asDict()
     if isinstance(value, Mapping):
         return {name: _python_value(inner) for name, inner in value.items()}
-    return value.tolist() if hasattr(value, "tolist") else value
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(plain, list):
+        return [_python_value(inner) for inner in plain]
+    return None if isinstance(plain, float) and plain != plain else plain  # NULL is NaN in a column of numbers

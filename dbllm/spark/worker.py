@@ -27,11 +27,12 @@ import anyio.to_thread
 
 from .._transport.adaptive import AdaptiveConcurrency
 from .._transport.limits import BURST, BYTES_A_TOKEN, Cost, RateLimiter
-from ..bulk import Item, RowMapper, RowResult, Rows
+from ..bulk import Item, RowInputError, RowMapper, RowResult, Rows
+from ..bulk.failures import failed_result
 from ..bulk.scheduler import Scheduler
 from ..errors import DbllmError
-from .columns import arrow_type, import_packages, result_of, value_of
-from .ledger import LedgerError, LedgerIndex, LedgerWriter, key_is_wrong, key_of_values
+from .columns import arrow_type, import_packages, python_values, result_of, value_of
+from .ledger import LedgerIndex, LedgerWriter, key_of_values
 from .share import Share
 
 log = logging.getLogger("dbllm.spark")
@@ -64,8 +65,9 @@ class TaskPlan:
         row_of: how a row of Spark becomes one of the mapper.
         columns: those that `row_of` needs.
         output: what `output` holds; see `columns`.
+        places: where `columns` stand in a batch, whose own names are others.
         ledger: the folder of the job, or None.
-        key: the columns whose values name a row in the ledger; () is what is asked.
+        key: the columns whose values, with what is asked, name a row in the ledger.
         on_error: "row" or "raise".
     """
 
@@ -75,6 +77,7 @@ class TaskPlan:
     row_of: Callable[[dict[str, Any]], Any]
     columns: tuple[str, ...]
     output: str
+    places: tuple[int, ...] = ()
     ledger: Path | None = None
     key: tuple[str, ...] = ()
     on_error: str = "row"
@@ -378,18 +381,6 @@ class _Chunk:
     keys: list[bytes | None]
 
 
-def check_key(names: Sequence[str], rows: Sequence[dict[str, Any]], keys: Sequence[bytes | None]) -> None:
-    """Whether rows of one key ask the same, as far as these show: rows of one key are in one task.
-
-    Raises:
-        LedgerError: they do not; a ledger would give all of them one answer.
-    """
-    asked: dict[bytes | None, dict[str, Any]] = {}
-    for row, key in zip(rows, keys, strict=True):
-        if asked.setdefault(key, row) != row:
-            raise LedgerError(key_is_wrong(names))
-
-
 class MapRows:
     """The function of `mapInArrow`: batches of rows in, the same rows with one column more out."""
 
@@ -453,10 +444,9 @@ class MapRows:
                 # A copy: a slice would keep all of its batch while one of its rows is under way.
                 rows = range(start, min(start + CHUNK_ROWS, batch.num_rows))
                 part = batch.take(self._arrow.array(rows))
-                content = part.select(list(plan.columns)).to_pylist()
+                values = [python_values(part.column(place)) for place in plan.places]
+                content = [dict(zip(plan.columns, row, strict=True)) for row in zip(*values, strict=True)]
                 chunk = _Chunk(part, [self._key(row) for row in content] if index is not None else [None] * len(rows))
-                if plan.key and index is not None:
-                    check_key(plan.key, content, chunk.keys)
                 found = index.find(chunk.keys) if index is not None else chunk.keys
                 piece: list[Item] = []
                 for place, (row, value) in enumerate(zip(content, found, strict=True)):
@@ -466,17 +456,23 @@ class MapRows:
                         chunk.keys[place] = None  # it is recorded
                         piece.append(Item(number, result_of(value, number)))
                     else:
-                        piece.append(Item(number, plan.row_of(row)))
+                        piece.append(Item(number, self._asked(row, number)))
                 yield piece
+
+    def _asked(self, row: dict[str, Any], number: int) -> Any:
+        """What the mapper is given, or the result of a row that asks nothing."""
+        try:
+            return self._plan.row_of(row)
+        except RowInputError as error:
+            return failed_result([error], number, None)
 
     def _key(self, row: dict[str, Any]) -> bytes | None:
         plan = self._plan
-        if plan.key:
-            return key_of_values([row[name] for name in plan.key])
         try:
-            return plan.mapper.request(plan.row_of(row)).fingerprint()
+            asked = plan.mapper.request(plan.row_of(row)).fingerprint()
         except (ValueError, TypeError):
             return None  # it cannot be sent, so it costs nothing
+        return key_of_values([*(row[name] for name in plan.key), asked.hex()]) if plan.key else asked
 
     def _batch(self, ready: Sequence[tuple[_Chunk, int, dict[str, Any]]], column: str) -> Any:
         arrow = self._arrow

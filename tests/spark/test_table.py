@@ -25,7 +25,12 @@ from pydantic import BaseModel
 
 from dbllm import AsyncClient, ConfigError, Limits, Retry, bulk
 from dbllm._transport.limits import Cost, RateLimiter
+from dbllm.bulk import RowInputError, RowMapper
 from dbllm.spark import LedgerError, chat, complete, embed, predict, register, respond
+from dbllm.spark.columns import python_values
+from dbllm.spark.functions import RowContent
+from dbllm.spark.query import _value_at
+from dbllm.spark.tables import is_table
 from dbllm.spark.worker import rows_of_retry, use_up_burst
 from dbllm.testing import SAFE_FAULTS, FaultServer
 
@@ -500,11 +505,45 @@ def test_a_table_is_a_ledger_too(spark: Any, server: FaultServer, where: dict[st
     spark.sql("DROP TABLE IF EXISTS answers")
     first = chat(table(spark, 40), "m", **options)
     assert outputs(first.collect()) == {place: f"Say row {place}" for place in range(40)}
-    more = chat(table(spark, 50), "m", **options)
-    assert outputs(more.collect()) == {place: f"Say row {place}" for place in range(50)}
+    more = chat(table(spark, 50, text="if(id = 7, 'new', concat('row ', id))"), "m", **options)
+    assert outputs(more.collect()) == {place: "Say new" if place == 7 else f"Say row {place}" for place in range(50)}
     assert first.columns == more.columns == ["id", "text", "result"]
-    assert server.report().executions == 50
+    assert server.report().executions == 51  # a row that asks something else is another
     spark.sql("DROP TABLE answers")
+
+
+@OF_DBLLM
+def test_a_recorded_answer_is_that_to_what_the_row_asks(
+    spark: Any, server: FaultServer, where: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {"prompt": "Say {text}", "key": "tenth", "tasks": 1, **where}
+
+    def said(text: str, ledger: str) -> dict[int, str | None]:
+        rows = spark.range(20).selectExpr("id", "id div 10 as tenth", f"{text} as text")
+        return outputs(chat(rows, "m", ledger=ledger, **options).collect())
+
+    # Rows of one key that ask different things have answers of their own, as have those that were mended or changed.
+    folder = tmp_path / "a ledger"
+    first = said("if(id = 3, null, concat('row ', id))", str(folder))
+    assert first == {place: None if place == 3 else f"Say row {place}" for place in range(20)}
+    second = said("if(id = 7, 'new', concat('row ', id))", folder.as_uri())
+    assert second == {**first, 3: "Say row 3", 7: "Say new"}
+    assert server.report().executions == 19 + 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a ledger"]
+
+
+def test_what_is_recorded_of_one_workspace_is_none_of_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from dbllm.spark.credentials import host_of
+
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "databrickscfg"))
+    monkeypatch.setenv("DATABRICKS_TOKEN", CANARY)
+    monkeypatch.setenv("DATABRICKS_HOST", "https://one.cloud.databricks.com/")
+    assert host_of(None, None) == host_of(None, "one.cloud.databricks.com") == "https://one.cloud.databricks.com"
+    monkeypatch.setenv("DATABRICKS_HOST", "https://two.cloud.databricks.com")
+    assert host_of(None, None) == host_of("env:NOT_SET", None) == "https://two.cloud.databricks.com"
+    (tmp_path / "databrickscfg").write_text("[three]\nhost = https://three.cloud.databricks.com\ntoken = x\n")
+    assert host_of("profile:three", None) == "https://three.cloud.databricks.com"
+    assert host_of("profile:of-the-workers", None) == "profile:of-the-workers"
 
 
 @OF_WORKERS
@@ -687,6 +726,64 @@ def test_every_verb_has_its_columns(spark: Any, server: FaultServer, where: dict
         assert json.loads(row["result"]["parsed"]) == {"number": row["id"]}, row
 
 
+def test_any_name_of_a_column_and_any_value_that_is_text_will_do(
+    spark: Any, server: FaultServer, where: dict[str, Any], tmp_path: Path
+) -> None:
+    names = ["a.b", "a b", "a`b", "{a}", "Text", "text", "id", "id"]
+    rows = spark.range(1).selectExpr(*(f"'{place}' as c{place}" for place in range(len(names)))).toDF(*names)
+    options = {"column": "of.it", "tasks": 1, **where}
+    for prompt, said in (("a.b", "0"), ("{a}", "3"), ("text", "5"))[: 3 if MAIN or LONG else 1]:
+        answers = chat(rows, "m", prompt=prompt, **options)
+        assert (answers.columns, answers.collect()[0]["of.it"]["output"]) == ([*names, "of.it"], said)
+    good, _ = chat(rows, "m", prompt="{a.b} {a`b} {Text}", key=["a b"], ledger=tmp_path, on_error="split", **options)
+    assert good.collect()[0]["of.it"]["output"] == "0 2 4"
+    messages = spark.range(1).selectExpr("array(map('role', 'user', 'content', 'from a map')) as messages")
+    assert chat(messages, "m", tasks=1, **where).collect()[0]["result"]["output"] == "from a map"
+
+
+def test_a_map_is_an_object_wherever_it_stands() -> None:
+    import pyarrow
+
+    inner = pyarrow.map_(pyarrow.string(), pyarrow.int64())
+    kind = pyarrow.map_(pyarrow.string(), pyarrow.list_(pyarrow.struct([("of", inner), ("n", pyarrow.int64())])))
+    values = [[("x", [{"of": [("y", 1)], "n": 2}, None])], None, []]
+    assert python_values(pyarrow.array(values, kind)) == [{"x": [{"of": {"y": 1}, "n": 2}, None]}, None, {}]
+
+
+def test_a_table_is_named_as_in_sql() -> None:
+    named = ["t", "s.t", "c.s.t", "`my-t`", "`my-c`.s.`a b`"]
+    paths = ["./t", "/t", "my-t", "a b", "a.b.c.d", "`a/b`", ".t", "s..t", "`t", "t/"]
+    assert [is_table(each) for each in named + paths] == [True] * len(named) + [False] * len(paths)
+
+
+def test_a_custom_model_is_given_the_columns_named_and_no_others() -> None:
+    features = RowContent(("inputs", "weight"), records=True)
+    row = {"inputs": [1.0], "weight": 2, "id": 7}  # the key is beside them
+    assert features(row) == {"dataframe_records": [{"inputs": [1.0], "weight": 2}]}
+    assert RowMapper("m", verb="predict").request(features(row)).content == features(row)
+    messages = [{"role": "assistant", "content": None, "tool_calls": [{"id": "1", "index": None}], "name": None}]
+    assert RowContent(("said",), "messages")({"said": messages}) == {
+        "messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]
+    }
+    with pytest.raises(RowInputError, match="column 'said' is empty"):
+        RowContent(("said",), "messages")({"said": None})
+
+
+def test_values_of_sql_are_those_of_python() -> None:
+    import numpy
+    import pandas
+    from pyspark.sql import Row
+
+    frame = pandas.DataFrame({"a": [1, 2], "b": ["x", None], "c": [0.5, float("nan")]})
+    assert [_value_at(frame, place) for place in (0, 1)] == [
+        {"a": 1, "b": "x", "c": 0.5},
+        {"a": 2, "b": None, "c": None},
+    ]
+    inner = numpy.empty(1, dtype=object)
+    inner[0] = Row(role="user", content=numpy.array([{"n": numpy.int64(3)}]))
+    assert _value_at(pandas.Series([inner]), 0) == [{"role": "user", "content": [{"n": 3}]}]
+
+
 def test_a_bad_row_is_one_row_or_ends_the_job_or_is_set_apart(
     spark: Any, server: FaultServer, where: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -713,15 +810,30 @@ def test_sql_asks_as_ai_query_does(spark: Any, server: FaultServer, where: dict[
         for name in ("one", "two"):
             assert row[name]["response"] == row[name]["output"] == row["text"]
             assert (row[name]["errorMessage"] is None) == (row["id"] != 7)
-    first = spark.sql("SELECT dbllm_query('other', 'hello').response").collect()[0][0]
-    assert first == "hello"
+    first = spark.sql("SELECT dbllm_query('other', 'hello').response, dbllm_query('a/b', 'x').errorMessage").collect()[
+        0
+    ]
+    assert first[0] == "hello"
+    assert "is a URL or a path" in first[1]
+    if MAIN or LONG:
+        server.clear()
+        register(spark, "vector_of", "m", verb="embed", **where)
+        assert "one text a row" in spark.sql("SELECT vector_of(array('a', 'b')).errorMessage").collect()[0][0]
+        with pytest.raises(
+            Exception, match=r"takes an endpoint's name and the request, and was called with 1 argument"
+        ):
+            spark.sql("SELECT dbllm_query('m')").collect()
+        assert server.report().requests == 0
 
 
 def test_what_cannot_work_is_said_before_anything_is_sent(
     spark: Any, server: FaultServer, where: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = table(spark, 5)
-    more = rows.selectExpr("*", "named_struct('role', 'user', 'content', text) as message", "array(1) as ids")
+    more = rows.selectExpr(
+        "*", "named_struct('role', 'user', 'content', text) as message", "array(1) as ids", "binary(text) as data"
+    )
+    more = more.selectExpr("*", "array(data) as many", "array(named_struct('name', text)) as names")
     cases: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (ValueError, "array of structs with role.*struct<role", {"prompt": "message"}),
         (ValueError, "array<int>", {"prompt": "ids"}),
@@ -742,13 +854,63 @@ def test_what_cannot_work_is_said_before_anything_is_sent(
         (ValueError, "column 'id' already", {"prompt": "text", "column": "id"}),
         (ValueError, "on_error", {"prompt": "text", "on_error": "ignore"}),
         (ValueError, "concurrency", {"prompt": "text", "concurrency": 0}),
-        (TypeError, "no argument 'concurency'", {"prompt": "text", "concurency": 3}),
+        (TypeError, r"no argument concurency=: did you mean concurrency\?", {"prompt": "text", "concurency": 3}),
+        (TypeError, r"no argument token=: use credential=\"env:NAME\"", {"prompt": "text", "token": "dapi-secret"}),
+        (TypeError, r"use params=\{…\}", {"prompt": "text", "max_tokens": 3}),
+        (TypeError, "Column.*name as prompt=", {"prompt": "text", "df": rows.id}),
+        (TypeError, r"rdd\.DataFrame|to_spark|createDataFrame", {"prompt": "text", "df": rows.toPandas()}),
+        (TypeError, "key must be the name of a column.*got Column", {"prompt": "text", "key": [rows.id]}),
+        (TypeError, "key must be the name of a column.*got int", {"prompt": "text", "key": 5}),
+        (TypeError, "ledger must be a folder", {"prompt": "text", "ledger": 5}),
+        (LedgerError, "folder", {"prompt": "text", "ledger": "hdfs:/ledger"}),
+        (LedgerError, "folder", {"prompt": "text", "ledger": "file://host/ledger"}),
+        (TypeError, "column must be a name", {"prompt": "text", "column": None}),
+        (ValueError, "column is empty", {"prompt": "text", "column": ""}),
+        (ValueError, "max_error_rate", {"prompt": "text", "max_error_rate": "0.2"}),
+        (TypeError, "retry_errors must be True or False", {"prompt": "text", "retry_errors": "no"}),
+        (TypeError, "x: object has no form in JSON", {"prompt": "text", "params": {"x": object()}}),
+        (ValueError, "temperature = nan", {"prompt": "text", "params": {"temperature": float("nan")}}),
+        (TypeError, "names in params must be str", {"prompt": "text", "params": {1: 2}}),
+        (TypeError, "has no model=", {"prompt": "text", "params": {"model": "x"}}),
+        (TypeError, "timeout is an argument beside params", {"prompt": "text", "params": {"timeout": 3}}),
+        (
+            TypeError,
+            "response_model must be a pydantic model",
+            {"prompt": "text", "response_model": {"type": "object"}},
+        ),
+        (ConfigError, "empty", {"prompt": "text", "host": ""}),
+        (ConfigError, "3000 to 8000", {"prompt": "text", "endpoint": None, "driver_app": 80, "cluster_id": "c"}),
+        (ValueError, "driver app does not do chat", {"prompt": "text", "endpoint": None, "driver_app": 5000}),
+        (TypeError, "cluster_id= .*goes with driver_app=", {"prompt": "text", "cluster_id": "c"}),
+        (ValueError, r"binary, and bytes are no text: decode\(`data`, 'UTF-8'\)", {"prompt": "data"}),
+        (ValueError, "array<binary>, and bytes are no text", {"prompt": "Say {many}"}),
+        (ValueError, "array<struct<name:string>>", {"prompt": "names"}),
         (ConfigError, "env:NAME", {"prompt": "text", "credential": "dapi-secret"}),
     ]
     for kind, message, options in cases:
         options = {"df": more, "endpoint": "m", **where, **options}
         with pytest.raises(kind, match=message) as caught:
             chat(**options)
+        assert "dapi-secret" not in str(caught.value)
+    wrong: list[tuple[type[Exception], str, Callable[[], Any]]] = [
+        (TypeError, "everything else by its name, such as prompt=", lambda: chat(rows, "m", "text", **where)),
+        (ValueError, "complete sends text alone", lambda: complete(more, "m", prompt="names", **where)),
+        (ValueError, "columns is empty", lambda: predict(rows, "m", columns=[], **where)),
+        (ValueError, "bytes are no text", lambda: predict(more, "m", columns=["id", "data"], **where)),
+        (TypeError, "no argument concurency=", lambda: register(spark, concurency=3, **where)),
+        (TypeError, "no argument token=", lambda: register(spark, token="dapi-secret", **where)),
+        (TypeError, "limits must be", lambda: register(spark, limits=3, **where)),
+        (TypeError, "no form in JSON", lambda: register(spark, params={"x": object()}, **where)),
+        (TypeError, "spark must be the Spark session, got str", lambda: register("dbllm_query", **where)),
+        (ValueError, "a word for SQL", lambda: register(spark, "a.b", **where)),
+        (ValueError, "verb must be one of", lambda: register(spark, verb=None, **where)),
+    ]
+    stream = spark.readStream.format("rate").load().selectExpr("string(value) as text")
+    for more_options in ({"ledger": "answers_of_streams"}, {"on_error": "split"}):
+        wrong.append((ValueError, "foreachBatch", lambda of=more_options: chat(stream, "m", **of, **where)))
+    for kind, message, call in wrong:
+        with pytest.raises(kind, match=message) as caught:
+            call()
         assert "dapi-secret" not in str(caught.value)
     assert server.report().requests == 0
     capsys.readouterr()
@@ -766,7 +928,6 @@ def test_what_shows_only_in_a_task_is_said_in_one_sentence_and_costs_nothing(spa
     unknown = {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "The endpoint 'doly' does not exist."}
     spark.sql("DROP TABLE IF EXISTS theirs")
     spark.range(3).write.saveAsTable("theirs")
-    tenths = rows.selectExpr("id div 10 as tenth", "text")
     with MeasuringServer() as server:
         options = in_workers(server, prompt="Say {text}", tasks=1)
         cases: list[tuple[str, Any, Callable[[], Any]]] = [
@@ -782,14 +943,9 @@ def test_what_shows_only_in_a_task_is_said_in_one_sentence_and_costs_nothing(spa
                 lambda: chat(rows, "m", **{**options, "credential": "env:NOT_SET"}),
             ),
             (
-                r"key=\['tenth'\] does not name a row",
+                "no column may be called dbllm_key",
                 None,
-                lambda: chat(tenths, "m", ledger=tmp_path / "tenths", key="tenth", **options),
-            ),
-            (
-                r"key=\['tenth'\] does not name a row",
-                None,
-                lambda: chat(tenths, "m", ledger="answers_of_tenths", key="tenth", **options),
+                lambda: chat(rows.selectExpr("id", "ID", "text"), "m", ledger="answers_of_twins", **options),
             ),
             ("theirs cannot be a ledger", None, lambda: chat(rows, "m", ledger="theirs", key="id", **options)),
         ]
@@ -800,7 +956,6 @@ def test_what_shows_only_in_a_task_is_said_in_one_sentence_and_costs_nothing(spa
                 make().collect()
             assert refusal or not server.calls, message
         spark.sql("DROP TABLE theirs")
-        spark.sql("DROP TABLE IF EXISTS answers_of_tenths")
 
 
 def test_no_rows_are_no_rows_and_a_cached_result_is_paid_once(
