@@ -87,7 +87,7 @@ def test_every_section_is_read_somewhere() -> None:
     code = "".join(path.read_text("utf-8") for path in FILE.parent.rglob("*.py"))
     read = {*re.findall(r'"([\w ]+)"', code), "plain stream", "app", "agent"}
     read |= {f"call {verb}" for verb in VERBS} | {"keyword Retry", "keyword request()", "keyword predict()"}
-    read |= {f"keyword {name}" for name in ("rows()", "run()", "RowMapper", "instrument()")}
+    read |= {f"keyword {name}" for name in ("rows()", "run()", "RowMapper", "instrument()", "spark")}
     read |= {f"module dbllm{name}" for name in ("", ".bulk", ".langchain", ".testing", ".local", ".otel", ".spark")}
     read |= {"set client", "set endpoint"}
     assert set(parsed().sections()) <= read
