@@ -222,8 +222,16 @@ def run_sync(source: Input, output: str | os.PathLike[str], **options: Any) -> R
         asyncio.get_running_loop()
     except RuntimeError:
         with _signals(stop):
-            return anyio.run(work)
+            return anyio.run(_run_awake, work, stop)
     return _run_beside(work, stop)
+
+
+async def _run_awake(work: Any, stop: StopSignal) -> Report:
+    """Run it in a loop that signals wake: one that comes as the loop goes to sleep would else be seen much later."""
+    import asyncio
+
+    with _signals(stop, None if sys.platform == "win32" else asyncio.get_running_loop()):
+        return await work()  # type: ignore[no-any-return]
 
 
 def _run_beside(work: Any, stop: StopSignal) -> Report:
@@ -253,19 +261,29 @@ def _run_beside(work: Any, stop: StopSignal) -> Report:
 
 
 @contextmanager
-def _signals(stop: StopSignal) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a terminal that closes ask the job to end. Only the main thread can take signals."""
+def _signals(stop: StopSignal, loop: Any = None) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a terminal that closes ask the job to end. Only the main thread can take signals.
+
+    With a `loop`, which is asyncio's, it is that which takes them.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     names = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
         names.append(signal.SIGHUP)
-    before = {name: signal.signal(name, stop.request) for name in names}
+    before = {name: signal.getsignal(name) for name in names}
+    for name in names:
+        if loop is None:
+            signal.signal(name, stop.request)
+        else:
+            loop.add_signal_handler(name, stop.request)
     try:
         yield
     finally:
         for name, handler in before.items():
+            if loop is not None:
+                loop.remove_signal_handler(name)
             if handler is not None:  # one that was not set in Python cannot be put back
                 signal.signal(name, handler)
 

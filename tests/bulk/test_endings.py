@@ -6,6 +6,8 @@ import asyncio
 import io
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -126,6 +128,32 @@ def test_a_signal_ends_a_plain_job_inside_a_running_loop_as_anywhere(server: Fau
             assert signal.getsignal(signal.Signals[name]) == handler
             run_job(server, source, output)
             assert server.report().executions == before + ROWS, name
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a loop takes no signals there")
+def test_a_signal_that_comes_as_the_loop_goes_to_sleep_is_seen_all_the_same(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    output, ended = tmp_path / "out.jsonl", threading.Event()
+    reader, writer = os.pipe()
+
+    def interrupt() -> None:
+        draft = tmp_path / "out.jsonl.input.new"
+        while not draft.exists() and not ended.is_set():
+            pass
+        signal.raise_signal(signal.SIGINT)  # in this thread, so that no system call of the loop's is interrupted
+        ended.wait(10)
+        os.close(writer)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with open(reader, "rb") as rows, pytest.raises(bulk.Interrupted, match="while the input was read"):
+            run_job(server, rows, output)
+    finally:
+        ended.set()
+        thread.join()
+    assert server.report().executions == 0
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")

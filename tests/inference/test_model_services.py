@@ -163,7 +163,7 @@ async def test_an_endpoint_that_is_a_model_service_says_so(make, wire, name):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("ai.claude", {}, "has one dot: a serving endpoint's name has no dot .* has two"),
+        ("ai.claude", {}, "has one dot: a serving endpoint's name has no dot .* two"),
         ("main.", {}, "has one dot"),
         ("a..b", {}, "has an empty part"),
         (".a.b", {}, "has an empty part"),
