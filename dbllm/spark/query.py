@@ -44,16 +44,18 @@ def register(
 ) -> Any:
     """Make a function for SQL: `SELECT dbllm_query('dolly', text) FROM rows`.
 
-    It returns a struct: response and errorMessage, as `ai_query` does with `failOnError => false`, and then the fields
-    of `complete`. Spark may run a query's parts again, and then pays again: for large jobs take `complete` with a
-    ledger. Rows stay in order, so a slow one holds up those after it.
+    Its arguments go by their places: Spark knows no names of them. It returns a struct: response and errorMessage, as
+    `ai_query` does with `failOnError => false`, and then the fields of `complete`. Spark may run a query's parts again,
+    and then pays again: for large jobs take `complete` with a ledger. Rows stay in order, so a slow one holds up those
+    after it.
 
     Args:
         spark: the session.
         name: the function's name.
         endpoint: the endpoint of all rows; the function then takes the request alone: `dbllm_query(text)`. Default: its
             first argument.
-        verb: "complete", "chat", "embed", "predict" or "respond". A request is a text; for `predict` also a struct.
+        verb: "complete", "chat", "embed", "predict" or "respond". A request is a text; for `predict` also a
+            struct, for `chat` and `respond` also an array of messages (structs with role and content).
         options: see `JobOptions`; `params`, `host`, `credential`, `retry`, `timeout`, and the limits, which the tasks
             that run at once share.
 

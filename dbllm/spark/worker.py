@@ -304,10 +304,6 @@ class TaskRun:
         results = self._state.loop.call(self._rows.take(wait, self._passed_on, self._ahead))
         if not ready:
             self._since = time.monotonic()
-        if self._plan.on_error == "raise":
-            for result in results:
-                if result.error is not None:
-                    raise RowFailedError(f"{result.error.name}: {result.error.message}")
         return results
 
     def is_due(self, ready: int) -> bool:
@@ -381,6 +377,15 @@ class _Chunk:
     keys: list[bytes | None]
 
 
+def _raise_first_failure(results: Sequence[RowResult]) -> None:
+    for result in results:
+        if result.error is not None:
+            raise RowFailedError(
+                f"a row has no answer: {result.error.name}: {result.error.message} "
+                'With on_error="row" it is a row with an error, and the others go on.'
+            )
+
+
 class MapRows:
     """The function of `mapInArrow`: batches of rows in, the same rows with one column more out."""
 
@@ -417,6 +422,8 @@ class MapRows:
                         if writer is not None and key is not None:
                             writer.add(key, value)
                         ready.append((chunk, place, value))
+                    if self._plan.on_error == "raise":  # what came beside it is paid, and recorded
+                        _raise_first_failure(results)
                     if writer is not None:
                         writer.flush_if_old()
                     if not results and not ready and self._schema is not None:

@@ -26,12 +26,14 @@ from pydantic import BaseModel
 from dbllm import AsyncClient, ConfigError, Limits, Retry, bulk
 from dbllm._transport.limits import Cost, RateLimiter
 from dbllm.bulk import RowInputError, RowMapper
-from dbllm.spark import LedgerError, chat, complete, embed, predict, register, respond
+from dbllm.spark import LedgerError, RowFailedError, chat, complete, embed, predict, register, respond
 from dbllm.spark.columns import python_values
 from dbllm.spark.functions import RowContent
+from dbllm.spark.options import mapper_of
 from dbllm.spark.query import _value_at
+from dbllm.spark.share import share_of
 from dbllm.spark.tables import is_table
-from dbllm.spark.worker import rows_of_retry, use_up_burst
+from dbllm.spark.worker import MapRows, TaskPlan, TaskRun, rows_of_retry, use_up_burst
 from dbllm.testing import SAFE_FAULTS, FaultServer
 
 from .conftest import CANARY, CONNECT, DAEMON, LONG, MAIN, OF_DBLLM, OF_WORKERS, SLOTS, TOKEN_VARIABLE
@@ -530,6 +532,41 @@ def test_a_recorded_answer_is_that_to_what_the_row_asks(
     assert second == {**first, 3: "Say row 3", 7: "Say new"}
     assert server.report().executions == 19 + 2
     assert [path.name for path in tmp_path.iterdir()] == ["a ledger"]
+
+
+def test_answers_that_come_beside_the_failure_that_ends_a_job_are_recorded(
+    server: FaultServer, where: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow
+
+    monkeypatch.setenv(TOKEN_VARIABLE, CANARY)
+    take = TaskRun.take
+
+    def take_all(task: TaskRun, ready: int) -> list[bulk.RowResult]:
+        results: list[bulk.RowResult] = []
+        while len(results) < 3:
+            results += take(task, ready)
+        return results
+
+    monkeypatch.setattr(TaskRun, "take", take_all)
+    plan = TaskPlan(
+        uid="one",
+        mapper=mapper_of(
+            {"host": server.host, "credential": f"env:{TOKEN_VARIABLE}"}, "chat", "m", prompt="Say {text}"
+        ),
+        share=share_of(Limits(concurrency=4), 1),
+        row_of=RowContent(("text",)),
+        columns=("text",),
+        output="text",
+        places=(0,),
+        ledger=tmp_path,
+        on_error="raise",
+    )
+    batch = pyarrow.RecordBatch.from_pylist([{"c0": "one"}, {"c0": None}, {"c0": "two"}])
+    for _ in range(2):
+        with pytest.raises(RowFailedError, match=r"column 'text' .* is empty in this row\. With on_error=\"row\""):
+            list(MapRows(plan).run(iter([batch]), "c1"))
+        assert server.report().executions == 2
 
 
 def test_what_is_recorded_of_one_workspace_is_none_of_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
