@@ -31,8 +31,8 @@ class JobOptions(TypedDict, total=False):
             paid again by a retry, another action or another run. Or the name of a table: the model is then called at
             once, and the answers are recorded when all are there. Without one each action calls the model anew, and so
             does each attempt of a task that fails (Spark makes four).
-        key: columns whose values tell rows apart in the ledger that ask the same. Default: they share a recorded answer. A
-            row that asks something else than when it was recorded is called anew in any case.
+        key: columns whose values tell rows apart in the ledger that ask the same. Default: they share a recorded
+            answer. A row that asks something else than when it was recorded is called anew in any case.
         retry_errors: call rows again whose recorded result is an error.
         on_error: "row": a row that fails is a row with an `error`. "raise": the first one ends the job. "split": two
             DataFrames come back, the rows with an answer and those without.
