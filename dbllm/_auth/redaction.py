@@ -215,11 +215,13 @@ class Redaction(_Redacted):
 
     def raw(self, raw: Raw) -> Raw:
         """An answer without it."""
-        body = raw.body
+        body, wide = raw.body, b"\0" in raw.body
         for form in self._all_forms():
             body = body.replace(form.encode("utf-8", "replace"), b"***")
             if not form.isascii():
                 body = body.replace(form.encode("latin-1", "replace"), b"***")
+            for encoding in _WIDE if wide else ():
+                body = body.replace(form.encode(encoding, "replace"), "***".encode(encoding))
         body = re.sub(_USER_INFO.pattern.encode(), b"//***@", body)
         return Raw(raw.status, {name: self(value) for name, value in raw.headers.items()}, body)
 
@@ -245,6 +247,7 @@ class Redaction(_Redacted):
         return self._forms
 
 
+_WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 _USER_INFO = re.compile(r"//[^\s/@\"'<>\\]{1,512}@")
 _HARMLESS = frozenset({"accept", "accept-charset", "accept-encoding", "accept-language", "cache-control", "host"})
 _HARMLESS |= {"connection", "content-language", "content-type", "traceparent", "user-agent", "x-request-id"}
@@ -306,9 +309,11 @@ def _encodings(secret: str) -> set[str]:
         json.dumps(secret, ensure_ascii=False)[1:-1],
         json.dumps(secret)[1:-1],
         json.dumps(json.dumps(secret))[3:-3],
+        json.dumps(json.dumps(json.dumps(secret)))[7:-7],
     }
     found |= {quote(secret), quote(secret, safe=""), quote_plus(secret), "".join(f"%{pair}" for pair in pairs)}
-    found |= {"".join(shown % ord(one) for one in secret) for shown in ("&#%d;", "\\u%04x")} | {"".join(pairs)}
+    found |= {quote(quote(secret, safe=""), safe=""), "".join(pairs), "".join(pairs).upper()}
+    found |= {"".join(shown % ord(one) for one in secret) for shown in _CHARACTERS}
     found |= {form.replace("/", "\\/") for form in tuple(found)}
     found |= {_HEX.sub(lambda pair: pair[0].lower(), form) for form in tuple(found)}
     found |= {_HEX.sub(lambda pair: pair[0].upper(), form) for form in tuple(found)}
@@ -319,6 +324,7 @@ def _encodings(secret: str) -> set[str]:
 
 
 _HEX = re.compile("%[0-9A-Fa-f]{2}")
+_CHARACTERS = ("&#%d;", "&#x%x;", "&#x%X;", "\\u%04x", "\\u%04X", "\\x%02x")
 # The HTTP stack, and what of dbllm and the standard library stands between it and the caller.
 _INSIDE = frozenset({"anyio", "asyncio", "dbllm", "h11", "h2", "httpcore", "httptools", "httpx", "httpx2", "socket"})
 _INSIDE |= {"pydantic", "ssl", "trio", "urllib3", "uvloop"}

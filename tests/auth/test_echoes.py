@@ -29,11 +29,18 @@ ENCODERS: dict[str, Callable[[str], str]] = {
     "JSON": json.dumps,
     "JSON with its own letters": lambda text: json.dumps(text, ensure_ascii=False),
     "JSON in JSON": lambda text: json.dumps(json.dumps(text)),
+    "JSON in JSON in JSON": lambda text: json.dumps(json.dumps(json.dumps(text)))[3:-3],
     "JSON with escaped slashes": lambda text: json.dumps(text).replace("/", "\\/"),
     "unicode escapes": lambda text: "".join(f"\\u{ord(one):04x}" for one in text),
     "HTML": html.escape,
     "HTML with named quotes alone": lambda text: html.escape(text, quote=False),
     "entities": lambda text: "".join(f"&#{ord(one)};" for one in text),
+    "entities in hex": lambda text: "".join(f"&#x{ord(one):x};" for one in text),
+    "entities in HEX": lambda text: "".join(f"&#x{ord(one):X};" for one in text),
+    "unicode escapes in capitals": lambda text: "".join(f"\\u{ord(one):04X}" for one in text),
+    "Python's escapes": lambda text: "".join(f"\\x{ord(one):02x}" for one in text),
+    "a URL's parameter in another's": lambda text: quote(quote(text, safe=""), safe=""),
+    "HEX": lambda text: text.encode().hex().upper(),
     "a URL's path": quote,
     "a URL's parameter": lambda text: quote(text, safe=""),
     "a form": quote_plus,
@@ -158,6 +165,14 @@ def test_whatever_stands_in_headers_inside_a_body_may_be_secret_and_what_is_no_c
 def test_a_user_in_a_url_goes_out_of_the_answer_that_is_kept() -> None:
     raw = Redaction({}).raw(Raw(400, {"location": "https://u:p-w@x"}, b'{"said": "https://u:p-w@x/y"}'))
     assert (raw.headers["location"], raw.body) == ("https://***@x", b'{"said": "https://***@x/y"}')
+
+
+def test_an_answer_in_wide_characters_is_cleaned_before_its_text_is_cut() -> None:
+    for encoding in ("utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be"):
+        for before in (0, 1, 1990):
+            said = json.dumps({"message": "x" * before + KEY}, ensure_ascii=False)
+            raw = Redaction({"x-api-key": KEY}).raw(Raw(400, {}, said.encode(encoding)))
+            assert json.loads(raw.body)["message"] == "x" * before + "***"
 
 
 def test_an_error_is_cleaned_in_all_its_texts_and_in_those_it_came_from() -> None:
