@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from .._backends.backend import Backend
-from ..errors import ConfigError, Raw
+from ..errors import APITimeoutError, ConfigError, Raw
 from .redaction import Misplaced, RedactedMapping, Secret, is_address, wrap_secret
 
 Token = str | Callable[[], str | Awaitable[str]]
@@ -153,6 +153,8 @@ class TokenFunctionAuth(Auth):
             )
         mark = _running.set((*running, self))
         try:
-            return bearer(await backend.call_user_function(self._function), "the token that the function returned")
+            late = APITimeoutError("the function for tokens gave none in time", sent=False)
+            token = backend.call_user_function(self._function, deadline - backend.clock(), late)
+            return bearer(await token, "the token that the function returned")
         finally:
             _running.reset(mark)

@@ -63,11 +63,17 @@ def _cli_token(program: str, chosen: list[str], seconds: float, wall: float) -> 
             moment = datetime.fromisoformat(_FRACTION.sub(r".\1", content["expiry"]).replace("Z", "+00:00"))
             moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
             if (life := moment.timestamp() - wall) > 0:
-                return Secret(content["access_token"]), life
+                return _secret(content["access_token"]), life
             flaw = "the token of the Databricks CLI has expired"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         flaw = "the answer of the Databricks CLI has no token in it; is the CLI older than version 0.205?"
     return AuthenticationError(flaw, hint=hint, sent=False)
+
+
+def _secret(token: object) -> Secret:
+    if not isinstance(token, str) or not token:
+        raise TypeError
+    return Secret(token)
 
 
 def _complaint(said: str) -> str:
@@ -97,8 +103,8 @@ def serving_file(path: Path) -> Fetch:
 
     def read() -> Secret | None:
         try:
-            return Secret(json.loads(path.read_text("utf-8"))["OAUTH_TOKEN"][0]["oauthTokenValue"])
-        except (OSError, ValueError, LookupError, TypeError):
+            return _secret(json.loads(path.read_text("utf-8"))["OAUTH_TOKEN"][0]["oauthTokenValue"])
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return None
 
     async def fetch(backend: Backend, deadline: float) -> ExpiringHeaders:

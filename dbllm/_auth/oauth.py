@@ -196,7 +196,7 @@ async def request_token(backend: Backend, out: HttpRequest, grant: Grant) -> Raw
         APIError: anything else. `sent` is False: the call that needed the token was not sent.
     """
     secret = RedactedMapping({"": grant.secret.reveal()} if grant.secret else {})
-    redaction = Redaction(grant.headers, secret)
+    redaction = Redaction(grant.headers, secret, backend.proxy_headers)
     out.redactor = lambda **_: redaction
     try:
         raw = await backend.send_unpooled(out)
@@ -244,20 +244,24 @@ def _token_in(body: bytes, wall: float) -> tuple[Secret, float] | str:
     life = content.get("expires_in")
     try:
         seconds = float(life) if life is not None else float(content["expires_on"]) - wall
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return "without the time at which the token expires"
     return (Secret(token), seconds) if 0 < seconds < float("inf") else "with a token that has already expired"
 
 
 async def _get_json(backend: Backend, url: str, deadline: float) -> dict[str, Any]:
     """A discovery document; {} if the host has none."""
+    redaction = Redaction(backend.proxy_headers)
+    headers = RequestHeaders(url, _OURS)
+    out = HttpRequest("GET", url, headers, None, deadline, CONNECT, redactor=lambda **_: redaction)
     try:
-        raw = await backend.send_unpooled(HttpRequest("GET", url, RequestHeaders(url, _OURS), None, deadline, CONNECT))
+        raw = await backend.send_unpooled(out)
         if raw.status in (404, 405, 501):
             return {}
         if raw.status != 200:
-            raise status_error(raw, wall=backend.wall_clock())
+            raise status_error(redaction.raw(raw), wall=backend.wall_clock())
     except APIError as error:
+        redaction.error(error)
         error.sent, error.detail = False, f"no token endpoint from {url.split('?')[0]}: {error.detail}"
         raise
     content = json_or_none(raw.body)

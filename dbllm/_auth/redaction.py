@@ -18,7 +18,11 @@ from ..errors import APIError, Raw
 SECRETS = frozenset({"token", "password", "client_secret", "azure_client_secret", "google_credentials"})
 ADDRESSES = frozenset({"host", "discovery_url", "metadata_service_url"})
 _SHORTEST = 8  # characters; shorter header values are no secrets, and would be found everywhere
-_CREDENTIAL = "token|secret|passw|api_?key|signature|credential|assertion|^(sig|code)$"
+_CREDENTIAL = (
+    "token|secret|passw|passphrase|passcode|signature|credential|assertion|authori[sz]ation|bearer|cookie|^(sig|code)$"
+    "|(^|[^a-z])(auth|pwd|pin|jwt|sas|otp|pat|psk|csrf|sid)([^a-z]|$)|session_?id"
+    "|(api|access|account|auth|encryption|license|master|private|service|shared|signing|storage|subscription)[-_. ]?key"
+)
 
 # Tokens of Databricks (personal access, OAuth refresh, OAuth secret), JSON web tokens, and some of model providers.
 _PREFIX = "dapi|dkea|dose|doau"
@@ -185,6 +189,11 @@ def hide_headers(headers: Mapping[str, Any] | None) -> Any:
     return RedactedMapping({str(name).lower(): headers[name] for name in headers})
 
 
+def hide_fields(fields: Any) -> Any:
+    """A caller's further fields of a body as no traceback shows them; what is no mapping as it is."""
+    return RedactedMapping(fields) if isinstance(fields, Mapping) else fields
+
+
 class Redaction(_Redacted):
     """What was sent with a call and may be secret: called with a text, it returns it without that.
 
@@ -206,11 +215,14 @@ class Redaction(_Redacted):
 
     def raw(self, raw: Raw) -> Raw:
         """An answer without it."""
-        body = raw.body
+        body, wide = raw.body, b"\0" in raw.body
         for form in self._all_forms():
             body = body.replace(form.encode("utf-8", "replace"), b"***")
             if not form.isascii():
                 body = body.replace(form.encode("latin-1", "replace"), b"***")
+            for encoding in _WIDE if wide else ():
+                body = body.replace(form.encode(encoding, "replace"), "***".encode(encoding))
+        body = re.sub(_USER_INFO.pattern.encode(), b"//***@", body)
         return Raw(raw.status, {name: self(value) for name, value in raw.headers.items()}, body)
 
     def error(self, error: APIError) -> None:
@@ -235,9 +247,10 @@ class Redaction(_Redacted):
         return self._forms
 
 
+_WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 _USER_INFO = re.compile(r"//[^\s/@\"'<>\\]{1,512}@")
 _HARMLESS = frozenset({"accept", "accept-charset", "accept-encoding", "accept-language", "cache-control", "host"})
-_HARMLESS |= {"content-language", "content-type", "traceparent", "user-agent", "x-request-id"}
+_HARMLESS |= {"connection", "content-language", "content-type", "traceparent", "user-agent", "x-request-id"}
 
 
 def _secret_words(name: str, value: str) -> set[str]:
@@ -253,12 +266,21 @@ def _secret_words(name: str, value: str) -> set[str]:
     return found
 
 
-def _secret_fields(value: Any, name: str = "") -> Iterator[str]:
-    """The texts that a JSON body has under names of credentials; not references such as `{{secrets/scope/key}}`."""
+def _secret_fields(value: Any, name: str = "", grouped: bool = False) -> Iterator[str]:
+    """The texts that a JSON body has under names of credentials; not references such as `{{secrets/scope/key}}`.
+
+    Headers (those of a tool's server, say) are `grouped`: their values may be secret whatever their names are. A pair
+    of fields, name and value, counts as one field of this name.
+    """
     if isinstance(value, (dict, list)):
+        grouped = grouped or bool(re.search(_GROUP, name))
+        if isinstance(value, dict) and isinstance(said := value.get("name", value.get("key")), str):
+            yield from _secret_fields(value.get("value"), said, grouped)
         for key, item in value.items() if isinstance(value, dict) else ((name, item) for item in value):
-            yield from _secret_fields(item, key)
-    elif isinstance(value, str) and re.search(_SECRET_FIELD, name) and not value.startswith("{{secrets/"):
+            yield from _secret_fields(item, key, grouped)
+    elif not isinstance(value, str) or value.startswith("{{secrets/"):
+        return
+    elif re.search(_SECRET_FIELD, name) or (grouped and name.lower() not in {*_HARMLESS, "name", "key", "type"}):
         yield from (value, *value.split())
         if name == "bytes_value":
             with suppress(ValueError):
@@ -266,6 +288,7 @@ def _secret_fields(value: Any, name: str = "") -> Iterator[str]:
 
 
 _SECRET_FIELD = rf"(?i){_CREDENTIAL}|_plaintext$|^(string|bytes)_value$"  # compiled once it is asked for
+_GROUP = r"(?i)(^|[-_])(headers|auth|credentials)$"
 
 
 def _encodings(secret: str) -> set[str]:
@@ -286,9 +309,11 @@ def _encodings(secret: str) -> set[str]:
         json.dumps(secret, ensure_ascii=False)[1:-1],
         json.dumps(secret)[1:-1],
         json.dumps(json.dumps(secret))[3:-3],
+        json.dumps(json.dumps(json.dumps(secret)))[7:-7],
     }
     found |= {quote(secret), quote(secret, safe=""), quote_plus(secret), "".join(f"%{pair}" for pair in pairs)}
-    found |= {"".join(shown % ord(one) for one in secret) for shown in ("&#%d;", "\\u%04x")} | {"".join(pairs)}
+    found |= {quote(quote(secret, safe=""), safe=""), "".join(pairs), "".join(pairs).upper()}
+    found |= {"".join(shown % ord(one) for one in secret) for shown in _CHARACTERS}
     found |= {form.replace("/", "\\/") for form in tuple(found)}
     found |= {_HEX.sub(lambda pair: pair[0].lower(), form) for form in tuple(found)}
     found |= {_HEX.sub(lambda pair: pair[0].upper(), form) for form in tuple(found)}
@@ -299,6 +324,7 @@ def _encodings(secret: str) -> set[str]:
 
 
 _HEX = re.compile("%[0-9A-Fa-f]{2}")
+_CHARACTERS = ("&#%d;", "&#x%x;", "&#x%X;", "\\u%04x", "\\u%04X", "\\x%02x")
 # The HTTP stack, and what of dbllm and the standard library stands between it and the caller.
 _INSIDE = frozenset({"anyio", "asyncio", "dbllm", "h11", "h2", "httpcore", "httptools", "httpx", "httpx2", "socket"})
 _INSIDE |= {"pydantic", "ssl", "trio", "urllib3", "uvloop"}

@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from .._backends.backend import Backend
-from ..errors import DbllmError
+from ..errors import APITimeoutError, DbllmError
 from .auth import Auth
 
 log = logging.getLogger("dbllm.auth")
 
 TOKEN_SECONDS = 20.0  # what one token request may take at most, within its call's deadline
+GRACE_SECONDS = 0.05  # beyond the deadline, at which most fetches end by themselves, with the better error
 RETRY_REFRESH_AFTER = 10.0  # seconds from a failed refresh to the next one, while the old token is still valid
 
 
@@ -60,8 +61,10 @@ class RefreshingAuth(Auth):
             if not ours:  # it has just expired
                 return await self.headers(backend, deadline)
             began = backend.clock()
+            fetching = self._fetch(backend, min(deadline, began + TOKEN_SECONDS))
+            late = APITimeoutError("no token came in time", sent=False)
             try:
-                fresh = await self._fetch(backend, min(deadline, began + TOKEN_SECONDS))
+                fresh = await backend.within(deadline - began + GRACE_SECONDS, fetching, late)
             except DbllmError as error:
                 await _tell(backend, backend.clock() - began, None, error)
                 if lease is None or backend.clock() >= lease.ends or self._lease is None:

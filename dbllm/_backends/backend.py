@@ -11,7 +11,7 @@ import inspect
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .._deadline import FOREVER
 from .._http.factory import checked_engine, connection_factory
 from .._http.pool import ConnectionLimiter, Pool
-from .._http.request import HttpRequest, RequestHeaders
+from .._http.request import HttpRequest
 from .._http.tls import DEFAULT_NETWORK, Network, proxy_headers, tls_and_proxy
+from .._lazy import WholeImport
 from .._urls import origin
 from ..errors import APITimeoutError, ConfigError, Raw
 
@@ -146,7 +147,12 @@ class Backend(ABC):
             return connection_factory(to, suspends, lambda: self.clock(), transport, client, network, engine)
 
         self.connections_to = lru_cache(maxsize=64)(connections_to)
-        self.proxy_headers = RequestHeaders(base) if transport or client else proxy_headers(base, network)
+        self.proxy_headers: Mapping[str, str] = proxy_headers(base, network)
+        if transport is not None or client is not None:
+            with WholeImport():
+                from .._http.libraries import OwnSecrets  # here: most clients have no transport of the user's
+
+            self.proxy_headers = OwnSecrets(client or transport)
         connections_to(base)  # so that settings which cannot be used fail now, and not in the first call
         self.waits = [0]  # how often a call had to wait for a connection
         self._contexts: dict[Any, Any] = {}  # the owners of pools: processes, or event loops
@@ -217,13 +223,15 @@ class Backend(ABC):
     async def run_in_thread(self, function: Callable[[], T]) -> T:
         """Call a function that blocks (a program, a file, another library's HTTP) without blocking an event loop."""
 
-    async def call_user_function(self, function: Callable[[], T | Awaitable[T]]) -> T:
-        """Call a user's function, sync or async."""
+    async def call_user_function(
+        self, function: Callable[[], T | Awaitable[T]], seconds: float = FOREVER, late: Exception | None = None
+    ) -> T:
+        """Call a user's function, sync or async; `late` where an async one takes longer, as `within` has it."""
         result: Any = function()
         if not inspect.isawaitable(result):
             return result  # type: ignore[no-any-return]
         try:
-            return await result  # type: ignore[no-any-return]
+            return await (result if late is None else self.within(seconds, result, late))
         except RuntimeError as error:
             if "no running event loop" not in str(error):
                 raise

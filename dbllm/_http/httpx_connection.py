@@ -74,16 +74,14 @@ class HttpxConnection:
         finally:
             _redaction.set(None)
         self.status, self.headers = response.status_code, decode_headers(response.headers.raw)
-        # httpx would inflate a whole piece at once, and lose all members of gzip but the first. What a mock gives has
-        # been read already.
-        self._decoder = decompressor(self.headers.get("content-encoding", ""))
+        # httpx would inflate a whole piece at once, and lose all members of gzip but the first; with packages that are
+        # by chance installed also zstd and br, for which nobody asked. What a mock gives has been read already.
         if response.is_stream_consumed:
             self._decoder = None
-        raw = self._decoder is not None
-        if self._suspends:
-            self._parts = response.aiter_raw() if raw else response.aiter_bytes()
+            self._parts = response.aiter_bytes() if self._suspends else response.iter_bytes()
         else:
-            self._parts = response.iter_raw() if raw else response.iter_bytes()
+            self._decoder = decompressor(self.headers.get("content-encoding", ""))
+            self._parts = response.aiter_raw() if self._suspends else response.iter_raw()
         return self.status, self.headers
 
     async def read(self) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +33,30 @@ def failures() -> tuple[type[Exception], ...]:
     A client looks at a redirect's Location, though it is not to follow it.
     """
     return *errors_named("RequestError", "InvalidURL"), ssl.SSLError, TimeoutError
+
+
+class OwnSecrets(Mapping[str, str]):
+    """What a client of the user's adds to each request, as it is now, and may be secret: a server may repeat it."""
+
+    def __init__(self, own: object) -> None:
+        self._own = own  # a transport adds nothing
+
+    def __getitem__(self, name: str) -> str:
+        return self._now()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._now())
+
+    def __len__(self) -> int:
+        return len(self._now())
+
+    def _now(self) -> dict[str, str]:
+        own, found = self._own, dict[str, str]()
+        for place in ("headers", "cookies", "params"):
+            with suppress(Exception):  # what looks like a client of httpx's or httpx2's need not have all of them
+                given = getattr(own, place, {})
+                found |= {f"{name}".lower(): f"{value}" for name, value in getattr(given, "multi_items", given.items)()}
+        return found
 
 
 class _Body:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from .._lazy import WholeImport
-from .parser import HeadBuffer
+from .parser import MAX_HEAD, TOO_MUCH, HeadBuffer
 from .request import RawHeaders, RequestHeaders, header_lines
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class LlhttpParser:
         self.status, self.finished, self.reusable = 0, False, False
         self.fields: RawHeaders = []
         self._method, self._framed = method, False
+        self._aside = 0  # bytes since the last ones of the body
         self._by_h11: H11Parser | None = None
 
     def request(self, method: str, target: bytes, headers: RequestHeaders | RawHeaders, body: bytes | None) -> bytes:
@@ -55,6 +56,9 @@ class LlhttpParser:
             return
         if self.status:
             self._take(data)
+            self._aside = 0 if self._body else self._aside + len(data)
+            if self._aside > MAX_HEAD:  # of a chunk's extension or a trailer, which httptools would collect
+                raise ConnectionError(TOO_MUCH)
             return
         end = 0
         while end < len(data) and not self.status:  # whole, a head is one call of llhttp's, and its size is known

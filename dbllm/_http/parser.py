@@ -11,6 +11,7 @@ MAX_HEAD = 100 * 1024  # bytes of an answer's head
 MAX_INTERIM = 2**20  # bytes of interim answers: at one a second, they last for half a day
 MAX_LINE = 4096  # bytes of a chunk's first line
 _CLOSED = "the server closed the connection inside the answer"
+TOO_MUCH = f"over {MAX_HEAD} bytes came inside the answer that are no part of it"
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
 _BLANK = re.compile(rb"\n\r?\n")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?\Z")
@@ -109,6 +110,7 @@ class ChunkedBody:
         self.rest = b""  # a line that has not ended; after the end, what came too much
         self._left = 0  # bytes of this chunk that are still to come, with the line break after it
         self._last = False
+        self._trailers = 0  # bytes
 
     def feed(self, data: bytes, body: list[bytes]) -> bool:
         """Add to the body what has come of it: whether this was the end of it."""
@@ -137,6 +139,9 @@ class ChunkedBody:
                 if not line:
                     self.rest = data[at:]
                     return True
+                self._trailers += len(line)
+                if self._trailers > MAX_HEAD:
+                    raise ConnectionError(TOO_MUCH)
             elif self._left:
                 if line:
                     raise ConnectionError("a chunk of the answer is longer than it said")

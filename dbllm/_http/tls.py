@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -132,12 +133,20 @@ def tls_and_proxy(base: str, network: Network) -> tuple[ssl.SSLContext, httpx.Pr
 
 
 def proxy_headers(base: str, network: Network) -> RequestHeaders:
-    """What a proxy gets for itself, its password included; nothing without a proxy."""
-    proxy = tls_and_proxy(base, network)[1]
-    sent = {} if proxy is None else {name.lower(): value for name, value in proxy.headers.items()}
-    if proxy is not None and proxy.auth is not None:
-        login = base64.b64encode(":".join(proxy.auth).encode()).decode()
-        sent["proxy-authorization"] = f"Basic {login}"
+    """What proxies get for themselves, their passwords included; nothing without a proxy.
+
+    Also of those that the workspace is not reached through: tokens, apps and models may have other hosts.
+    """
+    given, sent = [network.proxy] if network.proxy is not None else [], dict[str, str]()
+    if not given and network.trust_env:
+        given = [proxy for name, proxy in getproxies().items() if name in ("http", "https", "all")]
+    for place, each in enumerate(given):
+        with suppress(ConfigError):  # it is said where this proxy is needed
+            proxy = _proxy(each, "proxy=")
+            sent |= {f"{place} {name.lower()}": value for name, value in proxy.headers.items()}
+            if proxy.auth is not None:
+                login = base64.b64encode(":".join(proxy.auth).encode()).decode()
+                sent[f"{place} proxy-authorization"] = f"Basic {login}"
     return RequestHeaders(base, sent)
 
 

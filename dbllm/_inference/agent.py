@@ -13,7 +13,7 @@ from .._protocol.paths import not_found_hint, quoted
 from .._protocol.reply import CallInfo
 from .._protocol.requests import chat_messages, model_params, prompt_request, refuse_stop
 from .._transport.call import EVENTS, JSON, Call, OpenStream
-from .._transport.options import EXPLAIN_SECONDS, Options
+from .._transport.options import EXPLAIN_SECONDS, Options, hide_fields, hide_headers
 from .._transport.pages import read_pages
 from .._transport.replies import read_json
 from .._transport.retry import Retry, Timeout
@@ -93,6 +93,7 @@ class AsyncAgent(NamesOurs):
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed, or the agent did.
         """
+        headers, extra_body = hide_headers(headers), hide_fields(extra_body)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         items, more = _input_items(input), _more(custom_inputs, params)
         return await self._watched(
@@ -120,6 +121,7 @@ class AsyncAgent(NamesOurs):
         A stream whose connection breaks goes on from where it was, if the app keeps the events of its runs.
         """
         items, more = _input_items(input), _more(custom_inputs, params)
+        headers, extra_body = hide_headers(headers), hide_fields(extra_body)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
 
         async def start(stream: RunEvents) -> OpenStream:
@@ -150,6 +152,7 @@ class AsyncAgent(NamesOurs):
         **params: Any,
     ) -> str:
         """The text of the agent's response to one prompt; arguments and errors as for `respond`."""
+        headers, extra_body = hide_headers(headers), hide_fields(extra_body)
         _more(None, params)  # raises for what is no parameter
         own = prompt_request(prompt, None, model_params(params))
         reply = await self.respond(
@@ -188,6 +191,7 @@ class AsyncAgent(NamesOurs):
             ValueError: the id is no UUID.
             ConfigError, TypeError, APIError: as for `respond`.
         """
+        headers, extra_body = hide_headers(headers), hide_fields(extra_body)
         options = self._options.merged_with(timeout, retry, headers, extra_body)
         more, run_id = _more(custom_inputs, params), run_id_of(id)
         items, flags, send = _input_items(input), {"background": True}, self._transport.call

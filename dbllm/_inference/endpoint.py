@@ -35,7 +35,7 @@ from .._protocol.reply import CallInfo
 from .._protocol.requests import chat_body, checked_params, prediction_body, response_body
 from .._protocol.structured_output import parsed, response_format
 from .._protocol.tasks import Verb, wrong_verb_hint
-from .._transport.options import EXPLAIN_SECONDS, Options, hide_headers
+from .._transport.options import EXPLAIN_SECONDS, Options, hide_fields, hide_headers
 from .._transport.pages import PAGE_SIZE, read_pages
 from .._transport.replies import read_json, reply_of
 from .._transport.retry import Retry, Timeout
@@ -86,7 +86,7 @@ class AsyncEndpoint(ModelHandle):
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed; an `APIResponseError` if the text does not fit the `response_model`.
         """
-        headers = hide_headers(headers)
+        headers, extra_body = hide_headers(headers), extra_body and hide_fields(extra_body)
         body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
 
@@ -110,7 +110,7 @@ class AsyncEndpoint(ModelHandle):
         **params: Any,
     ) -> AsyncStream[ChatCompletionChunk, ChatCompletion[ParsedT]]:
         """As `chat`, chunk by chunk; `final()` is the whole reply. The call is made on entering the stream."""
-        headers = hide_headers(headers)
+        headers, extra_body = hide_headers(headers), extra_body and hide_fields(extra_body)
         body = chat_body(messages, stop, response_format(response_model), self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         choices = n if isinstance(n := body.get("n"), int) else 1
@@ -140,7 +140,7 @@ class AsyncEndpoint(ModelHandle):
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed.
         """
-        headers = hide_headers(headers)
+        headers, extra_body = hide_headers(headers), extra_body and hide_fields(extra_body)
         body = response_body(input, custom_inputs, self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         return await self._invoke("respond", body, options, response_of)
@@ -159,7 +159,7 @@ class AsyncEndpoint(ModelHandle):
         **params: Any,
     ) -> AsyncStream[ResponseEvent, Response]:
         """As `respond`, event by event; `final()` is the whole response. The call is made on entering the stream."""
-        headers = hide_headers(headers)
+        headers, extra_body = hide_headers(headers), extra_body and hide_fields(extra_body)
         body = response_body(input, custom_inputs, self._signature.params, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         return self._stream("respond", body, options, ResponsesWire())
@@ -202,7 +202,7 @@ class AsyncEndpoint(ModelHandle):
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed.
         """
-        headers = hide_headers(headers)
+        headers, extra_body = hide_headers(headers), extra_body and hide_fields(extra_body)
         wire = checked_params((self._signature.params, params), "embed")
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         deadline = options.deadline(self._transport.backend.clock)
@@ -263,7 +263,7 @@ class AsyncEndpoint(ModelHandle):
                 names its column and row.
             APIError: the call failed.
         """
-        headers = hide_headers(headers)
+        headers, extra_body = hide_headers(headers), extra_body and hide_fields(extra_body)
         forms = {"dataframe_records": dataframe_records, "dataframe_split": dataframe_split}
         forms |= {"inputs": inputs, "instances": instances}
         body = prediction_body(data, forms, self._signature.params, params)

@@ -14,7 +14,7 @@ from .._protocol.requests import request_body
 from .._protocol.routes import KIND_OF, EndpointRef, Learned, Route
 from .._protocol.tasks import VERBS, Kind, Verb, all_rejected, candidate_kinds, wrong_verb_hint
 from .._transport.call import EVENTS, JSON, Call, OpenStream
-from .._transport.options import Options, hide_headers
+from .._transport.options import Options, hide_fields, hide_headers
 from .._transport.replies import read_json
 from .._transport.retry import Retry, Timeout
 from .._transport.transport import Transport
@@ -102,7 +102,7 @@ class ModelHandle(NamesOurs):
             TypeError, ValueError: an argument cannot be sent.
             APIError: the call failed; see the tree in `dbllm.errors`.
         """
-        headers = hide_headers(headers)
+        headers, extra_body = hide_headers(headers), extra_body and hide_fields(extra_body)
         flat = self._signature.request(prompt, stop, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         return await self._complete(flat, options, self._transport.call, lambda answer: self._signature.text(*answer))
@@ -124,7 +124,7 @@ class ModelHandle(NamesOurs):
 
         Every kind of endpoint gives a `Completion`; fields that the endpoint does not send are None.
         """
-        headers = hide_headers(headers)
+        headers, extra_body = hide_headers(headers), extra_body and hide_fields(extra_body)
         flat = self._signature.request(prompt, stop, params)
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         send, read = self._transport.call, self._signature.completion
@@ -144,7 +144,7 @@ class ModelHandle(NamesOurs):
         **params: Any,
     ) -> AsyncStream[CompletionChunk, str]:
         """As `complete`, piece by piece; `final()` is the whole text. The call is made on entering the stream."""
-        headers = hide_headers(headers)
+        headers, extra_body = hide_headers(headers), extra_body and hide_fields(extra_body)
         flat = self._signature.request(prompt, stop, params, streaming=True)
         options = self._options.merged_with(timeout, retry, headers, extra_body, tags)
         streaming = options.merged_with(extra_body=self._streaming)

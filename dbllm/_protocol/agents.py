@@ -62,7 +62,7 @@ class AgentWire:
 
     def cursor(self, event: Event) -> int | None:
         """Where an event stands in its run; None if it does not say."""
-        if event.id.isascii() and event.id.isdigit():
+        if len(event.id) < 20 and event.id.isascii() and event.id.isdigit():
             return int(event.id)
         if self.makes_id or b'"sequence_number"' not in event.data:
             return None

@@ -108,7 +108,7 @@ def answer_error(raw: Raw) -> APIError | None:
 
 def _status_of(code: str) -> int:
     if code.isascii() and code.isdigit():
-        return int(code)
+        return int(code[:4])  # Python reads no more than some thousands of digits, and a status has three
     words = code.lower().removesuffix("_error").replace("_exceeded", "")
     return next((status for status, names in _MEANINGS.items() if words in names.split()), 0)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._auth.redaction import Misplaced
 from .._auth.redaction import RedactedMapping as RedactedMapping  # for the packages above, too
+from .._auth.redaction import hide_fields as hide_fields
 from .._auth.redaction import hide_frames as hide_frames
 from .._auth.redaction import hide_headers as hide_headers
 from .._deadline import FOREVER

@@ -150,6 +150,9 @@ class FakeBackend:
     async def run_in_thread(self, function: Callable[[], Any]) -> Any:
         return function()
 
+    async def within(self, seconds: float, waiting: Any, late: Exception) -> Any:
+        return await waiting
+
     def lock(self, name: str, deadline: float, *, wait: bool = True) -> Any:
         return _Held(self.held, wait)
 

@@ -6,6 +6,7 @@ import asyncio
 import traceback
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 
@@ -90,6 +91,31 @@ def test_an_async_function_that_waits_is_named_in_plain_code() -> None:
 
     with pytest.raises(RuntimeError, match=r"waits for an event loop.*use AsyncClient"):
         headers(slow_token)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_an_async_function_that_gives_none_in_time_is_cancelled_at_the_calls_deadline(make, serve, mode, kept):
+    """Plain code cannot: there such a function does not wait."""
+    if mode == "sync":
+        pytest.skip("nothing is cut off in plain code")
+    ended: list[str] = []
+
+    async def token() -> str:
+        if kept and not ended:
+            ended.append("first")
+            return "t"
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("cancelled")
+        return "never"
+
+    async with make(serve().host, token) as client:
+        if kept:
+            await client.request("GET", "/x")
+        with pytest.raises(dbllm.APITimeoutError, match="function for tokens") as caught:
+            await client.request("GET", "/x", timeout=0.05)
+    assert (caught.value.sent, ended[-1]) == (False, "cancelled")
 
 
 @pytest.mark.parametrize("result", [None, 5, "", f"{CANARY} ", b"x"])

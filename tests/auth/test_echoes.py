@@ -29,11 +29,18 @@ ENCODERS: dict[str, Callable[[str], str]] = {
     "JSON": json.dumps,
     "JSON with its own letters": lambda text: json.dumps(text, ensure_ascii=False),
     "JSON in JSON": lambda text: json.dumps(json.dumps(text)),
+    "JSON in JSON in JSON": lambda text: json.dumps(json.dumps(json.dumps(text)))[3:-3],
     "JSON with escaped slashes": lambda text: json.dumps(text).replace("/", "\\/"),
     "unicode escapes": lambda text: "".join(f"\\u{ord(one):04x}" for one in text),
     "HTML": html.escape,
     "HTML with named quotes alone": lambda text: html.escape(text, quote=False),
     "entities": lambda text: "".join(f"&#{ord(one)};" for one in text),
+    "entities in hex": lambda text: "".join(f"&#x{ord(one):x};" for one in text),
+    "entities in HEX": lambda text: "".join(f"&#x{ord(one):X};" for one in text),
+    "unicode escapes in capitals": lambda text: "".join(f"\\u{ord(one):04X}" for one in text),
+    "Python's escapes": lambda text: "".join(f"\\x{ord(one):02x}" for one in text),
+    "a URL's parameter in another's": lambda text: quote(quote(text, safe=""), safe=""),
+    "HEX": lambda text: text.encode().hex().upper(),
     "a URL's path": quote,
     "a URL's parameter": lambda text: quote(text, safe=""),
     "a form": quote_plus,
@@ -114,6 +121,58 @@ def test_credentials_in_a_query_and_in_a_body_are_known() -> None:
     kept = "{{secrets/scope/key}} the prompt stays 12345678 harmless-word"
     assert redaction(kept) == kept
     assert Redaction(body=b"no JSON")("anything") == "anything"
+
+
+def test_a_name_of_credentials_is_known_in_any_spelling() -> None:
+    names = (
+        "api-key x-api-key X_API_KEY apiKey Authorization auth pwd passphrase private_key accessKey aws_access_key_id"
+    )
+    names += " subscription-key account.key bearer cookie jwt SAS session_id sessionId encryption_key shared-key"
+    shown = []
+    for name in names.split():
+        for body in (
+            {name: "value-7777"},
+            {"tools": [{"headers": {name: "value-7777"}}]},
+            {"extra": [{"name": name, "value": "value-7777"}]},
+            {"extra": {"key": name, "value": "value-7777"}},
+        ):
+            redaction = Redaction(path=f"/x?{name}=query-8888", body=json.dumps(body).encode())
+            shown += [(name, body)] if redaction("value-7777 query-8888") != "*** ***" else []
+    assert shown == []
+
+
+def test_whatever_stands_in_headers_inside_a_body_may_be_secret_and_what_is_no_credential_stays() -> None:
+    body = {
+        "tools": [
+            {"type": "mcp", "server_label": "the-label", "headers": {"X-Own": "value-7777", "Accept": "text/plain"}}
+        ],
+        "default_headers": {"x-other": "value-8888"},
+        "auth": {"user_name": "value-9999"},
+        "author": "harmless-1",
+        "monkey": "harmless-2",
+        "prompt_key_points": "harmless-3",
+        "keyboard": "harmless-4",
+        "authority": "harmless-5",
+        "spinning": "harmless-6",
+        "messages": [{"role": "user", "name": "some-name", "content": "harmless-7"}],
+    }
+    redaction = Redaction(body=json.dumps(body).encode())
+    assert redaction("value-7777 value-8888 value-9999") == "*** *** ***"
+    kept = "the-label text/plain some-name " + " ".join(f"harmless-{number}" for number in range(1, 8))
+    assert redaction(kept) == kept
+
+
+def test_a_user_in_a_url_goes_out_of_the_answer_that_is_kept() -> None:
+    raw = Redaction({}).raw(Raw(400, {"location": "https://u:p-w@x"}, b'{"said": "https://u:p-w@x/y"}'))
+    assert (raw.headers["location"], raw.body) == ("https://***@x", b'{"said": "https://***@x/y"}')
+
+
+def test_an_answer_in_wide_characters_is_cleaned_before_its_text_is_cut() -> None:
+    for encoding in ("utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be"):
+        for before in (0, 1, 1990):
+            said = json.dumps({"message": "x" * before + KEY}, ensure_ascii=False)
+            raw = Redaction({"x-api-key": KEY}).raw(Raw(400, {}, said.encode(encoding)))
+            assert json.loads(raw.body)["message"] == "x" * before + "***"
 
 
 def test_an_error_is_cleaned_in_all_its_texts_and_in_those_it_came_from() -> None:
@@ -198,6 +257,60 @@ def test_a_header_of_the_callers_is_not_seen_in_the_local_variables_of_a_traceba
     assert "CANARY/key" not in "".join(shown.format())
 
 
+@pytest.mark.parametrize("argument", ["headers", "extra_body"])
+def test_no_verb_shows_headers_or_further_fields_in_the_local_variables_of_a_traceback(argument: str) -> None:
+    verbs: dict[str, Callable[[Any], object]] = {
+        "complete": lambda client: client.endpoint("e").complete("hi", **given()),
+        "generate": lambda client: client.endpoint("e").generate("hi", **given()),
+        "chat": lambda client: client.endpoint("e").chat("hi", **given()),
+        "respond": lambda client: client.endpoint("e").respond("hi", **given()),
+        "embed": lambda client: client.endpoint("e").embed(["hi"], **given()),
+        "predict": lambda client: client.endpoint("e").predict(inputs=[1], **given()),
+        "stream": lambda client: client.endpoint("e").stream_chat("hi", **given()).final(),
+        "driver app": lambda client: client.driver_app(7777, cluster_id="c").complete("hi", **given()),
+        "agent respond": lambda client: client.agent(url="https://x.example.com").respond("hi", **given()),
+        "agent complete": lambda client: client.agent(url="https://x.example.com").complete("hi", **given()),
+        "agent start": lambda client: client.agent(url="https://x.example.com").start("hi", **given()),
+    }
+
+    def given() -> dict[str, Any]:
+        return {argument: {"api_key": KEY}}
+
+    shown = {}
+    with respx.mock as mock:
+        mock.route().mock(return_value=httpx.Response(403, json={"message": f"bad {KEY}"}))
+        for verb, call in verbs.items():
+            client = dbllm.Client("https://x.example.com", "t", retry=Retry(attempts=1))
+            with client, pytest.raises((APIError, dbllm.ConfigError)) as failed:
+                call(client)
+            told = traceback.TracebackException.from_exception(failed.value, capture_locals=True)
+            if "CANARY/key" in "".join(told.format()):
+                shown[verb] = failed.value
+    assert shown == {}
+
+
+@pytest.mark.parametrize("library", ["httpx", "httpx2"])
+@pytest.mark.parametrize("place", ["headers", "cookies", "params"])
+def test_what_a_client_of_the_users_adds_to_each_request_is_taken_out_of_errors(library: str, place: str) -> None:
+    """Also what was added after the client was made: somebody renews a token like this."""
+    package = pytest.importorskip(library)
+
+    def echo(request: Any) -> Any:
+        said = f"{request.url} {request.headers.get('x-own')} {request.headers.get('cookie')}"
+        return package.Response(400, json={"message": said})
+
+    own = package.Client(transport=package.MockTransport(echo))
+    with dbllm.Client("https://x.example.com", "t", http_client=own, retry=Retry(attempts=1)) as client:
+        for secret in ("CANARYfirst1", "CANARYsecond2"):
+            changed = {**dict(getattr(own, place)), "x-own": secret}
+            setattr(own, place, changed)
+            with pytest.raises(APIError) as failed:
+                client.request("GET", f"/{secret[-1]}")
+            assert "***" in str(failed.value)
+            assert "CANARY" not in str(failed.value) + repr(vars(failed.value)) + (failed.value.raw or Raw(0)).text
+    assert "keep-alive" in Redaction(client._core._transport.backend.proxy_headers)("connection: keep-alive")
+
+
 @pytest.mark.parametrize("proxy", [None, "http://u:CANARY-password@127.0.0.1:9"])
 def test_the_workspaces_own_host_stays_readable_and_a_proxys_password_does_not(proxy: str | None) -> None:
     with dbllm.Client("https://my-workspace.example.com", "t", proxy=proxy, trust_env=False) as client:
@@ -205,6 +318,14 @@ def test_the_workspaces_own_host_stays_readable_and_a_proxys_password_does_not(p
         request = core._request(core_call(), RedactedMapping({"authorization": "Bearer t"}))
         said = request.redaction("https://my-workspace.example.com said CANARY-password")
     assert said == f"https://my-workspace.example.com said {'***' if proxy else 'CANARY-password'}"
+
+
+def test_a_proxys_password_is_not_shown_where_only_other_hosts_are_reached_through_it(monkeypatch: Any) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://u:CANARY-password@127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "my-workspace.example.com")
+    with dbllm.Client("https://my-workspace.example.com", "t") as client:
+        assert client._core._transport.backend.engine != "httpx"
+        assert Redaction(client._core._transport.backend.proxy_headers)("a CANARY-password") == "a ***"
 
 
 def core_call() -> Call:

@@ -187,6 +187,8 @@ def test_a_token_request_that_fails_for_the_moment_is_tried_again_as_the_call_ne
         (b'{"access_token": "canary", "expires_in": "soon"}', "without the time"),
         (b'{"access_token": "canary", "expires_in": 0}', "has already expired"),
         (b'{"access_token": "canary", "expires_in": 1e999}', "has already expired"),
+        (b'{"access_token": "canary", "expires_in": 1%s}' % (b"0" * 400), "without the time"),
+        (b'{"access_token": "canary", "expires_on": 1%s}' % (b"0" * 400), "without the time"),
         (b'{"access_token": "canary", "token_type": "mac", "expires_in": 9}', "of another type than Bearer"),
     ],
 )

@@ -8,11 +8,12 @@ import threading
 import time
 from typing import Any
 
+import anyio
 import pytest
 
 import dbllm
 from dbllm._auth.auth import is_expired_response
-from dbllm._auth.refresh import RefreshingAuth
+from dbllm._auth.refresh import ExpiringHeaders, RefreshingAuth
 from dbllm.errors import APIConnectionError, ConfigError, Raw
 
 ME = "/api/2.0/preview/scim/v2/Me"
@@ -214,6 +215,27 @@ def test_a_token_request_ends_with_the_deadline_of_its_call(way: Any, light: Any
             assert time.monotonic() - began < 8
 
     way.run(body)
+
+
+async def test_a_fetch_that_never_ends_is_cancelled_at_the_calls_deadline(make, serve, mode):
+    """A file on a disk that hangs, or a library that knows no deadline; plain code waits for them."""
+    if mode == "sync":
+        pytest.skip("nothing is cut off in plain code")
+    ended: list[str] = []
+
+    async def fetch(backend: Any, deadline: float) -> ExpiringHeaders:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("cancelled")
+        raise AssertionError
+
+    async with make(serve().host) as client:
+        client._transport._auths[client._transport.host] = RefreshingAuth(fetch)
+        for count in (1, 2):
+            with pytest.raises(dbllm.APITimeoutError, match="no token came in time") as caught:
+                await client.request("GET", "/x", timeout=0.05, retry=dbllm.Retry(attempts=1))
+            assert (caught.value.sent, len(ended)) == (False, count)
 
 
 def test_a_token_function_that_uses_its_own_client_gets_an_error_and_no_deadlock(way: Any, light: Any) -> None:

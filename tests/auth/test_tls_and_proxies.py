@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import re
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.loopback import Peer
 
 import dbllm
 from dbllm import Retry
@@ -303,6 +305,37 @@ PROXIED = [
     ("[fd00::1]:8443", "https://[fd00::1]"),
     ("10.0.0.0/99,:,/,[,]:1", "https://10.1.2.3"),
 ]
+
+
+@pytest.mark.parametrize("status", [400, 407, 502])
+@pytest.mark.parametrize("echoed", ["discovery", "token"])
+def test_a_proxys_password_is_not_shown_where_the_proxy_repeats_it_in_a_request_for_a_token(
+    way: Any, serve: Any, status: int, echoed: str
+) -> None:
+    """The workspace is no more than a proxy's answer here: over http, a proxy sees whole requests."""
+
+    def play(peer: Peer) -> None:
+        while (request := peer.request()) is not None:
+            if echoed == "token" and ".well-known" in request.line:
+                peer.answer({})
+            else:
+                peer.answer({"message": f"refused {request.headers}"}, status)
+
+    server = serve(play)
+    login = base64.b64encode(b"me:CANARY-password").decode()
+
+    async def body() -> None:
+        proxy = server.host.replace("http://", "http://me:CANARY-password@")
+        options = {"client_id": "id", "client_secret": "dose-secret", "retry": dbllm.Retry(attempts=1)}
+        async with way.client("http://127.0.0.2:9", proxy=proxy, **options) as client:
+            with pytest.raises(dbllm.APIStatusError) as failed:
+                await client.request("GET", "/x")
+        shown = str(failed.value) + repr(vars(failed.value)) + (failed.value.raw or dbllm.Raw(0)).text
+        assert "refused" in shown
+        assert "CANARY" not in shown
+        assert login not in shown
+
+    way.run(body)
 
 
 def test_no_proxy_is_read_as_curl_and_requests_read_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,39 @@ def test_a_bomb_is_refused_before_it_fills_the_memory() -> None:
         assert peak < 64 * 2**20
 
 
+def test_many_empty_members_that_were_compressed_once_more_are_a_bomb_too() -> None:
+    """A few KiB would be a million members, each of which takes a step of its own and makes nothing."""
+    packed = gzip.compress(gzip.compress(b"") * 100_000)
+    assert len(packed) < 10_000
+    for layers in (2, 3, 5):
+        reader = decompressor(", ".join(["gzip"] * layers))
+        assert reader is not None
+        with pytest.raises(ValueError, match="200 times"):
+            take_all(reader, packed)
+        packed = gzip.compress(packed)
+    plain = gzip.compress(b"") * 20_000 + gzip.compress(TEXT)  # each has its bytes on the wire
+    assert read("gzip", plain, 65536) == TEXT
+
+
+def test_members_that_say_something_may_be_compressed_once_more() -> None:
+    events = [b'data: {"n": %d}\n\n' % number for number in range(2000)]
+    packed = b"".join(map(gzip.compress, events))
+    for size in (1, 1000, 10**6):
+        assert read("gzip, gzip", gzip.compress(packed), size) == b"".join(events)
+
+
+def test_of_many_codings_the_last_five_are_undone() -> None:
+    for layers, left in ((5, 0), (6, 1), (8, 3)):
+        data = TEXT
+        for _ in range(layers):
+            data = gzip.compress(data)
+        found = read(",".join(["gzip"] * layers), data, 1000)
+        for _ in range(left):
+            found = gzip.decompress(found)
+        assert found == TEXT
+    assert decompressor(",".join(["gzip", "deflate"] * 10_000)) is not None
+
+
 def test_an_answer_that_compresses_well_is_no_bomb() -> None:
     numbers = json.dumps({"predictions": [0] * 2_000_000}).encode()
     assert read("gzip", gzip.compress(numbers), 65536) == numbers
@@ -231,6 +264,34 @@ async def test_a_bomb_over_a_connection_is_a_typed_error(make, serve, clock, own
             await clock.on(client).request("GET", "/x")
     assert len(server.requests) == 1
     assert caught.value.raw.body.startswith(b"   ")
+
+
+@pytest.mark.parametrize("own", [None, "httpx"])
+async def test_thousands_of_codings_in_the_head_are_a_typed_error(make, serve, own):
+    """Each is a layer, and layers are read by recursion."""
+    coding = ",".join(["gzip"] * 5000)
+    server = serve(compressed(coding, gzip.compress(b'"hello"')))
+    async with make(server.host, retry=ONCE, engine=own) as client:
+        with pytest.raises(dbllm.APIResponseError):
+            await client.request("GET", "/x")
+        assert permits(client) == 0
+
+
+@pytest.mark.parametrize("own", [None, "httpx"])
+async def test_no_package_that_httpx_finds_inflates_what_nobody_asked_for(make, serve, own, monkeypatch):
+    """httpx knows zstd and br where their packages are installed, and inflates a whole piece at once."""
+
+    class Inflating:
+        def decode(self, data: bytes) -> bytes:
+            return b" " * len(data) * 1000 + b'"inflated"'
+
+        def flush(self) -> bytes:
+            return b""
+
+    for coding in ("br", "zstd"):
+        monkeypatch.setitem(httpx._decoders.SUPPORTED_DECODERS, coding, Inflating)
+        async with make(serve(compressed(coding, b'"as it came"')).host, retry=ONCE, engine=own) as client:
+            assert await client.request("GET", "/x") == "as it came"
 
 
 async def test_what_a_mock_has_decompressed_already_is_not_decompressed_again(make):

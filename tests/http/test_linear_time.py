@@ -28,6 +28,10 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 def fed(pieces: list[bytes], parser: Any) -> None:
     parser.request("GET", b"/", [(b"host", b"x")], None)
+    feed_all(pieces, parser)
+
+
+def feed_all(pieces: list[bytes], parser: Any) -> None:
     for piece in pieces:
         parser.feed(piece)
 
@@ -155,6 +159,33 @@ def test_what_is_quadratic_is_seen() -> None:
         return work
 
     assert growth(quadratic) > MOST
+
+
+@pytest.mark.parametrize("kind", parsers())
+@pytest.mark.parametrize("endless", ["0\r\nx: ", "0\r\nx: y\r\n", "2;", "2;x="])
+def test_a_body_with_something_endless_inside_is_an_error(kind: Any, endless: str) -> None:
+    """A trailer, many of them, or a chunk's extension: no part of the body, so no bound of the body's size ends it."""
+    parser = kind()
+    parser.request("GET", b"/", [(b"host", b"x")], None)
+    parser.feed(OK + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n" + endless.encode())
+    assert parser.take_body() == b"{}"
+    more = b"x: yyyyyyyyyyyyyyyy\r\n" * 50 if endless.endswith("\n") else b"a" * 1000
+    with pytest.raises(ConnectionError):
+        feed_all([more] * 200, parser)
+
+
+@pytest.mark.parametrize("kind", parsers())
+def test_a_long_body_in_small_pieces_is_none(kind: Any) -> None:
+    parser = kind()
+    parser.request("GET", b"/", [(b"host", b"x")], None)
+    parser.feed(OK + b"transfer-encoding: chunked\r\n\r\n")
+    for _ in range(30_000):
+        parser.feed(b"1")
+        parser.feed(b";a=b\r\n")
+        parser.feed(b"x\r\n")
+    parser.feed(b"0\r\nx: y\r\n\r\n")
+    assert parser.finished
+    assert parser.take_body() == b"x" * 30_000
 
 
 @pytest.mark.parametrize("kind", parsers())

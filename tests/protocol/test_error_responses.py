@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbllm import errors
-from dbllm._protocol.error_responses import error_frame, not_json, read_error, request_id, retry_after, status_error
+from dbllm._protocol.error_responses import (
+    answer_error,
+    error_frame,
+    not_json,
+    read_error,
+    request_id,
+    retry_after,
+    status_error,
+)
 from dbllm._protocol.responses import json_or_none
 from dbllm._protocol.sse import Event
 from dbllm.errors import APIStatusError, Raw
@@ -665,3 +673,12 @@ def test_json_is_read_to_a_depth_at_which_nothing_ends_in_a_recursion_error(dept
         assert (json_or_none(text) is not None) == (depth * len(closing) <= 200)
         assert judged(500, text).detail
     assert json_or_none(b"[" + b"[]," * depth + b"{}]") == [*([[]] * depth), {}]  # wide is not deep
+
+
+def test_a_number_of_thousands_of_digits_in_the_place_of_a_code_is_an_error_like_others() -> None:
+    """Python refuses to read such a number out of a text."""
+    digits = "1" * 5000
+    for inner in ({"code": digits}, {"code": "0", "type": digits}, {"type": "0", "scimType": digits}):
+        error = answer_error(Raw(200, {}, json.dumps({"error": inner}).encode()))
+        assert type(error) is errors.APIResponseError
+    assert type(answer_error(Raw(200, {}, b'{"error": {"code": "0429"}}'))) is errors.RateLimitError
