@@ -188,7 +188,8 @@ def _map(
     template, content = _row_content(df, verb, prompt, columns)
     needed = content.columns
     mapper = mapper_of(options, verb, endpoint, prompt=template, response_model=response_model)
-    key = () if options.get("key") is None else names_of(options["key"], "key")
+    named = options.get("key")
+    key = () if named is None else names_of(named, "key")
     _require(df, key, "key")
     column = options.get("column", "result")
     if column.lower() in [name.lower() for name in df.columns]:  # Spark tells no case apart, unless it is told to
@@ -394,7 +395,7 @@ def _is_content(df: DataFrame, column: str, verb: str) -> bool:
     kind = df.schema.fields[df.columns.index(column)].dataType
     if kind.typeName() not in ("array", "struct", "map"):
         return False
-    item: Any = kind.elementType if kind.typeName() == "array" else None
+    item = getattr(kind, "elementType", None)
     name = "" if item is None else item.typeName()
     if verb == "embed":
         wanted, fits = "a text or an array of texts", name == "string"
@@ -402,7 +403,7 @@ def _is_content(df: DataFrame, column: str, verb: str) -> bool:
         wanted, fits = "text alone (chat sends an array of structs with role and content)", False
     else:
         wanted = "a text or an array of structs with role and content"
-        fits = name == "map" or (name == "struct" and bool({"role", "type"} & {*item.fieldNames()}))
+        fits = name == "map" or (name == "struct" and bool({"role", "type"} & {*getattr(item, "names", ())}))
     if fits:
         return True
     raise ValueError(

@@ -96,7 +96,7 @@ def check_options(options: JobOptions) -> None:
     if not options.get("column", "result"):
         raise ValueError('column is empty: name the column that is added, or leave it out ("result").')
     if not all(isinstance(name, str) for name in options.get("params") or ()):
-        raise TypeError(f"the names in params must be str, got {list(options['params'] or ())!r}.")
+        raise TypeError(f"the names in params must be str, got {list(options.get('params') or ())!r}.")
     if own := {"timeout", "retry"} & {*(options.get("params") or ())}:
         raise TypeError(f"params are the model's: {' and '.join(sorted(own))} is an argument beside params=.")
     for name in ("concurrency", "tasks"):
@@ -119,10 +119,10 @@ def names_of(given: Any, argument: str) -> tuple[str, ...]:
     Raises:
         TypeError: it is no name and no sequence of names.
     """
-    names = (given,) if isinstance(given, str) else given
-    if not isinstance(names, Iterable) or type(names).__name__ in ("Column", "DataFrame"):
-        names = (names,)
-    names = tuple(names)
+    several = isinstance(given, Iterable) and not isinstance(given, str)
+    if type(given).__name__ in ("Column", "DataFrame"):  # a Column has what makes it look like one
+        several = False
+    names: tuple[Any, ...] = tuple(given) if several else (given,)
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise TypeError(
             f"{argument} must be the name of a column (str) or several in a list, got {type(wrong[0]).__name__}."
