@@ -18,6 +18,7 @@ from support.terminal import DBLLM, PATIENCE, Terminal
 
 from dbllm import Client
 from dbllm.local.model.weights import default_model
+from dbllm.testing import scripted_workspace
 
 
 def test_a_conversation_on_a_terminal_goes_on_until_ctrl_d(environ: dict[str, str]) -> None:
@@ -65,14 +66,16 @@ def test_a_conversation_greets_takes_commands_and_long_texts_and_stops_an_answer
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_conversation(environ: dict[str, str]) -> None:
-    terminal = Terminal(["chat", "smollm2-chat", "--max-tokens", "3000"], environ)
-    terminal.read_until(lambda seen: b"> " in seen)
-    terminal.type(b"Tell me a very long story.\n")
-    terminal.read_until(lambda seen: seen.count(b" ") > 40)
-    terminal.process.send_signal(signal.SIGINT)
-    terminal.read_until(lambda seen: b"(stopped" in seen and seen.endswith(b"> "))
-    terminal.type(b"\x04")
-    assert terminal.end() == 0
+    with scripted_workspace() as scripted:  # a model may end its longest story after a sentence
+        scripted.reply("once and again " * 1000, tokens_per_second=100, times=None)
+        terminal = Terminal(["chat", "teller"], {**environ, **scripted.env})
+        terminal.read_until(lambda seen: b"> " in seen)
+        terminal.type(b"Tell me a very long story.\n")
+        terminal.read_until(lambda seen: seen.count(b"again") > 10)
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.read_until(lambda seen: b"(stopped" in seen and seen.endswith(b"> "))
+        terminal.type(b"\x04")
+        assert terminal.end() == 0
     assert b"Traceback" not in terminal.seen
 
 

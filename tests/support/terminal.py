@@ -34,7 +34,10 @@ class Terminal:
         """All that was shown, up to where it is enough."""
         deadline = time.monotonic() + PATIENCE
         while not wanted(self.seen):
-            assert time.monotonic() < deadline, f"it did not come: {self.seen!r}"
+            if time.monotonic() > deadline:
+                self.process.kill()
+                self.process.wait()  # no other test is to hear of it
+                raise AssertionError(f"it did not come: {self.seen!r}")
             if select.select([self._master], [], [], 1.0)[0]:
                 self.seen += os.read(self._master, 4096)
         return self.seen
